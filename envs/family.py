@@ -1,0 +1,171 @@
+"""Environment families: one set of equations, named constants that differ from task to task.
+
+A task is a mapping from constant to value. Constants are independent: whatever follows from them
+(a total mass, a moment) is computed inside ``step`` and never stored, so a changed constant cannot
+leave a stale product behind.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from gymnasium.spaces import Space
+from torch import Tensor
+
+from .parameters import Parameter
+from .ranges import Distribution, Fixed
+
+Task = Mapping[str, Tensor]
+"""Constants by name: ``[T]`` for a set of tasks, ``[T, 1]`` against rows ``[T, N]``."""
+
+State = dict[str, Tensor]
+"""What changes within an episode, by name; every tensor has the rows' shape."""
+
+Setting = str | float | None
+
+
+class Transition(NamedTuple):
+    """The outcome of one step, for rows of any shape."""
+
+    state: State
+    reward: Tensor  # [...]
+    terminated: Tensor  # [...] bool: ended by the rules of the task, not by the clock
+
+
+class Family(ABC):
+    """Environments that share spaces and equations and differ in declared constants.
+
+    A subclass declares ``parameters`` and is final; a variant is data, ``CartPole(half_length=Range(1, 2))``.
+
+    Args:
+        horizon: time limit in steps.
+        ranges: for any declared constant a number, which fixes it, or a distribution, which varies it;
+            constants not named keep their default.
+        settings: the choices besides ranges that make two families different, for ``describe``.
+
+    Raises:
+        ValueError: an unknown constant, one outside its valid values, or a horizon below 1.
+        TypeError: a range that is neither number nor distribution, or a horizon that is no integer.
+    """
+
+    parameters: ClassVar[Mapping[str, Parameter]]
+
+    def __init__(
+        self, horizon: int, ranges: Mapping[str, Distribution | float], settings: Mapping[str, Setting] | None = None
+    ) -> None:
+        _check_known(type(self).__name__, ranges, self.parameters)
+        self._horizon = _count("horizon", horizon, "a time limit of at least 1 step")
+        self._settings = dict(settings or {})
+        self._ranges = {
+            name: _distribution(name, ranges.get(name, parameter.default), parameter)
+            for name, parameter in self.parameters.items()
+        }
+
+    @property
+    @abstractmethod
+    def observation_space(self) -> Space[Any]:
+        """The same for every task."""
+
+    @property
+    @abstractmethod
+    def action_space(self) -> Space[Any]:
+        """The same for every task."""
+
+    @abstractmethod
+    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
+        """First states of shape ``rows``, to which the task's values broadcast; the task is not touched."""
+
+    @abstractmethod
+    def observe(self, task: Task, state: State) -> Tensor:
+        """What the agent sees, ``[*rows, *observation_space.shape]``."""
+
+    @abstractmethod
+    def step(self, task: Task, state: State, action: Tensor) -> Transition:
+        """One step of every row; ``action`` is ``[*rows, *action_space.shape]``."""
+
+    @property
+    def horizon(self) -> int:
+        """Time limit in steps."""
+        return self._horizon
+
+    @property
+    def ranges(self) -> Mapping[str, Distribution]:
+        """The distribution of every constant, in declared order."""
+        return MappingProxyType(self._ranges)
+
+    def sample(self, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw every constant independently, ``[T]`` float32 each, on the generator's device."""
+        count = _count("tasks", tasks, "at least one task")
+        return {name: distribution.sample(count, generator) for name, distribution in self._ranges.items()}
+
+    def contains(self, task: Task) -> Tensor:
+        """Which tasks this family could draw, bool of the values' shape.
+
+        Raises:
+            ValueError: a constant is missing or unknown.
+        """
+        _check_names(type(self).__name__, task, self.parameters)
+        inside = [distribution.contains(task[name]) for name, distribution in self._ranges.items()]
+        return torch.stack(inside).all(0)
+
+    def validate(self, task: Task) -> None:
+        """Refuse a task that the equations do not hold for. Reads the values, so keep it out of loops.
+
+        Raises:
+            ValueError: a constant is missing, unknown, not finite or outside its valid values.
+        """
+        _check_names(type(self).__name__, task, self.parameters)
+        for name, parameter in self.parameters.items():
+            wrong = task[name][~parameter.covers(task[name])]
+            if wrong.numel():
+                came = wrong.flatten()[0].item()
+                raise ValueError(f"{name}: expected {parameter.valid} {parameter.unit}, got {came}; correct it")
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that makes this family what it is, as plain JSON values."""
+        return {
+            "family": type(self).__name__,
+            "horizon": self._horizon,
+            "settings": dict(self._settings),
+            "ranges": {name: distribution.describe() for name, distribution in self._ranges.items()},
+        }
+
+
+def _count(name: str, value: int, wanted: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer, {wanted}, got {value!r}; give an int")
+    if value < 1:
+        raise ValueError(f"{name}: expected {wanted}, got {value}; give a larger number")
+    return int(value)
+
+
+def _check_known(family: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in (declared := list(known)):
+            close = difflib.get_close_matches(name, declared, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"{family} has no constant {name!r}; {hint}known are {', '.join(declared)}")
+
+
+def _check_names(family: str, task: Task, known: Iterable[str]) -> None:
+    _check_known(family, task, known)
+    if missing := [name for name in known if name not in task]:
+        raise ValueError(f"{family} expected a value for every constant, {missing[0]!r} is missing; add it to the task")
+
+
+def _distribution(name: str, value: Distribution | float, parameter: Parameter) -> Distribution:
+    if isinstance(value, bool) or not isinstance(value, Distribution | int | float):
+        raise TypeError(f"{name}: expected a number or a distribution, got {value!r}; give 1.5 or Range(1, 2)")
+    try:
+        distribution = value if isinstance(value, Distribution) else Fixed(float(value))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{name}: expected a finite number, {parameter.valid}, got {value}; correct it") from error
+    if not parameter.accepts(distribution):
+        raise ValueError(f"{name}: expected {parameter.valid} {parameter.unit}, got {value}; correct the range")
+    return distribution

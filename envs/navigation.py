@@ -1,0 +1,133 @@
+"""Two-dimensional navigation: a point walks to a goal that it cannot see.
+
+The position moves by at most 0.1 per axis and step; the reward is minus the distance to the goal, or
+minus its square, after the move. The goal (and the start, where it varies) is the task.
+
+Finn et al. (2017, arXiv:1703.03400) print the squared distance but ran the plain one, with actions
+normalised to [-1, 1]; Li et al. (2017, arXiv:1707.09835) state the plain one, for a fixed and for a
+varying start. Returns of different variants cannot be compared, so the variant is part of the family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from .family import Family, State, Task, Transition
+from .parameters import Parameter
+from .ranges import Distribution, Range
+
+STRIDE = 0.1  # longest move along one axis in one step
+
+# Reward for the offset to the goal along each axis.
+REWARDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "distance": lambda dx, dy: -torch.hypot(dx, dy),
+    "squared": lambda dx, dy: -(dx.square() + dy.square()),
+}
+
+# Largest action, and the move per unit of action.
+ACTIONS: dict[str, tuple[float, float]] = {"normalized": (1.0, STRIDE), "raw": (STRIDE, 1.0)}
+
+
+@final
+class Navigation(Family):
+    """A point in the plane, an unseen goal, moves of at most 0.1 per axis.
+
+    The episode starts exactly at ``(start_x, start_y)`` and ends early once both offsets to the goal are
+    smaller than ``box`` after a move. By default goals are uniform in ``[-0.5, 0.5]^2`` and the start
+    is the origin.
+
+    Args:
+        horizon: time limit in steps.
+        reward: ``"distance"`` or ``"squared"``.
+        action: ``"normalized"``, the move is ``0.1 clip(a, -1, 1)``; or ``"raw"``, it is ``clip(a, -0.1, 0.1)``.
+            With Gaussian policies the two differ much: unit noise saturates almost every raw action.
+        box: half-width of the square around the goal that ends the episode; None never ends it.
+        ranges: a number or distribution for any constant of ``Navigation.parameters``.
+
+    Raises:
+        ValueError: an unknown reward or action, a box that is not positive, or see ``Family``.
+        TypeError: see ``Family``.
+    """
+
+    parameters: ClassVar = {
+        "goal_x": Parameter(0.0, -100.0, 100.0, "length", "goal, first coordinate"),
+        "goal_y": Parameter(0.0, -100.0, 100.0, "length", "goal, second coordinate"),
+        "start_x": Parameter(0.0, -100.0, 100.0, "length", "start, first coordinate"),
+        "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, second coordinate"),
+    }
+
+    def __init__(
+        self,
+        horizon: int = 100,
+        reward: str = "distance",
+        action: str = "normalized",
+        box: float | None = 0.01,
+        **ranges: Distribution | float,
+    ) -> None:
+        square = {"goal_x": Range(-0.5, 0.5), "goal_y": Range(-0.5, 0.5)}
+        super().__init__(horizon, {**square, **ranges}, {"reward": reward, "action": action, "box": box})
+        if reward not in REWARDS:
+            raise ValueError(f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}; choose one")
+        if action not in ACTIONS:
+            raise ValueError(f"action: expected one of {', '.join(ACTIONS)}, got {action!r}; choose one")
+        if box is not None and not (math.isfinite(box) and box > 0):
+            raise ValueError(f"box: expected a positive half-width or None, got {box}; None never terminates")
+        self._reward = REWARDS[reward]
+        self._limit, self._scale = ACTIONS[action]
+        self._box = 0.0 if box is None else box  # no offset is smaller than 0
+        self._observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)
+        self._action_space = Box(-self._limit, self._limit, (2,), dtype=np.float32)
+
+    @property
+    def observation_space(self) -> Box:
+        """The position ``(x, y)``."""
+        return self._observation_space
+
+    @property
+    def action_space(self) -> Box:
+        """The move ``(x, y)``, in the units that ``action`` names; larger ones are clipped."""
+        return self._action_space
+
+    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
+        """Every row at the start; draws nothing."""
+        return {"x": task["start_x"].expand(rows).clone(), "y": task["start_y"].expand(rows).clone()}
+
+    def observe(self, task: Task, state: State) -> Tensor:
+        """The position, ``[*rows, 2]``; the goal stays hidden."""
+        return torch.stack((state["x"], state["y"]), -1)
+
+    def step(self, task: Task, state: State, action: Tensor) -> Transition:
+        """Move, then score the new position. ``action`` is ``[*rows, 2]``."""
+        move_x, move_y = (action.clamp(-self._limit, self._limit) * self._scale).unbind(-1)
+        x, y = state["x"] + move_x, state["y"] + move_y
+        dx, dy = x - task["goal_x"], y - task["goal_y"]
+        terminated = torch.maximum(dx.abs(), dy.abs()) < self._box
+        return Transition({"x": x, "y": y}, self._reward(dx, dy), terminated)
+
+    def references(self, task: Task) -> dict[str, Tensor]:
+        """Exact returns of the best and of the motionless policy, each of the values' shape.
+
+        ``ceiling``: move every axis by ``min(0.1, what remains)``. After each step no policy can be
+        nearer along either axis, none enters the box sooner, and no reward is positive: so this is
+        the optimum for every task. ``floor``: stand still, for one step where the start lies in the box.
+        """
+        dx = (task["goal_x"] - task["start_x"]).double().abs()
+        dy = (task["goal_y"] - task["start_y"]).double().abs()
+        steps = torch.arange(1, self.horizon + 1, dtype=torch.float64, device=dx.device)
+        moved = STRIDE * steps.reshape(-1, *[1] * dx.dim())  # [H, ...]
+        greedy = self._sum_until_box((dx - moved).clamp_min(0), (dy - moved).clamp_min(0))
+        still = self._sum_until_box(dx.expand(self.horizon, *dx.shape), dy.expand(self.horizon, *dy.shape))
+        return {"ceiling": greedy.to(task["goal_x"]), "floor": still.to(task["goal_x"])}
+
+    def _sum_until_box(self, dx: Tensor, dy: Tensor) -> Tensor:
+        """Sum the rewards of offsets ``[H, ...]`` to the first step in the box, that step included."""
+        arrived = torch.maximum(dx, dy) < self._box
+        earlier = torch.cat((torch.zeros_like(arrived[:1]), arrived[:-1])).cumsum(0) > 0
+        return (self._reward(dx, dy) * ~earlier).sum(0)

@@ -1,0 +1,230 @@
+"""Distributions of one physical constant.
+
+A distribution draws values, says which values it covers and quantises them into fine cells. Draws
+are made in float64 and stored as float32; coverage and cells are then computed from the float32
+value by comparisons alone, so that a stored task gives the same answer on CPU and GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Interval = tuple[float, float]
+
+
+def stored(value: float) -> float:
+    """The float32 that a tensor keeps of ``value``, as a Python float."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+class Distribution(ABC):
+    """Where the values of one constant come from."""
+
+    @property
+    @abstractmethod
+    def intervals(self) -> tuple[Interval, ...]:
+        """The closed intervals ``(low, high)`` that hold every value; a point is ``(value, value)``."""
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw ``[count]`` float32 values on the generator's device, uniform over the intervals."""
+        return _uniform(self.intervals, count, generator).float()
+
+    @property
+    def bounds(self) -> Interval:
+        """Smallest and largest possible value."""
+        return min(low for low, _ in self.intervals), max(high for _, high in self.intervals)
+
+    def contains(self, values: Tensor) -> Tensor:
+        """Which values lie in an interval, bool of the values' shape; false for NaN."""
+        exact = values.float().double()
+        inside = torch.zeros_like(exact, dtype=torch.bool)
+        for low, high in self.intervals:
+            inside = inside | ((exact >= stored(low)) & (exact <= stored(high)))
+        return inside
+
+    def cell(self, values: Tensor, bins: int) -> Tensor:
+        """Index in ``0..bins-1`` of each value's cell, int64; values outside fall in the end cells."""
+        # Edges are computed on the CPU and rounded to float32: whatever the last bit of ``exp`` may be
+        # on another machine, a value falls in the same cell there.
+        edges = self._edges(torch.arange(1, bins, dtype=torch.float64) / bins).float().to(values.device)
+        return torch.bucketize(values.float().contiguous(), edges, right=True)
+
+    def _edges(self, fraction: Tensor) -> Tensor:
+        low, high = self.bounds
+        return low + (high - low) * fraction
+
+    def describe(self) -> dict[str, Any]:
+        """The distribution as plain JSON values: its kind and its numbers."""
+        return {"kind": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+
+
+def _uniform(intervals: tuple[Interval, ...], count: int, generator: torch.Generator) -> Tensor:
+    """Uniform float64 draws ``[count]`` from a union of intervals, weighted by length."""
+    device = generator.device
+    low, high = torch.tensor(intervals, dtype=torch.float64, device=device).unbind(-1)
+    ends = (high - low).cumsum(0)
+    position = torch.rand(count, generator=generator, dtype=torch.float64, device=device) * ends[-1]
+    index = torch.bucketize(position, ends[:-1], right=True)
+    starts = ends - (high - low)
+    return torch.minimum(low[index] + (position - starts[index]), high[index])  # rounding must not leave the interval
+
+
+def _check_intervals(kind: str, intervals: tuple[Interval, ...]) -> None:
+    if not intervals:
+        raise ValueError(f"{kind}: expected at least one interval (low, high), got none; give one")
+    for low, high in intervals:
+        if not (math.isfinite(stored(low)) and math.isfinite(stored(high)) and low <= high):
+            raise ValueError(f"{kind}: expected finite low <= high, got ({low}, {high}); swap or correct the ends")
+    for (_, before), (after, _) in zip(intervals, intervals[1:], strict=False):
+        if before > after:
+            raise ValueError(f"{kind}: expected ascending disjoint intervals, got {intervals}; sort or merge them")
+
+
+def _check_positive(kind: str, intervals: tuple[Interval, ...]) -> None:
+    if intervals[0][0] <= 0:
+        raise ValueError(f"{kind}: expected low > 0 for a log scale, got {intervals[0][0]}; use a linear range")
+
+
+def _log(intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
+    return tuple((math.log(low), math.log(high)) for low, high in intervals)
+
+
+@final
+@dataclass(frozen=True)
+class Fixed(Distribution):
+    """Always the same value."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _check_intervals("Fixed", self.intervals)
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """One point."""
+        return ((self.value, self.value),)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """``[count]`` copies; draws nothing."""
+        return torch.full((count,), self.value, dtype=torch.float32, device=generator.device)
+
+
+@final
+@dataclass(frozen=True)
+class Range(Distribution):
+    """Uniform in ``[low, high]``."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _check_intervals("Range", self.intervals)
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """One interval."""
+        return ((self.low, self.high),)
+
+
+@final
+@dataclass(frozen=True)
+class Union(Distribution):
+    """Uniform over several intervals, each weighted by its length."""
+
+    parts: tuple[Interval, ...]
+
+    def __post_init__(self) -> None:
+        _check_intervals("Union", self.intervals)
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """The parts."""
+        return self.parts
+
+
+@final
+@dataclass(frozen=True)
+class LogRange(Distribution):
+    """Log-uniform in ``[low, high]``, with ``low > 0``."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _check_intervals("LogRange", self.intervals)
+        _check_positive("LogRange", self.intervals)
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """One interval."""
+        return ((self.low, self.high),)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw ``[count]`` values, uniform in the logarithm."""
+        return _uniform(_log(self.intervals), count, generator).exp().clamp(*self.bounds).float()
+
+    def _edges(self, fraction: Tensor) -> Tensor:
+        return self.low * (self.high / self.low) ** fraction
+
+
+@final
+@dataclass(frozen=True)
+class LogUnion(Distribution):
+    """Log-uniform over several positive intervals, each weighted by the ratio ``log(high / low)``."""
+
+    parts: tuple[Interval, ...]
+
+    def __post_init__(self) -> None:
+        _check_intervals("LogUnion", self.intervals)
+        _check_positive("LogUnion", self.intervals)
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """The parts."""
+        return self.parts
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw ``[count]`` values, uniform in the logarithm over the union."""
+        return _uniform(_log(self.intervals), count, generator).exp().clamp(*self.bounds).float()
+
+    def _edges(self, fraction: Tensor) -> Tensor:
+        low, high = self.bounds
+        return low * (high / low) ** fraction
+
+
+@final
+@dataclass(frozen=True)
+class Choice(Distribution):
+    """One of a few distinct values, all equally likely. A cell is the index of the choice."""
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len({stored(value) for value in self.values}) != len(self.values) or not self.values:
+            raise ValueError(f"Choice: expected one or more distinct values, got {self.values}; remove repetitions")
+        for value in self.values:
+            _check_intervals("Choice", ((value, value),))
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """One point per choice."""
+        return tuple((value, value) for value in self.values)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw ``[count]`` values."""
+        device = generator.device
+        index = torch.randint(len(self.values), (count,), generator=generator, device=device)
+        return torch.tensor(self.values, dtype=torch.float32, device=device)[index]
+
+    def cell(self, values: Tensor, bins: int) -> Tensor:
+        """Index of the nearest choice, int64; ``bins`` plays no part."""
+        choices = torch.tensor(self.values, dtype=torch.float64, device=values.device)
+        return (values.float().double().unsqueeze(-1) - choices).abs().argmin(-1)

@@ -1,0 +1,147 @@
+"""A benchmark: a training distribution and held-out splits that no training task can enter.
+
+``validation`` and ``test`` come from the training range, each from an eighth of its cells (see
+``cells``), which ``train`` never enters. Further splits are families of their own: one inside the
+training range is a hole, cut out of training, validation and test (interpolation); one outside it
+asks for extrapolation. Disjointness is a property of the values, not of seeds. Test tasks may lie
+close to training tasks, one cell apart: they measure generalisation within the distribution.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from . import cells
+from .family import Family, Task
+
+SAME_RANGE = {"test": 0, "validation": 1}  # the hash bucket that each split owns; training has the rest
+ROUNDS = 1000  # redraws before a split is taken to be empty
+
+
+@final
+@dataclass(frozen=True)
+class TaskBenchmark:
+    """A family with a training distribution and disjoint held-out splits.
+
+    Args:
+        name: how reports call it; it also salts the hash that deals cells to splits.
+        train: the training family. Its whole range holds training, validation and test tasks, so
+            sample the benchmark, never this family.
+        heldout: further splits by name, of the same environments: each wholly inside the training
+            range (a hole) or apart from it in at least one constant.
+        bins: cells per varied constant.
+
+    Raises:
+        ValueError: other environments than ``train``'s, a reserved name, a split that overlaps the
+            training range in part, or a training range too small to split.
+    """
+
+    name: str
+    train: Family
+    heldout: Mapping[str, Family] = field(default_factory=dict)
+    bins: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise ValueError(f"{self.name}: expected at least 2 bins, got {self.bins}; give more")
+        for split, family in self.heldout.items():
+            self._check(split, family)
+        for split in ("train", *SAME_RANGE):
+            try:
+                self.sample(split, 1, generator=torch.Generator().manual_seed(0))
+            except RuntimeError as error:
+                count = cells.distinct(self.train, self.bins)
+                raise ValueError(
+                    f"{self.name}: expected a training range that leaves tasks for {split!r}, got {count} distinct"
+                    " cells of which none remain; vary a continuous constant, or shrink the holes"
+                ) from error
+
+    def _check(self, split: str, family: Family) -> None:
+        if split in ("train", *SAME_RANGE):
+            raise ValueError(f"{self.name}: split name {split!r} is reserved; choose another")
+        ours, theirs = self.train.describe() | {"ranges": 0}, family.describe() | {"ranges": 0}
+        if ours != theirs:
+            raise ValueError(f"{self.name}: split {split!r} must differ from train in ranges only: {theirs} != {ours}")
+        if not (cells.lies_inside(family, self.train) or cells.lies_apart(family, self.train)):
+            raise ValueError(
+                f"{self.name}: split {split!r} overlaps the training range in part; put it wholly inside (a hole)"
+                " or apart in at least one constant"
+            )
+
+    @property
+    def family(self) -> Family:
+        """The environments, shared by all splits."""
+        return self.train
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the held-out splits."""
+        return ("validation", "test", *self.heldout)
+
+    def sample(self, split: str, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw tasks of ``"train"`` or of a held-out split, ``[T]`` float32 on the generator's device.
+
+        Draws are repeated until enough fall in the split.
+
+        Raises:
+            ValueError: no such split, or fewer than one task.
+            RuntimeError: the split holds next to no tasks.
+        """
+        if split != "train" and split not in self.splits:
+            raise ValueError(f"{self.name} has no split {split!r}; known are train, {', '.join(self.splits)}")
+        family = self.heldout.get(split, self.train)
+        kept = family.sample(tasks, generator=generator)
+        kept = _select(kept, self._belongs(split, kept))
+        for _ in range(ROUNDS):
+            if (missing := tasks - len(next(iter(kept.values())))) <= 0:
+                return {name: values[:tasks] for name, values in kept.items()}
+            drawn = family.sample(2 * missing + 16, generator=generator)
+            drawn = _select(drawn, self._belongs(split, drawn))
+            kept = {name: torch.cat((values, drawn[name])) for name, values in kept.items()}
+        raise RuntimeError(f"{self.name}: {ROUNDS} rounds found fewer than {tasks} tasks of {split!r}; widen the range")
+
+    def is_training(self, task: Task) -> Tensor:
+        """Which tasks training could have drawn, bool of the values' shape. A function of the values alone.
+
+        Raises:
+            ValueError: a constant is missing or unknown.
+        """
+        return self._belongs("train", task)
+
+    def _belongs(self, split: str, task: Task) -> Tensor:
+        if split in self.heldout:
+            return self.heldout[split].contains(task) & ~self._belongs("train", task)
+        ranged = self.train.contains(task)
+        indices = cells.indices(self.train, task, self.bins)
+        for family in self.heldout.values():
+            if cells.lies_inside(family, self.train):
+                ranged = ranged & ~cells.in_hole(family, self.train, indices, self.bins)
+        bucket = cells.bucket(indices, cells.salt(self.name))
+        owned = bucket >= len(SAME_RANGE) if split == "train" else bucket == SAME_RANGE[split]
+        return ranged & owned
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides which task belongs to which split, as plain JSON values."""
+        return {
+            "name": self.name,
+            "train": self.train.describe(),
+            "heldout": {name: family.describe() for name, family in self.heldout.items()},
+            "bins": self.bins,
+            "buckets": {"count": cells.BUCKETS, **SAME_RANGE},
+        }
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the description, in hex; equal in every process and on every machine."""
+        canonical = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _select(task: Task, mask: Tensor) -> dict[str, Tensor]:
+    return {name: values[mask] for name, values in task.items()}

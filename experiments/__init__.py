@@ -1,0 +1,1 @@
+"""Scripts that read top to bottom: the only place that knows the names of things."""

@@ -1,0 +1,117 @@
+"""From a configuration to the objects of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from gymnasium.spaces import Box, Discrete
+
+from experiments.config import Config
+from experiments.errors import InputError
+from experiments.names import (
+    ACTIVATIONS,
+    BASELINES,
+    BENCHMARKS,
+    LOSSES,
+    META_OPTIMIZERS,
+    PARAMETERISATIONS,
+    RULES,
+    look_up,
+)
+from metarl import MLP, Advantages, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy
+from metarl.losses import PreUpdateCredit
+from metarl.rules import UpdateRule
+from metarl.types import Benchmark, TaskFamily
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a training loop needs."""
+
+    benchmark: Benchmark
+    learner: Learner
+    optimizer: MetaOptimizer
+    plan: Plan
+    generator: torch.Generator  # rollout noise, on the device
+    task_generator: torch.Generator  # tasks, on the CPU
+
+
+def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """An independent random stream for each purpose, so that using one more never shifts another."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def build(config: Config, device: torch.device) -> Setup:
+    """Put a run together.
+
+    Raises:
+        InputError: a name or value that cannot be used; nothing has been done yet.
+    """
+    try:
+        benchmark = build_benchmark(config)
+        policy = build_policy(config, benchmark.family)
+        learner = Learner(
+            policy,
+            build_rule(config, policy),
+            inner=look_up("loss", config.inner_loss, LOSSES)(config),
+            outer=look_up("loss", config.outer_loss, LOSSES)(config),
+            credit=PreUpdateCredit(config.credit) if config.credit else None,
+        ).to(device)
+        optimizer = look_up("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
+        plan = build_plan(config)
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error)) from error
+    noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
+    return Setup(benchmark, learner, optimizer, plan, noise, tasks)
+
+
+def build_benchmark(config: Config) -> Benchmark:
+    """The benchmark by name; an imported one may be an object or a function that makes it."""
+    found = look_up("benchmark", config.benchmark, BENCHMARKS)
+    options = {} if config.horizon is None else {"horizon": config.horizon}
+    benchmark: Benchmark = found(**options) if callable(found) else found
+    return benchmark
+
+
+def build_policy(config: Config, family: TaskFamily) -> Policy:
+    """An MLP policy that fits the family's spaces."""
+    observations, actions = family.observation_space, family.action_space
+    if not isinstance(observations, Box) or len(observations.shape) != 1:
+        raise InputError(f"policies read flat Box observations, got {observations}; flatten them in the family")
+    outputs = int(actions.n) if isinstance(actions, Discrete) else int(actions.shape[0])
+    network = MLP(
+        observations.shape[0],
+        config.hidden,
+        outputs,
+        activation=ACTIVATIONS[config.activation],
+        generator=stream(config.seed, "initialization"),
+    )
+    if isinstance(actions, Discrete):
+        return CategoricalPolicy(network)
+    return GaussianPolicy(network, outputs, log_std=config.log_std)
+
+
+def build_rule(config: Config, policy: Policy) -> UpdateRule:
+    """The update rule by name; an imported one is called with the parameters it is to step."""
+    parameterisation = PARAMETERISATIONS[config.parameterisation](config)
+    found = look_up("rule", config.rule, RULES)
+    rule = found(config, policy.initial(), parameterisation) if config.rule in RULES else found(policy.initial())
+    if not isinstance(rule, UpdateRule):
+        raise InputError(f"rule {config.rule!r} gave a {type(rule).__name__}; expected a metarl.rules.UpdateRule")
+    return rule
+
+
+def build_plan(config: Config) -> Plan:
+    """What a meta-iteration samples."""
+    baseline = look_up("baseline", config.baseline, BASELINES)()
+    return Plan(
+        tasks=config.tasks,
+        episodes=config.episodes,
+        query_episodes=config.query_episodes,
+        steps=config.steps,
+        support=Advantages(config.discount, config.decay, baseline, time_limit=config.time_limit),
+        query=Advantages(config.query_discount, config.query_decay, baseline, time_limit=config.time_limit),
+    )

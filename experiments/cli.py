@@ -1,0 +1,58 @@
+"""Command lines: a preset's name, then flags for every field of a configuration and of a script's options."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import field, make_dataclass
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from experiments.config import Config
+from experiments.errors import InputError
+from experiments.presets import PRESETS
+
+Options = TypeVar("Options")
+
+
+def parse(kind: type[Options], argv: Sequence[str], description: str | None) -> Options:
+    """Flags for the fields of ``kind``; a misspelt flag ends with exit code 2 and a suggestion."""
+    return tyro.cli(kind, args=list(argv), description=description)
+
+
+def preset(name: str) -> Config:
+    """A preset's configuration.
+
+    Raises:
+        InputError: no such preset.
+    """
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"unknown preset {name!r}; {hint}known are {', '.join(PRESETS)}")
+    return PRESETS[name][1]
+
+
+def parse_config(kind: type[Options], argv: Sequence[str], description: str | None) -> tuple[Config, Options]:
+    """A preset's name, flags that change it, and the flags of ``kind``.
+
+    tyro reads plain types and pydantic judges the values afterwards, so that a refused value is one line.
+    Without a preset (or with ``--help`` alone) the defaults of `Config` are the start.
+    """
+    named = bool(argv) and not argv[0].startswith("-")
+    if not argv:
+        raise InputError(f"expected a preset: {', '.join(PRESETS)}; or --help")
+    base = preset(argv[0]) if named else Config()
+    fields: list[tuple[str, Any, Any]] = [
+        (name, Annotated[info.annotation, tyro.conf.arg(help=info.description)], field(default=getattr(base, name)))
+        for name, info in Config.model_fields.items()
+    ]
+    flags = make_dataclass("Flags", fields, frozen=True)
+    both = make_dataclass(
+        "Both",
+        [("config", tyro.conf.OmitArgPrefixes[flags]), ("options", tyro.conf.OmitArgPrefixes[kind])],  # type: ignore[valid-type]
+    )
+    listing = "\n".join(f"    {name}: {line}" for name, (line, _) in PRESETS.items())
+    parsed = tyro.cli(both, args=list(argv[named:]), description=f"{description}\nPresets:\n{listing}")
+    return Config(**vars(parsed.config)), parsed.options

@@ -1,0 +1,53 @@
+"""The whole description of a training run: frozen, validated, written beside its results."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Config(BaseModel):
+    """What to train, on what, and for how long. Names are those of ``names.py``, or ``package.module:NAME``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+
+    benchmark: str = Field("navigation-fixed", description="benchmark, by name or package.module:NAME")
+    horizon: Count | None = Field(None, description="time limit in steps; the benchmark's own unless given")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of initialization, tasks and noise")
+    env_steps: Count = Field(8_000_000, description="training budget in environment steps, adaptation included")
+
+    hidden: tuple[Count, ...] = Field((100, 100), description="units of the policy's hidden layers")
+    activation: Literal["tanh", "relu"] = Field("relu", description="between the layers")
+    log_std: float = Field(0.0, description="first log standard deviation of a Gaussian policy")
+
+    rule: str = Field("meta-sgd", description="update rule, by name or package.module:NAME")
+    rate: float = Field(0.1, description="first (or fixed) step size of the rule")
+    parameterisation: Literal["free", "positive", "bounded"] = Field("free", description="of learned step sizes")
+    max_rate: Positive = Field(10.0, description="upper end of bounded step sizes")
+    inner_loss: str = Field("lvc", description="loss of adaptation, by name")
+    outer_loss: str = Field("clipped", description="loss of the adapted policy, by name")
+    clip: Positive = Field(0.2, description="range of clipped losses")
+    credit: Annotated[float, Field(ge=0.0)] = Field(0.0, description="weight of pre-update credit (E-MAML); 0 is none")
+
+    steps: Annotated[int, Field(ge=0)] = Field(1, description="adaptation steps K; 0 trains without adapting")
+    tasks: Count = Field(20, description="tasks a meta-iteration")
+    episodes: Count = Field(20, description="episodes a task and adaptation step")
+    query_episodes: Count = Field(20, description="episodes a task that score the adapted policy")
+    discount: Share = Field(0.99, description="discount of the inner loss")
+    decay: Share = Field(1.0, description="GAE decay of the inner loss")
+    query_discount: Share = Field(0.99, description="discount of the outer loss")
+    query_decay: Share = Field(0.97, description="GAE decay of the outer loss")
+    baseline: str = Field("linear", description="value baseline, by name")
+    time_limit: Literal["terminal", "bootstrap"] = Field("terminal", description="what the end of the horizon means")
+
+    meta_optimizer: str = Field("descent", description="by name")
+    lr: Positive = Field(3e-3, description="step size of descent on the initialization; of Reptile's move")
+    rate_lr: Positive | None = Field(None, description="step size of descent on learned step sizes; lr unless given")
+    epochs: Count = Field(5, description="replays of one trace by descent")
+    max_norm: Positive | None = Field(1.0, description="clip the meta-gradient to this norm")
+    max_kl: Positive = Field(0.01, description="trust region in nats")

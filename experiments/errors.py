@@ -1,0 +1,67 @@
+"""Failures a user can mend end in one line and an exit code, never in a traceback."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from metarl.checkpoints import CheckpointError
+from metarl.evaluation import TrainingTaskError
+from metarl.optimizers import DivergedError
+from metarl.rollouts import NonFiniteError
+
+USAGE, DIVERGED, IO = 2, 4, 6
+
+
+class InputError(ValueError):
+    """Something the user wrote cannot be used; the message says what was expected, what came, what to do."""
+
+
+def describe(error: ValidationError) -> str:
+    """The first problem of a refused configuration in one line."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "configuration"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{field}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}{more}; see --help"
+
+
+def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
+    """Run ``main(argv)`` and turn expected failures into one line on stderr and an exit code."""
+
+    @functools.wraps(main)
+    def run(argv: list[str]) -> int:
+        try:
+            main(argv)
+        except ValidationError as error:
+            return _fail(describe(error), USAGE)
+        except (InputError, CheckpointError, TrainingTaskError) as error:
+            return _fail(str(error), USAGE)
+        except (DivergedError, NonFiniteError) as error:
+            return _fail(str(error), DIVERGED)
+        except OSError as error:
+            return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), IO)
+        except KeyboardInterrupt:
+            return _fail("interrupted; resume with --resume RUN", 130)
+        return 0
+
+    return run
+
+
+def _fail(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def existing(path: Path, what: str) -> Path:
+    """The path, if it exists.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such {what}; check the path")
+    return path

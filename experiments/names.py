@@ -1,0 +1,101 @@
+"""Names become objects here, and nowhere else: one literal table a kind of thing."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from envs import benchmarks as b
+from experiments.config import Config
+from experiments.errors import InputError
+from metarl import losses
+from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline
+from metarl.learner import Learner
+from metarl.optimizers import Descent, MetaOptimizer, Reptile, TrustRegion
+from metarl.rules import (
+    SGD,
+    Bounded,
+    FirstOrder,
+    Free,
+    LearnedSGD,
+    Masked,
+    MetaSGD,
+    Parameterisation,
+    PerLayerSGD,
+    PerStepSGD,
+    Positive,
+    UpdateRule,
+)
+from metarl.types import Params
+
+BENCHMARKS: dict[str, Callable[..., Any]] = b.BENCHMARKS
+
+PARAMETERISATIONS: dict[str, Callable[[Config], Parameterisation]] = {
+    "free": lambda c: Free(),
+    "positive": lambda c: Positive(),
+    "bounded": lambda c: Bounded(0.0, c.max_rate),
+}
+
+Rule = Callable[[Config, Params, Parameterisation], UpdateRule]
+RULES: dict[str, Rule] = {
+    "meta-sgd": lambda c, params, p: MetaSGD(params, initial=c.rate, parameterisation=p),
+    "maml": lambda c, params, p: SGD(c.rate),
+    "fomaml": lambda c, params, p: FirstOrder(SGD(c.rate)),
+    "learned-rate": lambda c, params, p: LearnedSGD(c.rate, parameterisation=p),
+    "per-layer": lambda c, params, p: PerLayerSGD(params, initial=c.rate, parameterisation=p),
+    "per-step": lambda c, params, p: PerStepSGD(params, steps=max(1, c.steps), initial=c.rate, parameterisation=p),
+    "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
+    "anil-meta-sgd": lambda c, params, p: Masked(MetaSGD(params, initial=c.rate, parameterisation=p), "head", params),
+    "first-order-meta-sgd": lambda c, params, p: FirstOrder(MetaSGD(params, initial=c.rate, parameterisation=p)),
+}
+
+LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
+    "vpg": lambda c: losses.vpg,
+    "lvc": lambda c: losses.lvc,
+    "dice": lambda c: losses.Dice(c.discount),
+    "clipped": lambda c: losses.Clipped(c.clip),
+    "surrogate": lambda c: losses.surrogate,
+}
+
+BASELINES: dict[str, Callable[[], Baseline]] = {
+    "linear": LinearBaseline,
+    "cross-fitted": CrossFitted,
+    "zero": ZeroBaseline,
+}
+
+META_OPTIMIZERS: dict[str, Callable[[Config, Learner], MetaOptimizer]] = {
+    "descent": lambda c, learner: Descent(
+        learner, lr=c.lr, rate_lr=c.rate_lr, epochs=c.epochs, max_norm=c.max_norm
+    ),
+    "trust-region": lambda c, learner: TrustRegion(max_kl=c.max_kl),
+    "reptile": lambda c, learner: Reptile(step_size=c.lr),
+}
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+
+
+def look_up(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    """The table's entry, or the object at an import path ``package.module:NAME``.
+
+    Raises:
+        InputError: neither; names what is known and what comes close.
+    """
+    if name in table:
+        return table[name]
+    if ":" in name:
+        return _import(kind, name)
+    close = difflib.get_close_matches(name, table, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise InputError(f"unknown {kind} {name!r}; {hint}known are {', '.join(table)}, or package.module:NAME")
+
+
+def _import(kind: str, path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{kind} {path!r} cannot be imported: {error}; expected package.module:NAME") from error

@@ -1,0 +1,48 @@
+"""Presets are data: a name, a line about it, and a configuration."""
+
+from __future__ import annotations
+
+from experiments.config import Config
+
+CARTPOLE = Config(
+    hidden=(64, 64),
+    activation="tanh",
+    discount=0.95,
+)
+NAVIGATION = Config()
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "cartpole-polarity": (
+        "balance with an actuator of hidden sign and strength; one gradient step must find out",
+        CARTPOLE.model_copy(update={"benchmark": "cartpole-polarity", "env_steps": 8_000_000}),
+    ),
+    "cartpole-wide": (
+        "five physical constants varied widely, 500 steps",
+        CARTPOLE.model_copy(update={"benchmark": "cartpole-wide", "env_steps": 8_000_000}),
+    ),
+    "cartpole-packer": (
+        "Packer et al. (2018): train on R, hold out D and E",
+        CARTPOLE.model_copy(update={"benchmark": "cartpole-packer", "env_steps": 4_000_000}),
+    ),
+    "navigation-fixed": (
+        "2-D navigation from the origin to a hidden goal (Li et al. 2017), tuned",
+        NAVIGATION.model_copy(update={"benchmark": "navigation-fixed"}),
+    ),
+    "navigation-varying": (
+        "2-D navigation with a hidden goal and a start drawn per task (Li et al. 2017), tuned",
+        NAVIGATION.model_copy(update={"benchmark": "navigation-varying"}),
+    ),
+    "meta-sgd-paper": (
+        "2-D navigation as in the Meta-SGD paper: 100 iterations of a trust region on rates and initialization",
+        NAVIGATION.model_copy(
+            update={
+                "benchmark": "navigation-fixed",
+                "inner_loss": "vpg",
+                "outer_loss": "surrogate",
+                "meta_optimizer": "trust-region",
+                "query_decay": 1.0,
+                "env_steps": 8_000_000,
+            }
+        ),
+    ),
+}

@@ -1,0 +1,163 @@
+"""A run folder: what was run, with which versions, where it stands, and how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.build import Setup, build
+from experiments.config import Config
+from experiments.errors import InputError, existing
+from metarl import checkpoints
+
+PACKAGES = ("torch", "gymnasium", "numpy", "scipy", "metarl")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    iteration: int = 0
+    env_steps: int = 0
+
+
+def prepare_machine(threads: int | None = None) -> None:
+    """Settings of the process, made by scripts and never by the library.
+
+    glibc gives big temporaries back to the system after every operation and faults them in again for the
+    next: keeping them makes a second-order update up to twice as fast on a CPU.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        import ctypes
+
+        m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_threshold, 2**30)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the CPU: below thousands of rows a GPU is slower, so it is asked for by name.
+
+    Raises:
+        InputError: an unknown device, or CUDA where there is none.
+    """
+    try:
+        device = torch.device("cpu" if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} is not to be had here; use --device cpu") from error
+    return device
+
+
+def create(config: Config, output: Path | None, device: torch.device) -> Path:
+    """Make the run folder and write down what is about to be run.
+
+    Raises:
+        InputError: the folder already holds a run.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{config.benchmark}__{config.rule}__s{config.seed}__{stamp}".replace(":", ".").replace("/", ".")
+    folder = output if output is not None else Path("runs") / name
+    if (folder / "config.json").exists():
+        raise InputError(f"{folder} already holds a run; choose another --output, or go on with --resume {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "command.txt").write_text(shlex.join(["python", *sys.argv]) + "\n")
+    write_json(folder / "system.json", system(device))
+    write_json(folder / "config.json", config.model_dump(mode="json"))
+    return folder
+
+
+def system(device: torch.device) -> dict[str, Any]:
+    """Versions, machine and git commit, to be quoted beside results."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write atomically: a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def save(folder: Path, config: Config, setup: Setup, progress: Progress) -> None:
+    """Write a checkpoint that a run can be resumed from bit for bit."""
+    state = {
+        "config": config.model_dump(mode="json"),
+        "benchmark": setup.benchmark.fingerprint(),
+        "learner": setup.learner.state_dict(),
+        "optimizer": setup.optimizer.state_dict(),
+        "generator": setup.generator.get_state(),
+        "task_generator": setup.task_generator.get_state(),
+        "threads": torch.get_num_threads(),
+        "iteration": progress.iteration,
+        "env_steps": progress.env_steps,
+    }
+    checkpoints.save(folder, state, progress.iteration)
+
+
+def load(
+    folder: Path, device: torch.device, *, plugins: Sequence[str] = (), restore_threads: bool = False
+) -> tuple[Config, Setup, Progress]:
+    """The run as its last checkpoint left it.
+
+    Args:
+        folder: a run folder.
+        device: where to go on.
+        plugins: import paths the user allows this run's configuration to name.
+        restore_threads: set the recorded number of threads: results on a CPU depend on it.
+
+    Raises:
+        InputError: no run there, a plug-in not allowed, a benchmark that has changed since.
+        CheckpointError: the checkpoint is damaged or does not fit.
+    """
+    existing(folder, "run folder")
+    state = checkpoints.load(folder)
+    if "config" not in state or "benchmark" not in state:
+        raise InputError(f"{folder}: this checkpoint is not of a training run; expected one written by train.py")
+    config = Config(**state["config"])
+    for name in (config.benchmark, config.rule):
+        if ":" in name and name not in plugins:
+            raise InputError(f"{folder}: the run uses the plug-in {name}; allow its import with --plugin {name}")
+    if restore_threads:
+        torch.set_num_threads(state["threads"])
+    setup = build(config, device)
+    if setup.benchmark.fingerprint() != state["benchmark"]:
+        raise InputError(
+            f"{folder}: benchmark {config.benchmark!r} has changed since this run was trained, so its held-out tasks "
+            "may have been trained on; use the version that made the run, or train again"
+        )
+    checkpoints.restore(setup.learner, state["learner"])
+    setup.optimizer.load_state_dict(state["optimizer"])
+    setup.generator.set_state(state["generator"])
+    setup.task_generator.set_state(state["task_generator"])
+    return config, setup, Progress(state["iteration"], state["env_steps"])

@@ -1,0 +1,68 @@
+"""metarl: fast adaptation for reinforcement learning, with meta-learned step sizes.
+
+The library knows no environment. The flow is ``tasks -> explore -> replay -> improve``::
+
+    for iteration, metrics in meta_train(learner, optimizer, benchmark, plan, ...):
+        print(iteration, metrics["return/step_1"])
+
+See `metarl.learner` for the heart of it, and the README for a map.
+"""
+
+from metarl.advantages import Advantages
+from metarl.baselines import CrossFitted, LinearBaseline, ZeroBaseline
+from metarl.evaluation import Adaptation, AdaptationCurve, TrainingTaskError, adaptation_curve, evaluate
+from metarl.learner import Learner
+from metarl.losses import Clipped, Dice, PreUpdateCredit, WeightedSum, lvc, negative_entropy, sample_kl, vpg
+from metarl.optimizers import Descent, DivergedError, MetaOptimizer, Reptile, TrustRegion
+from metarl.policies import MLP, CategoricalPolicy, GaussianPolicy, ModuleNetwork, Network, Policy
+from metarl.rollouts import NonFiniteError, collect
+from metarl.training import Plan, explore, meta_step, meta_train
+from metarl.types import Batch, Benchmark, Params, State, Task, TaskFamily, Trace, Transition
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "Adaptation",
+    "AdaptationCurve",
+    "Advantages",
+    "Batch",
+    "Benchmark",
+    "CategoricalPolicy",
+    "Clipped",
+    "CrossFitted",
+    "Descent",
+    "Dice",
+    "DivergedError",
+    "GaussianPolicy",
+    "Learner",
+    "LinearBaseline",
+    "MetaOptimizer",
+    "ModuleNetwork",
+    "Network",
+    "NonFiniteError",
+    "Params",
+    "Plan",
+    "Policy",
+    "PreUpdateCredit",
+    "Reptile",
+    "State",
+    "Task",
+    "TaskFamily",
+    "Trace",
+    "TrainingTaskError",
+    "Transition",
+    "TrustRegion",
+    "WeightedSum",
+    "ZeroBaseline",
+    "adaptation_curve",
+    "collect",
+    "evaluate",
+    "explore",
+    "lvc",
+    "meta_step",
+    "meta_train",
+    "negative_entropy",
+    "sample_kl",
+    "vpg",
+]

@@ -1,0 +1,84 @@
+"""From sampled rewards to advantages: discount, baseline, generalised advantage estimation, normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarl.baselines import Baseline, LinearBaseline
+from metarl.returns import discounted_sum, gae
+from metarl.types import Batch
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """How the advantage of every step is estimated; called on a batch, returns it with values filled in.
+
+    Attributes:
+        discount: γ in [0, 1]. A short horizon raises the signal-to-noise ratio of an inner gradient.
+        decay: GAE's λ in [0, 1]; 1 gives Monte-Carlo returns minus the baseline.
+        baseline: fitted on the batch itself, per task.
+        normalize: per task, to zero mean and unit standard deviation over the real steps.
+        time_limit: what the end of the horizon means. ``"terminal"``: the task is to do well within the
+            horizon, and the baseline knows the time. ``"bootstrap"``: the task would go on, so an episode
+            cut off is credited with the baseline's value of its last state.
+    """
+
+    discount: float = 0.99
+    decay: float = 1.0
+    baseline: Baseline = field(default_factory=LinearBaseline)
+    normalize: bool = True
+    time_limit: Literal["terminal", "bootstrap"] = "terminal"
+
+    def __post_init__(self) -> None:
+        """Refuses a discount or decay outside [0, 1]."""
+        for name in ("discount", "decay"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}")
+        if self.time_limit not in ("terminal", "bootstrap"):
+            raise ValueError(f"time_limit must be 'terminal' or 'bootstrap', got {self.time_limit!r}")
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with ``advantage`` and ``value`` filled in; ``[..., H, N]`` as the batch's rewards."""
+        value, last_value = self._values(batch)
+        advantage = gae(
+            batch.reward,
+            value,
+            last_value,
+            terminated=batch.terminated,
+            mask=batch.mask,
+            discount=self.discount,
+            decay=self.decay,
+        )
+        if self.normalize:
+            advantage = normalize(advantage, batch.mask)
+        return batch._replace(advantage=advantage, value=value)
+
+    def _values(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        target = discounted_sum(batch.reward, self.discount)
+        value, last_value = self.baseline(batch, target)
+        if self.time_limit == "terminal":
+            return value, torch.zeros_like(last_value)
+        # The cut-off returns miss what would have followed: complete them with the first fit, and refit.
+        cut = (batch.mask[..., -1, :] > 0) & ~batch.terminated[..., -1, :]
+        tail = torch.zeros_like(batch.reward)
+        tail[..., -1, :] = self.discount * last_value * cut
+        return self.baseline(batch, target + discounted_sum(tail, self.discount))
+
+
+def normalize(advantage: Tensor, mask: Tensor) -> Tensor:
+    """Zero mean and unit standard deviation over the real steps of each task; constant advantages become 0.
+
+    Args:
+        advantage: ``[..., H, N]``.
+        mask: ``[..., H, N]``.
+    """
+    count = mask.sum((-2, -1), keepdim=True).clamp_min(1.0)
+    centred = (advantage - (advantage * mask).sum((-2, -1), keepdim=True) / count) * mask
+    std = (centred.square().sum((-2, -1), keepdim=True) / count).sqrt()
+    return centred / (std + 1e-8)

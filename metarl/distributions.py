@@ -1,0 +1,108 @@
+"""Action distributions as plain tuples of tensors.
+
+``torch.distributions`` validates its arguments with data-dependent control flow and stores them in
+objects; a tuple passes through ``torch.func.vmap`` and can be recorded in a batch. Noise is drawn
+outside (from an explicit generator) and transformed here, so that two policies can act on common noise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+LOG_SQRT_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class Distribution(Protocol):
+    """What losses and rollouts ask of an action distribution; rows of any shape."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Action of each row from noise drawn by the policy's ``noise``."""
+
+    def mode(self) -> Tensor:
+        """Most likely action of each row."""
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Joint log-probability of the whole action vector, one number a row."""
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, one number a row."""
+
+    def kl(self, other: Distribution) -> Tensor:
+        """KL(self ‖ other) in nats, one number a row."""
+
+
+class Gaussian(NamedTuple):
+    """Diagonal Gaussian; ``log_std`` broadcasts against ``mean``."""
+
+    mean: Tensor  # [..., A]
+    log_std: Tensor  # [..., A]
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``mean + std * noise`` for standard normal noise of the mean's shape."""
+        return torch.addcmul(self.mean, self.log_std.exp(), noise)
+
+    def mode(self) -> Tensor:
+        """The mean, ``[..., A]``."""
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-density summed over the action's components, ``[...]``."""
+        scaled = (action - self.mean) * (-self.log_std).exp()
+        return (-0.5 * scaled.square() - self.log_std - LOG_SQRT_TWO_PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy, ``[...]``."""
+        return (self.log_std + 0.5 + LOG_SQRT_TWO_PI).expand_as(self.mean).sum(-1)
+
+    def kl(self, other: Distribution) -> Tensor:
+        """KL(self ‖ other) of two diagonal Gaussians, ``[...]``.
+
+        Raises:
+            TypeError: ``other`` is not a Gaussian.
+        """
+        if not isinstance(other, Gaussian):
+            raise TypeError(f"expected a Gaussian to compare with, got {type(other).__name__}")
+        variance_ratio = (2.0 * (self.log_std - other.log_std)).exp()
+        shift = ((self.mean - other.mean) * (-other.log_std).exp()).square()
+        return 0.5 * (variance_ratio + shift - 1.0 - 2.0 * (self.log_std - other.log_std)).sum(-1)
+
+
+class Categorical(NamedTuple):
+    """Distribution over ``n`` discrete actions."""
+
+    logits: Tensor  # [..., n], not necessarily normalised
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Inverse transform of uniform noise, ``[...]`` in [0, 1), to int64 actions ``[...]``."""
+        if self.logits.shape[-1] == 2:  # one sigmoid instead of softmax and cumulative sum: the hot path of CartPole
+            return (noise < torch.sigmoid(self.logits[..., 1] - self.logits[..., 0])).long()
+        cumulative = self.logits.softmax(-1).cumsum(-1)[..., :-1]
+        return (noise.unsqueeze(-1) >= cumulative).sum(-1)
+
+    def mode(self) -> Tensor:
+        """The most likely action, int64 ``[...]``."""
+        return self.logits.argmax(-1)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-probability of integer actions ``[...]``."""
+        return self.logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """Shannon entropy, ``[...]``."""
+        log_p = self.logits.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    def kl(self, other: Distribution) -> Tensor:
+        """KL(self ‖ other), ``[...]``.
+
+        Raises:
+            TypeError: ``other`` is not a Categorical.
+        """
+        if not isinstance(other, Categorical):
+            raise TypeError(f"expected a Categorical to compare with, got {type(other).__name__}")
+        log_p = self.logits.log_softmax(-1)
+        return (log_p.exp() * (log_p - other.logits.log_softmax(-1))).sum(-1)

@@ -1,0 +1,135 @@
+"""How well a learner adapts to tasks it was not trained on: the return after 0, 1, …, K steps.
+
+Scores come from episodes of their own: the episodes a step was taken on are never scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.advantages import Advantages
+from metarl.learner import Learner
+from metarl.rollouts import collect, task_count, to_device
+from metarl.trees import tree_detach
+from metarl.types import Benchmark, Params, Task, TaskFamily
+
+
+class TrainingTaskError(ValueError):
+    """Held-out performance was asked of tasks that training may have seen."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How to adapt, and how to score it.
+
+    Attributes:
+        steps: K; may exceed the training's.
+        episodes: episodes a step adapts on.
+        score_episodes: fresh episodes that score every stage.
+        support: advantages of the inner loss, as in training.
+    """
+
+    steps: int = 1
+    episodes: int = 20
+    score_episodes: int = 20
+    support: Advantages = field(default_factory=Advantages)
+
+    def __post_init__(self) -> None:
+        """Refuses counts that measure nothing."""
+        for name, least in (("steps", 0), ("episodes", 1), ("score_episodes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+class AdaptationCurve(NamedTuple):
+    """Returns of every held-out task after every number of steps; all ``[tasks, K + 1]``."""
+
+    sampled: Tensor  # mean return of the policy as it acts in training, with sampled actions
+    mode: Tensor  # mean return with mean (Gaussian) or most likely (categorical) actions
+    adaptation_steps: Tensor  # environment steps spent on adapting so far
+    adaptation_episodes: Tensor  # episodes spent on adapting so far
+
+
+def refuse_training_tasks(benchmark: Benchmark, task: Task) -> None:
+    """Look at the task values themselves, wherever they came from.
+
+    Raises:
+        TrainingTaskError: at least one task lies in the training set.
+    """
+    seen = int(benchmark.is_training(task).sum())
+    if seen:
+        raise TrainingTaskError(
+            f"{seen} of {task_count(task)} tasks are training tasks of {benchmark.name!r}: expected held-out tasks; "
+            f"draw them from one of its splits {list(benchmark.splits)}"
+        )
+
+
+@torch.no_grad()
+def adaptation_curve(
+    learner: Learner,
+    family: TaskFamily,
+    task: Task,
+    adaptation: Adaptation,
+    *,
+    generator: torch.Generator,
+) -> AdaptationCurve:
+    """Adapt K times on every task and score each stage on fresh episodes.
+
+    Args:
+        learner: not changed.
+        family: the environments.
+        task: values ``[T]`` on the learner's device. Nothing here knows whether they were trained on:
+            `evaluate` does.
+        adaptation: how many steps, on how many episodes.
+        generator: noise; learners evaluated with equal generators see common noise.
+    """
+    shared, state = learner.start()
+    params: Params = tree_detach(shared)
+    stacked = False
+    spent = torch.zeros(task_count(task), device=next(iter(task.values())).device)
+    columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for k in range(adaptation.steps + 1):
+        scored = adaptation.score_episodes
+        sampled = collect(learner.policy, params, family, task, scored, generator=generator)
+        mode = collect(learner.policy, params, family, task, scored, generator=generator, act="mode")
+        used = torch.full_like(spent, float(k * adaptation.episodes))
+        columns.append((sampled.episode_return.mean(-1), mode.episode_return.mean(-1), spent, used))
+        if k == adaptation.steps:
+            break
+        episodes = collect(learner.policy, params, family, task, adaptation.episodes, generator=generator)
+        batch = adaptation.support(episodes)
+        dims = (0, 0, 0) if stacked else (None, None, 0)
+        params, state = torch.vmap(learner.step, in_dims=dims)(params, state, batch)
+        params, stacked = tree_detach(params), True
+        spent = spent + batch.steps
+    return AdaptationCurve(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+
+
+def evaluate(
+    learner: Learner,
+    benchmark: Benchmark,
+    task: Task,
+    adaptation: Adaptation,
+    *,
+    generator: torch.Generator,
+    chunk: int = 100,
+) -> AdaptationCurve:
+    """`adaptation_curve` on held-out tasks only, ``chunk`` tasks at a time to bound memory; results on the CPU.
+
+    Raises:
+        TrainingTaskError: a task that training may have drawn.
+        ValueError: an empty task set or chunk.
+    """
+    refuse_training_tasks(benchmark, task)
+    if task_count(task) < 1 or chunk < 1:
+        raise ValueError(f"expected at least one task and a chunk of at least one, got {task_count(task)} and {chunk}")
+    device = next(learner.parameters()).device
+    curves = []
+    for low in range(0, task_count(task), chunk):
+        part = to_device({name: value[low : low + chunk] for name, value in task.items()}, device)
+        curves.append(adaptation_curve(learner, benchmark.family, part, adaptation, generator=generator))
+    return AdaptationCurve(*(torch.cat(field).cpu() for field in zip(*curves, strict=True)))

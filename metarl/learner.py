@@ -1,0 +1,71 @@
+"""The learner: a policy, a rule and an inner objective, and how they adapt. Written for one task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+from metarl.losses import Loss, PreUpdateCredit
+from metarl.policies import Policy
+from metarl.rules import RuleState, UpdateRule
+from metarl.trees import tree_add
+from metarl.types import Batch, Params, Trace
+
+
+class Learner(nn.Module):
+    """Everything that is meta-learned.
+
+    ``parameters()`` is what a meta-optimizer sees, ``state_dict()`` is the checkpoint. All methods serve
+    one task; ``torch.vmap`` lifts them over tasks.
+    """
+
+    def __init__(
+        self, policy: Policy, rule: UpdateRule, *, inner: Loss, outer: Loss, credit: PreUpdateCredit | None = None
+    ) -> None:
+        """Puts an algorithm together.
+
+        Args:
+            policy: holds the initialization θ.
+            rule: turns inner gradients into updates; holds what is learned about stepping, φ.
+            inner: the loss of adaptation, on support batches.
+            outer: the loss of the adapted policy, on the query batch.
+            credit: adds credit to the exploring policy (E-MAML) to the outer loss.
+        """
+        super().__init__()
+        self.policy, self.rule = policy, rule
+        self.inner, self.outer, self.credit = inner, outer, credit
+
+    def start(self) -> tuple[Params, RuleState]:
+        """The initialization θ, with its graph, and the rule's first state."""
+        params = self.policy.initial()
+        return params, self.rule.init(params)
+
+    def step(self, params: Params, state: RuleState, batch: Batch) -> tuple[Params, RuleState]:
+        """One adaptation step on a batch ``[H, N, ...]``; differentiable in θ and φ."""
+
+        def loss(p: Params) -> Tensor:
+            return self.inner(self.policy(p, batch.observation), batch)
+
+        updates, state = self.rule.update(grad(loss)(params), state, params)
+        return tree_add(params, updates), state
+
+    def adapt(self, support: Sequence[Batch]) -> Params:
+        """The parameters after a step on each of the K support batches."""
+        params, state = self.start()
+        for batch in support:
+            params, state = self.step(params, state, batch)
+        return params
+
+    def forward(self, trace: Trace) -> Tensor:
+        """The meta-objective of one task by replay: 0-d, differentiable in everything learned."""
+        params, state = self.start()
+        loss = torch.zeros((), device=trace.query.reward.device)
+        for batch in trace.support:
+            if self.credit is not None:
+                explorer = self.policy(params, batch.observation)
+                loss = loss + self.credit(explorer, batch, trace.outcome)
+            params, state = self.step(params, state, batch)
+        return loss + self.outer(self.policy(params, trace.query.observation), trace.query)

@@ -1,0 +1,236 @@
+"""What training reports: JSON lines on the disk, TensorBoard scalars, and progress on the terminal.
+
+``metrics.jsonl`` is the record: one JSON object a line, flushed line by line, cut back to the checkpoint's step on
+resume so that a resumed run writes the very file an uninterrupted one would. A number that is not finite is written as
+``null`` (JSON has no NaN) and named in the row's ``"nonfinite"`` object, as in
+``{"step": 3, "loss": null, "nonfinite": {"loss": "nan"}}``. TensorBoard is a convenience: when it fails (a full disk,
+no permission, not installed) it is switched off with one warning and training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, SupportsFloat, TextIO
+
+_FILE, _TENSORBOARD = "metrics.jsonl", "tb"
+_RESERVED = ("step", "nonfinite")
+
+
+class MetricsLog:
+    """Writes rows of numbers to ``folder/metrics.jsonl`` and ``folder/tb``; a context manager.
+
+    Args:
+        folder: the run folder; made when missing.
+        resume: the checkpoint's step when a run goes on: rows beyond it, and a torn last line, are removed.
+        tensorboard: also write TensorBoard scalars.
+
+    Raises:
+        ValueError: the folder has rows already and ``resume`` is not given, or a row in the middle is damaged.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, resume: int | None = None, tensorboard: bool = True) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._last = -1
+        path = self.folder / _FILE
+        if resume is not None:
+            self._last = _cut(path, resume)
+        elif path.exists() and path.stat().st_size > 0:
+            raise ValueError(f"expected no {path} yet, got one with rows; resume that run or choose another folder")
+        self._file = path.open("a", encoding="utf-8")
+        self._writer: Any = None
+        if tensorboard:
+            self._attempt(self._open_writer, None if resume is None else resume + 1)
+
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Add one row.
+
+        Args:
+            step: the meta-iteration; never less than the row before.
+            values: numbers or 0-d tensors by name, such as ``rollout/return``.
+
+        Raises:
+            ValueError: a step that goes back, a reserved name, or a value that is no number.
+            OSError: the row cannot be written.
+        """
+        if step < self._last:
+            raise ValueError(f"expected a step of {self._last} or more, got {step}; rows are in order")
+        numbers = {name: _number(name, value) for name, value in values.items()}
+        row: dict[str, Any] = {"step": step}
+        row |= {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        nonfinite = {name: str(number) for name, number in numbers.items() if not math.isfinite(number)}
+        if nonfinite:
+            row["nonfinite"] = nonfinite
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+        self._last = step
+        if self._writer is not None:
+            self._attempt(self._add_scalars, step, numbers)
+
+    def close(self) -> None:
+        """Put everything on the disk; a second call does nothing."""
+        if self._writer is not None:
+            self._attempt(self._writer.close)
+            self._writer = None
+        if not self._file.closed:
+            try:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_writer(self, purge_step: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second: only when used
+
+        self._writer = SummaryWriter(str(self.folder / _TENSORBOARD), purge_step=purge_step)
+
+    def _add_scalars(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, number in numbers.items():
+            self._writer.add_scalar(name, number, step)
+
+    def _attempt(self, call: Any, *args: Any) -> None:
+        """Call TensorBoard; when it fails switch it off. Its own thread fails too, so the kinds of error are many."""
+        try:
+            call(*args)
+        except Exception as error:
+            self._writer = None
+            reason = " ".join(str(error).split()) or type(error).__name__
+            message = f"TensorBoard is off from here on ({reason}); {_FILE} goes on"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class Progress:
+    """Shows how much of a known total is done: a bar on a terminal, otherwise a line now and then.
+
+    A context manager, so that the bar is gone before anything else is printed.
+
+    Args:
+        total: what ``done`` will reach.
+        done: where a resumed run stands already.
+        title: stands in front.
+        every: seconds between two lines where there is no terminal; the end is always told.
+        stream: ``sys.stderr`` unless given.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        done: int = 0,
+        title: str = "training",
+        every: float = 10.0,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._total, self._title, self._every = total, title, every
+        self._stream = sys.stderr if stream is None else stream
+        self._start = self._told = time.monotonic()
+        self._bar: Any = self._make_bar(done) if self._stream.isatty() else None
+
+    def update(self, done: int, **values: SupportsFloat | str) -> None:
+        """Now ``done`` of the total is done; show these values behind it."""
+        shown = (f"{name} {value if isinstance(value, str) else f'{float(value):.4g}'}" for name, value in values.items())
+        postfix = "  ".join(shown)
+        if self._bar is not None:
+            self._bar.update(0, completed=min(done, self._total), postfix=postfix)
+            return
+        now = time.monotonic()
+        if now - self._told >= self._every or done >= self._total:
+            line = f"{self._title} {done:,}/{self._total:,}  {now - self._start:.0f} s  {postfix}"
+            print(line.rstrip(), file=self._stream, flush=True)
+            self._told = now
+
+    def close(self) -> None:
+        """Stop the bar and give the terminal its cursor back; a second call does nothing."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make_bar(self, done: int) -> Any:
+        from rich import progress as rich_progress  # only where there is a terminal
+        from rich.console import Console
+
+        bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}", markup=False),
+            rich_progress.BarColumn(),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[postfix]}", markup=False),
+            console=Console(file=self._stream),
+        )
+        bar.add_task(self._title, total=self._total, completed=done, postfix="")
+        bar.start()
+        return bar
+
+
+def _number(name: str, value: SupportsFloat) -> float:
+    """A value as a float, or one line saying why it is none."""
+    if name in _RESERVED:
+        raise ValueError(f"expected a metric's name, got {name!r}; that one is reserved")
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"expected a number for {name!r}, got a {type(value).__name__}; log one number a name"
+        ) from error
+
+
+def _cut(path: Path, step: int) -> int:
+    """Remove rows beyond ``step`` and a torn end, atomically; the last step that stays, or -1."""
+    raw = path.read_bytes() if path.exists() else b""
+    kept: list[bytes] = []
+    last, torn = -1, 0
+    for number, line in enumerate(raw.splitlines(keepends=True), 1):
+        found = _step_of(line)
+        if found is None:
+            torn = torn or number
+        elif torn:
+            raise ValueError(
+                f"expected JSON rows in {path}, got a damaged line {torn} with rows after it; mend it by hand"
+            )
+        elif found <= step:
+            kept.append(line)
+            last = max(last, found)
+    if b"".join(kept) != raw:
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    return last
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a whole row; ``None`` for a torn one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return step if type(step) is int else None

@@ -1,0 +1,179 @@
+"""Policies: networks that turn observations into action distributions, for one or many parameter sets.
+
+A policy owns the *initial* parameters; it is called with parameters given from outside::
+
+    distribution = policy(params, observation)
+
+``params`` are un-stacked (``[...]``, one task or one shared start) or stacked over tasks (``[T, ...]``
+with observations ``[T, ..., O]``). The library's own layers act on stacked parameters by one batched
+product, which is several times faster in a rollout than ``vmap`` over ``functional_call``; any other
+``nn.Module`` is lifted by ``vmap`` through `ModuleNetwork`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import linear
+from torch.nn.utils import skip_init
+
+from metarl.distributions import Categorical, Distribution, Gaussian
+from metarl.trees import subtree
+from metarl.types import Params
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x @ weight.mT + bias`` with un-stacked or stacked weights.
+
+    Args:
+        x: ``[..., in]``, or ``[T, ..., in]`` with stacked weights.
+        weight: ``[out, in]`` or ``[T, out, in]``.
+        bias: ``[out]`` or ``[T, out]``.
+    """
+    if weight.dim() == 2:
+        return linear(x, weight, bias)
+    rows = x.reshape(x.shape[0], -1, x.shape[-1])
+    return torch.baddbmm(bias.unsqueeze(-2), rows, weight.mT).reshape(*x.shape[:-1], weight.shape[-2])
+
+
+class Network(nn.Module, ABC):
+    """Owns initial parameters; computes outputs from parameters given by name."""
+
+    @abstractmethod
+    def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Outputs ``[..., out]`` for inputs ``[..., in]``; stacked parameters need a leading ``T``."""
+
+
+class MLP(Network):
+    """Multi-layer perceptron: ``hidden`` layers with an activation between, and a linear ``head``.
+
+    Weights are orthogonal (gain √2 in the hidden layers, ``head_gain`` in the head), biases zero.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int,
+        *,
+        activation: Callable[[Tensor], Tensor] = torch.tanh,
+        head_gain: float = 0.01,
+        generator: torch.Generator,
+    ) -> None:
+        """Sizes in units; ``generator`` draws the weights.
+
+        Raises:
+            ValueError: a size below 1.
+        """
+        super().__init__()
+        sizes = [inputs, *hidden]
+        if min(*sizes, outputs) < 1:
+            raise ValueError(f"every layer needs at least one unit, got {inputs} -> {list(hidden)} -> {outputs}")
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.hidden = nn.ModuleList([_undrawn(a, b) for a, b in pairs])
+        self.head = _undrawn(sizes[-1], outputs)
+        self.activation = activation
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                gain = head_gain if name.startswith("head") else 2.0**0.5
+                nn.init.orthogonal_(parameter, gain, generator=generator)
+
+    def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Outputs ``[..., out]``; see `Network.forward`."""
+        for i in range(len(self.hidden)):
+            x = self.activation(affine(x, params[f"hidden.{i}.weight"], params[f"hidden.{i}.bias"]))
+        return affine(x, params["head.weight"], params["head.bias"])
+
+
+def _undrawn(inputs: int, outputs: int) -> nn.Linear:
+    """A layer without initial values: the usual constructor would draw them from torch's global generator."""
+    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    return layer
+
+
+class ModuleNetwork(Network):
+    """Any ``nn.Module`` from ``[..., in]`` to ``[..., out]`` as a network, lifted over tasks by ``vmap``.
+
+    Parameters that do not require a gradient and buffers stay as they are: they are neither adapted
+    nor meta-learned.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Wraps ``module``; its parameters become the initial ones."""
+        super().__init__()
+        self.module = module
+        self._dims = {name: parameter.dim() for name, parameter in module.named_parameters()}
+
+    def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Outputs ``[..., out]``; see `Network.forward`."""
+        own = subtree(params, "module")
+        if any(leaf.dim() > self._dims[name] for name, leaf in own.items()):
+            stacked: Tensor = torch.vmap(self._call)(own, x)
+            return stacked
+        return self._call(own, x)
+
+    def _call(self, params: Params, x: Tensor) -> Tensor:
+        output: Tensor = functional_call(self.module, params, (x,))
+        return output
+
+
+class Policy(nn.Module, ABC):
+    """Maps parameters and observations to an action distribution, and draws the noise to act with."""
+
+    @abstractmethod
+    def forward(self, params: Mapping[str, Tensor], observation: Tensor) -> Distribution:
+        """Action distribution of each row; ``observation`` is ``[..., O]``, or ``[T, ..., O]`` if stacked."""
+
+    @abstractmethod
+    def noise(self, rows: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
+        """Noise for ``rows`` actions, on the generator's device."""
+
+    def initial(self) -> Params:
+        """The meta-learned initialization: every parameter that requires a gradient, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+class GaussianPolicy(Policy):
+    """Diagonal Gaussian; the mean from a network, the log standard deviation a free, state-independent parameter."""
+
+    def __init__(self, network: Network, actions: int, *, log_std: float = 0.0, min_log_std: float = -5.0) -> None:
+        """``network`` gives ``[..., actions]``; ``log_std`` is the start, ``min_log_std`` the floor."""
+        super().__init__()
+        self.network = network
+        self.log_std = nn.Parameter(torch.full((actions,), float(log_std)))
+        self.min_log_std = min_log_std
+
+    def forward(self, params: Mapping[str, Tensor], observation: Tensor) -> Gaussian:
+        """See `Policy.forward`; both fields are ``[..., A]``."""
+        mean = self.network(subtree(params, "network"), observation)
+        log_std = params["log_std"].clamp_min(self.min_log_std)
+        if log_std.dim() > 1:  # stacked: [T, A] against a mean of [T, ..., A]
+            log_std = log_std.reshape(log_std.shape[0], *(1,) * (mean.dim() - 2), log_std.shape[-1])
+        return Gaussian(mean, log_std.expand_as(mean))
+
+    def noise(self, rows: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
+        """Standard normal, ``[*rows, A]``."""
+        return torch.randn(*rows, self.log_std.shape[0], generator=generator, device=generator.device)
+
+
+class CategoricalPolicy(Policy):
+    """Discrete actions; the logits from a network."""
+
+    def __init__(self, network: Network) -> None:
+        """``network`` gives ``[..., n]`` logits."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, params: Mapping[str, Tensor], observation: Tensor) -> Categorical:
+        """See `Policy.forward`; logits ``[..., n]``."""
+        return Categorical(self.network(subtree(params, "network"), observation))
+
+    def noise(self, rows: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
+        """Uniform in [0, 1), ``[*rows]``."""
+        return torch.rand(*rows, generator=generator, device=generator.device)

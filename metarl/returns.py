@@ -1,0 +1,60 @@
+"""Discounted returns and generalised advantage estimation along the time axis (the last but one).
+
+All episodes of a batch start together and are padded after their end, so a discounted sum is one
+product with a triangular matrix of powers: no Python loop over time, differentiable in the discount.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def discounted_sum(x: Tensor, factor: float | Tensor) -> Tensor:
+    """``y_t = Σ_{s ≥ t} factor^(s-t) x_s`` along the last but one axis.
+
+    Args:
+        x: ``[..., H, N]``, zero on padding.
+        factor: in [0, 1]; a 0-d tensor may carry a gradient.
+
+    Returns:
+        ``[..., H, N]``.
+    """
+    horizon = x.shape[-2]
+    lag = torch.arange(horizon, device=x.device)
+    exponent = lag.unsqueeze(0) - lag.unsqueeze(1)  # [t, s] -> s - t
+    # a clamped exponent: the power of a negative one would be infinite at factor 0, and 0 * inf is NaN
+    powers = torch.as_tensor(factor, dtype=x.dtype, device=x.device) ** exponent.clamp_min(0)
+    return powers.triu() @ x
+
+
+def gae(
+    reward: Tensor,
+    value: Tensor,
+    last_value: Tensor,
+    *,
+    terminated: Tensor,
+    mask: Tensor,
+    discount: float | Tensor,
+    decay: float | Tensor,
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
+
+    ``δ_t = r_t + γ V(s_{t+1}) - V(s_t)``, ``A_t = Σ_l (γλ)^l δ_{t+l}``. A terminated step has no
+    successor value; an episode cut off by the time limit bootstraps from ``last_value``.
+
+    Args:
+        reward: ``[..., H, N]``.
+        value: V(s_t), ``[..., H, N]``.
+        last_value: V of the state after the last step, ``[..., N]``; zero where nothing is to be bootstrapped.
+        terminated: ``[..., H, N]`` bool.
+        mask: ``[..., H, N]``, 1 on real steps.
+        discount: γ.
+        decay: λ.
+
+    Returns:
+        Advantages ``[..., H, N]``, zero on padding.
+    """
+    next_value = torch.cat([value[..., 1:, :], last_value.unsqueeze(-2)], dim=-2)
+    delta = reward + discount * next_value.masked_fill(terminated, 0.0) - value
+    return discounted_sum(delta * mask, discount * decay) * mask

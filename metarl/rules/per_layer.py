@@ -1,0 +1,31 @@
+"""One learned step size a layer, shared by the layer's weight and bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from metarl.rules.base import RuleState, UpdateRule
+from metarl.rules.rates import Parameterisation, Rates, layer_of
+from metarl.trees import Tree
+
+
+class PerLayerSGD(UpdateRule):
+    """``θ'_l = θ_l - α_l ∇_l L``: a learned rate for every layer l."""
+
+    def __init__(
+        self, params: Mapping[str, Tensor], *, initial: float, parameterisation: Parameterisation | None = None
+    ) -> None:
+        """Rates for the layers of ``params``; ``initial`` is the first rate of all."""
+        super().__init__()
+        layers = {layer_of(name): () for name in params}
+        self.rates = Rates(layers, initial=initial, parameterisation=parameterisation)
+
+    def update(
+        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
+    ) -> tuple[Tree, RuleState]:
+        """``-α_layer g``; see `UpdateRule.update`."""
+        del params
+        rates = self.rates()
+        return {name: -rates[layer_of(name)] * g for name, g in grads.items()}, state

@@ -1,0 +1,135 @@
+"""Learned step sizes: raw parameters, and the map that makes rates of them.
+
+A rate is ``parameterisation(raw)``. *Free* rates may cross zero and turn a gradient's sign, as in the
+Meta-SGD paper; *positive* ones are learned on a log scale; *bounded* ones stay inside an interval.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+class Parameterisation(ABC):
+    """An invertible map from unconstrained numbers to rates."""
+
+    @abstractmethod
+    def rate(self, raw: Tensor) -> Tensor:
+        """Rates of raw parameters, elementwise."""
+
+    @abstractmethod
+    def raw(self, rate: float) -> float:
+        """The raw parameter of a rate.
+
+        Raises:
+            ValueError: the rate cannot be represented.
+        """
+
+
+def _finite(rate: float) -> float:
+    if not math.isfinite(rate):
+        raise ValueError(f"a step size must be a finite number, got {rate}")
+    return rate
+
+
+@dataclass(frozen=True)
+class Free(Parameterisation):
+    """The rate itself is the parameter; it may become negative."""
+
+    def rate(self, raw: Tensor) -> Tensor:
+        """Unchanged."""
+        return raw
+
+    def raw(self, rate: float) -> float:
+        """Unchanged; see `Parameterisation.raw`."""
+        return _finite(rate)
+
+
+@dataclass(frozen=True)
+class Positive(Parameterisation):
+    """``rate = exp(raw)``: additive steps on ``raw`` multiply the rate."""
+
+    def rate(self, raw: Tensor) -> Tensor:
+        """See the class."""
+        return raw.exp()
+
+    def raw(self, rate: float) -> float:
+        """``log(rate)``; see `Parameterisation.raw`."""
+        if not _finite(rate) > 0.0:
+            raise ValueError(f"a positive step size must start above 0, got {rate}")
+        return math.log(rate)
+
+
+@dataclass(frozen=True)
+class Bounded(Parameterisation):
+    """``rate = low + (high - low) · sigmoid(raw)``: strictly inside ``(low, high)``."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses an empty interval."""
+        if not _finite(self.low) < _finite(self.high):
+            raise ValueError(f"bounded step sizes need low < high, got ({self.low}, {self.high})")
+
+    def rate(self, raw: Tensor) -> Tensor:
+        """See the class."""
+        return self.low + (self.high - self.low) * raw.sigmoid()
+
+    def raw(self, rate: float) -> float:
+        """The logit; see `Parameterisation.raw`."""
+        if not self.low < _finite(rate) < self.high:
+            raise ValueError(f"the first step size must lie inside ({self.low}, {self.high}), got {rate}")
+        share = (rate - self.low) / (self.high - self.low)
+        return math.log(share / (1.0 - share))
+
+
+class Rates(nn.Module):
+    """A table of learned rates by name.
+
+    ``nn.ParameterDict`` refuses dots and policy parameters are called ``network.head.weight``; here a dot
+    is stored as a slash, which ``state_dict`` keeps.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, torch.Size | tuple[int, ...]],
+        *,
+        initial: float | tuple[float, float],
+        parameterisation: Parameterisation | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Start every rate at ``initial``, or uniformly in ``(low, high)`` drawn from ``generator``.
+
+        Raises:
+            ValueError: a rate that is not finite or not representable, a range without a generator.
+        """
+        super().__init__()
+        self.parameterisation = parameterisation if parameterisation is not None else Free()
+        for name, shape in shapes.items():
+            self.register_parameter(name.replace(".", "/"), nn.Parameter(self._first(shape, initial, generator)))
+
+    def _first(
+        self, shape: tuple[int, ...], initial: float | tuple[float, float], generator: torch.Generator | None
+    ) -> Tensor:
+        if isinstance(initial, tuple):
+            if generator is None:
+                raise ValueError(f"step sizes drawn from {initial} need a generator: pass generator=")
+            low, high = (self.parameterisation.raw(bound) for bound in initial)
+            return low + (high - low) * torch.rand(shape, generator=generator)
+        return torch.full(shape, self.parameterisation.raw(initial))
+
+    def forward(self) -> dict[str, Tensor]:
+        """The rates by name, with their graph."""
+        raws = self.named_parameters(recurse=False)
+        return {name.replace("/", "."): self.parameterisation.rate(raw) for name, raw in raws}
+
+
+def layer_of(name: str) -> str:
+    """The layer a parameter belongs to: its name without the last part, or the name itself."""
+    return name.rpartition(".")[0] or name

@@ -1,0 +1,48 @@
+"""Gradient descent with one step size for everything: ``θ' = θ - α ∇L(θ)`` (MAML, Finn et al. 2017, eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from metarl.rules.base import RuleState, UpdateRule
+from metarl.rules.rates import Free, Parameterisation, Rates
+from metarl.trees import Tree, tree_map
+
+
+class SGD(UpdateRule):
+    """A fixed scalar step size."""
+
+    def __init__(self, rate: float) -> None:
+        """``rate`` is α.
+
+        Raises:
+            ValueError: not a finite number.
+        """
+        super().__init__()
+        self.rate = Free().raw(rate)
+
+    def update(
+        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
+    ) -> tuple[Tree, RuleState]:
+        """``-α g``; see `UpdateRule.update`."""
+        del params
+        return tree_map(lambda g: -self.rate * g, grads), state
+
+
+class LearnedSGD(UpdateRule):
+    """A meta-learned scalar step size."""
+
+    def __init__(self, rate: float, *, parameterisation: Parameterisation | None = None) -> None:
+        """``rate`` is the first α."""
+        super().__init__()
+        self.rates = Rates({"all": ()}, initial=rate, parameterisation=parameterisation)
+
+    def update(
+        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
+    ) -> tuple[Tree, RuleState]:
+        """``-α g``; see `UpdateRule.update`."""
+        del params
+        rate = self.rates()["all"]
+        return tree_map(lambda g: -rate * g, grads), state

@@ -1,0 +1,262 @@
+"""Statistics over meta-training seeds and held-out tasks: point estimates and honest intervals.
+
+A result is a matrix ``scores [seeds, tasks]``: every seed (one independent meta-training run) is scored on the *same*
+held-out tasks. Both are samples, of runs and of tasks, and they cross::
+
+    score[s, t] = mean + seed[s] + task[t] + noise[s, t],    Var(average) = A + B + E
+    A = Var(seed) / S,    B = Var(task) / T,    E = Var(noise) / (S T)
+
+Pooling the S T numbers as if independent leaves out nearly all of A and B, and its intervals are far too narrow. The
+pigeonhole bootstrap (Owen 2007, arXiv:0712.1111) resamples seeds and, independently, tasks; it estimates A + B + 3 E
+up to (S - 1) / S and (T - 1) / T, so it is too wide when noise dominates and too narrow with few seeds. Here the
+three components are told apart as in a two-way analysis of variance, with the bootstrap in place of mean squares so
+that any statistic can be used: resampling seeds alone gives ``R = A + E``, tasks alone ``C = B + E``, and all cells
+``P``, where ``S T P = (S - 1) R + (T - 1) C + (S - 1)(T - 1) E``. The pigeonhole percentiles keep their
+shape but are rescaled about the estimate to the variance ``R + C - E``, and widened by Student's t over the normal
+quantile at Satterthwaite's (1946) degrees of freedom, in the spirit of Hesterberg's (2015, arXiv:1411.5279) expanded
+percentile interval. A nominal 95% interval then covers 94 to 97% with 5 seeds and normal effects, more where noise is
+all there is, and about 88% where the effects of 5 seeds are as skewed as an exponential.
+
+The interquartile mean and the probability of improvement are those of Agarwal et al. (2021, arXiv:2108.13264).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], Any]
+"""Takes ``[..., seeds, tasks]`` to ``[...]``; :func:`iqm` and :func:`mean` are two."""
+
+_CELLS = 2_000_000  # numbers held at once by a bootstrap, 16 MB
+
+
+class Interval(NamedTuple):
+    """A confidence interval, its estimate, and what was resampled to get it."""
+
+    low: float
+    high: float
+    estimate: float
+    over: Literal["seeds and tasks", "tasks", "seeds"]
+
+
+def iqm(scores: ArrayLike) -> Any:
+    """Interquartile mean: the mean of all seed-task scores without the lowest and the highest quarter.
+
+    Equals ``scipy.stats.trim_mean(scores, 0.25, axis=None)`` for one matrix.
+
+    Args:
+        scores: ``[..., seeds, tasks]``.
+
+    Returns:
+        ``[...]``, a scalar for one matrix.
+
+    Raises:
+        ValueError: fewer than two dimensions, no scores, or a number that is not finite.
+
+    >>> float(iqm([[0.0, 1.0], [2.0, 300.0]]))
+    1.5
+    """
+    array = _finite(scores, "scores")
+    pooled = array.reshape(*array.shape[:-2], -1)
+    cut = pooled.shape[-1] // 4
+    last = pooled.shape[-1] - cut
+    return np.partition(pooled, (cut, last - 1), axis=-1)[..., cut:last].mean(-1)
+
+
+def mean(scores: ArrayLike) -> Any:
+    """Mean over seeds and tasks, ``[..., seeds, tasks]`` to ``[...]``. Raises as :func:`iqm` does."""
+    return _finite(scores, "scores").mean((-2, -1))
+
+
+def interval(
+    scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int
+) -> Interval:
+    """Confidence interval of a statistic over seeds and tasks; the module docstring derives it.
+
+    With one seed nothing is known about other seeds: the interval is over tasks and says so (one task: over seeds).
+    When all scores are equal the width is zero, which then says how little was tried and not how much is known.
+
+    Args:
+        scores: ``[seeds, tasks]``, every seed scored on the same tasks in the same order.
+        statistic: takes ``[..., seeds, tasks]`` to ``[...]``.
+        level: nominal coverage, between 0 and 1.
+        resamples: bootstrap draws of each kind, at least 100.
+        seed: of the bootstrap; the same seed gives the same interval.
+
+    Raises:
+        ValueError: scores that are no finite matrix or a single number, or an argument out of range.
+    """
+    matrix = _matrix(scores, "scores")
+    if matrix.size < 2:
+        raise ValueError(f"expected at least two seeds or two tasks, got {list(matrix.shape)}; evaluate more tasks")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"expected a level between 0 and 1, got {level}; use 0.95")
+    if resamples < 100:
+        raise ValueError(f"expected at least 100 resamples, got {resamples}; 2000 is usual")
+    seeds, tasks = matrix.shape
+    rng = np.random.default_rng(seed)
+
+    def bootstrap(over_seeds: bool, over_tasks: bool) -> Array:
+        return np.concatenate([
+            np.asarray(statistic(matrix[rows[:, :, None], columns[:, None, :]]), dtype=np.float64)
+            for rows, columns in _draws(rng, matrix.shape, resamples, over_seeds, over_tasks)
+        ])  # fmt: skip
+
+    estimate = float(statistic(matrix))
+    both = bootstrap(seeds > 1, tasks > 1)
+    if seeds > 1 and tasks > 1:
+        rows = bootstrap(True, False).var() * seeds / (seeds - 1)
+        columns = bootstrap(False, True).var() * tasks / (tasks - 1)
+        cells = _bootstrap_cells(rng, matrix, statistic, resamples).var()
+        variance, freedom = _crossed(rows, columns, cells, seeds, tasks)
+    else:
+        variance, freedom = both.var() * matrix.size / (matrix.size - 1), float(matrix.size - 1)
+    tail = (1.0 - level) / 2.0
+    widen = special.stdtrit(freedom, tail) / special.ndtri(tail)
+    spread = both.std()
+    scale = float(np.sqrt(variance) / spread * widen) if spread > 0.0 else 0.0
+    low, high = (estimate + scale * (float(np.quantile(both, q)) - estimate) for q in (tail, 1.0 - tail))
+    over: Literal["seeds and tasks", "tasks", "seeds"] = "seeds and tasks"
+    if seeds == 1 or tasks == 1:
+        over = "tasks" if seeds == 1 else "seeds"
+    return Interval(low, high, estimate, over)
+
+
+def paired_interval(
+    a: ArrayLike, b: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int
+) -> Interval:
+    """Interval of the statistic of the differences ``a - b``, cell by cell.
+
+    What both share (a hard task, a common seed) cancels, so this separates methods that two intervals cannot. Note that
+    the IQM of differences is not the difference of IQMs.
+
+    Args:
+        a: ``[seeds, tasks]``.
+        b: ``[seeds, tasks]``, the same seeds and tasks in the same order.
+        statistic: as for :func:`interval`, like ``level``, ``resamples`` and ``seed``.
+        level: nominal coverage.
+        resamples: bootstrap draws.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: shapes that differ, or as for :func:`interval`.
+    """
+    left, right = _same(a, b, "a", "b")
+    return interval(left - right, statistic, level=level, resamples=resamples, seed=seed)
+
+
+def share_worse(before: ArrayLike, after: ArrayLike, *, margin: float = 0.0) -> float:
+    """Share of seed-task pairs whose score fell by more than ``margin`` through adapting.
+
+    Noise alone makes half of the pairs "worse" where adapting does nothing: set the margin to what matters.
+
+    Args:
+        before: ``[seeds, tasks]`` before adapting.
+        after: ``[seeds, tasks]`` after adapting, the same seeds and tasks in the same order.
+        margin: the smallest loss that counts, in units of the score; not negative.
+
+    Raises:
+        ValueError: shapes that differ, scores that are not finite, or a negative margin.
+    """
+    if not 0.0 <= margin < np.inf:
+        raise ValueError(f"expected a margin of 0 or more, got {margin}; give it in units of the score")
+    first, second = _same(before, after, "before", "after")
+    return float((second < first - margin).mean())
+
+
+def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
+    """Probability that a random seed of ``a`` beats a random seed of ``b`` on a task, averaged over tasks.
+
+    Mann and Whitney's U over the number of pairs; a tie counts one half, so identical arrays give 0.5.
+
+    Args:
+        a: ``[seeds of a, tasks]``.
+        b: ``[seeds of b, tasks]``, the same tasks in the same order.
+
+    Raises:
+        ValueError: different numbers of tasks, or scores that are not finite.
+    """
+    left, right = _matrix(a, "a"), _matrix(b, "b")
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(f"expected the same tasks in a and b, got {left.shape[1]} and {right.shape[1]}; pair them")
+    pooled = stats.rankdata(np.concatenate((left, right)), axis=0)
+    wins = pooled[: len(left)].sum(0) - len(left) * (len(left) + 1) / 2.0
+    return float((wins / (len(left) * len(right))).mean())
+
+
+def _draws(
+    rng: np.random.Generator, shape: tuple[int, ...], resamples: int, over_seeds: bool, over_tasks: bool
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Chunks of row indices ``[chunk, seeds]`` and column indices ``[chunk, tasks]``."""
+    seeds, tasks = shape
+    at_once = max(1, _CELLS // (seeds * tasks))
+    for start in range(0, resamples, at_once):
+        chunk = min(at_once, resamples - start)
+        rows = rng.integers(seeds, size=(chunk, seeds)) if over_seeds else np.arange(seeds)[None]
+        columns = rng.integers(tasks, size=(chunk, tasks)) if over_tasks else np.arange(tasks)[None]
+        yield rows, columns
+
+
+def _bootstrap_cells(rng: np.random.Generator, matrix: Array, statistic: Statistic, resamples: int) -> Array:
+    """The statistic of all cells resampled as if independent, ``[resamples]``."""
+    flat = matrix.reshape(-1)
+    draws = _draws(rng, (1, flat.size), resamples, False, True)
+    values = [statistic(flat[cells].reshape(len(cells), *matrix.shape)) for _, cells in draws]
+    return np.concatenate([np.asarray(value, dtype=np.float64) for value in values])
+
+
+def _crossed(rows: float, columns: float, cells: float, seeds: int, tasks: int) -> tuple[float, float]:
+    """Variance ``R + C - E`` and Satterthwaite's degrees of freedom, from the unbiased R and C and the raw P."""
+    seed_freedom, task_freedom = seeds - 1, tasks - 1
+    noise_freedom = seed_freedom * task_freedom
+    noise = (seeds * tasks * cells - seed_freedom * rows - task_freedom * columns) / noise_freedom
+    noise = min(max(noise, 0.0), rows, columns)  # no component of variance is negative
+    variance = rows + columns - noise
+    if variance <= 0.0:
+        return 0.0, float(seed_freedom)
+    spread = rows**2 / seed_freedom + columns**2 / task_freedom + noise**2 / noise_freedom
+    return variance, variance**2 / spread
+
+
+def _finite(scores: ArrayLike, name: str) -> Array:
+    """Scores as ``[..., seeds, tasks]`` float64, or one line saying what is wrong with them."""
+    try:
+        array = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected {name} [seeds, tasks] of numbers, got {_short(error)}; fill the gaps") from error
+    if array.ndim < 2 or 0 in array.shape:
+        raise ValueError(f"expected {name} [seeds, tasks], got {list(array.shape)}; one seed is scores[None, :]")
+    bad = int(array.size - np.isfinite(array).sum())
+    if bad:
+        raise ValueError(f"expected finite {name}, got {bad} NaN or infinite of {array.size}; find those runs")
+    return array
+
+
+def _short(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).split("\n", 1)[0]
+
+
+def _matrix(scores: ArrayLike, name: str) -> Array:
+    """Scores as a finite matrix ``[seeds, tasks]``."""
+    array = _finite(scores, name)
+    if array.ndim != 2:
+        raise ValueError(f"expected {name} [seeds, tasks], got {list(array.shape)}; choose a step: scores[..., -1]")
+    return array
+
+
+def _same(a: ArrayLike, b: ArrayLike, first: str, second: str) -> tuple[Array, Array]:
+    """Two finite matrices of one shape."""
+    left, right = _matrix(a, first), _matrix(b, second)
+    if left.shape != right.shape:
+        raise ValueError(
+            f"expected the same seeds and tasks, got {first} {list(left.shape)} and {second} {list(right.shape)}; "
+            "score both on the same tasks"
+        )
+    return left, right

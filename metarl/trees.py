@@ -1,0 +1,48 @@
+"""Arithmetic on parameter trees: plain ``dict[str, Tensor]``, out of place, order preserved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+Tree = dict[str, Tensor]
+
+
+def tree_map(function: Callable[..., Tensor], first: Mapping[str, Tensor], *rest: Mapping[str, Tensor]) -> Tree:
+    """Apply ``function`` leaf by leaf. All trees must have the names of the first.
+
+    Raises:
+        KeyError: a name of ``first`` is missing in one of the others.
+    """
+    return {name: function(leaf, *(tree[name] for tree in rest)) for name, leaf in first.items()}
+
+
+def tree_add(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tree:
+    """``left + right``, leaf by leaf."""
+    return tree_map(torch.add, left, right)
+
+
+def tree_detach(tree: Mapping[str, Tensor]) -> Tree:
+    """The same values without their graph."""
+    return tree_map(Tensor.detach, tree)
+
+
+def global_norm(tree: Mapping[str, Tensor]) -> Tensor:
+    """Euclidean norm of all leaves taken together, a 0-d tensor.
+
+    The tiny constant keeps the gradient at the origin zero instead of NaN.
+    """
+    return torch.stack([leaf.square().sum() for leaf in tree.values()]).sum().clamp_min(1e-24).sqrt()
+
+
+def expand(tree: Mapping[str, Tensor], tasks: int) -> Tree:
+    """One copy per task without copying: ``[...]`` becomes ``[T, ...]``."""
+    return {name: leaf.unsqueeze(0).expand(tasks, *leaf.shape) for name, leaf in tree.items()}
+
+
+def subtree(tree: Mapping[str, Tensor], prefix: str) -> Tree:
+    """The leaves below ``prefix``, named without it: ``network.0.weight`` becomes ``0.weight``."""
+    start = prefix + "."
+    return {name.removeprefix(start): leaf for name, leaf in tree.items() if name.startswith(start)}

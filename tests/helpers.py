@@ -1,0 +1,237 @@
+"""Small families, policies and traces that several tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor, nn
+
+from envs import CartPole, Navigation
+from metarl import MLP, Batch, CategoricalPolicy, GaussianPolicy, Learner, Network, Plan, Policy, Trace, explore
+from metarl.distributions import Categorical
+from metarl.losses import vpg
+from metarl.rules import SGD, UpdateRule
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Table(Network):
+    """Logits by state for one-hot observations: ``[S, A]``, starting at zero."""
+
+    def __init__(self, states: int, actions: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(states, actions))
+
+    def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        weight = params["weight"]
+        if weight.dim() == 2:
+            return x @ weight
+        return x @ weight.reshape(weight.shape[0], *(1,) * (x.dim() - 3), *weight.shape[1:])
+
+
+def table_policy(logits: Sequence[Sequence[float]] | Tensor) -> CategoricalPolicy:
+    """A tabular softmax policy in float64."""
+    logits = torch.as_tensor(logits, dtype=torch.float64)
+    table = Table(*logits.shape).double()
+    with torch.no_grad():
+        table.weight.copy_(logits)
+    return CategoricalPolicy(table)
+
+
+class Bandit:
+    """One step, two arms that pay 1 with their own probability; the pay-out is drawn at reset."""
+
+    observation_space = Box(1.0, 1.0, (1,), dtype=np.float32)
+    action_space = Discrete(2)
+    horizon = 1
+
+    def sample(self, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        first = torch.rand(tasks, generator=generator)
+        return {"arm_0": first, "arm_1": 1.0 - first}
+
+    def reset(self, task: Mapping[str, Tensor], rows: tuple[int, ...], *, generator: torch.Generator) -> dict:
+        return {"luck": torch.rand(rows, generator=generator).to(task["arm_0"])}
+
+    def observe(self, task: Mapping[str, Tensor], state: dict[str, Tensor]) -> Tensor:
+        return torch.ones_like(state["luck"]).unsqueeze(-1)
+
+    def step(self, task: Mapping[str, Tensor], state: dict[str, Tensor], action: Tensor) -> Any:
+        chance = torch.where(action == 1, task["arm_1"], task["arm_0"])
+        reward = (state["luck"] < chance).to(state["luck"].dtype)
+        return state, reward, torch.ones_like(reward, dtype=torch.bool)
+
+
+class TwoStates:
+    """Two states, two actions, two steps: the action is the next state; the first state is a fair coin.
+
+    Rewards ``r[s, a]`` are the task's ``pay_sa``. Nothing terminates: the time limit ends an episode.
+    """
+
+    observation_space = Box(0.0, 1.0, (2,), dtype=np.float32)
+    action_space = Discrete(2)
+    horizon = 2
+
+    def sample(self, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        pay = torch.randn(4, tasks, generator=generator)
+        return {f"pay_{s}{a}": pay[2 * s + a] for s in range(2) for a in range(2)}
+
+    def reset(self, task: Mapping[str, Tensor], rows: tuple[int, ...], *, generator: torch.Generator) -> dict:
+        return {"s": (torch.rand(rows, generator=generator) < 0.5).long()}
+
+    def observe(self, task: Mapping[str, Tensor], state: dict[str, Tensor]) -> Tensor:
+        return nn.functional.one_hot(state["s"], 2).to(task["pay_00"].dtype)
+
+    def step(self, task: Mapping[str, Tensor], state: dict[str, Tensor], action: Tensor) -> Any:
+        low = torch.where(action == 1, task["pay_01"], task["pay_00"])
+        high = torch.where(action == 1, task["pay_11"], task["pay_10"])
+        reward = torch.where(state["s"] == 1, high, low)
+        return {"s": action}, reward, torch.zeros_like(action, dtype=torch.bool)
+
+
+class Countdown:
+    """A scripted clock: row ``(t, n)`` lives ``life[t] + n`` steps, is paid its age, and observes it.
+
+    After its end an episode runs on into ``after`` (NaN by default): whoever reads beyond the end sees it.
+    """
+
+    observation_space = Box(-np.inf, np.inf, (1,), dtype=np.float32)
+    action_space = Box(-np.inf, np.inf, (1,), dtype=np.float32)
+
+    def __init__(self, horizon: int, after: float = float("nan")) -> None:
+        self.horizon, self.after = horizon, after
+
+    def sample(self, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"life": torch.randint(1, self.horizon, (tasks,), generator=generator).float()}
+
+    def reset(self, task: Mapping[str, Tensor], rows: tuple[int, ...], *, generator: torch.Generator) -> dict:
+        extra = torch.arange(rows[-1]).to(task["life"])
+        return {"age": torch.zeros(rows).to(task["life"]), "life": (task["life"] + extra).expand(rows).clone()}
+
+    def observe(self, task: Mapping[str, Tensor], state: dict[str, Tensor]) -> Tensor:
+        return state["age"].unsqueeze(-1)
+
+    def step(self, task: Mapping[str, Tensor], state: dict[str, Tensor], action: Tensor) -> Any:
+        age = state["age"] + 1
+        over = ~(state["age"] < state["life"])  # true after the end, also once the age is NaN
+        age = age.masked_fill(over, self.after)
+        return {"age": age, "life": state["life"]}, age.clone(), age == state["life"]
+
+
+class Stub:
+    """A benchmark whose training tasks are those with a value of ``name`` below ``threshold``."""
+
+    name = "stub"
+    splits = ("test",)
+
+    def __init__(self, family: Any, constant: str, threshold: float) -> None:
+        self.family, self.constant, self.threshold = family, constant, threshold
+
+    def sample(self, split: str, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        pool = self.family.sample(64 * tasks, generator=generator)
+        wanted = (self.is_training(pool) == (split == "train")).nonzero().flatten()[:tasks]
+        assert len(wanted) == tasks
+        return {name: value[wanted] for name, value in pool.items()}
+
+    def is_training(self, task: Mapping[str, Tensor]) -> Tensor:
+        return task[self.constant] < self.threshold
+
+    def fingerprint(self) -> str:
+        return f"{type(self.family).__name__} {self.constant} {self.threshold}"
+
+
+def gaussian_policy(seed: int = 0, hidden: Sequence[int] = (8,), observations: int = 2, actions: int = 2) -> Policy:
+    network = MLP(observations, hidden, actions, head_gain=0.5, generator=seeded(seed))
+    return GaussianPolicy(network, actions)
+
+
+def categorical_policy(seed: int = 0, hidden: Sequence[int] = (8,), observations: int = 4, actions: int = 2) -> Policy:
+    return CategoricalPolicy(MLP(observations, hidden, actions, head_gain=0.5, generator=seeded(seed)))
+
+
+def family_and_policy(name: str, seed: int = 0, hidden: Sequence[int] = (8,)) -> tuple[Any, Policy]:
+    if name == "navigation":
+        return Navigation(horizon=6), gaussian_policy(seed, hidden)
+    return CartPole(horizon=30, half_length=0.2), categorical_policy(seed, hidden)
+
+
+def randomize(module: nn.Module, seed: int, scale: float = 0.3) -> None:
+    """Move every parameter off its symmetric start."""
+    generator = seeded(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(scale * torch.randn(p.shape, generator=generator))
+
+
+def double_trace(
+    make_rule: Callable[[Policy], UpdateRule],
+    *,
+    steps: int,
+    inner: Any = vpg,
+    outer: Any = vpg,
+    name: str = "navigation",
+    plan: Plan | None = None,
+    seed: int = 0,
+    hidden: Sequence[int] = (8,),
+) -> tuple[Learner, Trace]:
+    """A learner in float64 and a trace it explored, both on a small family."""
+    family, policy = family_and_policy(name, seed, hidden)
+    randomize(policy, seed + 1, 0.1)
+    learner = Learner(policy, make_rule(policy), inner=inner, outer=outer).double()
+    task = {key: value.double() for key, value in family.sample(3, generator=seeded(seed + 2)).items()}
+    plan = plan or Plan(tasks=3, episodes=4, query_episodes=3, steps=steps)
+    return learner, explore(learner, family, task, plan, generator=seeded(seed + 3))
+
+
+def one_task(tree: Any, task: int) -> Any:
+    """One task out of a batch or trace stacked over tasks."""
+    if isinstance(tree, Tensor):
+        return tree[task]
+    parts = [one_task(leaf, task) for leaf in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+
+
+def numeric_gradient(function: Callable[[], float], tensor: Tensor, step: float = 1e-6) -> Tensor:
+    """Central differences of ``function`` in every entry of ``tensor``, which is restored."""
+    gradient = torch.zeros_like(tensor)
+    flat, out = tensor.data.view(-1), gradient.view(-1)
+    for i in range(flat.numel()):
+        old = float(flat[i])
+        flat[i] = old + step
+        high = function()
+        flat[i] = old - step
+        low = function()
+        flat[i] = old
+        out[i] = (high - low) / (2 * step)
+    return gradient
+
+
+def relative_error(estimate: Tensor, exact: Tensor) -> float:
+    return float((estimate - exact).norm() / exact.norm())
+
+
+def make_batch(reward: Tensor, mask: Tensor | None = None, terminated: Tensor | None = None, **fields: Tensor) -> Batch:
+    """A batch ``[..., H, N]`` of given rewards; what is not given is zero, and the mask one."""
+    zero = torch.zeros_like(reward)
+    values: dict[str, Any] = {
+        "observation": zero.unsqueeze(-1),
+        "action": zero.unsqueeze(-1),
+        "distribution": Categorical(zero.unsqueeze(-1)),
+        "log_prob": zero,
+        "reward": reward,
+        "mask": torch.ones_like(reward) if mask is None else mask,
+        "terminated": torch.zeros_like(reward, dtype=torch.bool) if terminated is None else terminated,
+        "last_observation": zero[..., -1, :].unsqueeze(-1),
+        "advantage": zero,
+        "value": zero,
+    }
+    return Batch(**(values | fields))
+
+
+def sgd(rate: float = 0.1) -> Callable[[Policy], UpdateRule]:
+    return lambda policy: SGD(rate)

@@ -1,0 +1,381 @@
+"""Ranges, families and benchmarks: what a split may hold, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs import (
+    BENCHMARKS,
+    CartPole,
+    Choice,
+    Fixed,
+    LogRange,
+    LogUnion,
+    Navigation,
+    Range,
+    TaskBenchmark,
+    Union,
+    navigation_fixed,
+    navigation_holes,
+    task_ids,
+)
+from envs.cells import bucket, salt
+
+DISTRIBUTIONS = [
+    Fixed(0.3),
+    Range(-0.1, 0.3),
+    LogRange(0.01, 10.0),
+    Choice((3.0, -1.0, 0.1)),
+    Union(((-1.0, -0.5), (0.5, 2.0))),
+    LogUnion(((0.1, 0.2), (1.0, 4.0))),
+]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def kind(value) -> str:
+    return type(value).__name__
+
+
+# --- distributions
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=kind)
+def test_draws_are_float32_repeatable_and_contained(distribution):
+    values = distribution.sample(20_000, seeded())
+    assert values.dtype == torch.float32
+    assert torch.equal(values, distribution.sample(20_000, seeded()))
+    assert bool(distribution.contains(values).all())
+    low, high = distribution.bounds
+    outside = torch.tensor([low - 0.01, high + 0.01, float("nan"), float("inf")])
+    assert not bool(distribution.contains(outside).any())
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=kind)
+def test_cells_are_in_range_and_the_same_in_both_precisions(distribution):
+    values = distribution.sample(5000, seeded())
+    cells = distribution.cell(values, 64)
+    assert cells.dtype == torch.int64
+    assert 0 <= int(cells.min()) and int(cells.max()) < 64
+    assert torch.equal(cells, distribution.cell(values.double(), 64))
+    assert torch.equal(cells.reshape(50, 100), distribution.cell(values.reshape(50, 100), 64))
+
+
+def test_range_cells_by_hand():
+    assert Range(0, 4).cell(torch.tensor([0.0, 0.99, 1.0, 2.5, 4.0]), 4).tolist() == [0, 0, 1, 2, 3]
+    assert LogRange(1, 16).cell(torch.tensor([1.0, 1.9, 2.0, 7.9, 16.0]), 4).tolist() == [0, 0, 1, 2, 3]
+    assert Choice((5.0, -1.0)).cell(torch.tensor([-1.0, 5.0]), 4).tolist() == [1, 0]
+
+
+def test_union_weights_by_length_and_log_scale_by_ratio():
+    union = Union(((0.0, 1.0), (2.0, 5.0))).sample(40_000, seeded())
+    assert (union <= 1).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    logs = LogUnion(((0.1, 0.2), (1.0, 4.0))).sample(40_000, seeded())
+    assert (logs <= 0.2).float().mean().item() == pytest.approx(1 / 3, abs=0.01)
+    log = LogRange(0.01, 100.0).sample(40_000, seeded())
+    assert (log < 1).float().mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Range(2, 1), "low <= high"),
+        (lambda: Range(0, float("inf")), "finite"),
+        (lambda: Range(0, 1e300), "finite"),  # infinite once stored
+        (lambda: Fixed(float("nan")), "finite"),
+        (lambda: LogRange(0, 1), "low > 0"),
+        (lambda: Choice(()), "one or more distinct"),
+        (lambda: Choice((1.0, 1.0)), "distinct"),
+        (lambda: Union(()), "at least one interval"),
+        (lambda: Union(((0, 2), (1, 3))), "ascending disjoint"),
+    ],
+)
+def test_wrong_distributions_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# --- families
+
+
+def test_sample_gives_every_constant_and_fixed_ones_too():
+    task = CartPole(gravity=5.0, half_length=Range(1, 2)).sample(50, generator=seeded())
+    assert list(task) == list(CartPole.parameters)
+    assert task["gravity"].tolist() == [5.0] * 50
+    assert task["half_length"].unique().numel() > 10
+    assert all(values.shape == (50,) for values in task.values())
+
+
+@given(name=st.sampled_from(sorted(CartPole.parameters)), value=st.sampled_from([float("nan"), float("inf"), -1e9]))
+@settings(max_examples=40, deadline=None)
+def test_impossible_constants_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=name):
+        CartPole(**{name: value})
+    task = CartPole().sample(3, generator=seeded())
+    task[name][1] = value
+    with pytest.raises(ValueError, match=name):
+        CartPole().validate(task)
+    assert not bool(CartPole().contains(task)[1])
+
+
+@given(value=st.floats(-1.0, 1.0, exclude_min=True, exclude_max=True))
+@settings(max_examples=30, deadline=None)
+def test_polarity_is_a_sign(value):
+    with pytest.raises(ValueError, match="polarity.*one of"):
+        CartPole(polarity=value)
+
+
+def test_unknown_and_missing_names_are_refused():
+    with pytest.raises(ValueError, match="no constant 'half_lenght'; did you mean 'half_length'"):
+        CartPole(half_lenght=1.0)
+    task = CartPole().sample(1, generator=seeded())
+    del task["gravity"]
+    for refuse in (CartPole().validate, CartPole().contains):
+        with pytest.raises(ValueError, match="'gravity' is missing"):
+            refuse(task)
+    with pytest.raises(TypeError, match="gravity: expected a number or a distribution"):
+        CartPole(gravity="9.8")
+    CartPole().validate(CartPole().sample(4, generator=seeded()))
+
+
+@pytest.mark.parametrize(("horizon", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_horizon_is_a_positive_integer(horizon, error):
+    with pytest.raises(error, match="horizon"):
+        CartPole(horizon)
+    assert CartPole(np.int64(3)).horizon == 3
+
+
+def test_contains_is_about_the_declared_ranges():
+    family = CartPole(gravity=Range(5, 10))
+    task = family.sample(4, generator=seeded())
+    task["gravity"] = torch.tensor([4.999, 5.0, 10.0, 10.001])
+    assert family.contains(task).tolist() == [False, True, True, False]
+
+
+# --- benchmarks
+
+
+@pytest.fixture(scope="module", params=sorted(BENCHMARKS))
+def benchmark_under_test(request) -> TaskBenchmark:
+    return BENCHMARKS[request.param]()
+
+
+def test_no_split_holds_a_training_task(benchmark_under_test):
+    bench = benchmark_under_test
+    assert bench.splits[:2] == ("validation", "test")
+    drawn = {split: bench.sample(split, 3000, generator=seeded(1)) for split in ("train", *bench.splits)}
+    assert bool(bench.is_training(drawn["train"]).all())
+    train_ids = set(task_ids(drawn["train"]))
+    for split in bench.splits:
+        assert not bool(bench.is_training(drawn[split]).any())
+        assert not train_ids & set(task_ids(drawn[split]))  # equal seeds, yet no shared task
+        assert len(drawn[split]["gravity" if "cartpole" in bench.name else "goal_x"]) == 3000
+        bench.family.validate(drawn[split])
+
+
+def test_validation_and_test_are_disjoint_and_from_the_training_range(benchmark_under_test):
+    bench = benchmark_under_test
+    validation, test = (bench.sample(split, 2000, generator=seeded(2)) for split in ("validation", "test"))
+    assert not set(task_ids(validation)) & set(task_ids(test))
+    assert bool(bench.train.contains(validation).all()) and bool(bench.train.contains(test).all())
+    for split in set(bench.splits) & {"interpolation", "default"}:
+        assert not bool((bench.heldout[split].contains(test) | bench.heldout[split].contains(validation)).any())
+
+
+def test_whole_cells_are_held_out(benchmark_under_test):
+    # A neighbour within the cell belongs to the same split: membership is not a matter of the last bit.
+    bench = benchmark_under_test
+    task = bench.sample("test", 4000, generator=seeded(3))
+    nudged = {name: torch.nextafter(values, torch.full_like(values, torch.inf)) for name, values in task.items()}
+    nudged = {name: nudged[name] if name == min(_varied(bench)) else task[name] for name in task}
+    moved = bench.is_training(nudged)  # only where the nudge crosses into the next cell
+    assert moved.float().mean() < 0.01
+
+
+def _varied(bench: TaskBenchmark) -> list[str]:
+    return [name for name, d in bench.train.ranges.items() if not isinstance(d, Fixed | Choice)]
+
+
+def test_sampling_is_deterministic_and_answers_on_doubles_too(benchmark_under_test):
+    bench = benchmark_under_test
+    for split in ("train", *bench.splits):
+        first, second = (bench.sample(split, 50, generator=seeded(4)) for _ in range(2))
+        assert task_ids(first) == task_ids(second)
+        doubles = {name: values.double() for name, values in first.items()}
+        assert torch.equal(bench.is_training(first), bench.is_training(doubles))
+    other = bench.sample("train", 50, generator=seeded(5))
+    assert task_ids(other) != task_ids(bench.sample("train", 50, generator=seeded(4)))
+
+
+def test_train_stays_uniform_and_the_hash_deals_evenly():
+    bench = navigation_fixed()
+    goal = bench.sample("train", 40_000, generator=seeded(6))
+    for name in ("goal_x", "goal_y"):
+        counts = torch.histc(goal[name], 10, -0.5, 0.5)
+        assert counts.min() > 3700 and counts.max() < 4300
+    corr = torch.corrcoef(torch.stack((goal["goal_x"], goal["goal_y"])))[0, 1]
+    assert abs(corr.item()) < 0.02
+    raw = bench.train.sample(40_000, generator=seeded(7))
+    assert bench.is_training(raw).float().mean().item() == pytest.approx(6 / 8, abs=0.01)
+    grid = torch.cartesian_prod(torch.arange(256), torch.arange(256))
+    shares = torch.bincount(bucket(grid, salt("any")), minlength=8) / len(grid)
+    assert shares.tolist() == pytest.approx([1 / 8] * 8, abs=0.005)
+
+
+def splitmix(cells: list[int], start: int) -> int:
+    """The published generator on unbounded Python integers."""
+    mask, state = 2**64 - 1, start
+    for cell in cells:
+        z = (state + cell + 0x9E3779B97F4A7C15) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        state = z ^ (z >> 31)
+    return state % 8
+
+
+def test_hash_equals_integers_of_python():
+    cells = torch.randint(1024, (200, 5), generator=seeded())
+    assert bucket(cells, salt("name")).tolist() == [splitmix(row, salt("name")) for row in cells.tolist()]
+
+
+def test_is_training_needs_all_constants_and_knows_its_range():
+    bench = navigation_holes()
+    task = bench.sample("train", 5, generator=seeded())
+    with pytest.raises(ValueError, match="'goal_y' is missing"):
+        bench.is_training({name: values for name, values in task.items() if name != "goal_y"})
+    with pytest.raises(ValueError, match="no constant 'mass'"):
+        bench.is_training({**task, "mass": task["goal_x"]})
+    assert not bool(bench.is_training({**task, "goal_x": task["goal_x"] + 2}).any())
+    assert not bool(bench.is_training({**task, "start_x": task["start_x"] + 0.1}).any())
+    assert not bool(bench.is_training({**task, "goal_x": task["goal_x"] * torch.nan}).any())
+    corner = {**task, "goal_x": torch.full((5,), 0.3), "goal_y": torch.full((5,), 0.1)}  # on the hole's edge
+    assert not bool(bench.is_training(corner).any())
+
+
+def test_extrapolation_lies_outside_in_every_varied_constant():
+    bench = BENCHMARKS["cartpole-packer"]()
+    task = bench.sample("extrapolation", 2000, generator=seeded())
+    for name in ("force_magnitude", "half_length", "pole_mass"):
+        low, high = bench.train.ranges[name].bounds
+        assert bool(((task[name] <= low) | (task[name] >= high)).all())
+    assert bench.sample("default", 3, generator=seeded())["half_length"].tolist() == [0.5] * 3
+
+
+def test_a_shared_end_point_belongs_to_training_alone():
+    above = float(np.nextafter(np.float32(10), np.float32(11)))
+    train, beyond = CartPole(gravity=Range(5, 10)), CartPole(gravity=Range(10, above))  # two float32 values
+    assert beyond.sample(100, generator=seeded())["gravity"].unique().tolist() == [10.0, above]
+    for name in "abc":
+        bench = TaskBenchmark(name, train, {"beyond": beyond})
+        task = bench.sample("beyond", 100, generator=seeded())
+        end_is_training = bool(
+            bench.is_training({**train.sample(1, generator=seeded()), "gravity": torch.tensor([10.0])})
+        )
+        assert bool((task["gravity"] == 10).any()) is not end_is_training
+        assert not bool(bench.is_training(task).any())
+
+
+def test_unknown_split_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="no split 'tset'; known are train, validation, test"):
+        navigation_fixed().sample("tset", 1, generator=seeded())
+
+
+@pytest.mark.parametrize(
+    ("heldout", "message"),
+    [
+        ({"beyond": Navigation(goal_x=Range(0.4, 0.6))}, "'beyond' overlaps the training range in part"),
+        ({"beyond": Navigation(goal_x=Union(((0.2, 0.4), (0.7, 0.8))))}, "overlaps the training range in part"),
+        ({"test": Navigation(goal_x=2.0)}, "'test' is reserved"),
+        ({"beyond": Navigation(50, goal_x=2.0)}, "in ranges only"),
+        ({"beyond": Navigation(reward="squared", goal_x=2.0)}, "in ranges only"),
+        ({"beyond": CartPole()}, "in ranges only"),
+        ({"hole": Navigation()}, "leaves tasks for 'train'"),
+    ],
+)
+def test_overlapping_or_foreign_splits_are_refused(heldout, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        TaskBenchmark("mine", Navigation(), heldout)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_cells_are_refused():
+    with pytest.raises(ValueError, match="at least 2 bins, got 0"):
+        TaskBenchmark("none", Navigation(), bins=0)
+    with pytest.raises(ValueError, match="got 2 distinct cells"):
+        TaskBenchmark("signs", CartPole(polarity=Choice((-1.0, 1.0))))
+    with pytest.raises(ValueError, match="got 1 distinct cells"):
+        TaskBenchmark("one", CartPole())
+    many = TaskBenchmark("many", CartPole(gravity=Choice(tuple(float(g) for g in range(1, 61)))))
+    held = many.sample("test", 200, generator=seeded())["gravity"].unique()
+    assert 0 < len(held) < 30
+
+
+# --- fingerprints
+
+
+def test_fingerprint_changes_with_every_field():
+    hole = {"hole": Navigation(goal_x=Range(0.1, 0.2))}
+    variants = [
+        TaskBenchmark("a", Navigation()),
+        TaskBenchmark("b", Navigation()),
+        TaskBenchmark("a", Navigation(99)),
+        TaskBenchmark("a", Navigation(reward="squared")),
+        TaskBenchmark("a", Navigation(action="raw")),
+        TaskBenchmark("a", Navigation(box=None)),
+        TaskBenchmark("a", Navigation(goal_x=Range(-0.5, 0.6))),
+        TaskBenchmark("a", Navigation(goal_x=Union(((-0.5, 0.5),)))),
+        TaskBenchmark("a", Navigation(start_x=0.1)),
+        TaskBenchmark("a", Navigation(), hole),
+        TaskBenchmark("a", Navigation(), {"gap": hole["hole"]}),
+        TaskBenchmark("a", Navigation(), bins=512),
+    ]
+    prints = [bench.fingerprint() for bench in variants]
+    assert len(set(prints)) == len(prints)
+    assert prints[0] == TaskBenchmark("a", Navigation()).fingerprint()
+    assert all(json.loads(json.dumps(bench.describe())) for bench in variants)
+
+
+def test_fingerprints_and_membership_are_equal_in_another_process():
+    program = (
+        "import torch; from envs import BENCHMARKS, task_ids\n"
+        "for name, make in BENCHMARKS.items():\n"
+        "    tasks = make().sample('test', 5, generator=torch.Generator().manual_seed(0))\n"
+        "    print(name, make().fingerprint(), *task_ids(tasks))"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    for line in done.stdout.splitlines():
+        name, fingerprint, *ids = line.split()
+        assert fingerprint == BENCHMARKS[name]().fingerprint()
+        assert ids == task_ids(BENCHMARKS[name]().sample("test", 5, generator=seeded(0)))
+    assert len(done.stdout.splitlines()) == len(BENCHMARKS)
+
+
+def test_task_ids_follow_the_values():
+    task = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([2.0, 3.0])}
+    ids = task_ids(task)
+    assert len(set(ids)) == 2
+    assert task_ids({"b": task["b"].double(), "a": task["a"]}) == ids  # order, precision
+    assert task_ids({**task, "a": torch.tensor([-0.0, 1.0])}) == ids  # minus zero is zero
+    assert task_ids({**task, "a": torch.tensor([0.0, 1.0000001])})[1] != ids[1]
+    assert task_ids({"a": task["a"], "c": task["b"]}) != ids
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_membership_is_equal_on_the_gpu(benchmark_under_test):
+    bench = benchmark_under_test
+    task = bench.train.sample(50_000, generator=seeded())
+    there = {name: values.cuda() for name, values in task.items()}
+    assert torch.equal(bench.is_training(task), bench.is_training(there).cpu())

@@ -1,0 +1,229 @@
+"""Adaptation lifted over tasks equals a loop; replay equals exploration; meta-gradients equal finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs import Navigation
+from metarl import Advantages, Dice, Learner, Plan, PreUpdateCredit, ZeroBaseline, explore, lvc, vpg
+from metarl import training as training_module
+from metarl.distributions import Distribution
+from metarl.losses import masked_mean
+from metarl.policies import Policy
+from metarl.rules import (
+    SGD,
+    Bounded,
+    Chain,
+    ClipByNorm,
+    FirstOrder,
+    LearnedSGD,
+    Masked,
+    MetaSGD,
+    PerLayerSGD,
+    PerStepSGD,
+    Positive,
+    UpdateRule,
+)
+from metarl.types import Batch, Trace
+from tests.helpers import (
+    double_trace,
+    family_and_policy,
+    gaussian_policy,
+    numeric_gradient,
+    one_task,
+    randomize,
+    relative_error,
+    seeded,
+)
+
+RULES: dict[str, Callable[[Policy], UpdateRule]] = {
+    "sgd": lambda p: SGD(0.1),
+    "learned_sgd": lambda p: LearnedSGD(0.1, parameterisation=Positive()),
+    "meta_sgd": lambda p: MetaSGD(p.initial(), initial=(0.05, 0.2), generator=seeded(5)),
+    "meta_sgd_bounded": lambda p: MetaSGD(p.initial(), initial=0.1, parameterisation=Bounded(0.0, 0.5)),
+    "per_layer": lambda p: PerLayerSGD(p.initial(), initial=0.1),
+    "per_step": lambda p: PerStepSGD(p.initial(), steps=2, initial=0.1),
+    "masked": lambda p: Masked(MetaSGD(p.initial(), initial=0.1), "head", p.initial()),
+    "clipped": lambda p: Chain(ClipByNorm(0.05), PerStepSGD(p.initial(), steps=3, initial=0.3)),
+    "first_order": lambda p: FirstOrder(MetaSGD(p.initial(), initial=0.1)),
+}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+@pytest.mark.parametrize("rule", RULES)
+def test_lifted_over_tasks_equals_a_loop(rule: str, steps: int) -> None:
+    learner, trace = double_trace(RULES[rule], steps=steps)
+    together = torch.vmap(learner)(trace)
+    alone = torch.stack([learner(one_task(trace, t)) for t in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    assert len({round(float(x), 9) for x in alone.detach()}) == 3  # the tasks do differ
+    for t in range(3):
+        adapted = learner.adapt(one_task(trace.support, t))
+        if steps:
+            stacked = torch.vmap(learner.adapt)(trace.support)
+            for name, leaf in adapted.items():
+                torch.testing.assert_close(stacked[name][t], leaf, rtol=1e-12, atol=1e-12)
+        else:
+            assert all(torch.equal(leaf, learner.policy.initial()[name]) for name, leaf in adapted.items())
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("family_name", ["navigation", "cartpole"])
+@pytest.mark.parametrize("rule", ["sgd", "meta_sgd", "per_step", "clipped"])
+def test_replay_gives_the_sampling_parameters_bit_for_bit(
+    rule: str, family_name: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, policy = family_and_policy(family_name)
+    learner = Learner(policy, RULES[rule](policy), inner=vpg, outer=vpg)
+    randomize(learner, 1, 0.02)
+    used: list[dict[str, Tensor]] = []
+    real = training_module.collect
+
+    def recording(policy: Policy, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Batch:
+        used.append(dict(params))
+        return real(policy, params, *args, **kwargs)
+
+    monkeypatch.setattr(training_module, "collect", recording)
+    plan = Plan(tasks=5, episodes=4, query_episodes=4, steps=steps)
+    trace = explore(learner, family, family.sample(5, generator=seeded(2)), plan, generator=seeded(3))
+    assert len(used) == steps + 1
+    for k in range(1, steps + 1):
+        replayed = torch.vmap(learner.adapt)(trace.support[:k])
+        assert replayed.keys() == used[k].keys()
+        for name, leaf in replayed.items():
+            assert torch.equal(leaf, used[k][name]), name
+            assert leaf.requires_grad and not used[k][name].requires_grad
+    assert not torch.equal(used[0]["network.head.weight"], used[1]["network.head.weight"][0])
+
+
+def test_recorded_log_probabilities_are_the_replayed_policys() -> None:
+    learner, trace = double_trace(RULES["meta_sgd"], steps=2, name="cartpole")
+    adapted = torch.vmap(learner.adapt)(trace.support)
+    replayed = learner.policy(adapted, trace.query.observation).log_prob(trace.query.action) * trace.query.mask
+    torch.testing.assert_close(replayed, trace.query.log_prob, rtol=1e-12, atol=1e-12)
+
+
+SMOOTH = ["sgd", "learned_sgd", "meta_sgd", "meta_sgd_bounded", "per_step", "clipped"]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("rule", "family_name"), [*((rule, "navigation") for rule in SMOOTH), ("meta_sgd", "cartpole")]
+)
+def test_vpg_meta_gradient_equals_central_differences(rule: str, family_name: str, steps: int) -> None:
+    learner, trace = double_trace(RULES[rule], steps=steps, name=family_name, hidden=(3,))
+    torch.vmap(learner)(trace).mean().backward()
+    assert_gradient_is_numeric(learner, learner, trace)
+
+
+def assert_gradient_is_numeric(learner: Learner, objective: Learner, trace: Trace) -> None:
+    """The gradient that ``learner`` holds equals central differences of ``objective`` over the trace."""
+
+    @torch.no_grad()
+    def value() -> float:
+        return float(torch.vmap(objective)(trace).detach().mean())
+
+    exact, numeric = [], []
+    for name, parameter in learner.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool((parameter.grad != 0).any()), name
+        exact.append(parameter.grad.flatten())
+        numeric.append(numeric_gradient(value, parameter).flatten())
+        # rounding of a difference quotient is about 1e-16 / 1e-6: an absolute error of 1e-9 is its floor
+        torch.testing.assert_close(exact[-1], numeric[-1], rtol=1e-6, atol=2e-9)
+    assert relative_error(torch.cat(exact), torch.cat(numeric)) < 1e-6
+
+
+def importance(distribution: Distribution, batch: Batch) -> Tensor:
+    """What `lvc` stands for: the sampling policy is data, not a stopped gradient."""
+    ratio = (distribution.log_prob(batch.action) - batch.log_prob).exp()
+    return -masked_mean(ratio * batch.advantage, batch.mask)
+
+
+def trajectory_importance(distribution: Distribution, batch: Batch) -> Tensor:
+    """What `Dice` (without a baseline) stands for, discounted by 0.9."""
+    ratio = ((distribution.log_prob(batch.action) - batch.log_prob) * batch.mask).cumsum(0).exp()
+    discount = torch.tensor([0.9**t for t in range(len(ratio))]).double().unsqueeze(-1)
+    return -masked_mean(discount * ratio * batch.reward, batch.mask)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(("stopped", "weighted"), [(lvc, importance), (Dice(discount=0.9), trajectory_importance)])
+def test_lvc_and_dice_meta_gradients_equal_differences_of_importance_weights(
+    stopped: Any, weighted: Any, steps: int
+) -> None:
+    # The value of lvc is constant, so its own difference quotient is no gradient. It equals the importance
+    # weighted objective with the sampling policy held fixed, and that one can be differenced.
+    raw = Advantages(discount=0.9, baseline=ZeroBaseline(), normalize=False)
+    plan = Plan(tasks=3, episodes=4, query_episodes=3, steps=steps, support=raw, query=raw)
+    learner, trace = double_trace(RULES["meta_sgd"], steps=steps, inner=stopped, plan=plan, hidden=(3,))
+    torch.vmap(learner)(trace).mean().backward()
+    assert_gradient_is_numeric(learner, Learner(learner.policy, learner.rule, inner=weighted, outer=vpg), trace)
+
+
+def test_without_steps_forward_is_the_outer_loss_at_the_initialization() -> None:
+    learner, trace = double_trace(RULES["meta_sgd"], steps=0)
+    queries = [one_task(trace.query, t) for t in range(3)]
+    by_hand = torch.stack([vpg(learner.policy(learner.policy.initial(), q.observation), q) for q in queries])
+    torch.testing.assert_close(torch.vmap(learner)(trace), by_hand, rtol=1e-12, atol=1e-12)
+
+
+def test_one_step_by_hand() -> None:
+    learner, trace = double_trace(RULES["sgd"], steps=1)
+    support = one_task(trace.support[0], 1)
+    start = {name: p.detach().clone().requires_grad_() for name, p in learner.policy.initial().items()}
+    loss = vpg(learner.policy(start, support.observation), support)
+    grads = torch.autograd.grad(loss, list(start.values()))
+    adapted = learner.adapt((support,))
+    for (name, p), g in zip(start.items(), grads, strict=True):
+        torch.testing.assert_close(adapted[name], p - 0.1 * g, rtol=1e-12, atol=1e-14)
+
+
+def test_a_step_does_not_change_its_inputs() -> None:
+    learner, trace = double_trace(RULES["per_step"], steps=1)
+    params, state = learner.start()
+    before = {name: p.detach().clone() for name, p in params.items()}
+    after, next_state = learner.step(params, state, one_task(trace.support[0], 0))
+    assert all(torch.equal(params[name], old) for name, old in before.items())
+    assert int(state["step"]) == 0 and int(next_state["step"]) == 1
+    assert any(not torch.equal(after[name], old) for name, old in before.items())
+
+
+def test_pre_update_credit_is_added_for_every_support_batch() -> None:
+    learner, trace = double_trace(RULES["sgd"], steps=2)
+    with_credit = Learner(learner.policy, learner.rule, inner=vpg, outer=vpg, credit=PreUpdateCredit(0.7))
+    for t in range(3):
+        one = one_task(trace, t)
+        expected = learner(one)
+        for k in range(2):
+            explorer = learner.policy(learner.adapt(one.support[:k]), one.support[k].observation)
+            log_prob = explorer.log_prob(one.support[k].action)
+            expected = expected - 0.7 * float(one.outcome) * (log_prob * one.support[k].mask).sum()
+        torch.testing.assert_close(with_credit(one), expected, rtol=1e-12, atol=1e-12)
+    assert float(trace.outcome.abs().max()) > 0
+
+
+def test_the_checkpoint_holds_everything_learned() -> None:
+    make = RULES["meta_sgd"]
+    one, two = (Learner(p, make(p), inner=vpg, outer=vpg) for p in (gaussian_policy(1), gaussian_policy(2)))
+    randomize(one, 3)
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    two.load_state_dict(one.state_dict())
+    for (name, a), (other, b) in zip(one.named_parameters(), two.named_parameters(), strict=True):
+        assert name == other and torch.equal(a, b)
+    moved = two.double()
+    assert {p.dtype for p in moved.parameters()} == {torch.float64}  # rates move with .to(), as with devices
+
+
+def test_a_longer_replay_trace_than_training_is_allowed() -> None:
+    learner, _ = double_trace(RULES["per_step"], steps=2)
+    family = Navigation(horizon=6)
+    task = {name: value.double() for name, value in family.sample(2, generator=seeded(0)).items()}
+    trace = explore(learner, family, task, Plan(tasks=2, episodes=2, query_episodes=2, steps=5), generator=seeded(1))
+    assert isinstance(trace, Trace) and len(trace.support) == 5
+    assert bool(torch.vmap(learner)(trace).isfinite().all())

@@ -1,0 +1,168 @@
+"""Statistics against scipy, hand values, and the coverage of simulated experiments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metarl import stats
+
+
+@given(seeds=st.integers(1, 9), tasks=st.integers(1, 30), seed=st.integers(0, 2**16))
+@settings(max_examples=50, deadline=None)
+def test_iqm_is_scipys_trimmed_mean(seeds: int, tasks: int, seed: int) -> None:
+    scores = np.random.default_rng(seed).standard_cauchy((seeds, tasks))
+    np.testing.assert_allclose(stats.iqm(scores), scipy.stats.trim_mean(scores, 0.25, axis=None), rtol=1e-12)
+
+
+def test_iqm_by_hand() -> None:
+    assert stats.iqm([[0.0, 1.0], [2.0, 300.0]]) == 1.5
+    assert stats.iqm([[5.0]]) == 5.0
+    assert stats.iqm([[3.0, 1.0, 2.0]]) == 2.0  # a quarter of three is none
+    assert stats.iqm([[9, 1, 2, 3, 4, 5, 6, 1000]]) == (3 + 4 + 5 + 6) / 4
+    assert stats.mean([[1.0, 2.0], [3.0, 6.0]]) == 3.0
+
+
+def test_iqm_and_mean_act_on_the_last_two_axes() -> None:
+    many = np.random.default_rng(0).normal(size=(4, 3, 5, 6))
+    for statistic in (stats.iqm, stats.mean):
+        looped = [[statistic(many[i, j]) for j in range(3)] for i in range(4)]
+        np.testing.assert_allclose(statistic(many), looped, rtol=1e-12)
+
+
+def experiments(
+    count: int, seeds: int, tasks: int, effects: tuple[float, float, float], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [count, seeds, tasks] of known mean 0, and what each experiment's interval should cover [count]."""
+    seed, task, noise = effects
+    seed_effect = seed * rng.normal(size=(count, seeds, 1))
+    scores = seed_effect + task * rng.normal(size=(count, 1, tasks)) + noise * rng.normal(size=(count, seeds, tasks))
+    # With one seed the question is how this very seed does on other tasks.
+    return scores, np.zeros(count) if seeds > 1 else seed_effect[:, 0, 0]
+
+
+def coverage(scores: np.ndarray, truth: np.ndarray) -> float:
+    found = [stats.interval(matrix, resamples=200, seed=i) for i, matrix in enumerate(scores)]
+    return float(np.mean([i.low <= value <= i.high for i, value in zip(found, truth, strict=True)]))
+
+
+@pytest.mark.parametrize("shape", [(5, 40), (10, 40), (1, 100)])
+@pytest.mark.parametrize("effects", [(1.0, 1.0, 1.0), (0.5, 1.0, 0.5), (1.0, 0.2, 1.0)])
+def test_interval_covers_as_often_as_it_says(shape: tuple[int, int], effects: tuple[float, float, float]) -> None:
+    scores, truth = experiments(400, *shape, effects, np.random.default_rng(3))
+    assert 0.92 <= coverage(scores, truth) <= 0.98
+
+
+def test_pooling_seeds_and_tasks_covers_far_too_rarely() -> None:
+    scores, truth = experiments(200, 5, 40, (1.0, 1.0, 1.0), np.random.default_rng(4))
+    assert coverage(scores.reshape(200, 1, 200), truth) < 0.6
+
+
+def test_interval_over_seeds_matches_students_t() -> None:
+    """Where only seeds differ the mean's interval is the textbook's, up to the bootstrap's shape and noise."""
+    runs = np.random.default_rng(5).normal(size=(8, 1))
+    found = stats.interval(np.repeat(runs, 7, axis=1), stats.mean, resamples=20_000, seed=0)
+    expected = scipy.stats.t.interval(0.95, 7, runs.mean(), scipy.stats.sem(runs[:, 0]))
+    assert found.high - found.low == pytest.approx(expected[1] - expected[0], rel=0.08)
+    assert found.estimate == pytest.approx(runs.mean())
+
+
+def test_components_of_variance_recover_the_analysis_of_variance() -> None:
+    """For the mean the bootstrap components are exact in expectation: compare with mean squares."""
+    matrix = experiments(1, 6, 15, (1.0, 0.7, 2.0), np.random.default_rng(6))[0][0]
+    rows, columns = matrix.mean(1, keepdims=True), matrix.mean(0, keepdims=True)
+    of_rows, of_columns = rows.var(ddof=1) / 6, columns.var(ddof=1) / 15
+    of_cells = matrix.var() / 90
+    of_noise = ((matrix - rows - columns + matrix.mean()) ** 2).sum() / (5 * 14) / 90
+    variance, freedom = stats._crossed(of_rows, of_columns, of_cells, 6, 15)
+    assert variance == pytest.approx(of_rows + of_columns - of_noise)
+    assert freedom == pytest.approx(variance**2 / (of_rows**2 / 5 + of_columns**2 / 14 + of_noise**2 / 70))
+
+
+def test_interval_says_what_it_is_over() -> None:
+    scores = np.random.default_rng(7).normal(size=(3, 8))
+    assert stats.interval(scores, seed=0).over == "seeds and tasks"
+    assert stats.interval(scores[:1], seed=0).over == "tasks"
+    assert stats.interval(scores[:, :1], seed=0).over == "seeds"
+
+
+def test_interval_is_reproducible_ordered_and_wider_at_a_higher_level() -> None:
+    scores = np.random.default_rng(8).normal(size=(5, 9))
+    first = stats.interval(scores, seed=1)
+    assert first == stats.interval(scores.tolist(), seed=1) != stats.interval(scores, seed=2)
+    wide = stats.interval(scores, level=0.99, seed=1)
+    assert wide.low < first.low < first.estimate < first.high < wide.high
+
+
+def test_interval_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = np.random.default_rng(9).normal(size=(4, 10))
+    whole = stats.interval(scores, seed=0)
+    monkeypatch.setattr(stats, "_CELLS", 4000)
+    pieces = stats.interval(scores, seed=0)
+    assert pieces.high - pieces.low == pytest.approx(whole.high - whole.low, rel=0.1)  # other draws, same law
+
+
+def test_equal_scores_have_no_width() -> None:
+    constant = np.full((5, 6), 3.0)
+    assert stats.interval(constant, seed=0) == (3.0, 3.0, 3.0, "seeds and tasks")
+    scores = np.random.default_rng(10).normal(size=(5, 6))
+    assert stats.paired_interval(scores, scores, seed=0) == (0.0, 0.0, 0.0, "seeds and tasks")
+    assert stats.probability_of_improvement(scores, scores) == 0.5
+    assert stats.share_worse(scores, scores) == 0.0
+
+
+def test_pairing_separates_what_two_intervals_cannot() -> None:
+    rng = np.random.default_rng(11)
+    base = experiments(1, 5, 40, (1.0, 1.0, 0.0), rng)[0][0]
+    better = base + 0.2 + 0.1 * rng.normal(size=base.shape)
+    alone = stats.interval(base, seed=0), stats.interval(better, seed=0)
+    assert alone[1].low < alone[0].high
+    assert stats.paired_interval(better, base, seed=0).low > 0.1
+
+
+def test_share_worse_by_hand() -> None:
+    before, after = [[1.0, 1.0], [1.0, 1.0]], [[0.0, 0.9], [1.0, 5.0]]
+    assert stats.share_worse(before, after) == 0.5
+    assert stats.share_worse(before, after, margin=0.5) == 0.25
+    assert stats.share_worse(before, after, margin=1.0) == 0.0  # a loss of exactly the margin does not count
+
+
+def test_probability_of_improvement_is_mann_whitneys() -> None:
+    rng = np.random.default_rng(12)
+    a, b = rng.integers(0, 4, (5, 7)), rng.integers(0, 3, (6, 7))
+    expected = np.mean([scipy.stats.mannwhitneyu(a[:, t], b[:, t]).statistic / 30 for t in range(7)])
+    assert stats.probability_of_improvement(a, b) == pytest.approx(expected)
+    assert stats.probability_of_improvement(a + 100, b) == 1.0
+
+
+GOOD = np.random.default_rng(0).normal(size=(3, 4))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: stats.iqm([1.0, 2.0]),
+        lambda: stats.iqm(np.zeros((0, 3))),
+        lambda: stats.iqm([[1.0, float("nan")]]),
+        lambda: stats.mean([[1.0, float("inf")]]),
+        lambda: stats.iqm([[1.0], [1.0, 2.0]]),
+        lambda: stats.iqm([["a", "b"]]),
+        lambda: stats.interval(np.zeros((2, 3, 4)), seed=0),
+        lambda: stats.interval([[1.0]], seed=0),
+        lambda: stats.interval(np.where(GOOD > 0, GOOD, np.nan), seed=0),
+        lambda: stats.interval(GOOD, level=1.0, seed=0),
+        lambda: stats.interval(GOOD, level=float("nan"), seed=0),
+        lambda: stats.interval(GOOD, resamples=0, seed=0),
+        lambda: stats.paired_interval(GOOD, GOOD[:2], seed=0),
+        lambda: stats.share_worse(GOOD, GOOD.T),
+        lambda: stats.share_worse(GOOD, GOOD, margin=-1.0),
+        lambda: stats.probability_of_improvement(GOOD, GOOD[:, :2]),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(call: object) -> None:
+    with pytest.raises(ValueError, match="expected .*got .*; ") as caught:
+        call()  # type: ignore[operator]
+    assert "\n" not in str(caught.value)
