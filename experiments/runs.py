@@ -20,9 +20,10 @@ import torch
 from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.errors import InputError, existing
+import metarl
 from metarl import checkpoints
 
-PACKAGES = ("torch", "gymnasium", "numpy", "scipy", "metarl")
+PACKAGES = ("torch", "gymnasium", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ def create(config: Config, output: Path | None, device: torch.device) -> Path:
     folder = output if output is not None else Path("runs") / name
     if (folder / "config.json").exists():
         raise InputError(f"{folder} already holds a run; choose another --output, or go on with --resume {folder}")
+    machine = system(device)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "command.txt").write_text(shlex.join(["python", *sys.argv]) + "\n")
-    write_json(folder / "system.json", system(device))
+    write_json(folder / "system.json", machine)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     return folder
 
@@ -93,6 +95,7 @@ def system(device: torch.device) -> dict[str, Any]:
     )
     return {
         "python": platform.python_version(),
+        "metarl": metarl.__version__,
         "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

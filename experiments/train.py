@@ -92,8 +92,7 @@ def train(config: Config, setup: runs.Setup, folder: Path, done: runs.Progress, 
         start=done.iteration,
     )
     runs.write_json(folder / "status.json", {"status": "running"})
-    resume = done.iteration if done.iteration else None
-    with MetricsLog(folder, resume=resume) as log, Progress(config.env_steps, done=done.env_steps) as bar:
+    with MetricsLog(folder, resume=done.iteration) as log, Progress(config.env_steps, done=done.env_steps) as bar:
         for iteration, metrics in loop:
             done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
             log.write(iteration, metrics | rate_metrics(setup) | {"env_steps_total": float(done.env_steps)})

@@ -6,7 +6,7 @@ of the *expected* meta-gradient for step size 1.0 / 0.5 / 0.25 and two support e
 ==================  =====================  =====================  ==================================================
 inner loss          bandit                 two states             leading error
 ==================  =====================  =====================  ==================================================
-``vpg``             .130 / .064 / .032     .225 / .121 / .061     rate: no account of how theta samples D
+``vpg``             .130 / .064 / .032     .218 / .118 / .061     rate: no account of how theta samples D
 ``lvc``             .013 / .0041 / .0011   .064 / .029 / .014     rate^2 if episodes have one step, rate if longer:
                                                                   it drops what an action does to later states
 ``Dice``            .013 / .0041 / .0011   .026 / .0043 / .0006   rate^2 / N
@@ -228,25 +228,25 @@ def test_probabilities_of_all_episodes_sum_to_one() -> None:
 @pytest.mark.parametrize(("steps", "episodes"), [(1, 1), (1, 2), (2, 1)])
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 def test_vpg_with_pre_update_credit_is_unbiased(world: World, steps: int, episodes: int) -> None:
-    exact, exact_rate = exact_gradient(world, rate=0.8, episodes=episodes, steps=steps)
-    found, rate = expected_gradient(world, vpg, rate=0.8, episodes=episodes, steps=steps, credit=True)
+    exact, exact_rate = exact_gradient(world, rate=0.75, episodes=episodes, steps=steps)
+    found, rate = expected_gradient(world, vpg, rate=0.75, episodes=episodes, steps=steps, credit=True)
     assert error(found, exact) < 1e-9
     assert rate == pytest.approx(exact_rate, rel=1e-9)
 
 
 def test_a_sampled_or_shifted_outcome_keeps_the_credit_unbiased() -> None:
     world = WORLDS["two states"]
-    exact, _ = exact_gradient(world, rate=0.8, episodes=2)
+    exact, _ = exact_gradient(world, rate=0.75, episodes=2)
     for outcome in (lambda score, query: query, lambda score, query: score - 3.0):
-        found, _ = expected_gradient(world, vpg, rate=0.8, episodes=2, credit=True, outcome=outcome)
+        found, _ = expected_gradient(world, vpg, rate=0.75, episodes=2, credit=True, outcome=outcome)
         assert error(found, exact) < 1e-9
 
 
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 def test_plain_vpg_is_wrong_to_first_order(world: World) -> None:
     found = errors(world, vpg)
-    assert 0.10 < found[0] < 0.25  # measured 0.130 and 0.225
-    assert order(found) < 1.1  # measured 1.01 and 0.98: half the rate, half the error
+    assert 0.10 < found[0] < 0.25  # measured 0.130 and 0.218
+    assert order(found) < 1.1  # measured 1.01 and 0.96: half the rate, half the error
 
 
 def test_more_episodes_do_not_help_plain_vpg() -> None:
@@ -269,8 +269,8 @@ def test_dice_is_right_to_first_order_on_longer_episodes() -> None:
 
 def test_lvc_is_better_than_vpg_but_first_order_on_longer_episodes() -> None:
     found, plain = errors(WORLDS["two states"], lvc), errors(WORLDS["two states"], vpg)
-    assert all(a < 0.35 * b for a, b in zip(found, plain, strict=True))  # measured 0.29, 0.24, 0.23
-    assert found[0] < 0.1 and order(found) < 1.2  # measured 0.064, 1.05
+    assert all(a < 0.35 * b for a, b in zip(found, plain, strict=True))  # measured 0.29, 0.25, 0.24
+    assert found[0] < 0.1 and order(found) < 1.2  # measured 0.064, 1.04
 
 
 def test_dice_approaches_the_objective_of_infinitely_many_episodes() -> None:
@@ -283,13 +283,13 @@ def test_dice_approaches_the_objective_of_infinitely_many_episodes() -> None:
 
 def test_one_step_needs_no_credit_for_the_rate_but_two_do() -> None:
     # the first support batch is sampled before the rate is used, the second after
-    world = WORLDS["two states"]
-    _, exact = exact_gradient(world, rate=0.8, episodes=1, steps=1)
+    world = WORLDS["bandit"]
+    _, exact = exact_gradient(world, rate=1.0, episodes=1, steps=1)
     for inner in (vpg, lvc, Dice(discount=1.0)):
-        assert expected_gradient(world, inner, rate=0.8, episodes=1)[1] == pytest.approx(exact, rel=1e-9)
-    _, exact = exact_gradient(world, rate=0.8, episodes=1, steps=2)
-    _, plain = expected_gradient(world, vpg, rate=0.8, episodes=1, steps=2)
-    assert abs(plain - exact) > 0.005 * abs(exact)
+        assert expected_gradient(world, inner, rate=1.0, episodes=1)[1] == pytest.approx(exact, rel=1e-9)
+    _, exact = exact_gradient(world, rate=1.0, episodes=1, steps=2)
+    _, plain = expected_gradient(world, vpg, rate=1.0, episodes=1, steps=2)
+    assert abs(plain - exact) > 0.01 * abs(exact)  # measured 0.0124
 
 
 def test_credit_on_top_of_dice_counts_exploration_twice() -> None:
@@ -320,7 +320,7 @@ def test_centred_advantages_leave_plain_vpg_without_curvature() -> None:
         return (torch.vmap(lambda batch: loss(policy(params, batch.observation), batch))(batches) * pi).sum()
 
     def hessian(loss: Any) -> torch.Tensor:
-        return torch.func.hessian(lambda weight: expected_loss(loss, weight))(logits).reshape(3, 3)
+        return torch.func.jacrev(torch.func.jacrev(lambda weight: expected_loss(loss, weight)))(logits).reshape(3, 3)
 
     raw = logits[0].numpy()
 

@@ -1,0 +1,211 @@
+"""Compare update rules under one budget: common tasks, common noise, the same tuning effort, paired intervals.
+
+    python experiments/compare.py cartpole-polarity --rules meta-sgd maml --seeds 5 --output results/NAME
+
+Every rule's step size is first tuned on *validation* tasks over one grid; then every rule is trained from
+every seed for the same number of environment steps, and scored on the same *test* tasks with the same
+noise. Finished jobs are kept in the output folder: an interrupted comparison goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments import figures, runs
+from experiments.build import build
+from experiments.cli import parse_config
+from experiments.config import Config
+from experiments.errors import InputError, script
+from experiments.evaluate import Protocol, measure, score_matrix
+from experiments.names import RULES
+from metarl import meta_train, stats
+
+TUNING_SEED = 1000  # of the runs that choose a step size; never one of the reported seeds
+CONTROLS: dict[str, dict[str, Any]] = {"no-adaptation": {"rule": "maml", "steps": 0}}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare."""
+
+    output: Path
+    """folder of the results; an interrupted comparison is continued there"""
+    rules: tuple[str, ...] = ("meta-sgd", "maml")
+    """rules by name, or no-adaptation; paired differences are against the last"""
+    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    """grid of (first) step sizes, the same for every rule"""
+    seeds: int = 5
+    """training seeds, counted from the configuration's"""
+    tasks: int = 100
+    """held-out tasks"""
+    workers: int = 2
+    """processes, one thread each"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run and its evaluation."""
+
+    label: str
+    config: Config
+    protocol: Protocol
+
+    @property
+    def key(self) -> str:
+        """Decides whether a finished job on the disk is this one."""
+        text = json.dumps([self.config.model_dump(mode="json"), vars(self.protocol)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@script
+def main(argv: list[str]) -> None:
+    config, options = parse_config(Options, argv, __doc__)
+    unknown = [rule for rule in options.rules if rule not in RULES and rule not in CONTROLS and ":" not in rule]
+    if unknown or not options.rules or options.seeds < 1 or not options.rates:
+        raise InputError(f"expected rules of {', '.join([*RULES, *CONTROLS])}, rates and seeds >= 1; got {options}")
+    variants = {rule: variant(config, rule) for rule in options.rules}
+    for chosen in variants.values():
+        build(chosen, torch.device("cpu"))  # refuse what cannot run before hours of work
+    options.output.mkdir(parents=True, exist_ok=True)
+    tuned = tune(variants, options)
+    jobs = [
+        Job(rule, tuned[rule].model_copy(update={"seed": config.seed + i}), protocol("test", tuned[rule], options))
+        for rule in options.rules
+        for i in range(options.seeds)
+    ]
+    finished = run_all(jobs, options)
+    results = {rule: [finished[job.key] for job in jobs if job.label == rule] for rule in options.rules}
+    report(config, options, tuned, results)
+
+
+def variant(config: Config, rule: str) -> Config:
+    """The configuration of one contender."""
+    return config.model_copy(update=CONTROLS.get(rule, {"rule": rule}))
+
+
+def protocol(split: str, config: Config, options: Options) -> Protocol:
+    """Adapt at test as often as in training, and two steps more to see where it goes."""
+    return Protocol(split=split, tasks=options.tasks, steps=config.steps + 2 if config.steps else 0)
+
+
+def tune(variants: dict[str, Config], options: Options) -> dict[str, Config]:
+    """Each rule with the step size of the grid that is best on validation tasks after the trained number of steps."""
+    jobs = [
+        Job(rule, config.model_copy(update={"rate": rate, "seed": TUNING_SEED}), protocol("validation", config, options))
+        for rule, config in variants.items()
+        for rate in (options.rates if config.steps else options.rates[:1])
+    ]
+    finished = run_all(jobs, options)
+    chosen, trials = {}, []
+    for rule, config in variants.items():
+        scores = {
+            job.config.rate: float(np.mean([row[config.steps] for row in finished[job.key]["sampled"]]))
+            for job in jobs
+            if job.label == rule
+        }
+        best = max(scores, key=lambda rate: scores[rate])
+        chosen[rule] = config.model_copy(update={"rate": best})
+        trials.append({"rule": rule, "validation return by rate": scores, "chosen": best})
+    runs.write_json(options.output / "tuning.json", trials)
+    return chosen
+
+
+def run_all(jobs: Sequence[Job], options: Options) -> dict[str, dict[str, Any]]:
+    """Results by job key; only what is not on the disk yet is run."""
+    folder = options.output / "jobs"
+    folder.mkdir(exist_ok=True)
+    missing = [job for job in jobs if not (folder / f"{job.key}.json").exists()]
+    spawn = multiprocessing.get_context("spawn")  # a forked torch process may hang
+    with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
+        pending = {pool.submit(run_job, job): job for job in missing}
+        for number, future in enumerate(as_completed(pending), 1):
+            job, result = pending[future], future.result()
+            runs.write_json(folder / f"{job.key}.json", result)
+            score = np.mean([row[job.config.steps] for row in result["sampled"]])
+            what = f"{job.label}, rate {job.config.rate:g}, seed {job.config.seed}, {job.protocol.split}"
+            print(f"[{number}/{len(missing)}] {what}: {score:.2f} ({result['seconds']:.0f} s)", flush=True)
+    return {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train within the budget and evaluate; runs in a process of its own."""
+    import time
+
+    runs.prepare_machine(threads=1)
+    device, started = torch.device("cpu"), time.perf_counter()
+    setup, spent, iteration = build(job.config, device), 0, 0
+    for iteration, metrics in meta_train(
+        setup.learner,
+        setup.optimizer,
+        setup.benchmark,
+        setup.plan,
+        generator=setup.generator,
+        task_generator=setup.task_generator,
+    ):
+        spent += int(metrics["env_steps"])
+        if spent >= job.config.env_steps:
+            break
+    seconds = time.perf_counter() - started
+    result = measure(job.config, setup, job.protocol, device)
+    return result | {"seconds": round(seconds, 1), "iterations": iteration, "training_env_steps": spent}
+
+
+def report(
+    config: Config, options: Options, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Write and print the table, the paired differences and the figure."""
+    reference = options.rules[-1]
+    lines = ["| rule | rate | step 0 | after one step | IQM | made worse | − " + reference + " (paired) |", "|---|" + "---:|" * 6]
+    for rule, runs_of_rule in results.items():
+        lines.append(row(rule, tuned[rule], runs_of_rule, results[reference]))
+    command = (options.output / "command.txt").read_text() if (options.output / "command.txt").exists() else None
+    text = "\n".join(lines)
+    print("\n" + text)
+    (options.output / "table.md").write_text(text + "\n")
+    runs.write_json(
+        options.output / "comparison.json",
+        {
+            "config": config.model_dump(mode="json"),
+            "rates": {rule: c.rate for rule, c in tuned.items()},
+            "system": runs.system(torch.device("cpu")),
+            "command": command or " ".join(["python", *sys.argv]),
+            "results": results,
+        },
+    )
+    figures.comparison(options.output / "comparison", results)
+
+
+def row(rule: str, config: Config, results: list[dict[str, Any]], reference: list[dict[str, Any]]) -> str:
+    """One line of the table, in Markdown."""
+    scores, against = score_matrix(results), score_matrix(reference)
+    after = min(config.steps, 1)
+    mean = stats.interval(scores[..., after], stats.mean, seed=0)
+    middle = stats.interval(scores[..., after], stats.iqm, seed=0)
+    cells = [
+        rule,
+        f"{config.rate:g}" if config.steps else "–",
+        f"{scores[..., 0].mean():.2f}",
+        f"{mean.estimate:.2f} [{mean.low:.2f}, {mean.high:.2f}]" if config.steps else "–",
+        f"{middle.estimate:.2f}",
+        f"{stats.share_worse(scores[..., 0], scores[..., after]):.1%}" if config.steps else "–",
+    ]
+    if results is reference:
+        return "| " + " | ".join([*cells, "–"]) + " |"
+    other = against[..., min(1, against.shape[-1] - 1)]
+    difference = stats.paired_interval(scores[..., after], other, stats.mean, seed=0)
+    return "| " + " | ".join([*cells, f"{difference.estimate:.2f} [{difference.low:.2f}, {difference.high:.2f}]"]) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""The demonstration behind ``make demo``: an agent that does not know which way its motor turns.
+
+Meta-trains Meta-SGD on ``cartpole-polarity`` and, briefly, on fixed-start navigation; evaluates both on
+held-out tasks; draws the figures and animates a held-out task before and after one gradient step. Run
+again, it continues what was interrupted and repeats nothing that is finished.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from experiments import runs
+from experiments.animations import animate_cartpole, animate_navigation
+from experiments.cli import preset
+from experiments.config import Config
+from experiments.errors import script
+from experiments.evaluate import Protocol, evaluate_run
+from experiments.figures import draw_run
+from experiments.train import train
+
+FOLDER = Path("runs") / "demo"
+BUDGETS = {"cartpole-polarity": 8_000_000, "navigation-fixed": 2_500_000}  # environment steps
+ANIMATIONS = {"cartpole-polarity": animate_cartpole, "navigation-fixed": animate_navigation}
+
+
+@script
+def main(argv: list[str]) -> None:
+    del argv
+    started, device = time.perf_counter(), torch.device("cpu")
+    runs.prepare_machine()
+    for name, env_steps in BUDGETS.items():
+        print(f"\n== {name}: Meta-SGD, {env_steps:,} environment steps of meta-training")
+        config = preset(name).model_copy(update={"env_steps": env_steps})
+        folder, setup = trained(name, config, device)
+        evaluate_run(folder, config, setup, Protocol(), device)
+        draw_run(folder, config, setup, device)
+        ANIMATIONS[name](folder / "figures" / "before_and_after.gif", setup, device)
+        print(f"  animation: {folder / 'figures' / 'before_and_after.gif'}")
+    print(f"\ndone in {time.perf_counter() - started:.0f} s; training curves: tensorboard --logdir {FOLDER}")
+
+
+def trained(name: str, config: Config, device: torch.device) -> tuple[Path, runs.Setup]:
+    """The run, trained to the end: from scratch, from where it was interrupted, or found finished."""
+    folder = FOLDER / name
+    setup, done = runs.build(config, device), runs.Progress()
+    if (folder / "checkpoints" / "last").exists():
+        old, loaded, progress = runs.load(folder, device, restore_threads=True)
+        if old == config:
+            setup, done = loaded, progress
+        else:
+            folder = FOLDER / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"  # another version's: leave it alone
+    if not (folder / "config.json").exists():
+        runs.create(config, folder, device)
+    if done.env_steps < config.env_steps:
+        train(config, setup, folder, done, save_every=10)
+    else:
+        print(f"  found trained in {folder}; remove the folder to train again")
+    return folder, setup
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

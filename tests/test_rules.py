@@ -1,0 +1,352 @@
+"""Every rule keeps the laws of the interface; rules that coincide by definition coincide by value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from envs import Navigation
+from metarl import GaussianPolicy, Learner, ModuleNetwork, Plan, explore, vpg
+from metarl.policies import Policy
+from metarl.rules import (
+    SGD,
+    Bounded,
+    Chain,
+    ClipByNorm,
+    FirstOrder,
+    Free,
+    LearnedSGD,
+    Masked,
+    MetaSGD,
+    Parameterisation,
+    PerLayerSGD,
+    PerStepSGD,
+    Positive,
+    Rates,
+    UpdateRule,
+    layer_of,
+)
+from tests.helpers import double_trace, one_task, seeded
+
+Shapes = dict[str, Tensor]
+
+RULES: dict[str, Callable[[Shapes], UpdateRule]] = {
+    "sgd": lambda p: SGD(0.1),
+    "learned_sgd": lambda p: LearnedSGD(0.1),
+    "meta_sgd": lambda p: MetaSGD(p, initial=(0.01, 0.3), generator=seeded(1)),
+    "meta_sgd_positive": lambda p: MetaSGD(p, initial=0.1, parameterisation=Positive()),
+    "meta_sgd_bounded": lambda p: MetaSGD(p, initial=0.1, parameterisation=Bounded(0.0, 0.5)),
+    "per_layer": lambda p: PerLayerSGD(p, initial=0.1),
+    "per_step": lambda p: PerStepSGD(p, steps=2, initial=0.1),
+    "masked": lambda p: Masked(LearnedSGD(0.1), "head", p),
+    "clipped": lambda p: Chain(ClipByNorm(0.05), PerStepSGD(p, steps=2, initial=0.3)),
+    "clip_only": lambda p: ClipByNorm(0.05),
+    "first_order": lambda p: FirstOrder(MetaSGD(p, initial=0.1)),
+    "nested": lambda p: Chain(ClipByNorm(1.0), FirstOrder(Masked(PerStepSGD(p, steps=2, initial=0.1), "head", p))),
+}
+LEARNED = [name for name in RULES if name not in ("sgd", "clip_only")]
+
+
+def some_params(seed: int, dtype: torch.dtype = torch.float64) -> Shapes:
+    generator = seeded(seed)
+    shapes = {"network.hidden.0.weight": (3, 2), "network.hidden.0.bias": (3,), "network.head.weight": (2, 3)}
+    return {
+        name: torch.randn(shape, generator=generator).to(dtype) for name, shape in {**shapes, "log_std": (2,)}.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", RULES)
+def test_updates_keep_names_shapes_and_dtype_and_the_state_its_structure(name: str, dtype: torch.dtype) -> None:
+    params, grads = some_params(0, dtype), some_params(1, dtype)
+    rule = RULES[name](params).to(dtype)
+    state = rule.init(params)
+    for _ in range(4):
+        before = {key: value.clone() for key, value in state.items()}
+        updates, after = rule.update(grads, state, params)
+        assert list(updates) == list(params)
+        assert all(updates[key].shape == params[key].shape and updates[key].dtype == dtype for key in params)
+        assert list(after) == list(state)
+        for key, value in state.items():
+            assert isinstance(after[key], Tensor)
+            assert after[key].shape == value.shape and after[key].dtype == value.dtype
+            assert torch.equal(value, before[key])  # not changed in place
+        state = after
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_lifted_over_tasks_equals_a_loop(name: str) -> None:
+    many = [some_params(seed) for seed in range(3)]
+    grads = [some_params(seed + 10) for seed in range(3)]
+    rule = RULES[name](many[0]).double()
+
+    def two_steps(params: Shapes, grads: Shapes) -> Shapes:
+        state = rule.init(params)
+        first, state = rule.update(grads, state, params)
+        second, _ = rule.update({key: g * params[key] for key, g in grads.items()}, state, params)
+        return {key: first[key] + 3 * second[key] for key in first}
+
+    def stack(trees: list[Shapes]) -> Shapes:
+        return {key: torch.stack([tree[key] for tree in trees]) for key in trees[0]}
+
+    together = torch.vmap(two_steps)(stack(many), stack(grads))
+    alone = stack([two_steps(p, g) for p, g in zip(many, grads, strict=True)])
+    for key in together:
+        torch.testing.assert_close(together[key], alone[key], rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_step_goes_downhill(name: str) -> None:
+    params, grads = some_params(0), some_params(1)
+    rule = RULES[name](params).double()
+    updates, _ = rule.update(grads, rule.init(params), params)
+    assert sum(float((updates[key].detach() * grads[key]).sum()) for key in grads) < 0
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_everything_learned_gets_a_gradient(name: str) -> None:
+    # Two steps, so that every entry of the per-step rates is used. Of the nested rule only the head steps.
+    learner, trace = double_trace(lambda policy: RULES[name](policy.initial()), steps=2)
+    torch.vmap(learner)(trace).mean().backward()
+    for key, parameter in learner.named_parameters():
+        if name == "nested" and "rule" in key and "head" not in key:
+            assert parameter.grad is None or not parameter.grad.any()
+        else:
+            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), key
+            assert bool((parameter.grad != 0).all() if "rule" in key else (parameter.grad != 0).any()), key
+
+
+def test_rules_that_coincide_at_equal_rates() -> None:
+    learner, trace = double_trace(lambda policy: SGD(0.125), steps=3)
+    params = learner.policy.initial()
+    positive = Bounded(0.0, 0.25)  # 0.125 is its middle: exact
+    same: list[UpdateRule] = [
+        LearnedSGD(0.125),
+        MetaSGD(params, initial=0.125),
+        MetaSGD(params, initial=0.125, parameterisation=positive),
+        PerLayerSGD(params, initial=0.125),
+        PerStepSGD(params, steps=3, initial=0.125),
+        Masked(SGD(0.125), "", params),
+        Chain(SGD(0.125)),
+        Chain(ClipByNorm(1e9), SGD(0.125)),
+        FirstOrder(SGD(0.125)),
+    ]
+    support = one_task(trace.support, 0)
+    expected = learner.adapt(support)
+    for rule in same:
+        found = Learner(learner.policy, rule.double(), inner=vpg, outer=vpg).adapt(support)
+        for key, leaf in expected.items():
+            torch.testing.assert_close(found[key], leaf, rtol=0, atol=0, msg=f"{rule}: {key}")
+
+
+def test_meta_sgd_multiplies_elementwise_by_hand() -> None:
+    params, grads = some_params(0), some_params(1)
+    rule = MetaSGD(params, initial=0.1).double()
+    with torch.no_grad():
+        for name, raw in rule.rates.named_parameters():
+            raw.copy_(some_params(7)[name.replace("/", ".")])  # negative rates too: the paper allows them
+    assert {key: rate.shape for key, rate in rule.rates().items()} == {key: p.shape for key, p in params.items()}
+    updates, _ = rule.update(grads, {}, params)
+    for key, g in grads.items():
+        assert torch.equal(updates[key], -some_params(7)[key] * g)
+
+
+def test_meta_sgd_draws_its_first_rates_from_the_papers_range() -> None:
+    rates = MetaSGD({"w": torch.zeros(2000)}, generator=seeded(0)).rates()["w"].detach()
+    assert 0.005 <= float(rates.min()) < 0.006 and 0.099 < float(rates.max()) <= 0.1
+    assert abs(float(rates.mean()) - 0.0525) < 0.002
+
+
+def test_per_layer_shares_a_rate_between_weight_and_bias() -> None:
+    params, ones = some_params(0), {key: torch.ones_like(p) for key, p in some_params(0).items()}
+    rule = PerLayerSGD(params, initial=0.1).double()
+    with torch.no_grad():
+        for i, raw in enumerate(rule.rates.parameters()):
+            raw.fill_(i + 1.0)
+    updates, _ = rule.update(ones, {}, params)
+    levels = {key: set((-u).flatten().tolist()) for key, u in updates.items()}
+    assert all(len(level) == 1 for level in levels.values())
+    assert levels["network.hidden.0.weight"] == levels["network.hidden.0.bias"] != levels["network.head.weight"]
+    assert layer_of("network.hidden.0.weight") == "network.hidden.0" and layer_of("log_std") == "log_std"
+
+
+def test_per_step_uses_the_rate_of_its_step_and_then_the_last() -> None:
+    params = {"w": torch.zeros(1)}
+    rule = PerStepSGD(params, steps=3, initial=0.1)
+    with torch.no_grad():
+        next(rule.rates.parameters()).copy_(torch.tensor([1.0, 2.0, 4.0]))
+    state, used = rule.init(params), []
+    for _ in range(6):
+        updates, state = rule.update({"w": torch.ones(1)}, state, params)
+        used.append(-float(updates["w"].detach()))
+    assert used == [1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
+    rule.update({"w": torch.ones(1)}, state, params)[0]["w"].sum().backward()
+    gradient = next(rule.rates.parameters()).grad
+    assert gradient is not None and gradient.tolist() == [0.0, 0.0, -1.0]
+
+
+def test_masked_moves_only_what_it_names() -> None:
+    params, grads = some_params(0), some_params(1)
+    updates, _ = Masked(SGD(0.1), "head", params).update(grads, {}, params)
+    for key, u in updates.items():
+        assert torch.equal(u, -0.1 * grads[key]) if "head" in key else not u.any()
+    with pytest.raises(ValueError, match="no parameter is called like 'haed'"):
+        Masked(SGD(0.1), "haed", params)
+
+
+@given(scale=st.floats(1e-6, 1e6), limit=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_clip_by_norm_bounds_the_length_and_keeps_the_direction(scale: float, limit: float, seed: int) -> None:
+    grads = {key: g * scale for key, g in some_params(seed).items()}
+    clipped, _ = ClipByNorm(limit).update(grads, {}, grads)
+    flat, short = (torch.cat([leaf.flatten() for leaf in tree.values()]) for tree in (grads, clipped))
+    assert float(short.norm()) <= limit * (1 + 1e-9)
+    torch.testing.assert_close(short, flat * min(1.0, limit / float(flat.norm())), rtol=1e-9, atol=0.0)
+
+
+def test_clip_by_norm_is_differentiable_at_zero_gradient() -> None:
+    zero = {key: torch.zeros_like(p, requires_grad=True) for key, p in some_params(0).items()}
+    updates, _ = Chain(ClipByNorm(1.0), SGD(0.1)).update(zero, {}, zero)
+    torch.stack([u.sum() for u in updates.values()]).sum().backward()
+    for leaf in zero.values():
+        assert leaf.grad is not None
+        torch.testing.assert_close(leaf.grad, torch.full_like(leaf, -0.1), rtol=1e-12, atol=0.0)
+
+
+def test_first_order_drops_the_second_order_term() -> None:
+    # By hand: dL(theta')/dtheta with theta' = theta - a g held at g = const is the query gradient at theta',
+    # and dL/da = -sum(query gradient * g).
+    learner, trace = double_trace(lambda policy: FirstOrder(LearnedSGD(0.2)), steps=1)
+    one = one_task(trace, 0)
+    learner(one).backward()
+    second = Learner(learner.policy, LearnedSGD(0.2).double(), inner=vpg, outer=vpg)
+    found = {key: p.grad.clone() for key, p in learner.policy.named_parameters()}  # type: ignore[union-attr]
+    start = {key: p.detach().clone().requires_grad_() for key, p in learner.policy.initial().items()}
+    support = vpg(learner.policy(start, one.support[0].observation), one.support[0])
+    grads = dict(zip(start, torch.autograd.grad(support, list(start.values())), strict=True))
+    rate = next(learner.rule.parameters())
+    adapted = {key: (p - rate.detach() * grads[key]).detach().requires_grad_() for key, p in start.items()}
+    query = vpg(learner.policy(adapted, one.query.observation), one.query)
+    at_adapted = dict(zip(adapted, torch.autograd.grad(query, list(adapted.values())), strict=True))
+    for key in start:
+        torch.testing.assert_close(found[key], at_adapted[key], rtol=1e-12, atol=1e-14)
+    by_hand = -sum(float((at_adapted[key] * grads[key]).sum()) for key in start)
+    assert rate.grad is not None and float(rate.grad) == pytest.approx(by_hand, rel=1e-12)
+    learner.zero_grad()
+    second(one).backward()  # the full gradient differs: the term dropped is not zero
+    full = {key: p.grad for key, p in learner.policy.named_parameters()}
+    assert max(float((full[key] - found[key]).abs().max()) for key in found) > 1e-4  # type: ignore[operator]
+
+
+PARAMETERISATIONS = {"free": Free(), "positive": Positive(), "bounded": Bounded(0.01, 2.0)}
+
+
+@given(rate=st.floats(0.011, 1.99))
+@settings(max_examples=50, deadline=None)
+@pytest.mark.parametrize("map_", PARAMETERISATIONS.values(), ids=PARAMETERISATIONS)
+def test_parameterisations_round_trip(map_: Parameterisation, rate: float) -> None:
+    raw = torch.tensor(map_.raw(rate), dtype=torch.float64)
+    assert float(map_.rate(raw)) == pytest.approx(rate, rel=1e-9)
+
+
+def test_parameterisations_keep_their_range_and_grow() -> None:
+    raw = torch.linspace(-20.0, 20.0, 401, dtype=torch.float64)
+    for map_, low, high in ((Positive(), 0.0, math.inf), (Bounded(0.01, 2.0), 0.01, 2.0)):
+        rates = map_.rate(raw)
+        assert float(rates.min()) >= low and float(rates.max()) <= high
+        assert bool((rates.diff() > 0).all())
+    assert torch.equal(Free().rate(raw), raw)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("map_", PARAMETERISATIONS.values(), ids=PARAMETERISATIONS)
+def test_rates_that_are_no_numbers_are_refused(map_: Parameterisation, bad: float) -> None:
+    with pytest.raises(ValueError, match="step size"):
+        map_.raw(bad)
+    with pytest.raises(ValueError, match="step size"):
+        LearnedSGD(bad, parameterisation=map_)
+    with pytest.raises(ValueError, match="step size"):
+        SGD(bad)
+
+
+def test_rates_outside_their_range_are_refused() -> None:
+    params = {"w": torch.zeros(2)}
+    for bad in (0.0, -0.1):
+        with pytest.raises(ValueError, match="above 0"):
+            LearnedSGD(bad, parameterisation=Positive())
+    for bad in (0.0, 1.0, 7.0):
+        with pytest.raises(ValueError, match="inside"):
+            MetaSGD(params, initial=bad, parameterisation=Bounded(0.0, 1.0))
+    with pytest.raises(ValueError, match="low < high"):
+        Bounded(1.0, 1.0)
+    with pytest.raises(ValueError, match="need a generator"):
+        MetaSGD(params)
+    with pytest.raises(ValueError, match="at least one step"):
+        PerStepSGD(params, steps=0, initial=0.1)
+    with pytest.raises(ValueError, match="at least one rule"):
+        Chain()
+    for bad in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="must be positive"):
+            ClipByNorm(bad)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_checkpoints_of_rules_with_dotted_names_round_trip(name: str) -> None:
+    params = some_params(0, torch.float32)
+    source, target = RULES[name](params), RULES[name](params)
+    with torch.no_grad():
+        for raw in source.parameters():
+            raw.add_(torch.rand(raw.shape, generator=seeded(3)) * 0.01)
+    assert source.state_dict()
+    assert any(not torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+    target.load_state_dict(source.state_dict())
+    grads = some_params(1, torch.float32)
+    one, two = (rule.update(grads, rule.init(params), params)[0] for rule in (source, target))
+    assert all(torch.equal(one[key], two[key]) for key in params)
+
+
+def test_rates_keep_the_names_they_were_given() -> None:
+    rates = Rates({"network.head.weight": (2,), "log_std": ()}, initial=0.1)
+    assert list(rates()) == ["network.head.weight", "log_std"]
+    assert rates()["log_std"].shape == ()
+
+
+class TwoHeads(nn.Module):
+    """A frozen layer, a buffer, and a value head that the policy does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.out, self.value = (nn.utils.skip_init(nn.Linear, 2, 2) for _ in range(3))
+        self.register_buffer("shift", torch.tensor([0.5, -0.5]))
+        with torch.no_grad():
+            for i, p in enumerate(self.parameters()):
+                p.copy_(torch.linspace(-1.0, 1.0, p.numel()).view_as(p) * (i + 1) / 3)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.frozen(x) + self.shift))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_unused_head_and_a_frozen_layer_do_no_harm(name: str) -> None:
+    policy: Policy = GaussianPolicy(ModuleNetwork(TwoHeads()), 2)
+    params = policy.initial()
+    assert not any("frozen" in key for key in params) and any("value" in key for key in params)
+    rule = Masked(SGD(0.1), "out", params) if name in ("masked", "nested") else RULES[name](params)
+    learner = Learner(policy, rule, inner=vpg, outer=vpg)
+    family = Navigation(horizon=4)
+    plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=2)
+    trace = explore(learner, family, family.sample(3, generator=seeded(0)), plan, generator=seeded(1))
+    torch.vmap(learner)(trace).mean().backward()
+    adapted = torch.vmap(learner.adapt)(trace.support)
+    assert torch.equal(adapted["network.module.value.weight"][1], params["network.module.value.weight"])
+    assert not torch.equal(adapted["network.module.out.weight"][1], params["network.module.out.weight"])
+    for key, p in learner.named_parameters():
+        assert p.grad is None or bool(p.grad.isfinite().all()), key
+        assert "frozen" not in key or p.grad is None
