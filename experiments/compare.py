@@ -47,7 +47,7 @@ class Options:
     """grid of (first) step sizes, the same for every rule"""
     seeds: int = 5
     """training seeds, counted from the configuration's"""
-    tasks: int = 100
+    held_out: int = 100
     """held-out tasks"""
     workers: int = 2
     """processes, one thread each"""
@@ -96,7 +96,7 @@ def variant(config: Config, rule: str) -> Config:
 
 def protocol(split: str, config: Config, options: Options) -> Protocol:
     """Adapt at test as often as in training, and two steps more to see where it goes."""
-    return Protocol(split=split, tasks=options.tasks, steps=config.steps + 2 if config.steps else 0)
+    return Protocol(split=split, tasks=options.held_out, steps=config.steps + 2 if config.steps else 0)
 
 
 def tune(variants: dict[str, Config], options: Options) -> dict[str, Config]:

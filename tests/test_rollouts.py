@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from envs import CartPole, Navigation
-from metarl import MLP, Batch, CategoricalPolicy, NonFiniteError, Policy, collect
+from metarl import MLP, Advantages, Batch, CategoricalPolicy, NonFiniteError, Policy, collect
 from metarl.rollouts import CHECK_EVERY, task_count
 from metarl.types import Params
 from tests.helpers import Bandit, Countdown, categorical_policy, family_and_policy, gaussian_policy, seeded
@@ -85,7 +85,8 @@ def test_masks_ends_and_returns_equal_a_scalar_simulation(horizon: int) -> None:
             assert batch.terminated[t, :, n].tolist() == [i + 1 == ends_at for i in range(batch.reward.shape[1])]
             assert float(batch.episode_return[t, n]) == sum(rewards)
             truncated = ends_at > horizon
-            assert float(batch.last_observation[t, n, 0]) == (float(horizon) if truncated else 0.0)
+            expected = float(horizon) if truncated else 0.0  # of an episode that has ended, nothing is left
+            assert float(batch.last_observation[t, n, 0]) == expected
         assert float(batch.steps[t]) == sum(min(int(life[t]) + n, horizon) for n in range(6))
 
 
@@ -222,6 +223,32 @@ def test_nan_after_an_episodes_end_is_harmless() -> None:
     assert bool(sick.distribution.mean.isfinite().all())
 
 
+class Cliff(Countdown):
+    """A `Countdown` whose clock breaks on the very step that ends the episode."""
+
+    def step(self, task: Any, state: Any, action: Tensor) -> Any:
+        state, reward, terminated = super().step(task, state, action)
+        return state | {"age": state["age"].masked_fill(terminated, float("nan"))}, reward, terminated
+
+
+def test_nan_in_a_terminal_state_at_the_time_limit_is_harmless() -> None:
+    policy = clock_policy()
+    batch = collect(policy, policy.initial(), Cliff(4), {"life": torch.tensor([4.0])}, 1, generator=seeded(0))
+    assert bool(batch.terminated[0, 3, 0]) and bool(batch.mask.all())
+    filled = Advantages(time_limit="bootstrap")(batch)
+    assert bool(filled.advantage.isfinite().all())
+
+
+def test_nan_in_the_state_that_is_bootstrapped_from_is_refused() -> None:
+    class Breaks(Countdown):
+        def observe(self, task: Any, state: Any) -> Tensor:
+            return super().observe(task, state).masked_fill(state["age"].unsqueeze(-1) == 4, float("nan"))
+
+    policy = clock_policy()
+    with pytest.raises(NonFiniteError):  # cut off at step 4, alive: its last state counts
+        collect(policy, policy.initial(), Breaks(4), {"life": torch.tensor([9.0])}, 1, generator=seeded(0))
+
+
 class Poisoned:
     """Navigation, with NaN in task 1, episode 2, at step 3."""
 
@@ -260,7 +287,7 @@ def test_diverged_parameters_are_located() -> None:
     family, policy = family_and_policy("navigation")
     params = parameters_per_task(policy, 3)
     params["network.head.bias"][2] = float("nan")
-    with pytest.raises(NonFiniteError, match="log_prob in task 2, episode 0, step 0"):
+    with pytest.raises(NonFiniteError, match="in task 2, episode 0, step"):
         collect(policy, params, family, family.sample(3, generator=seeded(0)), 2, generator=seeded(1))
 
 

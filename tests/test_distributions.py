@@ -1,0 +1,138 @@
+"""Action distributions against torch.distributions, and sampling against expected frequencies."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from metarl.distributions import Categorical, Gaussian
+from tests.helpers import seeded
+
+
+def gaussians(seed: int) -> tuple[Gaussian, torch.distributions.Distribution]:
+    generator = seeded(seed)
+    mean = torch.randn(5, 4, 3, generator=generator, dtype=torch.float64)
+    log_std = 0.5 * torch.randn(5, 4, 3, generator=generator, dtype=torch.float64)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    return Gaussian(mean, log_std), torch.distributions.Independent(normal, 1)
+
+
+def categoricals(seed: int, actions: int = 4) -> tuple[Categorical, torch.distributions.Distribution]:
+    logits = 2 * torch.randn(5, 4, actions, generator=seeded(seed), dtype=torch.float64) + 3.0
+    return Categorical(logits), torch.distributions.Categorical(logits=logits)
+
+
+@pytest.mark.parametrize("make", [gaussians, categoricals])
+def test_densities_entropies_and_divergences_equal_torchs(make: type) -> None:
+    torch.manual_seed(0)
+    (ours, theirs), (other, other_theirs) = make(0), make(1)
+    action = theirs.sample()
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.entropy(), theirs.entropy(), rtol=1e-12, atol=1e-12)
+    kl = torch.distributions.kl_divergence(theirs, other_theirs)
+    torch.testing.assert_close(ours.kl(other), kl, rtol=1e-11, atol=1e-12)
+    assert ours.log_prob(action).shape == (5, 4)
+
+
+def test_the_log_probability_of_a_vector_is_the_sum_not_the_mean() -> None:
+    distribution = Gaussian(torch.zeros(3), torch.zeros(3))
+    one = Gaussian(torch.zeros(1), torch.zeros(1)).log_prob(torch.ones(1))
+    assert float(distribution.log_prob(torch.ones(3))) == pytest.approx(3 * float(one))
+    assert float(one) == pytest.approx(-0.5 - 0.5 * math.log(2 * math.pi))
+    # the ratio of two policies in two dimensions is the product of the ratios, not its square root
+    moved = Gaussian(torch.tensor([0.3, -0.2]), torch.zeros(2))
+    start = Gaussian(torch.zeros(2), torch.zeros(2))
+    action = torch.tensor([0.7, 0.4])
+    ratio = (moved.log_prob(action) - start.log_prob(action)).exp()
+    by_hand = math.exp(-0.5 * (0.4**2 - 0.7**2)) * math.exp(-0.5 * (0.6**2 - 0.4**2))
+    assert float(ratio) == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("make", [gaussians, categoricals])
+def test_divergence_from_itself_is_zero_with_zero_slope_and_positive_otherwise(make: type) -> None:
+    (ours, _), (other, _) = make(0), make(1)
+    assert float(ours.kl(ours).abs().max()) < 1e-14
+    assert bool((ours.kl(other) > 0).all())
+    leaves = [leaf.clone().requires_grad_() for leaf in ours]
+    ours.kl(type(ours)(*leaves)).sum().backward()
+    for leaf in leaves:
+        assert leaf.grad is not None and float(leaf.grad.abs().max()) < 1e-12
+
+
+def test_gaussian_samples_are_a_shifted_scaled_noise() -> None:
+    distribution, _ = gaussians(0)
+    noise = torch.randn(5, 4, 3, generator=seeded(3), dtype=torch.float64)
+    expected = distribution.mean + distribution.log_std.exp() * noise
+    torch.testing.assert_close(distribution.sample(noise), expected, rtol=1e-14, atol=1e-14)
+    assert torch.equal(distribution.mode(), distribution.mean)
+    assert torch.equal(distribution.sample(torch.zeros_like(noise)), distribution.mean)
+
+
+def test_gaussian_log_std_broadcasts() -> None:
+    wide = Gaussian(torch.randn(6, 2, generator=seeded(0)), torch.tensor([0.3, -0.1]))
+    full = Gaussian(wide.mean, wide.log_std.expand(6, 2))
+    action = torch.randn(6, 2, generator=seeded(1))
+    assert torch.equal(wide.log_prob(action), full.log_prob(action))
+    assert torch.equal(wide.entropy(), full.entropy()) and wide.entropy().shape == (6,)
+
+
+@pytest.mark.parametrize("actions", [2, 3, 6])
+def test_categorical_frequencies(actions: int) -> None:
+    logits = torch.randn(actions, generator=seeded(actions)) * 1.5
+    draws = 20000
+    noise = torch.rand(draws, generator=seeded(0))
+    sampled = Categorical(logits.expand(draws, actions)).sample(noise)
+    counts = torch.bincount(sampled, minlength=actions).double().numpy()
+    probabilities = torch.softmax(logits.double(), -1).numpy()
+    assert scipy.stats.chisquare(counts, draws * probabilities / probabilities.sum()).pvalue > 0.01
+    # the test has the power to see swapped actions
+    assert scipy.stats.chisquare(counts, draws * probabilities[::-1] / probabilities.sum()).pvalue < 1e-6
+
+
+def exact_inverse(logits: Tensor, noise: float) -> int:
+    """Smallest action whose cumulative probability exceeds the noise."""
+    running = 0.0
+    for action, p in enumerate(torch.softmax(logits.double(), -1).tolist()):
+        running += p
+        if noise < running:
+            return action
+    return len(logits) - 1
+
+
+@pytest.mark.parametrize("actions", [3, 5])
+def test_categorical_sampling_inverts_the_cumulative_distribution(actions: int) -> None:
+    generator = seeded(0)
+    logits = torch.randn(200, actions, generator=generator, dtype=torch.float64)
+    noise = torch.rand(200, generator=generator, dtype=torch.float64)
+    expected = [exact_inverse(row, float(u)) for row, u in zip(logits, noise, strict=True)]
+    assert Categorical(logits).sample(noise).tolist() == expected
+
+
+def test_extreme_noise_and_logits_stay_within_the_actions() -> None:
+    for actions in (2, 3, 7):
+        for logits in (torch.zeros(actions), torch.linspace(-200.0, 200.0, actions), -torch.ones(actions) * 1e4):
+            for noise in (0.0, 1.0 - 2**-24):
+                action = int(Categorical(logits).sample(torch.tensor(noise)))
+                assert 0 <= action < actions
+    certain = Categorical(torch.tensor([0.0, 0.0, 60.0]))
+    assert {int(certain.sample(torch.tensor(u))) for u in (1e-6, 0.3, 0.999)} == {2}
+
+
+def test_a_shift_of_the_logits_changes_nothing() -> None:
+    ours, _ = categoricals(0)
+    shifted = Categorical(ours.logits + 100.0)
+    action = ours.mode()
+    torch.testing.assert_close(shifted.log_prob(action), ours.log_prob(action), rtol=1e-10, atol=1e-12)
+    assert torch.equal(shifted.mode(), action)
+
+
+def test_divergences_need_the_same_family() -> None:
+    gaussian, categorical = gaussians(0)[0], categoricals(0)[0]
+    with pytest.raises(TypeError, match="expected a Gaussian"):
+        gaussian.kl(categorical)
+    with pytest.raises(TypeError, match="expected a Categorical"):
+        categorical.kl(gaussian)

@@ -1,0 +1,212 @@
+"""Adaptation curves against a hand-rolled loop; held-out tasks only; no trace left behind."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs import CartPole, Navigation
+from metarl import (
+    Advantages,
+    Descent,
+    Learner,
+    Plan,
+    TrainingTaskError,
+    adaptation_curve,
+    collect,
+    evaluate,
+    meta_train,
+    vpg,
+)
+from metarl import evaluation as evaluation_module
+from metarl.evaluation import Adaptation, AdaptationCurve
+from metarl.policies import Policy
+from metarl.rules import PerStepSGD
+from metarl.types import Batch
+from tests.helpers import Stub, categorical_policy, gaussian_policy, one_task, randomize, seeded
+
+
+def make_learner(policy: Policy | None = None) -> Learner:
+    policy = policy or gaussian_policy()
+    rule = PerStepSGD(policy.initial(), steps=2, initial=0.1)
+    learner = Learner(policy, rule, inner=vpg, outer=vpg)
+    randomize(learner.rule, 3, 0.05)  # every step and layer has a rate of its own
+    return learner
+
+
+def benchmark() -> Stub:
+    return Stub(Navigation(horizon=5), "goal_x", 0.0)
+
+
+def curve(learner: Learner, steps: int = 3, seed: int = 1, tasks: int = 3, **fields: Any) -> AdaptationCurve:
+    family = Navigation(horizon=5)
+    adaptation = Adaptation(steps=steps, episodes=4, score_episodes=6, **fields)
+    return adaptation_curve(
+        learner, family, family.sample(tasks, generator=seeded(0)), adaptation, generator=seeded(seed)
+    )
+
+
+@pytest.mark.parametrize("name", ["navigation", "cartpole"])
+def test_a_curve_equals_a_hand_rolled_loop(name: str) -> None:
+    # One task after another by explicit autograd, on the episodes that the curve itself sampled; per-step
+    # rates, and one step more than the rule has rates for.
+    family: Any = Navigation(horizon=5) if name == "navigation" else CartPole(30, half_length=0.2)
+    learner = make_learner(gaussian_policy() if name == "navigation" else categorical_policy())
+    learner.double()
+    task = {key: value.double() for key, value in family.sample(3, generator=seeded(0)).items()}
+    support = Advantages(decay=0.9)
+    found = adaptation_curve(learner, family, task, Adaptation(3, 4, 6, support), generator=seeded(1))
+    generator, spent = seeded(1), torch.zeros(3)
+    params = [{key: p.detach().clone() for key, p in learner.policy.named_parameters()} for _ in range(3)]
+    rates = {key: p.detach() for key, p in learner.rule.rates.named_parameters()}  # type: ignore[union-attr]
+    for k in range(4):
+        stacked = {key: torch.stack([own[key] for own in params]) for key in params[0]}
+
+        def roll(episodes: int, act: Any = "sample", stacked: dict[str, Tensor] = stacked) -> Batch:
+            return collect(learner.policy, stacked, family, task, episodes, generator=generator, act=act)
+
+        scored, greedy = roll(6), roll(6, act="mode")
+        torch.testing.assert_close(found.sampled[:, k], scored.reward.sum(1).mean(1), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.mode[:, k], greedy.reward.sum(1).mean(1), rtol=1e-9, atol=1e-9)
+        assert found.adaptation_steps[:, k].tolist() == spent.tolist()
+        assert found.adaptation_episodes[:, k].tolist() == [4.0 * k] * 3
+        batch = support(roll(4))
+        spent = spent + batch.mask.sum((1, 2))
+        for t in range(3):
+            leaves = {key: p.requires_grad_() for key, p in params[t].items()}
+            one = one_task(batch, t)
+            log_prob = learner.policy(leaves, one.observation).log_prob(one.action)
+            loss = -(log_prob * one.advantage * one.mask).sum() / one.mask.sum()
+            grads = torch.autograd.grad(loss, list(leaves.values()))
+            params[t] = {
+                key: (p - rates[key.rpartition(".")[0].replace(".", "/") or key][min(k, 1)] * g).detach()
+                for (key, p), g in zip(leaves.items(), grads, strict=True)
+            }
+
+
+def test_the_episodes_adapted_on_are_never_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    rolled: list[tuple[str, Batch]] = []
+    adapted_on: list[Tensor] = []
+    real, learner = evaluation_module.collect, make_learner()
+
+    def recording(*args: Any, act: str = "sample", **kwargs: Any) -> Batch:
+        rolled.append((act, real(*args, act=act, **kwargs)))
+        return rolled[-1][1]
+
+    class Spy(Advantages):
+        def __call__(self, batch: Batch) -> Batch:
+            adapted_on.append(batch.action)
+            return super().__call__(batch)
+
+    monkeypatch.setattr(evaluation_module, "collect", recording)
+    found = curve(learner, steps=2, support=Spy())
+    assert [act for act, _ in rolled] == ["sample", "mode", "sample"] * 2 + ["sample", "mode"]
+    assert [batch.action.shape[2] for _, batch in rolled] == [6, 6, 4] * 2 + [6, 6]
+    scored = [rolled[i][1] for i in (0, 3, 6)]
+    for k, batch in enumerate(scored):
+        assert torch.equal(found.sampled[:, k], batch.episode_return.mean(-1))
+    assert [torch.equal(a, rolled[i][1].action) for a, i in zip(adapted_on, (2, 5), strict=True)] == [True, True]
+    for used in adapted_on:
+        assert not any(torch.equal(used[:, :, 0], batch.action[:, :, n]) for batch in scored for n in range(6))
+
+
+def test_sampled_and_mode_scores_are_both_there_and_differ() -> None:
+    found = curve(make_learner(), steps=1)
+    assert found.sampled.shape == found.mode.shape == (3, 2)
+    assert not torch.equal(found.sampled, found.mode)
+    still = make_learner()
+    with torch.no_grad():
+        still.policy.log_std.fill_(-20.0)  # type: ignore[union-attr, operator]
+        still.policy.min_log_std = -20.0  # type: ignore[assignment]
+    zero = curve(still, steps=0)
+    torch.testing.assert_close(zero.sampled, zero.mode, rtol=1e-5, atol=1e-5)
+
+
+def test_no_steps_give_one_column() -> None:
+    found = curve(make_learner(), steps=0)
+    assert found.sampled.shape == (3, 1)
+    assert found.adaptation_steps.tolist() == found.adaptation_episodes.tolist() == [[0.0]] * 3
+
+
+def test_more_steps_do_not_change_the_earlier_ones() -> None:
+    learner = make_learner()
+    short, long = curve(learner, steps=1), curve(learner, steps=4)
+    assert torch.equal(short.sampled, long.sampled[:, :2]) and long.sampled.shape == (3, 5)
+
+
+def test_learners_are_compared_on_common_noise() -> None:
+    one, same, other = curve(make_learner()), curve(make_learner()), curve(make_learner(), seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not torch.equal(one.sampled, other.sampled)
+
+
+@pytest.mark.parametrize("where", [0, 4])
+def test_training_tasks_are_refused(where: int) -> None:
+    task = benchmark().sample("test", 5, generator=seeded(0))
+    kwargs: dict[str, Any] = {"generator": seeded(1)}
+    adaptation = Adaptation(steps=1, episodes=2, score_episodes=2)
+    assert evaluate(make_learner(), benchmark(), task, adaptation, **kwargs).sampled.shape == (5, 2)
+    task["goal_x"][where] = -0.1
+    with pytest.raises(TrainingTaskError, match="1 of 5 tasks are training tasks of 'stub'"):
+        evaluate(make_learner(), benchmark(), task, adaptation, **kwargs)
+    with pytest.raises(TrainingTaskError, match="3 of 3"):
+        evaluate(make_learner(), benchmark(), benchmark().sample("train", 3, generator=seeded(0)), adaptation, **kwargs)
+
+
+def test_a_chunked_evaluation_is_its_chunks_one_after_another() -> None:
+    learner, task = make_learner(), benchmark().sample("test", 5, generator=seeded(0))
+    adaptation = Adaptation(steps=1, episodes=2, score_episodes=2)
+    found = evaluate(learner, benchmark(), task, adaptation, generator=seeded(1), chunk=2)
+    generator = seeded(1)
+    parts = [
+        adaptation_curve(
+            learner, benchmark().family, {k: v[low : low + 2] for k, v in task.items()}, adaptation, generator=generator
+        )
+        for low in (0, 2, 4)
+    ]
+    for k, field in enumerate(found):
+        assert torch.equal(field, torch.cat([part[k] for part in parts])) and field.shape == (5, 2)
+    whole = evaluate(learner, benchmark(), task, adaptation, generator=seeded(1), chunk=100)
+    alone = adaptation_curve(learner, benchmark().family, task, adaptation, generator=seeded(1))
+    assert all(torch.equal(a, b) for a, b in zip(whole, alone, strict=True))
+    for bad_task, chunk in ((task, 0), ({k: v[:0] for k, v in task.items()}, 5)):
+        with pytest.raises(ValueError, match="at least one task"):
+            evaluate(learner, benchmark(), bad_task, adaptation, generator=seeded(1), chunk=chunk)
+
+
+def test_evaluating_changes_neither_the_learner_nor_the_training() -> None:
+    def train(evaluating: bool) -> tuple[Learner, list[float]]:
+        learner, returns = make_learner(), []
+        plan = Plan(tasks=2, episodes=2, query_episodes=2, steps=1)
+        loop = meta_train(learner, Descent(learner), benchmark(), plan, generator=seeded(1), task_generator=seeded(2))
+        for _, metrics in itertools.islice(loop, 3):
+            returns.append(metrics["return/step_0"])
+            if evaluating:
+                before = {key: value.clone() for key, value in learner.state_dict().items()}
+                held_out = benchmark().sample("test", 3, generator=seeded(9))
+                evaluate(learner, benchmark(), held_out, Adaptation(episodes=2), generator=seeded(8))
+                assert all(torch.equal(before[key], value) for key, value in learner.state_dict().items())
+        return learner, returns
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    (one, first), (two, second) = train(True), train(False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first == second
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_a_curve_keeps_no_graph() -> None:
+    learner = make_learner()
+    assert not any(field.requires_grad for field in curve(learner))
+    assert all(p.grad is None for p in learner.parameters())
+
+
+@pytest.mark.parametrize("bad", [{"steps": -1}, {"episodes": 0}, {"score_episodes": 0}])
+def test_counts_that_measure_nothing_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Adaptation(**bad)

@@ -1,0 +1,158 @@
+"""Stacked parameters equal vmap equal a loop; constructors draw from their generator only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metarl import MLP, CategoricalPolicy, GaussianPolicy, ModuleNetwork, Network, Policy
+from metarl.policies import affine
+from metarl.types import Params
+from tests.helpers import Table, categorical_policy, gaussian_policy, seeded
+
+
+def undrawn(*sizes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.utils.skip_init(nn.Linear, a, b), nn.Tanh()]
+    module = nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(p.shape, generator=seeded(p.numel())))
+    return module
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "mlp": lambda: MLP(3, (5, 4), 2, head_gain=1.0, generator=seeded(0)),
+    "linear": lambda: MLP(3, (), 2, head_gain=1.0, generator=seeded(0)),
+    "relu": lambda: MLP(3, (5,), 2, activation=torch.relu, head_gain=1.0, generator=seeded(0)),
+    "module": lambda: ModuleNetwork(undrawn(3, 5, 2)),
+    "table": lambda: Table(3, 2),
+}
+ROWS = [(4,), (6, 4), (2, 6, 4)]  # N; H, N; and one more: with T tasks in front up to four dimensions and O
+
+
+def stacked_params(policy: Policy, tasks: int) -> Params:
+    generator = seeded(1)
+    return {
+        name: torch.stack([p.detach() + 0.5 * torch.randn(p.shape, generator=generator) for _ in range(tasks)])
+        for name, p in policy.initial().items()
+    }
+
+
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+@pytest.mark.parametrize("kind", [GaussianPolicy, CategoricalPolicy])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_stacked_equals_vmap_equals_a_loop(name: str, kind: type, rows: tuple[int, ...]) -> None:
+    network = NETWORKS[name]()
+    policy: Policy = GaussianPolicy(network, 2) if kind is GaussianPolicy else CategoricalPolicy(network)
+    params = stacked_params(policy, 3)
+    observation = torch.randn(3, *rows, 3, generator=seeded(2))
+    stacked = policy(params, observation)
+    lifted = torch.vmap(policy)(params, observation)
+    for leaf, other in zip(stacked, lifted, strict=True):
+        assert leaf.shape == (3, *rows, 2)
+        torch.testing.assert_close(leaf, other, rtol=1e-5, atol=1e-5)
+    for t in range(3):
+        alone = policy({key: leaf[t] for key, leaf in params.items()}, observation[t])
+        for leaf, other in zip(stacked, alone, strict=True):
+            torch.testing.assert_close(leaf[t], other, rtol=1e-5, atol=1e-5)
+
+
+def test_affine_by_hand() -> None:
+    x = torch.randn(2, 5, 3, generator=seeded(0), dtype=torch.float64)
+    weight = torch.randn(2, 4, 3, generator=seeded(1), dtype=torch.float64)
+    bias = torch.randn(2, 4, generator=seeded(2), dtype=torch.float64)
+    expected = torch.einsum("tni,toi->tno", x, weight) + bias[:, None]
+    torch.testing.assert_close(affine(x, weight, bias), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(affine(x, weight[0], bias[0])[0], expected[0], rtol=1e-12, atol=1e-12)
+
+
+def test_mlp_equals_torchs_own_layers() -> None:
+    mlp = NETWORKS["mlp"]()
+    hidden = [nn.Sequential(layer, nn.Tanh()) for layer in mlp.hidden]  # type: ignore[attr-defined]
+    plain = nn.Sequential(*hidden, mlp.head)  # type: ignore[arg-type]
+    x = torch.randn(7, 3, generator=seeded(4))
+    torch.testing.assert_close(mlp(dict(mlp.named_parameters()), x), plain(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shared_parameters_serve_stacked_observations(name: str) -> None:
+    policy = CategoricalPolicy(NETWORKS[name]())
+    observation = torch.randn(3, 6, 4, 3, generator=seeded(2))
+    together = policy(policy.initial(), observation)
+    for t in range(3):
+        torch.testing.assert_close(together.logits[t], policy(policy.initial(), observation[t]).logits)
+
+
+def test_initial_weights_are_orthogonal_with_the_stated_gains() -> None:
+    mlp = MLP(4, (16, 16), 3, head_gain=0.01, generator=seeded(0))
+    for name, p in mlp.named_parameters():
+        if name.endswith("bias"):
+            assert not p.any()
+            continue
+        short = p if p.shape[0] <= p.shape[1] else p.mT
+        gain = 0.01 if name.startswith("head") else 2.0**0.5
+        torch.testing.assert_close(short @ short.mT, gain**2 * torch.eye(len(short)), rtol=1e-4, atol=1e-5)
+
+
+def test_constructors_draw_from_their_generator_only() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one, same, other = gaussian_policy(1), gaussian_policy(1), gaussian_policy(2)
+    categorical_policy(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_frozen_parameters_and_buffers_are_not_initial() -> None:
+    module = undrawn(3, 5, 2)
+    module[0].requires_grad_(False)
+    module.register_buffer("unused", torch.ones(1))
+    policy = CategoricalPolicy(ModuleNetwork(module))
+    assert list(policy.initial()) == ["network.module.2.weight", "network.module.2.bias"]
+    params = stacked_params(policy, 2)
+    x = torch.randn(2, 4, 3, generator=seeded(0))
+    expected = torch.stack(
+        [
+            functional_call(
+                module,
+                {"2.weight": params["network.module.2.weight"][t], "2.bias": params["network.module.2.bias"][t]},
+                (x[t],),
+            )
+            for t in range(2)
+        ]
+    )
+    torch.testing.assert_close(policy(params, x).logits, expected)
+
+
+def test_initial_shares_memory_and_graph_with_the_parameters() -> None:
+    policy = gaussian_policy()
+    assert all(policy.initial()[name] is p for name, p in policy.named_parameters())
+
+
+def test_the_standard_deviation_has_a_floor() -> None:
+    policy = GaussianPolicy(NETWORKS["mlp"](), 2, log_std=-9.0, min_log_std=-2.0)
+    log_std = policy(policy.initial(), torch.zeros(1, 3)).log_std
+    assert log_std.tolist() == [[-2.0, -2.0]]
+
+
+def test_noise_has_the_rows_shape_and_follows_the_generator() -> None:
+    for policy, shape in ((gaussian_policy(), (5, 2, 3, 2)), (categorical_policy(), (5, 2, 3))):
+        one, two = (policy.noise((5, 2, 3), generator=seeded(1)) for _ in range(2))
+        assert one.shape == shape and torch.equal(one, two)
+    uniform: Tensor = categorical_policy().noise((10000,), generator=seeded(0))
+    assert 0.0 <= float(uniform.min()) and float(uniform.max()) < 1.0 and abs(float(uniform.mean()) - 0.5) < 0.02
+    normal = gaussian_policy().noise((10000,), generator=seeded(0))
+    assert abs(float(normal.mean())) < 0.03 and abs(float(normal.std()) - 1.0) < 0.03
+
+
+def test_sizes_below_one_are_refused() -> None:
+    for sizes in ((0, (4,), 2), (3, (0,), 2), (3, (4,), 0)):
+        with pytest.raises(ValueError, match="at least one unit"):
+            MLP(*sizes, generator=seeded(0))

@@ -1,0 +1,202 @@
+"""Exploring and the training loop: shapes, counts, streams, and no graph kept."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs import Navigation
+from metarl import Advantages, Descent, Learner, Plan, Reptile, TrustRegion, explore, lvc, meta_step, meta_train, vpg
+from metarl import training as training_module
+from metarl.rules import MetaSGD
+from metarl.types import Batch, Trace
+from tests.helpers import Countdown, Stub, TwoStates, family_and_policy, gaussian_policy, seeded, table_policy
+
+
+def make_learner(seed: int = 0) -> Learner:
+    policy = gaussian_policy(seed)
+    return Learner(policy, MetaSGD(policy.initial(), initial=0.05), inner=vpg, outer=vpg)
+
+
+def benchmark() -> Stub:
+    return Stub(Navigation(horizon=5), "goal_x", 0.25)
+
+
+PLAN = Plan(tasks=3, episodes=4, query_episodes=2, steps=2)
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for part in tree for leaf in tensors(part)]
+
+
+@pytest.mark.parametrize("name", ["navigation", "cartpole"])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_a_trace_has_one_batch_a_step_and_no_graph(steps: int, name: str) -> None:
+    family, policy = family_and_policy(name)
+    learner = Learner(policy, MetaSGD(policy.initial(), initial=0.05), inner=vpg, outer=vpg)
+    plan = Plan(tasks=3, episodes=4, query_episodes=2, steps=steps)
+    trace = explore(learner, family, family.sample(3, generator=seeded(0)), plan, generator=seeded(1))
+    assert isinstance(trace, Trace) and len(trace.support) == steps
+    assert all(batch.reward.shape[::2] == (3, 4) for batch in trace.support)
+    assert trace.query.reward.shape[::2] == (3, 2) and trace.outcome.shape == (3,)
+    assert not any(leaf.requires_grad or leaf.grad_fn is not None for leaf in tensors(trace))
+    assert all(p.grad is None for p in learner.parameters())
+    assert bool(trace.query.advantage.any())
+
+
+def test_every_batch_is_sampled_afresh() -> None:
+    learner, family = make_learner(), Navigation(horizon=5)
+    trace = explore(learner, family, family.sample(3, generator=seeded(0)), PLAN, generator=seeded(1))
+    actions = [batch.action[:, :, 0] for batch in (*trace.support, trace.query)]
+    assert not any(torch.equal(actions[i], actions[j]) for i in range(3) for j in range(i))
+
+
+def test_the_outcome_is_the_score_against_the_other_tasks() -> None:
+    learner, family = make_learner(), Navigation(horizon=5)
+    trace = explore(learner, family, family.sample(3, generator=seeded(0)), PLAN, generator=seeded(1))
+    scores = [sum(trace.query.reward[t].flatten().tolist()) / 2 for t in range(3)]
+    mean = sum(scores) / 3
+    spread = (sum((s - mean) ** 2 for s in scores) / 2) ** 0.5
+    torch.testing.assert_close(trace.outcome, torch.tensor([(s - mean) / spread for s in scores]), rtol=1e-4, atol=1e-5)
+    alone = explore(learner, family, family.sample(1, generator=seeded(0)), PLAN, generator=seeded(1))
+    assert alone.outcome.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["descent", "trust_region", "reptile"])
+def test_every_meta_optimizer_works_for_every_number_of_steps(kind: str, steps: int) -> None:
+    learner = make_learner()
+    optimizer: Any = {"descent": Descent(learner), "trust_region": TrustRegion(), "reptile": Reptile()}[kind]
+    plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=steps)
+    before = [p.detach().clone() for p in learner.policy.parameters()]
+    family = Navigation(horizon=5)
+    task = family.sample(3, generator=seeded(0))
+    metrics = meta_step(learner, optimizer, family, task, plan, generator=seeded(1))
+    assert metrics["meta/skipped"] == 0.0
+    assert {f"return/step_{k}" for k in range(steps + 1)} <= metrics.keys()
+    assert f"return/step_{steps + 1}" not in metrics
+    assert all(isinstance(value, float) for value in metrics.values())
+    assert any(not torch.equal(p, old) for p, old in zip(learner.policy.parameters(), before, strict=True))
+
+
+def test_without_steps_it_is_multi_task_policy_gradient() -> None:
+    learner = make_learner()
+    plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=0)
+    family = Navigation(horizon=5)
+    trace = explore(learner, family, family.sample(3, generator=seeded(0)), plan, generator=seeded(1))
+    q = trace.query
+    flat = q._replace(**{name: getattr(q, name).flatten(0, 1) for name in ("observation", "action")})
+    log_prob = learner.policy(learner.policy.initial(), flat.observation).log_prob(flat.action)
+    assert bool((q.mask == 1).all())  # equal counts a task: the mean of means is the mean
+    (log_prob * q.advantage.flatten(0, 1)).mean().neg().backward()
+    expected = {name: p.grad.clone() for name, p in learner.policy.named_parameters()}  # type: ignore[union-attr]
+    learner.zero_grad()
+    torch.vmap(learner)(trace).mean().backward()
+    for name, p in learner.policy.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_step_counter_counts_environment_steps_really_taken() -> None:
+    # lives of 2..., horizon 6: row n of task t lives min(life + n, 6) steps, whatever was planned
+    family = Countdown(6, after=0.0)
+    policy = gaussian_policy(hidden=(3,), observations=1, actions=1)
+    learner = Learner(policy, MetaSGD(policy.initial(), initial=0.01), inner=vpg, outer=vpg)
+    plan = Plan(tasks=2, episodes=3, query_episodes=2, steps=2)
+    task = {"life": torch.tensor([2.0, 5.0])}
+    metrics = meta_step(learner, Descent(learner), family, task, plan, generator=seeded(0))
+
+    def lived(episodes: int) -> int:
+        return sum(min(life + n, 6) for life in (2, 5) for n in range(episodes))
+
+    assert metrics["env_steps"] == 2 * lived(3) + lived(2)
+    returns = [sum(range(1, min(life + n, 6) + 1)) for life in (2, 5) for n in range(3)]
+    assert metrics["return/step_0"] == pytest.approx(sum(returns) / 6)
+
+
+def train(iterations: int = 3, start: int = 0, learner: Learner | None = None) -> tuple[Learner, list[Any]]:
+    learner = learner or make_learner()
+    loop = meta_train(
+        learner,
+        Descent(learner, lr=0.01),
+        benchmark(),
+        PLAN,
+        generator=seeded(1),
+        task_generator=seeded(2),
+        start=start,
+    )
+    done = itertools.islice(loop, iterations)
+    untimed = [(i, {k: v for k, v in metrics.items() if not k.startswith("time/")}) for i, metrics in done]
+    return learner, untimed
+
+
+def test_the_same_seeds_give_the_same_bits() -> None:
+    torch.manual_seed(0)
+    one, first = train()
+    torch.manual_seed(1)  # nothing depends on the global stream
+    before = torch.get_rng_state()
+    two, second = train()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first == second and [i for i, _ in first] == [1, 2, 3]
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert len({metrics["return/step_0"] for _, metrics in first}) == 3  # new tasks every iteration
+    assert [i for i, _ in train(iterations=2, start=3)[1]] == [4, 5]
+
+
+def test_only_training_tasks_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = training_module.collect
+
+    def recording(policy: Any, params: Any, family: Any, task: Any, *args: Any, **kwargs: Any) -> Batch:
+        seen.append(task)
+        return real(policy, params, family, task, *args, **kwargs)
+
+    monkeypatch.setattr(training_module, "collect", recording)
+    train()
+    assert len(seen) == 9
+    assert all(bool(benchmark().is_training(task).all()) for task in seen)
+    for i in range(0, 9, 3):  # the three rollouts of an iteration are of one and the same task
+        assert all(torch.equal(seen[i]["goal_y"], seen[i + j]["goal_y"]) for j in (1, 2))
+
+
+def test_tasks_do_not_depend_on_the_algorithm() -> None:
+    """Two algorithms that consume rollout noise differently train on the same tasks."""
+    drawn = []
+    for steps in (0, 2):
+        learner, task_generator = make_learner(), seeded(2)
+        plan = Plan(tasks=3, episodes=2, query_episodes=2, steps=steps)
+        loop = meta_train(learner, Reptile(), benchmark(), plan, generator=seeded(1), task_generator=task_generator)
+        list(itertools.islice(loop, 2))
+        drawn.append(benchmark().sample("train", 3, generator=task_generator)["goal_x"])
+    assert torch.equal(*drawn)
+
+
+def test_meta_train_is_lazy_and_can_be_stopped() -> None:
+    learner = make_learner()
+    before = [p.detach().clone() for p in learner.parameters()]
+    loop = meta_train(learner, Descent(learner), benchmark(), PLAN, generator=seeded(1), task_generator=seeded(2))
+    assert all(torch.equal(p, old) for p, old in zip(learner.parameters(), before, strict=True))
+    assert next(loop)[0] == 1
+    loop.close()  # type: ignore[attr-defined]
+
+
+def test_time_limited_tasks_can_be_bootstrapped_in_training() -> None:
+    family, policy = TwoStates(), table_policy([[0.0, 0.0], [0.0, 0.0]]).float()
+    learner = Learner(policy, MetaSGD(policy.initial(), initial=0.1), inner=lvc, outer=vpg)
+    estimate = Advantages(time_limit="bootstrap")
+    plan = Plan(tasks=4, episodes=6, query_episodes=6, steps=2, support=estimate, query=estimate)
+    metrics = meta_step(
+        learner, Descent(learner), family, family.sample(4, generator=seeded(0)), plan, generator=seeded(1)
+    )
+    assert metrics["meta/skipped"] == 0.0
+
+
+@pytest.mark.parametrize("bad", [{"tasks": 0}, {"episodes": 0}, {"query_episodes": 0}, {"steps": -1}])
+def test_plans_that_sample_nothing_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Plan(**bad)
