@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -140,8 +142,6 @@ def run_all(jobs: Sequence[Job], options: Options) -> dict[str, dict[str, Any]]:
 
 def run_job(job: Job) -> dict[str, Any]:
     """Train within the budget and evaluate; runs in a process of its own."""
-    import time
-
     runs.prepare_machine(threads=1)
     device, started = torch.device("cpu"), time.perf_counter()
     setup, spent, iteration = build(job.config, device), 0, 0
@@ -169,7 +169,6 @@ def report(
     lines = ["| rule | rate | step 0 | after one step | IQM | made worse | − " + reference + " (paired) |", "|---|" + "---:|" * 6]
     for rule, runs_of_rule in results.items():
         lines.append(row(rule, tuned[rule], runs_of_rule, results[reference]))
-    command = (options.output / "command.txt").read_text() if (options.output / "command.txt").exists() else None
     text = "\n".join(lines)
     print("\n" + text)
     (options.output / "table.md").write_text(text + "\n")
@@ -179,7 +178,7 @@ def report(
             "config": config.model_dump(mode="json"),
             "rates": {rule: c.rate for rule, c in tuned.items()},
             "system": runs.system(torch.device("cpu")),
-            "command": command or " ".join(["python", *sys.argv]),
+            "command": shlex.join(["python", *sys.argv]),
             "results": results,
         },
     )

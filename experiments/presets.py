@@ -14,7 +14,7 @@ NAVIGATION = Config()
 PRESETS: dict[str, tuple[str, Config]] = {
     "cartpole-polarity": (
         "balance with an actuator of hidden sign and strength; one gradient step must find out",
-        CARTPOLE.model_copy(update={"benchmark": "cartpole-polarity", "env_steps": 8_000_000}),
+        CARTPOLE.model_copy(update={"benchmark": "cartpole-polarity", "env_steps": 2_000_000}),
     ),
     "cartpole-wide": (
         "five physical constants varied widely, 500 steps",
