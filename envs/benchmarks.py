@@ -34,7 +34,11 @@ def navigation_varying(action: str = "normalized", horizon: int = 100) -> TaskBe
     return TaskBenchmark(
         _variant("navigation-varying", action),
         Navigation(horizon, action=action, start_x=start, start_y=start),
-        {"extrapolation": Navigation(horizon, action=action, start_x=start, start_y=start, goal_x=beyond, goal_y=beyond)},
+        {
+            "extrapolation": Navigation(
+                horizon, action=action, start_x=start, start_y=start, goal_x=beyond, goal_y=beyond
+            )
+        },
     )
 
 

@@ -16,8 +16,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from envs import CartPole, Navigation
 from envs.cartpole import POSITION_LIMIT
 from experiments.build import Setup, stream
-from experiments.evaluate import Protocol, held_out_tasks
-from experiments.figures import AFTER, BEFORE, COLORS, INK, MUTED, before_and_after, extent, walks
+from experiments.evaluate import Protocol
+from experiments.figures import AFTER, BEFORE, COLORS, INK, MUTED, before_and_after, extent, first_tasks, walks
 from metarl import Batch
 from metarl.types import Params
 
@@ -89,11 +89,6 @@ def _palette() -> Image.Image:
     return palette
 
 
-def _first_task(setup: Setup) -> Params:
-    """The first held-out test task: the same for all runs of a benchmark."""
-    return {name: value[:1] for name, value in held_out_tasks(setup.benchmark, Protocol(tasks=1)).items()}
-
-
 def _header(canvas: Canvas, title: str, left: str, right: str) -> None:
     """The picture's title, and a title over each half."""
     canvas.text((WIDTH / 2, 8), title, size=17, anchor="ma")
@@ -124,7 +119,7 @@ def animate_cartpole(path: Path, setup: Setup, device: torch.device, *, seconds:
     """
     if not isinstance(setup.benchmark.family, CartPole):
         raise TypeError(f"expected a CartPole benchmark, got {type(setup.benchmark.family).__name__}")
-    task = _first_task(setup)
+    task = first_tasks(setup, 1)
     before, after = before_and_after(setup, task, 1, stream(Protocol().seed, "animation", device), device)
     left, right = _moments(before), _moments(after)
     stride = max(3, math.ceil(len(right) / (1000 * seconds / FRAME_MS)))
@@ -166,8 +161,8 @@ def _moments(batch: Batch) -> list[Moment]:
 
 def _task_title(task: Params) -> str:
     polarity, force = float(task["polarity"]), float(task["force_magnitude"])
-    sign = "right way round" if polarity > 0 else "reversed"
-    return f"Hidden from the agent: actuator {sign}, {force:.1f} N"
+    sign = "polarity +1" if polarity > 0 else "polarity -1 (reversed)"
+    return f"Hidden from the agent: {sign}, force {force:.1f} N"
 
 
 def _cart_panel(canvas: Canvas, left: float, now: Moment, task: Params) -> None:
@@ -219,7 +214,7 @@ def animate_navigation(path: Path, setup: Setup, device: torch.device) -> Path:
     """
     if not isinstance(setup.benchmark.family, Navigation):
         raise TypeError(f"expected a Navigation benchmark, got {type(setup.benchmark.family).__name__}")
-    task = _first_task(setup)
+    task = first_tasks(setup, 1)
     before, after = before_and_after(setup, task, EPISODES, stream(Protocol().seed, "animation", device), device)
     halves = [walks(before, task, 0)[:EPISODES], walks(after, task, 0)]
     reach, longest = 1.15 * extent(before, after, task), max(len(walk) for half in halves for walk in half)

@@ -104,7 +104,9 @@ def protocol(split: str, config: Config, options: Options) -> Protocol:
 def tune(variants: dict[str, Config], options: Options) -> dict[str, Config]:
     """Each rule with the step size of the grid that is best on validation tasks after the trained number of steps."""
     jobs = [
-        Job(rule, config.model_copy(update={"rate": rate, "seed": TUNING_SEED}), protocol("validation", config, options))
+        Job(
+            rule, config.model_copy(update={"rate": rate, "seed": TUNING_SEED}), protocol("validation", config, options)
+        )
         for rule, config in variants.items()
         for rate in (options.rates if config.steps else options.rates[:1])
     ]
@@ -166,7 +168,10 @@ def report(
 ) -> None:
     """Write and print the table, the paired differences and the figure."""
     reference = options.rules[-1]
-    lines = ["| rule | rate | step 0 | after one step | IQM | made worse | − " + reference + " (paired) |", "|---|" + "---:|" * 6]
+    lines = [
+        "| rule | rate | step 0 | after one step | IQM | made worse | − " + reference + " (paired) |",
+        "|---|" + "---:|" * 6,
+    ]
     for rule, runs_of_rule in results.items():
         lines.append(row(rule, tuned[rule], runs_of_rule, results[reference]))
     text = "\n".join(lines)
@@ -203,7 +208,9 @@ def row(rule: str, config: Config, results: list[dict[str, Any]], reference: lis
         return "| " + " | ".join([*cells, "–"]) + " |"
     other = against[..., min(1, against.shape[-1] - 1)]
     difference = stats.paired_interval(scores[..., after], other, stats.mean, seed=0)
-    return "| " + " | ".join([*cells, f"{difference.estimate:.2f} [{difference.low:.2f}, {difference.high:.2f}]"]) + " |"
+    return (
+        "| " + " | ".join([*cells, f"{difference.estimate:.2f} [{difference.low:.2f}, {difference.high:.2f}]"]) + " |"
+    )
 
 
 if __name__ == "__main__":

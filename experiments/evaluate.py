@@ -101,13 +101,14 @@ def measure(config: Config, setup: Setup, protocol: Protocol, device: torch.devi
         raise InputError(f"expected tasks >= 1, score_episodes >= 1 and steps >= 0, got {protocol}")
     task = held_out_tasks(setup.benchmark, protocol)
     steps = protocol.steps if protocol.steps is not None else (3 if config.steps else 0)
+    episodes = protocol.episodes if protocol.episodes is not None else config.episodes
     curve = evaluate(
         setup.learner,
         setup.benchmark,
         task,
         Adaptation(
             steps=steps,
-            episodes=protocol.episodes if protocol.episodes is not None else config.episodes,
+            episodes=episodes,
             score_episodes=protocol.score_episodes,
             support=setup.plan.support,
         ),
@@ -120,7 +121,7 @@ def measure(config: Config, setup: Setup, protocol: Protocol, device: torch.devi
         "rule": config.rule,
         "seed": config.seed,
         "split": "constants" if protocol.constants else protocol.split,
-        "protocol": asdict(protocol) | {"steps": steps, "constants": list(protocol.constants)},
+        "protocol": asdict(protocol) | {"steps": steps, "episodes": episodes, "constants": list(protocol.constants)},
         "task": {name: value.tolist() for name, value in task.items()},
         "references": {} if references is None else {k: v.tolist() for k, v in references(task).items()},
         **{name: getattr(curve, name).tolist() for name in AdaptationCurve._fields},

@@ -30,7 +30,7 @@ from metarl import Batch, Learner, stats
 from metarl.rollouts import collect, to_device
 from metarl.rules import Rates
 from metarl.trees import tree_detach
-from metarl.types import Task
+from metarl.types import Params, Task
 
 Array = NDArray[np.float64]
 Results = Mapping[str, list[dict[str, Any]]]
@@ -122,9 +122,10 @@ def draw_curves(axes: Axes, results: Results) -> list[Any]:
     first = next(iter(results.values()))[0]
     handles: list[Any] = []
     colors = _colors(results)
+    columns = max(len(runs[0]["sampled"][0]) for runs in results.values())
     for label, runs in results.items():
         color = colors[label]
-        sampled, mode = score_matrix(runs), score_matrix(runs, "mode")
+        sampled, mode = (_lasting(score_matrix(runs, field), columns) for field in ("sampled", "mode"))
         steps = np.arange(sampled.shape[-1])
         if len(results) == 1 and sampled.shape[1] <= 100:
             faint = {"color": color, "alpha": 0.13, "linewidth": 0.8, "zorder": 1}
@@ -143,6 +144,11 @@ def draw_curves(axes: Axes, results: Results) -> list[Any]:
     axes.set_xlabel("gradient steps on the new task" + (f" ({episodes} episodes each)" if episodes else ""))
     axes.set_ylabel("return of an episode")
     return handles
+
+
+def _lasting(scores: Array, columns: int) -> Array:
+    """A policy that does not adapt, scored once, is worth the same after any number of steps."""
+    return np.repeat(scores, columns, -1) if scores.shape[-1] == 1 else scores
 
 
 def _bands(scores: Array) -> tuple[Array, Array]:
@@ -253,6 +259,8 @@ def _pairs(runs: list[dict[str, Any]], reference: list[dict[str, Any]]) -> Itera
     if not shared or not same or len(shared) * len(runs[0]["sampled"]) < 2:
         return
     ours, others = score_matrix(shared), score_matrix([theirs[run["seed"]] for run in shared])
+    columns = max(ours.shape[-1], others.shape[-1])
+    ours, others = _lasting(ours, columns), _lasting(others, columns)
     for k in range(min(ours.shape[-1], others.shape[-1])):
         yield ours[..., k], others[..., k]
 
@@ -437,11 +445,17 @@ def before_and_after(
     return before, after
 
 
+def first_tasks(setup: Setup, tasks: int) -> Params:
+    """The first of the held-out tasks that runs are scored on, so that a picture shows a task of the results."""
+    scored = held_out_tasks(setup.benchmark, Protocol(tasks=max(tasks, Protocol.tasks)))
+    return {name: value[:tasks] for name, value in scored.items()}
+
+
 def paths_in_the_plane(path: Path, setup: Setup, device: torch.device, tasks: int = 6) -> list[Path]:
     """Paths of 2-D navigation before and after one gradient step on held-out tasks; nothing for other families."""
     if not isinstance(setup.benchmark.family, Navigation):
         return []
-    task = held_out_tasks(setup.benchmark, Protocol(tasks=tasks))
+    task = first_tasks(setup, tasks)
     noise = stream(Protocol().seed, "paths", device)
     before, after = before_and_after(setup, task, SHOWN, noise, device)
     rows, columns = -(-tasks // 3), min(tasks, 3)
@@ -467,7 +481,7 @@ def extent(before: Batch, after: Batch, task: Task) -> float:
     """Half the width of a square about the origin that shows every goal and start and nearly all positions."""
     fixed = torch.cat([task[name].abs() for name in ("goal_x", "goal_y", "start_x", "start_y")])
     seen = torch.cat([batch.observation[batch.mask.bool()].abs().flatten().cpu() for batch in (before, after)])
-    return float(torch.maximum(1.25 * fixed.max(), 1.1 * torch.tensor(np.quantile(seen.numpy(), 0.995))))
+    return float(torch.maximum(1.25 * fixed.max(), 1.2 * torch.tensor(np.quantile(seen.numpy(), 0.995))))
 
 
 def walks(batch: Batch, task: Task, index: int) -> list[Array]:
@@ -502,5 +516,5 @@ def _path_handles(episodes: int) -> list[Any]:
         Line2D([], [], color=INK, marker="o", linestyle="", markersize=6, label="start"),
         Line2D([], [], color=COLORS[1], marker="*", linestyle="", markersize=12, label="goal (hidden)"),
         Line2D([], [], color=BEFORE, label=f"before adapting: {min(SHOWN, episodes)} of {episodes} episodes"),
-        Line2D([], [], color=AFTER, label=f"after one gradient step on them: {SHOWN} episodes"),
+        Line2D([], [], color=AFTER, label=f"after one gradient step on all {episodes}: {SHOWN} episodes"),
     ]

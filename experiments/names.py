@@ -68,9 +68,7 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
 }
 
 META_OPTIMIZERS: dict[str, Callable[[Config, Learner], MetaOptimizer]] = {
-    "descent": lambda c, learner: Descent(
-        learner, lr=c.lr, rate_lr=c.rate_lr, epochs=c.epochs, max_norm=c.max_norm
-    ),
+    "descent": lambda c, learner: Descent(learner, lr=c.lr, rate_lr=c.rate_lr, epochs=c.epochs, max_norm=c.max_norm),
     "trust-region": lambda c, learner: TrustRegion(max_kl=c.max_kl),
     "reptile": lambda c, learner: Reptile(step_size=c.lr),
 }

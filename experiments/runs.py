@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+import metarl
 from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.errors import InputError, existing
-import metarl
 from metarl import checkpoints
 
 PACKAGES = ("torch", "gymnasium", "numpy", "scipy")

@@ -145,7 +145,9 @@ class Progress:
 
     def update(self, done: int, **values: SupportsFloat | str) -> None:
         """Now ``done`` of the total is done; show these values behind it."""
-        shown = (f"{name} {value if isinstance(value, str) else f'{float(value):.4g}'}" for name, value in values.items())
+        shown = (
+            f"{name} {value if isinstance(value, str) else f'{float(value):.4g}'}" for name, value in values.items()
+        )
         postfix = "  ".join(shown)
         if self._bar is not None:
             self._bar.update(0, completed=min(done, self._total), postfix=postfix)

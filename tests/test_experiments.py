@@ -256,9 +256,7 @@ def test_plugins_are_imported_only_when_the_user_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my_plugin.py").write_text(
-        "from envs import Navigation, TaskBenchmark\n"
-        "def short():\n"
-        "    return TaskBenchmark('mine', Navigation(5))\n"
+        "from envs import Navigation, TaskBenchmark\ndef short():\n    return TaskBenchmark('mine', Navigation(5))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     run = tmp_path / "run"
@@ -322,7 +320,10 @@ def test_every_field_changes_what_is_learned(name: str) -> None:
 def test_every_rule_trains_from_its_name(rule: str) -> None:
     learned = parameters(SMALL.model_copy(update={"rule": rule, "steps": 2}))
     start = torch.cat(
-        [p.reshape(-1) for p in build(SMALL.model_copy(update={"rule": rule}), torch.device("cpu")).learner.parameters()]
+        [
+            p.reshape(-1)
+            for p in build(SMALL.model_copy(update={"rule": rule}), torch.device("cpu")).learner.parameters()
+        ]
     )
     assert bool(learned.isfinite().all()) and not (learned.shape == start.shape and torch.equal(learned, start))
 

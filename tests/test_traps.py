@@ -136,7 +136,7 @@ COVERED: dict[str, tuple[str, ...]] = {
 NOT_APPLICABLE = {
     "T19": "no vector environments with automatic resets: `collect` runs whole episodes from one reset",
     "T27": "no worker processes: environments are stepped as tensors in the learner's own process",
-    "T32": "no running normalisers: a baseline is fitted afresh on every batch and nothing else is normalised over time",
+    "T32": "no running normalisers: a baseline is fitted afresh on every batch, nothing else is averaged over time",
 }
 
 

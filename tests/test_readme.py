@@ -1,0 +1,67 @@
+"""What the README shows a newcomer works as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import compare, evaluate, train
+from experiments.cli import PRESETS
+from experiments.config import Config
+from experiments.names import BENCHMARKS, RULES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    lines = [line for line in code[1].splitlines() if line.strip()]
+    assert len(lines) <= 25, "the README promises twenty lines"
+    short = code[1].replace("iteration == 20", "iteration == 1").replace('"test", 50', '"test", 3')
+    assert short != code[1]
+    exec(compile(short, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    before, after = (float(x) for x in re.findall(r"\[([\d.]+), ([\d.]+)\]", printed)[-1])
+    assert 0 < before <= 500 and 0 < after <= 500
+
+
+def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:
+    scripts = {"train": train, "evaluate": evaluate, "compare": compare}
+    known = set(Config.model_fields)
+    for module in scripts.values():
+        for options in ("Options", "Resume", "Protocol"):
+            known |= set(getattr(getattr(module, options, None), "__dataclass_fields__", {}))
+    commands = re.findall(r"python experiments/(\w+)\.py ([^`\n#]*)", README)
+    assert len(commands) >= 5
+    for script, arguments in commands:
+        assert script in scripts or script == "demo"
+        for flag in re.findall(r"--([a-z-]+)", arguments):
+            assert flag.replace("-", "_") in known | {"help"}, flag
+        words = arguments.split()
+        if script in ("train", "compare") and not words[0].startswith("-"):
+            assert words[0] in PRESETS
+
+
+def test_what_the_tables_name_exists() -> None:
+    listed = re.findall(r"`((?:navigation|cartpole)-[a-z]+)`", README)
+    assert set(listed) >= set(BENCHMARKS) and set(listed) <= set(BENCHMARKS) | set(PRESETS)
+    assert {"meta-sgd", "maml"} <= set(RULES)
+
+
+def test_every_file_of_the_map_exists() -> None:
+    block = README.split("## Map of the code")[1].split("```")[1]
+    for name in re.findall(r"\b(\w+\.py)\b", block):
+        assert list(ROOT.glob(f"*/{name}")), name
+    for name in re.findall(r"^(\w+)/", block, re.MULTILINE):
+        assert (ROOT / name).is_dir(), name
+
+
+def test_pictures_and_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert targets
+    for target in targets:
+        assert (ROOT / target).exists(), target
