@@ -146,7 +146,7 @@ def run_job(job: Job) -> dict[str, Any]:
     """Train within the budget and evaluate; runs in a process of its own."""
     runs.prepare_machine(threads=1)
     device, started = torch.device("cpu"), time.perf_counter()
-    setup, spent, iteration = build(job.config, device), 0, 0
+    setup, spent, iterations = build(job.config, device), 0, 0
     for iteration, metrics in meta_train(
         setup.learner,
         setup.optimizer,
@@ -155,12 +155,12 @@ def run_job(job: Job) -> dict[str, Any]:
         generator=setup.generator,
         task_generator=setup.task_generator,
     ):
-        spent += int(metrics["env_steps"])
+        spent, iterations = spent + int(metrics["env_steps"]), iteration
         if spent >= job.config.env_steps:
             break
     seconds = time.perf_counter() - started
     result = measure(job.config, setup, job.protocol, device)
-    return result | {"seconds": round(seconds, 1), "iterations": iteration, "training_env_steps": spent}
+    return result | {"seconds": round(seconds, 1), "iterations": iterations, "training_env_steps": spent}
 
 
 def report(
