@@ -9,7 +9,7 @@ CARTPOLE = Config(
     activation="tanh",
     discount=0.95,
 )
-NAVIGATION = Config()
+NAVIGATION = Config(rate=0.3, rate_lr=0.03, epochs=3)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "cartpole-polarity": (
@@ -37,6 +37,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         NAVIGATION.model_copy(
             update={
                 "benchmark": "navigation-fixed",
+                "rate": 0.05,
                 "inner_loss": "vpg",
                 "outer_loss": "surrogate",
                 "meta_optimizer": "trust-region",

@@ -35,8 +35,8 @@ class ZeroBaseline:
 class LinearBaseline:
     """Ridge regression on ``[s, s², t, t², t³, 1]`` per task (Duan et al. 2016, arXiv:1604.06778).
 
-    The normal equations are formed and solved in float64 and the ridge scales with their diagonal,
-    so constant or repeated observations cannot make the system singular.
+    The normal equations are solved in float64 and the ridge scales with their diagonal, so constant or
+    repeated observations cannot make the system singular.
     """
 
     ridge: float = 1e-5

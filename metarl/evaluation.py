@@ -120,6 +120,8 @@ def evaluate(
 ) -> AdaptationCurve:
     """`adaptation_curve` on held-out tasks only, ``chunk`` tasks at a time to bound memory; results on the CPU.
 
+    Noise is drawn chunk by chunk: learners to be compared on common noise need the same ``chunk``.
+
     Raises:
         TrainingTaskError: a task that training may have drawn.
         ValueError: an empty task set or chunk.

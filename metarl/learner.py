@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarl.losses import Loss, PreUpdateCredit
+from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.policies import Policy
 from metarl.rules import RuleState, UpdateRule
 from metarl.trees import tree_add
@@ -32,9 +32,16 @@ class Learner(nn.Module):
             rule: turns inner gradients into updates; holds what is learned about stepping, φ.
             inner: the loss of adaptation, on support batches.
             outer: the loss of the adapted policy, on the query batch.
-            credit: adds credit to the exploring policy (E-MAML) to the outer loss.
+            credit: adds credit to the exploring policy (E-MAML) to the outer loss; for the inner loss `vpg` only.
+
+        Raises:
+            ValueError: credit with an inner loss whose second derivative holds it already.
         """
         super().__init__()
+        if credit is not None and inner is not vpg:
+            raise ValueError(
+                "pre-update credit completes the inner loss vpg; with another it would count twice: use vpg"
+            )
         self.policy, self.rule = policy, rule
         self.inner, self.outer, self.credit = inner, outer, credit
 

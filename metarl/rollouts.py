@@ -62,8 +62,9 @@ def collect(
         act: ``"sample"``, or ``"mode"`` for the mean (Gaussian) or most likely (categorical) action.
 
     Returns:
-        A batch ``[T, H, N, ...]``; H is the number of steps until the last episode ended, at most
-        the family's horizon. Advantages and values are zero: an estimator fills them in.
+        A batch ``[T, H, N, ...]``; H is the number of steps until the last episode was seen to have ended (a
+        look every `CHECK_EVERY` steps), at most the family's horizon. Advantages and values are zero: an
+        estimator fills them in.
 
     Raises:
         NonFiniteError: an observation, action or reward of a running episode is NaN or infinite.
@@ -110,7 +111,7 @@ def _clean(
     def clean(x: Tensor, keep: Tensor) -> Tensor:
         return x.masked_fill(~keep.reshape(keep.shape + (1,) * (x.dim() - keep.dim())), 0)
 
-    if not mask.all():
+    if not (mask.all() and running.all()):
         observation, action, reward = (clean(x, mask) for x in (observation, action, reward))
         distribution = type(distribution)(*(clean(leaf, mask) for leaf in distribution))
         last_observation = clean(last_observation, running)
@@ -123,17 +124,26 @@ def _clean(
 
 
 def _refuse_non_finite(batch: Batch) -> None:
-    """One look at the whole rollout; on failure says which quantity, task and step."""
-    for name in ("observation", "reward", "log_prob"):
-        values: Tensor = getattr(batch, name)
-        if bool(values.isfinite().all()):
-            continue
-        bad = (~values.isfinite()).flatten(3).any(-1) if values.dim() > 3 else ~values.isfinite()
-        task, step, episode = (int(i) for i in bad.nonzero()[0])
-        raise NonFiniteError(
-            f"non-finite {name} in task {task}, episode {episode}, step {step}: expected finite numbers; "
-            "check the family's physics, or lower the step sizes if the parameters have diverged"
-        )
+    """One look at the whole rollout; on failure says which quantity broke first, in which task and step."""
+    looked_at = {
+        "observation": batch.observation,
+        "action probability": batch.log_prob,
+        "reward": batch.reward,
+        "last observation": batch.last_observation.unsqueeze(1),
+    }
+    if all(bool(values.isfinite().all()) for values in looked_at.values()):
+        return
+    found = []
+    for name, values in looked_at.items():
+        bad = ~values.isfinite()
+        for task, step, episode in (bad.flatten(3).any(-1) if bad.dim() > 3 else bad).nonzero().tolist():
+            last = batch.mask.shape[1] if name == "last observation" else step
+            found.append((last, task, episode, name))
+    step, task, episode, name = min(found, key=lambda entry: entry[0])
+    raise NonFiniteError(
+        f"non-finite {name} in task {task}, episode {episode}, step {step}: expected finite numbers; "
+        "check the family's physics, or lower the step sizes if the parameters have diverged"
+    )
 
 
 def to_device(task: Task, device: torch.device | str) -> Params:

@@ -15,7 +15,7 @@ from metarl.learner import Learner
 from metarl.optimizers import MetaOptimizer
 from metarl.rollouts import collect, to_device
 from metarl.trees import tree_detach
-from metarl.types import Benchmark, Params, Task, TaskFamily, Trace
+from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, Trace
 
 Metrics = dict[str, float]
 
@@ -66,14 +66,20 @@ def explore(learner: Learner, family: TaskFamily, task: Task, plan: Plan, *, gen
         params, stacked = tree_detach(params), True
         support.append(batch)
     query = plan.query(collect(learner.policy, params, family, task, plan.query_episodes, generator=generator))
-    return Trace(tuple(support), query, _outcome(query.episode_return.mean(-1)))
+    return Trace(tuple(support), query, _outcome(query))
 
 
-def _outcome(score: Tensor) -> Tensor:
-    """Each task's score against the others', ``[T]``: centred, in units of their spread."""
-    if len(score) < 2:
+def _outcome(query: Batch) -> Tensor:
+    """Each task's mean return minus that of the *other* tasks, a baseline its own data had no part in; ``[T]``.
+
+    Divided by the task's mean episode length, as the outer loss is: losses are means over steps.
+    """
+    score = query.episode_return.mean(-1)
+    others = len(score) - 1
+    if others < 1:
         return torch.zeros_like(score)
-    return (score - score.mean()) / (score.std() + 1e-8)
+    length = (query.steps / query.mask.shape[-1]).clamp_min(1.0)
+    return (score - (score.sum() - score) / others) / length
 
 
 def meta_step(

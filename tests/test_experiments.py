@@ -283,7 +283,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "inner_loss": ({}, {"inner_loss": "vpg"}),
     "outer_loss": ({"lr": 0.05}, {"outer_loss": "surrogate"}),
     "clip": ({"lr": 0.05}, {"clip": 0.01}),
-    "credit": ({}, {"credit": 1.0}),
+    "credit": ({"inner_loss": "vpg"}, {"credit": 1.0}),
     "steps": ({}, {"steps": 2}),
     "tasks": ({}, {"tasks": 3}),
     "episodes": ({}, {"episodes": 5}),
