@@ -74,24 +74,24 @@ def collect(
     device = next(iter(task.values())).device
     state = family.reset(constants, rows, generator=generator)
     noise = policy.noise((family.horizon, *rows), generator=generator).to(device)
-    running = torch.ones(rows, dtype=torch.bool, device=device)
     observation = family.observe(constants, state)
+    over = torch.zeros(rows, dtype=torch.bool, device=device)
     record: list[tuple[Tensor, ...]] = []
     distributions = []
     for t in range(family.horizon):
         distribution = policy(params, observation)
         action = distribution.mode() if act == "mode" else distribution.sample(noise[t])
         state, reward, terminated = family.step(constants, state, action)
-        record.append((observation, action, reward, running, terminated & running))
+        record.append((observation, action, reward, over, terminated))
         distributions.append(distribution)
-        running = running & ~terminated
+        over = over | terminated
         observation = family.observe(constants, state)
-        if t % CHECK_EVERY == CHECK_EVERY - 1 and not running.any():
+        if t % CHECK_EVERY == CHECK_EVERY - 1 and over.all():
             break
-    observations, actions, rewards, mask, ended = (torch.stack(column, dim=1) for column in zip(*record, strict=True))
+    observations, actions, rewards, padding, ends = (torch.stack(column, dim=1) for column in zip(*record, strict=True))
     kind = type(distributions[0])
     distribution = kind(*(torch.stack(leaf, dim=1) for leaf in zip(*distributions, strict=True)))
-    batch = _clean(observations, actions, distribution, rewards, mask, ended, observation, running)
+    batch = _clean(observations, actions, distribution, rewards, padding, ends & ~padding, observation, over)
     _refuse_non_finite(batch)
     return batch
 
@@ -101,21 +101,21 @@ def _clean(
     action: Tensor,
     distribution: Any,
     reward: Tensor,
-    mask: Tensor,
+    padding: Tensor,
     terminated: Tensor,
     last_observation: Tensor,
-    running: Tensor,
+    over: Tensor,
 ) -> Batch:
     """Zeros what lies after an episode's end: environments run on there, possibly to infinity."""
 
-    def clean(x: Tensor, keep: Tensor) -> Tensor:
-        return x.masked_fill(~keep.reshape(keep.shape + (1,) * (x.dim() - keep.dim())), 0)
+    def clean(x: Tensor, where: Tensor) -> Tensor:
+        return x.masked_fill(where.reshape(where.shape + (1,) * (x.dim() - where.dim())), 0)
 
-    if not (mask.all() and running.all()):
-        observation, action, reward = (clean(x, mask) for x in (observation, action, reward))
-        distribution = type(distribution)(*(clean(leaf, mask) for leaf in distribution))
-        last_observation = clean(last_observation, running)
-    weight = mask.to(reward.dtype)
+    if over.any():
+        observation, action, reward = (clean(x, padding) for x in (observation, action, reward))
+        distribution = type(distribution)(*(clean(leaf, padding) for leaf in distribution))
+        last_observation = clean(last_observation, over)
+    weight = (~padding).to(reward.dtype)
     log_prob = distribution.log_prob(action) * weight
     empty = torch.zeros_like(reward)
     return Batch(
