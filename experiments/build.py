@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from experiments.names import (
     RULES,
     look_up,
 )
-from metarl import MLP, Advantages, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy
+from metarl import MLP, Advantages, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import PreUpdateCredit
 from metarl.rules import UpdateRule
 from metarl.types import Benchmark, TaskFamily
@@ -36,6 +37,18 @@ class Setup:
     plan: Plan
     generator: torch.Generator  # rollout noise, on the device
     task_generator: torch.Generator  # tasks, on the CPU
+
+    def train(self, start: int = 0) -> Iterator[tuple[int, dict[str, float]]]:
+        """Meta-train from iteration ``start`` for as long as the caller goes on; see `metarl.meta_train`."""
+        return meta_train(
+            self.learner,
+            self.optimizer,
+            self.benchmark,
+            self.plan,
+            generator=self.generator,
+            task_generator=self.task_generator,
+            start=start,
+        )
 
 
 def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -31,7 +31,7 @@ from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, measure, score_matrix
 from experiments.names import RULES
-from metarl import meta_train, stats
+from metarl import stats
 
 TUNING_SEED = 1000  # of the runs that choose a step size; never one of the reported seeds
 CONTROLS: dict[str, dict[str, Any]] = {"no-adaptation": {"rule": "maml", "steps": 0}}
@@ -147,14 +147,7 @@ def run_job(job: Job) -> dict[str, Any]:
     runs.prepare_machine(threads=1)
     device, started = torch.device("cpu"), time.perf_counter()
     setup, spent, iterations = build(job.config, device), 0, 0
-    for iteration, metrics in meta_train(
-        setup.learner,
-        setup.optimizer,
-        setup.benchmark,
-        setup.plan,
-        generator=setup.generator,
-        task_generator=setup.task_generator,
-    ):
+    for iteration, metrics in setup.train():
         spent, iterations = spent + int(metrics["env_steps"]), iteration
         if spent >= job.config.env_steps:
             break

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from experiments import runs
-from experiments.animations import animate_cartpole, animate_navigation
 from experiments.cli import preset
 from experiments.config import Config
 from experiments.errors import script
 from experiments.evaluate import Protocol, evaluate_run
 from experiments.figures import draw_run
+from experiments.figures.animations import animate_cartpole, animate_navigation
 from experiments.train import train
 
 FOLDER = Path("runs") / "demo"

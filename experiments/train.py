@@ -19,7 +19,6 @@ from experiments.config import Config
 from experiments.errors import script
 from experiments.evaluate import Protocol, evaluate_run
 from experiments.figures import draw_run
-from metarl import meta_train
 from metarl.metrics import MetricsLog, Progress
 from metarl.rules import Rates
 
@@ -82,18 +81,9 @@ def main(argv: list[str]) -> None:
 def train(config: Config, setup: runs.Setup, folder: Path, done: runs.Progress, *, save_every: int) -> None:
     """Train until the budget is spent, logging every iteration and saving now and then."""
     started = time.perf_counter()
-    loop = meta_train(
-        setup.learner,
-        setup.optimizer,
-        setup.benchmark,
-        setup.plan,
-        generator=setup.generator,
-        task_generator=setup.task_generator,
-        start=done.iteration,
-    )
     runs.write_json(folder / "status.json", {"status": "running"})
     with MetricsLog(folder, resume=done.iteration) as log, Progress(config.env_steps, done=done.env_steps) as bar:
-        for iteration, metrics in loop:
+        for iteration, metrics in setup.train(done.iteration):
             done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
             log.write(iteration, metrics | rate_metrics(setup) | {"env_steps_total": float(done.env_steps)})
             bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})

@@ -15,7 +15,7 @@ from experiments.build import build
 from experiments.config import Config
 from experiments.names import BENCHMARKS, LOSSES, META_OPTIMIZERS, RULES
 from experiments.presets import PRESETS
-from metarl import checkpoints, meta_train
+from metarl import checkpoints
 
 TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4"]
 SMALL = Config(hidden=(8,), tasks=2, episodes=4, query_episodes=4, horizon=10, env_steps=10**6)
@@ -38,14 +38,7 @@ def train_tiny(output: Path, *more: str) -> int:
 def parameters(config: Config, iterations: int = 2) -> torch.Tensor:
     """All learned numbers after a few meta-iterations, as one vector."""
     setup = build(config, torch.device("cpu"))
-    for iteration, _ in meta_train(
-        setup.learner,
-        setup.optimizer,
-        setup.benchmark,
-        setup.plan,
-        generator=setup.generator,
-        task_generator=setup.task_generator,
-    ):
+    for iteration, _ in setup.train():
         if iteration == iterations:
             break
     return torch.cat([p.detach().reshape(-1) for p in setup.learner.parameters()])
@@ -121,14 +114,7 @@ def test_a_checkpoint_without_any_of_its_parts_is_not_exact(tmp_path: Path) -> N
         for part in {"optimizer", "generator", "task_generator"} - {drop}:
             target = getattr(setup, part)
             (target.load_state_dict if part == "optimizer" else target.set_state)(state[part])
-        step = meta_train(
-            setup.learner,
-            setup.optimizer,
-            setup.benchmark,
-            setup.plan,
-            generator=setup.generator,
-            task_generator=setup.task_generator,
-        )
+        step = setup.train()
         next(step)
         return torch.cat([p.detach().reshape(-1) for p in setup.learner.parameters()])
 

@@ -15,10 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import animations, figures
+from experiments import figures
 from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.evaluate import Protocol, held_out_tasks, measure
+from experiments.figures import animations, curves, learning, page, plane
+from experiments.figures import rates as drawn_rates
 from metarl import Plan, stats
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +110,7 @@ def test_adaptation_curves_of_every_kind(tmp_path: Path, results: dict[str, list
 
 def test_bands_are_the_intervals_of_the_mean() -> None:
     scores = np.random.default_rng(0).normal(size=(3, 10, 2))
-    low, high = figures._bands(scores)
+    low, high = curves._bands(scores)
     expected = stats.interval(scores[..., 1], stats.mean, seed=0)
     assert (low[1], high[1]) == (expected.low, expected.high)
     assert (low < scores.mean((0, 1))).all() and (scores.mean((0, 1)) < high).all()
@@ -116,8 +118,8 @@ def test_bands_are_the_intervals_of_the_mean() -> None:
 
 def test_far_references_are_left_out_and_near_ones_drawn() -> None:
     def lines(ceiling: float) -> int:
-        axes = figures.Figure().add_subplot()
-        figures.draw_curves(axes, {"a": [result() | {"references": {"ceiling": [ceiling] * 12}}]})
+        axes = page.Figure().add_subplot()
+        curves.draw_curves(axes, {"a": [result() | {"references": {"ceiling": [ceiling] * 12}}]})
         return len([text for text in axes.texts if text.get_text().startswith("ceiling")])
 
     assert (lines(25.0), lines(500.0)) == (1, 0)
@@ -136,13 +138,13 @@ def test_comparison_draws_rules_seeds_and_a_policy_that_does_not_adapt(tmp_path:
 
 def test_pairs_match_seeds_and_repeat_the_policy_that_does_not_adapt() -> None:
     runs = [result(seed, shift=4.0) for seed in (2, 1, 9)]
-    pairs = list(figures._pairs(runs, [result(seed) for seed in (1, 2)]))
+    pairs = list(curves._pairs(runs, [result(seed) for seed in (1, 2)]))
     assert len(pairs) == 3
     np.testing.assert_allclose([(a - b) for a, b in pairs], 4.0)
-    still = list(figures._pairs(runs, [result(seed, steps=0) for seed in (1, 2)]))
+    still = list(curves._pairs(runs, [result(seed, steps=0) for seed in (1, 2)]))
     assert len(still) == 3 and (still[0][1] == still[2][1]).all()
-    assert list(figures._pairs(runs, [result(5)])) == []
-    assert list(figures._pairs(runs, [result(1) | {"fingerprint": "other"}])) == []
+    assert list(curves._pairs(runs, [result(5)])) == []
+    assert list(curves._pairs(runs, [result(1) | {"fingerprint": "other"}])) == []
 
 
 @pytest.mark.parametrize("steps", [0, 2])
@@ -153,20 +155,20 @@ def test_learning_curve_of_one_seed_and_of_several_labels(tmp_path: Path, steps:
 
 
 def test_metrics_are_read_with_gaps_as_nan(tmp_path: Path) -> None:
-    columns = figures.read_metrics(run_folder(tmp_path / "a", rows=6))
+    columns = learning.read_metrics(run_folder(tmp_path / "a", rows=6))
     assert np.isnan(columns["return/step_0"]).tolist() == [False, False, False, True, False, False]
     assert columns["return/step_1"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 @pytest.mark.parametrize("count", [1, 5, 400])
 def test_running_mean_keeps_the_length_and_a_constant(count: int) -> None:
-    assert figures.running_mean(np.full(count, 3.0)) == pytest.approx(np.full(count, 3.0))
+    assert learning.running_mean(np.full(count, 3.0)) == pytest.approx(np.full(count, 3.0))
 
 
 def test_running_mean_is_the_mean_of_the_window() -> None:
     values = np.random.default_rng(0).normal(size=60)  # a window of three
-    assert figures.running_mean(values)[10] == pytest.approx(values[9:12].mean())
-    assert figures.running_mean(values)[0] == pytest.approx(values[:2].mean())
+    assert learning.running_mean(values)[10] == pytest.approx(values[9:12].mean())
+    assert learning.running_mean(values)[0] == pytest.approx(values[:2].mean())
 
 
 @pytest.mark.parametrize("rule", ["meta-sgd", "per-layer", "per-step", "learned-rate"])
@@ -176,7 +178,7 @@ def test_step_sizes_are_drawn_of_whatever_has_rates(tmp_path: Path, rule: str) -
     for parameter in learner.rule.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
     files = figures.step_sizes(tmp_path / "steps", learner)
-    if any(isinstance(module, figures.Rates) for module in learner.rule.modules()):
+    if any(isinstance(module, drawn_rates.Rates) for module in learner.rule.modules()):
         assert_drawn(files)
     else:
         assert files == []
@@ -184,8 +186,8 @@ def test_step_sizes_are_drawn_of_whatever_has_rates(tmp_path: Path, rule: str) -
 
 @pytest.mark.parametrize(("rates", "scale"), [([-0.1, 0.2, 0.3], "linear"), ([0.01, -0.01, 0.01, 0.01, 9.0], "symlog")])
 def test_step_sizes_far_apart_are_drawn_on_a_symmetric_log_scale(rates: list[float], scale: str) -> None:
-    axes = figures.Figure().add_subplot()
-    figures._scale(axes, np.array(rates))
+    axes = page.Figure().add_subplot()
+    drawn_rates._scale(axes, np.array(rates))
     assert axes.get_xscale() == scale
 
 
@@ -199,20 +201,20 @@ def test_paths_are_drawn_for_navigation_only(tmp_path: Path, tasks: int) -> None
 def test_walks_join_start_observations_and_the_last_position() -> None:
     setup = build(NAVIGATION, CPU)
     task = held_out_tasks(setup.benchmark, Protocol(tasks=2))
-    before, after = figures.before_and_after(setup, task, 3, torch.Generator().manual_seed(0), CPU)
+    before, after = plane.before_and_after(setup, task, 3, torch.Generator().manual_seed(0), CPU)
     assert before.mask.shape == (2, 12, 4) and after.mask.shape == (2, 12, 3)
-    walk = figures.walks(after, task, 1)[2]
+    walk = plane.walks(after, task, 1)[2]
     assert walk.shape == (13, 2) and walk[0].tolist() == [0.0, 0.0]
     assert np.abs(np.diff(walk, axis=0)).max() <= 0.1 + 1e-6  # every move is a legal one, the last included
     ended = after._replace(terminated=torch.ones_like(after.terminated))
     goal = [float(task["goal_x"][1]), float(task["goal_y"][1])]
-    assert figures.walks(ended, task, 1)[2][-1].tolist() == pytest.approx(goal)
+    assert plane.walks(ended, task, 1)[2][-1].tolist() == pytest.approx(goal)
 
 
 def test_pictures_show_the_first_of_the_scored_tasks() -> None:
     setup = build(NAVIGATION, CPU)
     scored = held_out_tasks(setup.benchmark, Protocol())
-    shown = figures.first_tasks(setup, 6)
+    shown = plane.first_tasks(setup, 6)
     assert all(torch.equal(values[:6], shown[name]) for name, values in scored.items())
 
 
@@ -220,7 +222,7 @@ def test_before_and_after_leaves_the_learner_alone() -> None:
     setup = build(CARTPOLE, CPU)
     task = held_out_tasks(setup.benchmark, Protocol(tasks=1))
     kept = {name: value.clone() for name, value in setup.learner.state_dict().items()}
-    _, after = figures.before_and_after(setup, task, 2, torch.Generator().manual_seed(0), CPU)
+    _, after = plane.before_and_after(setup, task, 2, torch.Generator().manual_seed(0), CPU)
     assert all(torch.equal(kept[name], value) for name, value in setup.learner.state_dict().items())
     assert not any(leaf.requires_grad for leaf in after.distribution)
 
@@ -248,10 +250,10 @@ def test_missing_inputs_are_skipped_without_a_word(tmp_path: Path, capsys: pytes
 
 
 def test_equal_inputs_give_equal_files_and_matplotlib_stays_as_it_was(tmp_path: Path) -> None:
-    settings = dict(figures.matplotlib.rcParams)
+    settings = dict(page.matplotlib.rcParams)
     first, second = (figures.adaptation_curves(tmp_path / name / "x", {"a": [result()]}) for name in "ab")
     assert [a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True)] == [True, True]
-    assert dict(figures.matplotlib.rcParams) == settings
+    assert dict(page.matplotlib.rcParams) == settings
 
 
 def test_neither_a_display_nor_pyplot_is_needed() -> None:
@@ -263,8 +265,8 @@ def test_neither_a_display_nor_pyplot_is_needed() -> None:
 def test_cartpole_is_animated_frame_by_frame(tmp_path: Path) -> None:
     path = animations.animate_cartpole(tmp_path / "cart.gif", build(CARTPOLE, CPU), CPU)
     setup = build(CARTPOLE, CPU)
-    noise = figures.stream(Protocol().seed, "animation", CPU)
-    _, after = figures.before_and_after(setup, figures.first_tasks(setup, 1), 1, noise, CPU)
+    noise = plane.stream(Protocol().seed, "animation", CPU)
+    _, after = plane.before_and_after(setup, plane.first_tasks(setup, 1), 1, noise, CPU)
     shown = int(after.mask.sum()) + animations.REST
     frames, count = frames_of(path)
     assert count == len(range(0, shown + 3, 3)) >= len(frames)
@@ -299,7 +301,7 @@ def test_animations_are_reproducible_and_refuse_other_families(
 def cart_moments(setup: Setup, episodes: int) -> tuple[Any, list[dict[str, Any]]]:
     setup = replace(setup, plan=Plan(episodes=episodes))
     noise = torch.Generator().manual_seed(0)
-    before, _ = figures.before_and_after(setup, figures.first_tasks(setup, 1), 1, noise, CPU)
+    before, _ = plane.before_and_after(setup, plane.first_tasks(setup, 1), 1, noise, CPU)
     return before, animations._moments(before)
 
 

@@ -17,7 +17,8 @@ from envs import CartPole, Navigation
 from envs.cartpole import POSITION_LIMIT
 from experiments.build import Setup, stream
 from experiments.evaluate import Protocol
-from experiments.figures import AFTER, BEFORE, COLORS, INK, MUTED, before_and_after, extent, first_tasks, walks
+from experiments.figures.page import AFTER, BEFORE, COLORS, INK, MUTED
+from experiments.figures.plane import before_and_after, extent, first_tasks, walks
 from metarl import Batch
 from metarl.types import Params
 

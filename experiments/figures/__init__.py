@@ -1,0 +1,37 @@
+"""Figures and animations of runs.
+
+Every figure function takes a path and writes a PNG and an SVG beside each other under that name; what it
+lacks the inputs for it leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from experiments.build import Setup
+from experiments.config import Config
+from experiments.figures.curves import adaptation_curves, comparison
+from experiments.figures.learning import learning_curve
+from experiments.figures.plane import paths_in_the_plane
+from experiments.figures.rates import step_sizes
+
+__all__ = ["adaptation_curves", "comparison", "draw_run", "learning_curve", "paths_in_the_plane", "step_sizes"]
+
+
+def draw_run(folder: Path, config: Config, setup: Setup, device: torch.device) -> list[Path]:
+    """Draw what a run folder has the inputs for, into ``folder/figures``; what is missing is left out."""
+    target, name = folder / "figures", config.rule
+    files: list[Path] = []
+    for source in sorted((folder / "evaluation").glob("*.json")):
+        result = json.loads(source.read_text())
+        files += adaptation_curves(target / f"adaptation-{source.stem}", {name: [result]})
+    if (folder / "metrics.jsonl").exists():
+        files += learning_curve(target / "learning", {name: [folder]})
+    files += step_sizes(target / "step-sizes", setup.learner)
+    files += paths_in_the_plane(target / "paths", setup, device)
+    if files:
+        print(f"figures: {target}")
+    return files

@@ -1,0 +1,111 @@
+"""Paths of 2-D navigation before and after one gradient step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from envs import Navigation
+from experiments.build import Setup, stream
+from experiments.evaluate import Protocol, held_out_tasks
+from experiments.figures.page import AFTER, BEFORE, COLORS, INK, SHOWN, Array, page
+from metarl import Batch
+from metarl.rollouts import collect, to_device
+from metarl.trees import tree_detach
+from metarl.types import Params, Task
+
+
+@torch.no_grad()
+def before_and_after(
+    setup: Setup, task: Task, episodes: int, generator: torch.Generator, device: torch.device
+) -> tuple[Batch, Batch]:
+    """The episodes that one gradient step is taken on, and fresh ``episodes`` after it; both ``[T, H, N, ...]``."""
+    learner, family, task = setup.learner, setup.benchmark.family, to_device(task, device)
+    shared, state = learner.start()
+    params = tree_detach(shared)
+    before = collect(learner.policy, params, family, task, setup.plan.episodes, generator=generator)
+    step = torch.vmap(learner.step, in_dims=(None, None, 0))
+    params, _ = step(params, state, setup.plan.support(before))
+    after = collect(learner.policy, tree_detach(params), family, task, episodes, generator=generator)
+    return before, after
+
+
+def first_tasks(setup: Setup, tasks: int) -> Params:
+    """The first of the held-out tasks that runs are scored on, so that a picture shows a task of the results."""
+    scored = held_out_tasks(setup.benchmark, Protocol(tasks=max(tasks, Protocol.tasks)))
+    return {name: value[:tasks] for name, value in scored.items()}
+
+
+def paths_in_the_plane(path: Path, setup: Setup, device: torch.device, tasks: int = 6) -> list[Path]:
+    """Paths of 2-D navigation before and after one gradient step on held-out tasks; nothing for other families."""
+    if not isinstance(setup.benchmark.family, Navigation):
+        return []
+    task = first_tasks(setup, tasks)
+    noise = stream(Protocol().seed, "paths", device)
+    before, after = before_and_after(setup, task, SHOWN, noise, device)
+    rows, columns = -(-tasks // 3), min(tasks, 3)
+    size = (2.5 * columns + 0.8, 2.5 * rows + 1.5)
+    with page(path, f"Paths on held-out tasks of {setup.benchmark.name}", size) as (figure, files):
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[tasks:]:
+            axes.set_visible(False)
+        for i, axes in enumerate(grid.flat[:tasks]):
+            for walk in walks(before, task, i)[:SHOWN]:
+                axes.plot(*walk.T, color=BEFORE, linewidth=0.8, alpha=0.6)
+            for walk in walks(after, task, i):
+                axes.plot(*walk.T, color=AFTER, linewidth=0.9, alpha=0.7)
+            _mark(axes, task, i)
+            axes.label_outer()
+        limit = extent(before, after, task)
+        grid[0, 0].set(xlim=(-limit, limit), ylim=(-limit, limit))
+        figure.legend(handles=_path_handles(setup.plan.episodes), loc="outside lower center", ncols=2)
+    return files
+
+
+def extent(before: Batch, after: Batch, task: Task) -> float:
+    """Half the width of a square about the origin that shows every goal and start and nearly all positions."""
+    fixed = torch.cat([task[name].abs() for name in ("goal_x", "goal_y", "start_x", "start_y")])
+    seen = torch.cat([batch.observation[batch.mask.bool()].abs().flatten().cpu() for batch in (before, after)])
+    return float(torch.maximum(1.25 * fixed.max(), 1.2 * torch.tensor(np.quantile(seen.numpy(), 0.995))))
+
+
+def walks(batch: Batch, task: Task, index: int) -> list[Array]:
+    """Positions ``[steps + 1, 2]`` of every episode of one task, the last one included.
+
+    The position that ends an episode in the box is not in the batch; it is the goal to within the box.
+    """
+    goal = torch.stack((task["goal_x"], task["goal_y"]), -1)[index]
+    found = []
+    for n in range(batch.mask.shape[-1]):
+        length = int(batch.mask[index, :, n].sum())
+        ended = bool(batch.terminated[index, :, n].any())
+        last = goal if ended else batch.last_observation[index, n].cpu()
+        seen = batch.observation[index, :length, n].cpu()
+        found.append(torch.cat((seen, last[None])).double().numpy())
+    return found
+
+
+def _mark(axes: Axes, task: Task, index: int) -> None:
+    """Start and goal, equal axes and few ticks."""
+    start, goal = ((float(task[f"{what}_x"][index]), float(task[f"{what}_y"][index])) for what in ("start", "goal"))
+    axes.plot(*start, "o", color=INK, markersize=6, zorder=5)
+    axes.plot(*goal, "*", color=COLORS[1], markersize=14, markeredgecolor="white", zorder=6)
+    axes.set_aspect("equal")
+    axes.set(xlabel="x (length)", ylabel="y (length)")
+    axes.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+
+
+def _path_handles(episodes: int) -> list[Any]:
+    return [
+        Line2D([], [], color=INK, marker="o", linestyle="", markersize=6, label="start"),
+        Line2D([], [], color=COLORS[1], marker="*", linestyle="", markersize=12, label="goal (hidden)"),
+        Line2D([], [], color=BEFORE, label=f"before adapting: {min(SHOWN, episodes)} of {episodes} episodes"),
+        Line2D([], [], color=AFTER, label=f"after one gradient step on all {episodes}: {SHOWN} episodes"),
+    ]

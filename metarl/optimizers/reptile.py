@@ -1,0 +1,49 @@
+"""Reptile: no meta-gradient at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metarl.learner import Learner
+from metarl.optimizers.base import MetaOptimizer, Metrics
+from metarl.trees import global_norm
+from metarl.types import Trace
+
+
+class Reptile(MetaOptimizer):
+    """Moves the initialization towards the adapted parameters (Nichol et al. 2018, arXiv:1803.02999, algorithm 2).
+
+    Adapts on the support and once more on the query batch, so that with one support batch there are the
+    two steps Reptile needs to differ from joint training. Leaves what the rule learns alone.
+    """
+
+    def __init__(self, *, step_size: float = 0.1) -> None:
+        """``step_size`` is ε.
+
+        Raises:
+            ValueError: outside (0, 1].
+        """
+        if not 0.0 < step_size <= 1.0:
+            raise ValueError(f"Reptile's step size must lie in (0, 1], got {step_size}")
+        self.step_size = step_size
+
+    @torch.no_grad()
+    def step(self, learner: Learner, trace: Trace) -> Metrics:
+        """See `MetaOptimizer.step`."""
+        adapted = torch.vmap(lambda one: learner.adapt((*one.support, one.query)))(trace)
+        moves = {name: adapted[name].mean(0) - p for name, p in learner.policy.initial().items()}
+        if not all(bool(move.isfinite().all()) for move in moves.values()):
+            return {"meta/skipped": 1.0}
+        for name, p in learner.policy.initial().items():
+            p.add_(self.step_size * moves[name])
+        return {"meta/skipped": 0.0, "meta/move": float(global_norm(moves))}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: Reptile remembers nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load; see `MetaOptimizer.load_state_dict`."""
+        del state

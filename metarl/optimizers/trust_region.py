@@ -1,0 +1,132 @@
+"""A natural-gradient step of bounded KL, with conjugate gradients and a line search that restores on failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarl.learner import Learner
+from metarl.optimizers.base import MetaOptimizer, Metrics, adapted_kl, meta_loss
+from metarl.types import Trace
+
+
+class TrustRegion(MetaOptimizer):
+    """Natural-gradient step of bounded KL on everything learned (TRPO, Schulman et al. 2015, arXiv:1502.05477).
+
+    The KL is that of the *adapted* policies on the query states, differentiated through adaptation, as in
+    MAML and Meta-SGD. If no step of the line search improves the objective within the bound, every
+    parameter is restored bit for bit.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_kl: float = 0.01,
+        cg_steps: int = 10,
+        damping: float = 1e-5,
+        backtracks: int = 15,
+        shrink: float = 0.8,
+    ) -> None:
+        """Set the size of a step.
+
+        Args:
+            max_kl: δ, in nats.
+            cg_steps: conjugate-gradient iterations.
+            damping: added to the Fisher matrix's diagonal.
+            backtracks: step lengths tried.
+            shrink: factor from one to the next.
+
+        Raises:
+            ValueError: a value outside its range.
+        """
+        if not (max_kl > 0.0 and cg_steps > 0 and damping >= 0.0 and backtracks > 0 and 0.0 < shrink < 1.0):
+            raise ValueError(
+                "expected max_kl > 0, cg_steps > 0, damping >= 0, backtracks > 0 and 0 < shrink < 1, got "
+                f"{(max_kl, cg_steps, damping, backtracks, shrink)}"
+            )
+        self.max_kl, self.cg_steps, self.damping = max_kl, cg_steps, damping
+        self.backtracks, self.shrink = backtracks, shrink
+
+    def step(self, learner: Learner, trace: Trace) -> Metrics:
+        """See `MetaOptimizer.step`."""
+        params = [p for p in learner.parameters() if p.requires_grad]
+        loss = meta_loss(learner, trace)
+        gradient = _flat(torch.autograd.grad(loss, params, allow_unused=True), params)
+        metrics = {"meta/loss": float(loss.detach()), "meta/grad_norm": float(gradient.norm())}
+        kl_gradient = _flat(
+            torch.autograd.grad(adapted_kl(learner, trace), params, create_graph=True, allow_unused=True), params
+        )
+
+        def fisher(vector: Tensor) -> Tensor:
+            product = torch.autograd.grad(kl_gradient @ vector, params, retain_graph=True, allow_unused=True)
+            return _flat(product, params) + self.damping * vector
+
+        direction = conjugate_gradient(fisher, -gradient, self.cg_steps)
+        curvature = float(direction @ fisher(direction))
+        if not 0.0 < curvature < float("inf"):  # a non-finite gradient, or curvature lost to rounding
+            return metrics | {"meta/skipped": 1.0, "meta/kl": 0.0}
+        return metrics | self._line_search(learner, trace, params, direction * (2.0 * self.max_kl / curvature) ** 0.5)
+
+    @torch.no_grad()
+    def _line_search(self, learner: Learner, trace: Trace, params: list[nn.Parameter], full: Tensor) -> Metrics:
+        before = [p.clone() for p in params]
+        start = float(meta_loss(learner, trace))
+        for trial in range(self.backtracks):
+            _add(params, before, full * self.shrink**trial)
+            loss, kl = float(meta_loss(learner, trace)), float(adapted_kl(learner, trace))
+            if loss < start and kl <= self.max_kl:  # both false for NaN
+                return {"meta/skipped": 0.0, "meta/kl": kl, "meta/backtracks": float(trial)}
+        for p, old in zip(params, before, strict=True):
+            p.copy_(old)
+        return {"meta/skipped": 1.0, "meta/kl": 0.0, "meta/backtracks": float(self.backtracks)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: a trust region remembers nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load; see `MetaOptimizer.load_state_dict`."""
+        del state
+
+
+def _flat(tensors: Iterable[Tensor | None], like: list[nn.Parameter]) -> Tensor:
+    """One vector; a parameter that the objective does not depend on counts as zeros."""
+    return torch.cat(
+        [(torch.zeros_like(p) if t is None else t).reshape(-1) for t, p in zip(tensors, like, strict=True)]
+    )
+
+
+def _add(params: list[nn.Parameter], base: list[Tensor], step: Tensor) -> None:
+    start = 0
+    for p, old in zip(params, base, strict=True):
+        p.copy_(old + step[start : start + p.numel()].view_as(p))
+        start += p.numel()
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], target: Tensor, steps: int, tolerance: float = 1e-10
+) -> Tensor:
+    """Approximate ``x`` with ``A x = target`` for a symmetric positive definite ``A`` given by its product.
+
+    Args:
+        product: ``v -> A v``.
+        target: ``[n]``.
+        steps: iterations at most.
+        tolerance: stop when the squared residual is below.
+    """
+    x, residual = torch.zeros_like(target), target.clone()
+    direction, squared = residual.clone(), residual @ residual
+    for _ in range(steps):
+        if float(squared) < tolerance:
+            break
+        image = product(direction)
+        length = squared / (direction @ image)
+        x = x + length * direction
+        residual = residual - length * image
+        new_squared = residual @ residual
+        direction = residual + (new_squared / squared) * direction
+        squared = new_squared
+    return x
