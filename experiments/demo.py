@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from experiments import runs
+from experiments.build import Setup, build
 from experiments.cli import preset
 from experiments.config import Config
 from experiments.errors import script
@@ -43,10 +44,10 @@ def main(argv: list[str]) -> None:
     print(f"\ndone in {time.perf_counter() - started:.0f} s; training curves: tensorboard --logdir {FOLDER}")
 
 
-def trained(name: str, config: Config, device: torch.device) -> tuple[Path, runs.Setup]:
+def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setup]:
     """The run, trained to the end: from scratch, from where it was interrupted, or found finished."""
     folder = FOLDER / name
-    setup, done = runs.build(config, device), runs.Progress()
+    setup, done = build(config, device), runs.Progress()
     if (folder / "checkpoints" / "last").exists():
         old, loaded, progress = runs.load(folder, device, restore_threads=True)
         if old == config:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from experiments import runs
+from experiments.build import Setup, build
 from experiments.cli import parse, parse_config
 from experiments.config import Config
 from experiments.errors import script
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
         config, options = parse_config(Options, argv, __doc__)
         runs.prepare_machine(options.threads)
         device = runs.pick_device(options.device)
-        setup, done = runs.build(config, device), runs.Progress()
+        setup, done = build(config, device), runs.Progress()
         folder, save_every, wanted = runs.create(config, options.output, device), options.save_every, options.evaluate
     if done.env_steps >= config.env_steps:
         print(f"{folder}: all {config.env_steps:,} environment steps are done; nothing to train")
@@ -78,28 +79,35 @@ def main(argv: list[str]) -> None:
         draw_run(folder, config, setup, device)
 
 
-def train(config: Config, setup: runs.Setup, folder: Path, done: runs.Progress, *, save_every: int) -> None:
-    """Train until the budget is spent, logging every iteration and saving now and then."""
-    started = time.perf_counter()
+def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, save_every: int) -> None:
+    """Train until the budget is spent, logging every iteration and saving now and then.
+
+    However it ends, ``status.json`` says how; the last checkpoint is whole and can be resumed.
+    """
+    started, ending = time.perf_counter(), {"status": "interrupted"}
     runs.write_json(folder / "status.json", {"status": "running"})
-    with MetricsLog(folder, resume=done.iteration) as log, Progress(config.env_steps, done=done.env_steps) as bar:
-        for iteration, metrics in setup.train(done.iteration):
-            done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
-            log.write(iteration, metrics | rate_metrics(setup) | {"env_steps_total": float(done.env_steps)})
-            bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})
-            finished = done.env_steps >= config.env_steps
-            if finished or iteration % save_every == 0:
-                runs.save(folder, config, setup, done)
-            if finished:
-                break
-    seconds = time.perf_counter() - started
-    runs.write_json(
-        folder / "status.json",
-        {"status": "finished", "iterations": done.iteration, "env_steps": done.env_steps, "seconds": round(seconds, 1)},
-    )
+    try:
+        with MetricsLog(folder, resume=done.iteration) as log, Progress(config.env_steps, done=done.env_steps) as bar:
+            for iteration, metrics in setup.train(done.iteration):
+                done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
+                log.write(iteration, metrics | rate_metrics(setup) | {"env_steps_total": float(done.env_steps)})
+                bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})
+                finished = done.env_steps >= config.env_steps
+                if finished or iteration % save_every == 0:
+                    runs.save(folder, config, setup, done)
+                if finished:
+                    break
+        ending = {"status": "finished"}
+    except Exception as error:
+        ending = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        raise
+    finally:
+        reached = {"iterations": done.iteration, "env_steps": done.env_steps}
+        seconds = {"seconds": round(time.perf_counter() - started, 1)}
+        runs.write_json(folder / "status.json", ending | reached | seconds)
 
 
-def rate_metrics(setup: runs.Setup) -> dict[str, float]:
+def rate_metrics(setup: Setup) -> dict[str, float]:
     """What the rule has learned so far: mean, extremes and share of negative step sizes."""
     tables = [module() for module in setup.learner.rule.modules() if isinstance(module, Rates)]
     if not tables:

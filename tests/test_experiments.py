@@ -352,3 +352,15 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="use --device cpu"):
         runs.pick_device("cuda:99")
     assert runs.pick_device("auto") == torch.device("cpu")
+
+
+def test_divergence_ends_with_its_own_code_and_leaves_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A step size of a million: the run stops in one line, says so in status.json, and can still be looked at."""
+    run = tmp_path / "run"
+    assert train_tiny(run, "--lr", "1e30", "--no-evaluate", "--save-every", "1") == 4
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "lower the step sizes" in error
+    status = json.loads((run / "status.json").read_text())
+    assert status["status"] == "failed" and "lower the step sizes" in status["reason"]

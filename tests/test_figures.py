@@ -257,7 +257,7 @@ def test_equal_inputs_give_equal_files_and_matplotlib_stays_as_it_was(tmp_path: 
 
 
 def test_neither_a_display_nor_pyplot_is_needed() -> None:
-    code = "import sys, experiments.animations; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, experiments.figures.animations; print('matplotlib.pyplot' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={}, check=True)
     assert found.stdout.strip() == "False"
 

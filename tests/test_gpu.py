@@ -1,0 +1,46 @@
+"""The same numbers on a GPU: noise from a CPU generator is common to both devices, and so is what follows from it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from experiments.build import build, stream
+from experiments.config import Config
+from metarl import explore
+from metarl.optimizers import meta_loss
+from metarl.rollouts import to_device
+
+CASES = {
+    "navigation": Config(hidden=(16,), tasks=3, episodes=4, query_episodes=4, horizon=10),
+    "cartpole": Config(benchmark="cartpole-wide", hidden=(16,), activation="tanh", tasks=3, episodes=4, horizon=20),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_meta_gradient_is_the_same_on_both_devices(name: str, steps: int) -> None:
+    gradients = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        setup = build(CASES[name].model_copy(update={"steps": steps}), device)
+        task = to_device(setup.benchmark.sample("train", 3, generator=stream(0, "tasks")), device)
+        trace = explore(setup.learner, setup.benchmark.family, task, setup.plan, generator=stream(0, "noise"))
+        loss = meta_loss(setup.learner, trace)
+        used = [p for n, p in setup.learner.named_parameters() if steps or n.startswith("policy")]
+        gradients.append(torch.cat([g.reshape(-1).cpu() for g in torch.autograd.grad(loss, used)]))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+    assert bool(gradients[0].any())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_runs_on_the_gpu_and_resumes_its_generator() -> None:
+    setup = build(CASES["cartpole"], torch.device("cuda"))
+    state = setup.generator.get_state()
+    _, metrics = next(setup.train())
+    assert metrics["env_steps"] > 0 and all(p.device.type == "cuda" for p in setup.learner.parameters())
+    assert not torch.equal(state, setup.generator.get_state())
+    setup.generator.set_state(state)
+    assert torch.equal(state, setup.generator.get_state())
