@@ -24,7 +24,7 @@ from experiments.figures.animations import animate_cartpole, animate_navigation
 from experiments.train import train
 
 FOLDER = Path("runs") / "demo"
-BUDGETS = {"cartpole-polarity": 2_000_000, "navigation-fixed": 6_000_000}  # environment steps
+BUDGETS = {"cartpole-polarity": 2_000_000, "navigation-fixed": 4_000_000}  # environment steps
 ANIMATIONS = {"cartpole-polarity": animate_cartpole, "navigation-fixed": animate_navigation}
 
 

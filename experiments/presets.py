@@ -9,7 +9,7 @@ CARTPOLE = Config(
     activation="tanh",
     discount=0.95,
 )
-NAVIGATION = Config(rate=0.3, rate_lr=0.03, epochs=3)
+NAVIGATION = Config(rate=0.3, rate_lr=0.03, epochs=3, decay=0.8, query_decay=1.0)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "cartpole-polarity": (
@@ -38,10 +38,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
             update={
                 "benchmark": "navigation-fixed",
                 "rate": 0.05,
+                "decay": 1.0,
                 "inner_loss": "vpg",
                 "outer_loss": "surrogate",
                 "meta_optimizer": "trust-region",
-                "query_decay": 1.0,
                 "env_steps": 8_000_000,
             }
         ),
