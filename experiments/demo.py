@@ -7,6 +7,8 @@ again, it continues what was interrupted and repeats nothing that is finished.
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -46,15 +48,13 @@ def main(argv: list[str]) -> None:
 
 def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setup]:
     """The run, trained to the end: from scratch, from where it was interrupted, or found finished."""
-    folder = FOLDER / name
-    setup, done = build(config, device), runs.Progress()
+    version = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:6]  # another budget is another run
+    folder = FOLDER / f"{name}-{version}"
     if (folder / "checkpoints" / "last").exists():
-        old, loaded, progress = runs.load(folder, device, restore_threads=True)
-        if old == config:
-            setup, done = loaded, progress
-        else:
-            folder = FOLDER / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"  # another version's: leave it alone
-    if not (folder / "config.json").exists():
+        _, setup, done = runs.load(folder, device, restore_threads=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)  # interrupted before its first checkpoint: nothing to keep
+        setup, done = build(config, device), runs.Progress()
         runs.create(config, folder, device)
     if done.env_steps < config.env_steps:
         train(config, setup, folder, done, save_every=10)

@@ -45,7 +45,7 @@ def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
         except OSError as error:
             return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), IO)
         except KeyboardInterrupt:
-            return _fail("interrupted; resume with --resume RUN", 130)
+            return _fail("interrupted; what the last checkpoint holds can be resumed", 130)
         return 0
 
     return run

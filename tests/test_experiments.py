@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import compare, evaluate, runs, train
+from experiments import compare, demo, evaluate, runs, train
 from experiments.build import build
 from experiments.config import Config
 from experiments.names import BENCHMARKS, LOSSES, META_OPTIMIZERS, RULES
@@ -364,3 +364,34 @@ def test_divergence_ends_with_its_own_code_and_leaves_a_checkpoint(
     assert error.startswith("error: ") and "lower the step sizes" in error
     status = json.loads((run / "status.json").read_text())
     assert status["status"] == "failed" and "lower the step sizes" in status["reason"]
+
+
+def test_the_demo_goes_on_where_it_was_interrupted_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = {"hidden": (8,), "tasks": 2, "episodes": 4, "query_episodes": 4, "horizon": 10}
+    monkeypatch.setattr(demo, "preset", lambda name: PRESETS[name][1].model_copy(update=tiny))
+    monkeypatch.setattr(demo, "BUDGETS", {"cartpole-polarity": 1500, "navigation-fixed": 1500})
+    real, calls = train.rate_metrics, []
+
+    def die(setup: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(setup)
+
+    monkeypatch.setattr(train, "rate_metrics", die)
+    assert demo.main([]) == 130  # before the first checkpoint
+    assert demo.main([]) == 0
+    first = capsys.readouterr().out
+    assert len(list(tmp_path.glob("runs/demo/*/figures/before_and_after.gif"))) == 2
+    trained = len(calls)
+    assert demo.main([]) == 0
+    second = capsys.readouterr().out
+    assert len(calls) == trained and second.count("found trained") == 2
+
+    def tables(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("  ") and "found" not in line]
+
+    assert tables(second) == tables(first)[-len(tables(second)) :]

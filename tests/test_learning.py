@@ -28,7 +28,9 @@ def curve(config: Config, steps: int = 1) -> list[float]:
 
 
 def test_one_gradient_step_finds_out_which_way_the_actuator_pushes() -> None:
-    config = PRESETS["cartpole-polarity"][1].model_copy(update={"env_steps": 400_000, "horizon": 200, "hidden": (32, 32)})
+    config = PRESETS["cartpole-polarity"][1].model_copy(
+        update={"env_steps": 400_000, "horizon": 200, "hidden": (32, 32)}
+    )
     before, after = curve(config)
     assert before < 40  # [GOLD1]
     assert after > 90  # [GOLD2]
@@ -37,7 +39,13 @@ def test_one_gradient_step_finds_out_which_way_the_actuator_pushes() -> None:
 @pytest.mark.parametrize("rule", ["meta-sgd", "maml"])
 def test_one_gradient_step_turns_towards_the_goal(rule: str) -> None:
     config = PRESETS["navigation-fixed"][1].model_copy(
-        update={"rule": rule, "rate": 0.3 if rule == "meta-sgd" else 1.0, "horizon": 30, "env_steps": 1_000_000, "hidden": (32,)}
+        update={
+            "rule": rule,
+            "rate": 0.3 if rule == "meta-sgd" else 1.0,
+            "horizon": 30,
+            "env_steps": 1_000_000,
+            "hidden": (32,),
+        }
     )
     before, after = curve(config)
     assert after > before + 3 and after > -9  # [GOLD3]
