@@ -67,6 +67,8 @@ class Options:
 @script
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__)
+    if not options.runs:
+        raise InputError("expected at least one run folder, got none; see --help")
     runs.prepare_machine()
     device = runs.pick_device(options.device)
     loaded = [runs.load(run, device, plugins=options.plugin) for run in options.runs]

@@ -199,6 +199,8 @@ def test_wrong_evaluation_is_refused(case: str, finished_run: Path, capsys: pyte
 def test_missing_and_foreign_checkpoints_are_refused(
     tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert evaluate.main([]) == 2
+    assert "expected at least one run folder" in capsys.readouterr().err
     assert evaluate.main([str(tmp_path / "nowhere")]) == 2
     assert "no such run folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
