@@ -19,7 +19,8 @@ from experiments.names import (
     META_OPTIMIZERS,
     PARAMETERISATIONS,
     RULES,
-    look_up,
+    choose,
+    choose_or_import,
 )
 from metarl import MLP, Advantages, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import PreUpdateCredit
@@ -69,11 +70,11 @@ def build(config: Config, device: torch.device) -> Setup:
         learner = Learner(
             policy,
             build_rule(config, policy),
-            inner=look_up("loss", config.inner_loss, LOSSES)(config),
-            outer=look_up("loss", config.outer_loss, LOSSES)(config),
+            inner=choose("loss", config.inner_loss, LOSSES)(config),
+            outer=choose("loss", config.outer_loss, LOSSES)(config),
             credit=PreUpdateCredit(config.credit) if config.credit else None,
         ).to(device)
-        optimizer = look_up("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
+        optimizer = choose("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
         plan = build_plan(config)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
@@ -83,7 +84,7 @@ def build(config: Config, device: torch.device) -> Setup:
 
 def build_benchmark(config: Config) -> Benchmark:
     """The benchmark by name; an imported one may be an object or a function that makes it."""
-    found = look_up("benchmark", config.benchmark, BENCHMARKS)
+    found = choose_or_import("benchmark", config.benchmark, BENCHMARKS)
     options = {} if config.horizon is None else {"horizon": config.horizon}
     benchmark: Benchmark = found(**options) if callable(found) else found
     return benchmark
@@ -110,7 +111,7 @@ def build_policy(config: Config, family: TaskFamily) -> Policy:
 def build_rule(config: Config, policy: Policy) -> UpdateRule:
     """The update rule by name; an imported one is called with the parameters it is to step."""
     parameterisation = PARAMETERISATIONS[config.parameterisation](config)
-    found = look_up("rule", config.rule, RULES)
+    found = choose_or_import("rule", config.rule, RULES)
     rule = found(config, policy.initial(), parameterisation) if config.rule in RULES else found(policy.initial())
     if not isinstance(rule, UpdateRule):
         raise InputError(f"rule {config.rule!r} gave a {type(rule).__name__}; expected a metarl.rules.UpdateRule")
@@ -119,7 +120,7 @@ def build_rule(config: Config, policy: Policy) -> UpdateRule:
 
 def build_plan(config: Config) -> Plan:
     """What a meta-iteration samples."""
-    baseline = look_up("baseline", config.baseline, BASELINES)()
+    baseline = choose("baseline", config.baseline, BASELINES)()
     return Plan(
         tasks=config.tasks,
         episodes=config.episodes,

@@ -76,24 +76,31 @@ META_OPTIMIZERS: dict[str, Callable[[Config, Learner], MetaOptimizer]] = {
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 
 
-def look_up(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The table's entry, or the object at an import path ``package.module:NAME``.
+def choose(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    """The table's entry.
 
     Raises:
-        InputError: neither; names what is known and what comes close.
+        InputError: no such name; tells what is known and what comes close.
     """
     if name in table:
         return table[name]
-    if ":" in name:
-        return _import(kind, name)
     close = difflib.get_close_matches(name, table, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise InputError(f"unknown {kind} {name!r}; {hint}known are {', '.join(table)}, or package.module:NAME")
+    raise InputError(f"unknown {kind} {name!r}; {hint}known are {', '.join(table)}")
 
 
-def _import(kind: str, path: str) -> Any:
-    module, _, attribute = path.partition(":")
+def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    """The table's entry, or the object at an import path ``package.module:NAME``.
+
+    Only benchmarks and rules may be imported, and `runs.load` asks the user before a stored configuration may.
+
+    Raises:
+        InputError: neither.
+    """
+    if ":" not in name:
+        return choose(kind, name, table)
+    module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{kind} {path!r} cannot be imported: {error}; expected package.module:NAME") from error
+        raise InputError(f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME") from error

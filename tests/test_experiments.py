@@ -256,6 +256,17 @@ def test_plugins_are_imported_only_when_the_user_names_them(
     assert evaluate.main([str(run), "--tasks", "3", "--plugin", "my_plugin:short"]) == 0
 
 
+def test_a_stored_configuration_cannot_have_anything_else_imported(
+    tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = checkpoints.load(finished_run)
+    for field in ("inner_loss", "outer_loss", "baseline", "meta_optimizer"):
+        run = tmp_path / field
+        checkpoints.save(run, state | {"config": state["config"] | {field: "os:getcwd"}}, 1)
+        assert evaluate.main([str(run), "--plugin", "os:getcwd"]) == 2
+        assert "unknown" in capsys.readouterr().err
+
+
 # What to change each field to, and in which configuration the change can be seen (trap T6: ignored options).
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "benchmark": ({}, {"benchmark": "navigation-varying"}),
