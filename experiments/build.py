@@ -85,8 +85,12 @@ def build(config: Config, device: torch.device) -> Setup:
 def build_benchmark(config: Config) -> Benchmark:
     """The benchmark by name; an imported one may be an object or a function that makes it."""
     found = choose_or_import("benchmark", config.benchmark, BENCHMARKS)
-    options = {} if config.horizon is None else {"horizon": config.horizon}
-    benchmark: Benchmark = found(**options) if callable(found) else found
+    if callable(found):
+        made: Benchmark = found(**({} if config.horizon is None else {"horizon": config.horizon}))
+        return made
+    if config.horizon is not None:
+        raise InputError(f"{config.benchmark} is an object with a horizon of its own; leave --horizon out")
+    benchmark: Benchmark = found
     return benchmark
 
 

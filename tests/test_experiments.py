@@ -244,12 +244,17 @@ def test_plugins_are_imported_only_when_the_user_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my_plugin.py").write_text(
-        "from envs import Navigation, TaskBenchmark\ndef short():\n    return TaskBenchmark('mine', Navigation(5))\n"
+        "from envs import Navigation, TaskBenchmark\n"
+        "def short():\n"
+        "    return TaskBenchmark('mine', Navigation(5))\n"
+        "made = short()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     run = tmp_path / "run"
     flags = ["--benchmark", "my_plugin:short", *TINY, "--env-steps", "200", "--no-evaluate", "--output", str(run)]
     assert train.main(["navigation-fixed", *flags]) == 0
+    assert train.main(["navigation-fixed", "--benchmark", "my_plugin:made", "--horizon", "9"]) == 2
+    assert "leave --horizon out" in capsys.readouterr().err
     monkeypatch.delitem(sys.modules, "my_plugin")
     assert evaluate.main([str(run)]) == 2
     assert "--plugin my_plugin:short" in capsys.readouterr().err and "my_plugin" not in sys.modules

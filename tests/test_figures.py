@@ -235,7 +235,9 @@ def test_a_run_folder_is_drawn_with_what_it_has(tmp_path: Path, capsys: pytest.C
     assert sorted(f.name for f in files if f.suffix == ".png") == [
         "adaptation-test.png", "learning.png", "paths.png", "step-sizes.png"]  # fmt: skip
     assert all(file.stat().st_size > 0 for file in files)
-    assert capsys.readouterr().out == f"figures: {folder / 'figures'}\n"
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"figures in {folder / 'figures'}: ") and printed.count("\n") == 1
+    assert all(file.name in printed for file in files if file.suffix == ".png")
 
 
 def test_missing_inputs_are_skipped_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,5 +33,5 @@ def draw_run(folder: Path, config: Config, setup: Setup, device: torch.device) -
     files += step_sizes(target / "step-sizes", setup.learner)
     files += paths_in_the_plane(target / "paths", setup, device)
     if files:
-        print(f"figures: {target}")
+        print(f"figures in {target}: {', '.join(file.name for file in files if file.suffix == '.png')}")
     return files
