@@ -32,8 +32,8 @@ def test_one_gradient_step_finds_out_which_way_the_actuator_pushes() -> None:
         update={"env_steps": 400_000, "horizon": 200, "hidden": (32, 32)}
     )
     before, after = curve(config)
-    assert before < 40  # [GOLD1]
-    assert after > 90  # [GOLD2]
+    assert before < 40  # [22.7]
+    assert after > 90  # [106.5]
 
 
 @pytest.mark.parametrize("rule", ["meta-sgd", "maml"])
@@ -48,4 +48,4 @@ def test_one_gradient_step_turns_towards_the_goal(rule: str) -> None:
         }
     )
     before, after = curve(config)
-    assert after > before + 3 and after > -9  # [GOLD3]
+    assert after > before + 3 and after > -7  # [-11.0 to -4.3 (Meta-SGD) and -5.0 (MAML)]
