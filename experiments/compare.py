@@ -179,6 +179,7 @@ def report(
             "command": shlex.join(["python", *sys.argv]),
             "results": results,
         },
+        indent=None,
     )
     figures.comparison(options.output / "comparison", results)
 

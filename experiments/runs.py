@@ -105,10 +105,10 @@ def system(device: torch.device) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write atomically: a reader never sees half a file."""
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write atomically: a reader never sees half a file. ``indent=None`` puts big tables of numbers on one line."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    temporary.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n")
     temporary.replace(path)
 
 
