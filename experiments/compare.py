@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import shlex
 import sys
@@ -31,7 +32,7 @@ from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, measure, score_matrix
 from experiments.names import RULES
-from metarl import stats
+from metarl import DivergedError, NonFiniteError, stats
 
 TUNING_SEED = 1000  # of the runs that choose a step size; never one of the reported seeds
 CONTROLS: dict[str, dict[str, Any]] = {"no-adaptation": {"rule": "maml", "steps": 0}}
@@ -64,6 +65,11 @@ class Job:
     protocol: Protocol
 
     @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"{self.label}, rate {self.config.rate:g}, seed {self.config.seed}, {self.protocol.split}"
+
+    @property
     def key(self) -> str:
         """Decides whether a finished job on the disk is this one."""
         text = json.dumps([self.config.model_dump(mode="json"), vars(self.protocol)], sort_keys=True)
@@ -76,6 +82,8 @@ def main(argv: list[str]) -> None:
     unknown = [rule for rule in options.rules if rule not in RULES and rule not in CONTROLS and ":" not in rule]
     if unknown or not options.rules or options.seeds < 1 or not options.rates:
         raise InputError(f"expected rules of {', '.join([*RULES, *CONTROLS])}, rates and seeds >= 1; got {options}")
+    if config.seed <= TUNING_SEED < config.seed + options.seeds:
+        raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
     variants = {rule: variant(config, rule) for rule in options.rules}
     for chosen in variants.values():
         build(chosen, torch.device("cpu"))  # refuse what cannot run before hours of work
@@ -87,6 +95,9 @@ def main(argv: list[str]) -> None:
         for i in range(options.seeds)
     ]
     finished = run_all(jobs, options)
+    diverged = [job.name for job in jobs if "diverged" in finished[job.key]]
+    if diverged:
+        raise DivergedError(f"no table without {', '.join(diverged)}: these runs diverged; lower their step sizes")
     results = {rule: [finished[job.key] for job in jobs if job.label == rule] for rule in options.rules}
     report(config, options, tuned, results)
 
@@ -113,16 +124,18 @@ def tune(variants: dict[str, Config], options: Options) -> dict[str, Config]:
     finished = run_all(jobs, options)
     chosen, trials = {}, []
     for rule, config in variants.items():
-        scores = {
-            job.config.rate: float(np.mean([row[config.steps] for row in finished[job.key]["sampled"]]))
-            for job in jobs
-            if job.label == rule
-        }
+        scores = {job.config.rate: score(job, finished[job.key]) for job in jobs if job.label == rule}
         best = max(scores, key=lambda rate: scores[rate])
         chosen[rule] = config.model_copy(update={"rate": best})
-        trials.append({"rule": rule, "validation return by rate": scores, "chosen": best})
+        told = {rate: value if math.isfinite(value) else "diverged" for rate, value in scores.items()}
+        trials.append({"rule": rule, "validation return by rate": told, "chosen": best})
     runs.write_json(options.output / "tuning.json", trials)
     return chosen
+
+
+def score(job: Job, result: dict[str, Any]) -> float:
+    """Mean held-out return after the trained number of steps; a diverged run is worse than any other."""
+    return -math.inf if "diverged" in result else float(np.mean([row[job.config.steps] for row in result["sampled"]]))
 
 
 def run_all(jobs: Sequence[Job], options: Options) -> dict[str, dict[str, Any]]:
@@ -136,14 +149,20 @@ def run_all(jobs: Sequence[Job], options: Options) -> dict[str, dict[str, Any]]:
         for number, future in enumerate(as_completed(pending), 1):
             job, result = pending[future], future.result()
             runs.write_json(folder / f"{job.key}.json", result)
-            score = np.mean([row[job.config.steps] for row in result["sampled"]])
-            what = f"{job.label}, rate {job.config.rate:g}, seed {job.config.seed}, {job.protocol.split}"
-            print(f"[{number}/{len(missing)}] {what}: {score:.2f} ({result['seconds']:.0f} s)", flush=True)
+            print(f"[{number}/{len(missing)}] {job.name}: {result.get('diverged') or score(job, result)}", flush=True)
     return {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
 
 
 def run_job(job: Job) -> dict[str, Any]:
-    """Train within the budget and evaluate; runs in a process of its own."""
+    """Train within the budget and evaluate, in a process of its own; one that diverges must not end the others."""
+    try:
+        return train_and_measure(job)
+    except (DivergedError, NonFiniteError) as error:
+        return {"diverged": str(error)}
+
+
+def train_and_measure(job: Job) -> dict[str, Any]:
+    """The evaluation of a learner trained within the job's budget."""
     runs.prepare_machine(threads=1)
     device, started = torch.device("cpu"), time.perf_counter()
     setup, spent, iterations = build(job.config, device), 0, 0

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from metarl.advantages import Advantages
-from metarl.learner import Learner
+from metarl.learner import Learner, step_tasks
 from metarl.rollouts import collect, task_count, to_device
-from metarl.trees import tree_detach
-from metarl.types import Benchmark, Params, Task, TaskFamily
+from metarl.types import Benchmark, Task, TaskFamily
 
 
 class TrainingTaskError(ValueError):
@@ -87,9 +86,7 @@ def adaptation_curve(
         adaptation: how many steps, on how many episodes.
         generator: noise; learners evaluated with equal generators see common noise.
     """
-    shared, state = learner.start()
-    params: Params = tree_detach(shared)
-    stacked = False
+    params, state = learner.start()
     spent = torch.zeros(task_count(task), device=next(iter(task.values())).device)
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for k in range(adaptation.steps + 1):
@@ -102,9 +99,7 @@ def adaptation_curve(
             break
         episodes = collect(learner.policy, params, family, task, adaptation.episodes, generator=generator)
         batch = adaptation.support(episodes)
-        dims = (0, 0, 0) if stacked else (None, None, 0)
-        params, state = torch.vmap(learner.step, in_dims=dims)(params, state, batch)
-        params, stacked = tree_detach(params), True
+        params, state = step_tasks(learner, params, state, batch)
         spent = spent + batch.steps
     return AdaptationCurve(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
 

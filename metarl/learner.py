@@ -11,7 +11,7 @@ from torch.func import grad
 from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.policies import Policy
 from metarl.rules import RuleState, UpdateRule
-from metarl.trees import tree_add
+from metarl.trees import tree_add, tree_detach
 from metarl.types import Batch, Params, Trace
 
 
@@ -76,3 +76,22 @@ class Learner(nn.Module):
                 loss = loss + self.credit(explorer, batch, trace.outcome)
             params, state = self.step(params, state, batch)
         return loss + self.outer(self.policy(params, trace.query.observation), trace.query)
+
+
+@torch.no_grad()
+def step_tasks(learner: Learner, params: Params, state: RuleState, batch: Batch) -> tuple[Params, RuleState]:
+    """`Learner.step` on every task of a batch ``[T, H, N, ...]``, without a graph: for exploring and evaluating.
+
+    Args:
+        learner: not changed.
+        params: the start shared by all tasks ``[...]``, or one set a task ``[T, ...]``.
+        state: the rule's, shared or stacked as the parameters are.
+        batch: one batch a task, with advantages.
+
+    Returns:
+        Parameters and state, stacked over tasks.
+    """
+    shared = all(leaf.dim() == params[name].dim() for name, leaf in learner.policy.initial().items())
+    dims = (None, None, 0) if shared else (0, 0, 0)
+    params, state = torch.vmap(learner.step, in_dims=dims)(params, state, batch)
+    return tree_detach(params), tree_detach(state)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from metarl.advantages import Advantages
-from metarl.learner import Learner
+from metarl.learner import Learner, step_tasks
 from metarl.optimizers import MetaOptimizer
 from metarl.rollouts import collect, to_device
-from metarl.trees import tree_detach
-from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, Trace
+from metarl.types import Batch, Benchmark, Task, TaskFamily, Trace
 
 Metrics = dict[str, float]
 
@@ -55,15 +54,11 @@ def explore(learner: Learner, family: TaskFamily, task: Task, plan: Plan, *, gen
         Support and query batches ``[T, H, N, ...]`` with their advantages. No graph is kept: replaying
         ``learner.adapt`` on the support at unchanged parameters gives the sampling parameters exactly.
     """
-    shared, first = learner.start()
-    params: Params = tree_detach(shared)  # un-stacked until the first step makes the tasks differ
-    state, stacked, support = first, False, []
+    params, state = learner.start()  # shared by all tasks until the first step makes them differ
+    support = []
     for _ in range(plan.steps):
-        sampled = collect(learner.policy, params, family, task, plan.episodes, generator=generator)
-        batch = plan.support(sampled)
-        dims = (0, 0, 0) if stacked else (None, None, 0)
-        params, state = torch.vmap(learner.step, in_dims=dims)(params, state, batch)
-        params, stacked = tree_detach(params), True
+        batch = plan.support(collect(learner.policy, params, family, task, plan.episodes, generator=generator))
+        params, state = step_tasks(learner, params, state, batch)
         support.append(batch)
     query = plan.query(collect(learner.policy, params, family, task, plan.query_episodes, generator=generator))
     return Trace(tuple(support), query, _outcome(query))

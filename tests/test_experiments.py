@@ -361,6 +361,16 @@ def test_compare_pairs_rules_and_repeats_nothing(tmp_path: Path, capsys: pytest.
     assert "[1/" not in again and again.splitlines()[-3:] == first.splitlines()[-3:]
 
 
+def test_a_diverging_step_size_loses_and_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["navigation-fixed", *TINY, "--horizon", "10", "--env-steps", "300", "--output", str(tmp_path)]
+    argv += ["--rules", "maml", "--seeds", "1", "--held-out", "3", "--workers", "1", "--rates"]
+    assert compare.main([*argv, "0.1", "1e38"]) == 0
+    tuning = json.loads((tmp_path / "tuning.json").read_text())[0]
+    assert tuning["chosen"] == 0.1 and tuning["validation return by rate"]["1e+38"] == "diverged"
+    assert compare.main([*argv, "1e38"]) == 4
+    assert "these runs diverged" in capsys.readouterr().err
+
+
 def test_compare_refuses_unknown_rules_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare.main(["navigation-fixed", "--rules", "meta-sdg", "--output", str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "x").exists()
@@ -384,24 +394,27 @@ def test_divergence_ends_with_its_own_code_and_leaves_a_checkpoint(
     assert status["status"] == "failed" and "lower the step sizes" in status["reason"]
 
 
+@pytest.mark.parametrize("when", [3, 13])  # before and after the first checkpoint, which is iteration 10
 def test_the_demo_goes_on_where_it_was_interrupted_and_repeats_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    when: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tiny = {"hidden": (8,), "tasks": 2, "episodes": 4, "query_episodes": 4, "horizon": 10}
     monkeypatch.setattr(demo, "preset", lambda name: PRESETS[name][1].model_copy(update=tiny))
-    monkeypatch.setattr(demo, "BUDGETS", {"cartpole-polarity": 1500, "navigation-fixed": 1500})
+    monkeypatch.setattr(demo, "BUDGETS", {"navigation-fixed": 3000, "cartpole-polarity": 1500})
     real, calls = train.rate_metrics, []
 
     def die(setup: Any) -> dict[str, float]:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == when:
             raise KeyboardInterrupt
         return real(setup)
 
     monkeypatch.setattr(train, "rate_metrics", die)
-    assert demo.main([]) == 130  # before the first checkpoint
+    assert demo.main([]) == 130
     assert demo.main([]) == 0
+    rows = [json.loads(line) for line in next(tmp_path.glob("runs/demo/nav*/metrics.jsonl")).read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)) and len(rows) > 13
     first = capsys.readouterr().out
     assert len(list(tmp_path.glob("runs/demo/*/figures/before_and_after.gif"))) == 2
     trained = len(calls)

@@ -16,8 +16,8 @@ from experiments.build import Setup, stream
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.figures.page import AFTER, BEFORE, COLORS, INK, SHOWN, Array, page
 from metarl import Batch
+from metarl.learner import step_tasks
 from metarl.rollouts import collect, to_device
-from metarl.trees import tree_detach
 from metarl.types import Params, Task
 
 
@@ -27,12 +27,10 @@ def before_and_after(
 ) -> tuple[Batch, Batch]:
     """The episodes that one gradient step is taken on, and fresh ``episodes`` after it; both ``[T, H, N, ...]``."""
     learner, family, task = setup.learner, setup.benchmark.family, to_device(task, device)
-    shared, state = learner.start()
-    params = tree_detach(shared)
+    params, state = learner.start()
     before = collect(learner.policy, params, family, task, setup.plan.episodes, generator=generator)
-    step = torch.vmap(learner.step, in_dims=(None, None, 0))
-    params, _ = step(params, state, setup.plan.support(before))
-    after = collect(learner.policy, tree_detach(params), family, task, episodes, generator=generator)
+    params, _ = step_tasks(learner, params, state, setup.plan.support(before))
+    after = collect(learner.policy, params, family, task, episodes, generator=generator)
     return before, after
 
 
