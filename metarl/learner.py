@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from metarl.lifting import over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.policies import Policy
 from metarl.rules import RuleState, UpdateRule
@@ -92,6 +94,9 @@ def step_tasks(learner: Learner, params: Params, state: RuleState, batch: Batch)
         Parameters and state, stacked over tasks.
     """
     shared = all(leaf.dim() == params[name].dim() for name, leaf in learner.policy.initial().items())
-    dims = (None, None, 0) if shared else (0, 0, 0)
-    params, state = torch.vmap(learner.step, in_dims=dims)(params, state, batch)
+    lift = functools.partial(over_tasks, tasks=len(batch.reward), size=piece_size(batch, params))
+    if shared:
+        params, state = lift(lambda one: learner.step(params, state, one), batch)
+    else:
+        params, state = lift(lambda one: learner.step(*one), (params, state, batch))
     return tree_detach(params), tree_detach(state)

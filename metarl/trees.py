@@ -1,8 +1,9 @@
-"""Arithmetic on parameter trees: plain ``dict[str, Tensor]``, out of place, order preserved."""
+"""Arithmetic on parameter trees: plain ``dict[str, Tensor]``, out of place, order preserved; and on nested ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,16 @@ def tree_map(function: Callable[..., Tensor], first: Mapping[str, Tensor], *rest
         KeyError: a name of ``first`` is missing in one of the others.
     """
     return {name: function(leaf, *(tree[name] for tree in rest)) for name, leaf in first.items()}
+
+
+def map_leaves(function: Callable[..., Any], first: Any, *rest: Any) -> Any:
+    """Apply ``function`` to every tensor of nested dicts and (named) tuples; ``rest`` is nested as the first is."""
+    if isinstance(first, Tensor):
+        return function(first, *rest)
+    if isinstance(first, dict):
+        return {name: map_leaves(function, leaf, *(tree[name] for tree in rest)) for name, leaf in first.items()}
+    leaves = [map_leaves(function, *column) for column in zip(first, *rest, strict=True)]
+    return type(first)(*leaves) if hasattr(first, "_fields") else tuple(leaves)
 
 
 def tree_add(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tree:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.learner import Learner
+from metarl.lifting import gradient_over_tasks, piece_size
 from metarl.losses import sample_kl
 from metarl.types import Batch, Trace
 
@@ -36,9 +37,19 @@ class MetaOptimizer(ABC):
 
 
 def meta_loss(learner: Learner, trace: Trace) -> Tensor:
-    """Mean of the meta-objective over the tasks of a trace, 0-d, with its graph."""
+    """Mean of the meta-objective over the tasks of a trace, 0-d, with its graph; all tasks lifted at once."""
     losses: Tensor = torch.vmap(learner)(trace)
     return losses.mean()
+
+
+def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor | None]]:
+    """`meta_loss` and its gradient in ``learner.parameters()`` that require one, a piece of the tasks at a time.
+
+    A gradient is None where the objective does not depend on the parameter.
+    """
+    params = [p for p in learner.parameters() if p.requires_grad]
+    size = piece_size(trace.query, learner.policy.initial())
+    return gradient_over_tasks(learner, trace, params, tasks=len(trace.outcome), size=size)
 
 
 def adapted_kl(learner: Learner, trace: Trace) -> Tensor:

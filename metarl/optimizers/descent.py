@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from metarl.learner import Learner
-from metarl.optimizers.base import DivergedError, MetaOptimizer, Metrics, meta_loss
+from metarl.optimizers.base import DivergedError, MetaOptimizer, Metrics, meta_gradient
 from metarl.types import Trace
 
 
@@ -65,11 +65,11 @@ class Descent(MetaOptimizer):
         """
         first = norm = 0.0
         for epoch in range(self.epochs):
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = meta_loss(learner, trace)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss, gradient = meta_gradient(learner, trace)
+            for p, g in zip((p for p in learner.parameters() if p.requires_grad), gradient, strict=True):
+                p.grad = g
             norm = float(nn.utils.clip_grad_norm_(learner.parameters(), self.max_norm or float("inf")))
-            first = float(loss.detach()) if epoch == 0 else first
+            first = float(loss) if epoch == 0 else first
             if not norm < float("inf"):
                 return self._skip(first, norm)
             self.optimizer.step()
