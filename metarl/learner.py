@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from metarl.lifting import over_tasks, piece_size
+from metarl.compilation import Programs
+from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.policies import Policy
 from metarl.rules import RuleState, UpdateRule
-from metarl.trees import tree_add, tree_detach
+from metarl.trees import expand, tree_add, tree_detach
 from metarl.types import Batch, Params, Trace
 
 
@@ -46,6 +47,15 @@ class Learner(nn.Module):
             )
         self.policy, self.rule = policy, rule
         self.inner, self.outer, self.credit = inner, outer, credit
+        self.programs: Programs | None = None
+
+    def compile(self) -> None:  # type: ignore[override]
+        """From here on explore and replay with compiled programs: see `metarl.compilation` for when it pays."""
+        self.programs = Programs()
+
+    def run(self, name: str) -> Run:
+        """How to run the pieces of a lifted function of this learner, which ``name`` tells from its others."""
+        return call if self.programs is None else functools.partial(self.programs, (name,))
 
     def start(self) -> tuple[Params, RuleState]:
         """The initialization θ, with its graph, and the rule's first state."""
@@ -80,6 +90,11 @@ class Learner(nn.Module):
         return loss + self.outer(self.policy(params, trace.query.observation), trace.query)
 
 
+def is_stacked(policy: Policy, params: Params) -> bool:
+    """Whether there is one set of parameters a task ``[T, ...]``, or one for all ``[...]``."""
+    return any(params[name].dim() > leaf.dim() for name, leaf in policy.initial().items())
+
+
 @torch.no_grad()
 def step_tasks(learner: Learner, params: Params, state: RuleState, batch: Batch) -> tuple[Params, RuleState]:
     """`Learner.step` on every task of a batch ``[T, H, N, ...]``, without a graph: for exploring and evaluating.
@@ -93,10 +108,11 @@ def step_tasks(learner: Learner, params: Params, state: RuleState, batch: Batch)
     Returns:
         Parameters and state, stacked over tasks.
     """
-    shared = all(leaf.dim() == params[name].dim() for name, leaf in learner.policy.initial().items())
-    lift = functools.partial(over_tasks, tasks=len(batch.reward), size=piece_size(batch, params))
-    if shared:
-        params, state = lift(lambda one: learner.step(params, state, one), batch)
-    else:
-        params, state = lift(lambda one: learner.step(*one), (params, state, batch))
-    return tree_detach(params), tree_detach(state)
+    tasks = len(batch.reward)
+    if not is_stacked(learner.policy, params):
+        params, state = expand(params, tasks), expand(state, tasks)
+    size = piece_size(batch, params)
+    lifted = over_tasks(
+        lambda one: learner.step(*one), (params, state, batch), tasks=tasks, size=size, run=learner.run("step")
+    )
+    return tree_detach(lifted[0]), tree_detach(lifted[1])

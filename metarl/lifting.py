@@ -21,10 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.trees import map_leaves
+from metarl.trees import leaves_of, map_leaves
 from metarl.types import Batch, Params
 
 PIECE = 2**18  # numbers in a hidden layer's activations: 1 MiB, what a core keeps close
+
+
+Run = Callable[[Callable[[Any], Any], Any], Any]
+
+
+def call(function: Callable[[Any], Any], piece: Any) -> Any:
+    """``function(piece)``: the plain way to run a piece."""
+    return function(piece)
 
 
 def piece_size(batch: Batch, params: Params) -> int:
@@ -36,7 +44,7 @@ def piece_size(batch: Batch, params: Params) -> int:
     return min(tasks, max(1, PIECE // (steps * episodes * width)))
 
 
-def over_tasks(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: int) -> Any:
+def over_tasks(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: int, run: Run = call) -> Any:
     """``torch.vmap(function)(tree)``, a piece at a time.
 
     Args:
@@ -44,66 +52,69 @@ def over_tasks(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: i
         tree: tensors ``[T, ...]`` in nested tuples and dicts.
         tasks: T.
         size: tasks a piece.
+        run: calls the function of a piece: plainly, or as a compiled program.
     """
-    parts = _map_pieces(_lifted(function), tree, tasks, size)
+    parts = _map_pieces(_lifted(function), tree, tasks, size, run)
     return map_leaves(lambda *leaves: torch.cat(leaves), *parts)
 
 
 def gradient_over_tasks(
-    function: Callable[[Any], Tensor], tree: Any, params: Sequence[Tensor], *, tasks: int, size: int
-) -> tuple[Tensor, list[Tensor | None]]:
+    function: Callable[[Any], Tensor],
+    tree: Any,
+    params: Sequence[Tensor],
+    *,
+    tasks: int,
+    size: int,
+    run: Run = call,
+) -> tuple[Tensor, list[Tensor]]:
     """The mean over tasks of a scalar function and its gradient, a piece at a time; no graph outlives its piece.
 
     Args:
         function: of one task, 0-d, differentiable in ``params``; see the module on threads.
         tree: tensors ``[T, ...]`` in nested tuples and dicts.
-        params: leaves of the graph.
+        params: leaves of the graph; compiled, they may change in place from call to call.
         tasks: T.
         size: tasks a piece.
+        run: calls the function of a piece: plainly, or as a compiled program.
 
     Returns:
-        The 0-d mean, and a gradient for each of ``params``; None where the function does not depend on it.
+        The 0-d mean, and a gradient for each of ``params``: zero where the function does not depend on it.
     """
     lifted = _lifted(function)
 
-    def piece(part: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    def piece(part: Any) -> tuple[Tensor, ...]:
         with torch.enable_grad():
             total = lifted(part).sum() / tasks
-            return total.detach(), torch.autograd.grad(total, params, allow_unused=True)
+            return total.detach(), *torch.autograd.grad(total, params, materialize_grads=True)
 
-    totals, gradients = zip(*_map_pieces(piece, tree, tasks, size), strict=True)
-    return torch.stack(totals).sum(), [_sum(column) for column in zip(*gradients, strict=True)]
+    columns = zip(*_map_pieces(piece, tree, tasks, size, run), strict=True)
+    total, *gradient = (torch.stack(column).sum(0) for column in columns)
+    return total, gradient
 
 
 def _lifted(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def on_piece(piece: Any) -> Any:
-        counts: list[int] = []
-        alone = map_leaves(lambda leaf: counts.append(len(leaf)) or leaf[0], piece)
-        if counts[0] > 1:
+        if len(leaves_of(piece)[0]) > 1:
             return torch.vmap(function)(piece)
-        return map_leaves(lambda leaf: leaf.unsqueeze(0), function(alone))
+        alone = function(map_leaves(lambda leaf: leaf[0], piece))
+        return map_leaves(lambda leaf: leaf.unsqueeze(0), alone)
 
     return on_piece
 
 
-def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
-    found = [gradient for gradient in gradients if gradient is not None]
-    return torch.stack(found).sum(0) if found else None
-
-
-def _map_pieces(function: Callable[[Any], Any], tree: Any, tasks: int, size: int) -> list[Any]:
+def _map_pieces(function: Callable[[Any], Any], tree: Any, tasks: int, size: int, run: Run) -> list[Any]:
     pieces = [map_leaves(lambda leaf, low=low: leaf[low : low + size], tree) for low in range(0, tasks, size)]
     threads = min(torch.get_num_threads(), len(pieces))
     if threads == 1:
-        return [function(piece) for piece in pieces]
+        return [run(function, piece) for piece in pieces]
     grad_mode = torch.is_grad_enabled()  # a thread has its own
 
-    def run(piece: Any) -> Any:
+    def on_thread(piece: Any) -> Any:
         with torch.set_grad_enabled(grad_mode):
-            return function(piece)
+            return run(function, piece)
 
     with _one_thread_an_operation():
-        return list(_pool(threads).map(run, pieces))
+        return list(_pool(threads).map(on_thread, pieces))
 
 
 @contextmanager

@@ -6,16 +6,36 @@ how long episodes live: two policies rolled out from equal generators act on com
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from metarl.compilation import Programs
 from metarl.policies import Policy
-from metarl.types import Batch, Params, Task, TaskFamily
+from metarl.trees import map_leaves
+from metarl.types import Batch, Params, State, Task, TaskFamily
 
-CHECK_EVERY = 8  # steps between looks at whether every episode has ended: a look is a host synchronisation
+BLOCK = 10  # steps between looks at whether every episode has ended: a look is a host synchronisation
+
+Act = Literal["sample", "mode"]
+
+
+class _Record(NamedTuple):
+    """One step of every row ``[T, N, ...]``, or many ``[T, H, N, ...]``."""
+
+    observation: Tensor
+    action: Tensor
+    distribution: Any
+    reward: Tensor
+    padding: Tensor  # bool: the episode had ended before this step
+    terminated: Tensor
+
+
+_Moment = tuple[State, Tensor, Tensor]
+"""Where a rollout stands: states, observations, and which rows are over."""
 
 
 class NonFiniteError(RuntimeError):
@@ -39,7 +59,18 @@ def task_count(task: Task) -> int:
     return next(iter(counts.values()))
 
 
-@torch.no_grad()
+Start = tuple[State, Tensor]
+"""What chance decides before a rollout: first states ``[T, N]`` and the actions' noise ``[H, T, N, ...]``."""
+
+
+def draw(policy: Policy, family: TaskFamily, task: Task, episodes: int, *, generator: torch.Generator) -> Start:
+    """First states and noise for ``episodes`` episodes on every task, on the task's device."""
+    rows = (task_count(task), episodes)
+    state = family.reset(per_row(task), rows, generator=generator)
+    noise = policy.noise((family.horizon, *rows), generator=generator)
+    return state, noise.to(next(iter(task.values())).device)
+
+
 def collect(
     policy: Policy,
     params: Mapping[str, Tensor],
@@ -48,79 +79,114 @@ def collect(
     episodes: int,
     *,
     generator: torch.Generator,
-    act: Literal["sample", "mode"] = "sample",
+    act: Act = "sample",
+    programs: Programs | None = None,
 ) -> Batch:
-    """Roll out exactly ``episodes`` whole episodes on every task, ended by the task or by the time limit.
+    """Roll out exactly ``episodes`` whole episodes on every task: `roll_out` from what ``generator`` draws."""
+    start = draw(policy, family, task, episodes, generator=generator)
+    return roll_out(policy, params, family, task, start, act=act, programs=programs)
+
+
+@torch.no_grad()
+def roll_out(
+    policy: Policy,
+    params: Mapping[str, Tensor],
+    family: TaskFamily,
+    task: Task,
+    start: Start,
+    *,
+    act: Act = "sample",
+    programs: Programs | None = None,
+) -> Batch:
+    """One whole episode for every row of ``start``, ended by the task or by the time limit.
 
     Args:
         policy: maps parameters and observations to action distributions.
         params: shared by all tasks ``[...]``, or one set a task ``[T, ...]``.
         family: the environments.
         task: values ``[T]``, on the device to run on.
-        episodes: N.
-        generator: draws the first states and the actions' noise.
+        start: of `draw`.
         act: ``"sample"``, or ``"mode"`` for the mean (Gaussian) or most likely (categorical) action.
+        programs: runs a block of steps as one compiled program, and always up to the time limit, so that
+            every rollout has the same shape and nothing waits for the device.
 
     Returns:
         A batch ``[T, H, N, ...]``; H is the number of steps until the last episode was seen to have ended (a
-        look every `CHECK_EVERY` steps), at most the family's horizon. Advantages and values are zero: an
+        look every `BLOCK` steps), at most the family's horizon. Advantages and values are zero: an
         estimator fills them in.
 
     Raises:
         NonFiniteError: an observation, action or reward of a running episode is NaN or infinite.
     """
-    rows = (task_count(task), episodes)
+    state, noise = start
     constants = per_row(task)
-    device = next(iter(task.values())).device
-    state = family.reset(constants, rows, generator=generator)
-    noise = policy.noise((family.horizon, *rows), generator=generator).to(device)
-    observation = family.observe(constants, state)
-    over = torch.zeros(rows, dtype=torch.bool, device=device)
-    record: list[tuple[Tensor, ...]] = []
-    distributions = []
-    for t in range(family.horizon):
-        distribution = policy(params, observation)
-        action = distribution.mode() if act == "mode" else distribution.sample(noise[t])
-        state, reward, terminated = family.step(constants, state, action)
-        record.append((observation, action, reward, over, terminated))
-        distributions.append(distribution)
-        over = over | terminated
-        observation = family.observe(constants, state)
-        if t % CHECK_EVERY == CHECK_EVERY - 1 and over.all():
+    steps = functools.partial(_steps, policy, family, act)
+    over = torch.zeros(noise.shape[1:3], dtype=torch.bool, device=noise.device)
+    moment: _Moment = (state, family.observe(constants, state), over)
+    records: list[_Record] = []
+    for low in range(0, family.horizon, BLOCK):
+        part = noise[low : low + BLOCK]
+        if programs is not None:
+            key = ("rollout", id(policy), id(family), act)
+            moment, stacked = programs(
+                key, lambda *given: _stacked(*steps(*given)), dict(params), constants, moment, part
+            )
+            records.append(stacked)
+            continue
+        moment, taken = steps(params, constants, moment, part)
+        records.extend(taken)
+        if moment[2].all():
             break
-    observations, actions, rewards, padding, ends = (torch.stack(column, dim=1) for column in zip(*record, strict=True))
-    kind = type(distributions[0])
-    distribution = kind(*(torch.stack(leaf, dim=1) for leaf in zip(*distributions, strict=True)))
-    batch = _clean(observations, actions, distribution, rewards, padding, ends & ~padding, observation, over)
+    join = torch.stack if programs is None else torch.cat
+    record = map_leaves(lambda *leaves: join(leaves, 1), *records)
+    batch = _clean(record, *moment[1:])
     _refuse_non_finite(batch)
     return batch
 
 
-def _clean(
-    observation: Tensor,
-    action: Tensor,
-    distribution: Any,
-    reward: Tensor,
-    padding: Tensor,
-    terminated: Tensor,
-    last_observation: Tensor,
-    over: Tensor,
-) -> Batch:
-    """Zeros what lies after an episode's end: environments run on there, possibly to infinity."""
+def _steps(
+    policy: Policy,
+    family: TaskFamily,
+    act: Act,
+    params: Mapping[str, Tensor],
+    constants: Task,
+    moment: _Moment,
+    noise: Tensor,
+) -> tuple[_Moment, list[_Record]]:
+    """As many steps as there is noise ``[steps, T, N, ...]``."""
+    state, observation, over = moment
+    records = []
+    for draw in noise.unbind(0):
+        distribution = policy(params, observation)
+        action = distribution.mode() if act == "mode" else distribution.sample(draw)
+        state, reward, terminated = family.step(constants, state, action)
+        records.append(_Record(observation, action, distribution, reward, over, terminated))
+        over = over | terminated
+        observation = family.observe(constants, state)
+    return (state, observation, over), records
+
+
+def _stacked(moment: _Moment, records: list[_Record]) -> tuple[_Moment, _Record]:
+    return moment, map_leaves(lambda *leaves: torch.stack(leaves, 1), *records)
+
+
+def _clean(record: _Record, last_observation: Tensor, over: Tensor) -> Batch:
+    """A batch of the record ``[T, H, N, ...]``, zero after an episode's end: environments run on there."""
 
     def clean(x: Tensor, where: Tensor) -> Tensor:
         return x.masked_fill(where.reshape(where.shape + (1,) * (x.dim() - where.dim())), 0)
 
+    terminated = record.terminated & ~record.padding
     if over.any():
-        observation, action, reward = (clean(x, padding) for x in (observation, action, reward))
-        distribution = type(distribution)(*(clean(leaf, padding) for leaf in distribution))
+        record = map_leaves(lambda leaf: clean(leaf, record.padding), record)._replace(padding=record.padding)
         last_observation = clean(last_observation, over)
-    weight = (~padding).to(reward.dtype)
-    log_prob = distribution.log_prob(action) * weight
-    empty = torch.zeros_like(reward)
+    weight = (~record.padding).to(record.reward.dtype)
+    log_prob = record.distribution.log_prob(record.action) * weight
+    empty = torch.zeros_like(record.reward)
     return Batch(
-        observation, action, distribution, log_prob, reward, weight, terminated, last_observation, empty, empty
-    )
+        record.observation, record.action, record.distribution, log_prob, record.reward,
+        weight, terminated, last_observation, empty, empty,
+    )  # fmt: skip
 
 
 def _refuse_non_finite(batch: Batch) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from metarl.advantages import Advantages
-from metarl.learner import Learner, step_tasks
+from metarl.learner import Learner, is_stacked, step_tasks
 from metarl.optimizers import MetaOptimizer
-from metarl.rollouts import collect, to_device
-from metarl.types import Batch, Benchmark, Task, TaskFamily, Trace
+from metarl.rollouts import draw, roll_out, task_count, to_device
+from metarl.rules import RuleState
+from metarl.trees import expand, map_leaves
+from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, Trace
 
 Metrics = dict[str, float]
 
@@ -46,7 +48,6 @@ class Plan:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
-@torch.no_grad()
 def explore(learner: Learner, family: TaskFamily, task: Task, plan: Plan, *, generator: torch.Generator) -> Trace:
     """Adapt K steps on every task, each on freshly sampled episodes, and sample with the result.
 
@@ -54,14 +55,68 @@ def explore(learner: Learner, family: TaskFamily, task: Task, plan: Plan, *, gen
         Support and query batches ``[T, H, N, ...]`` with their advantages. No graph is kept: replaying
         ``learner.adapt`` on the support at unchanged parameters gives the sampling parameters exactly.
     """
-    params, state = learner.start()  # shared by all tasks until the first step makes them differ
-    support = []
+    return explore_together([learner], family, [task], plan, generators=[generator])[0]
+
+
+@torch.no_grad()
+def explore_together(
+    learners: Sequence[Learner],
+    family: TaskFamily,
+    tasks: Sequence[Task],
+    plan: Plan,
+    *,
+    generators: Sequence[torch.Generator],
+) -> list[Trace]:
+    """`explore` for S learners of one architecture at once: their episodes advance in one wide rollout.
+
+    Each draws from its own generator what it would draw alone, so that its trace is the one it would have
+    got alone, up to rounding and to padding at the end.
+
+    Args:
+        learners: S learners with policies of one shape.
+        family: the environments.
+        tasks: S task sets of equal size T.
+        plan: what to sample.
+        generators: S.
+    """
+    starts = [learner.start() for learner in learners]
+    supports: list[list[Batch]] = []
     for _ in range(plan.steps):
-        batch = plan.support(collect(learner.policy, params, family, task, plan.episodes, generator=generator))
-        params, state = step_tasks(learner, params, state, batch)
-        support.append(batch)
-    query = plan.query(collect(learner.policy, params, family, task, plan.query_episodes, generator=generator))
-    return Trace(tuple(support), query, _outcome(query))
+        batch = plan.support(_roll_out(learners, starts, family, tasks, plan.episodes, generators))
+        parts = _split(batch, len(learners))
+        starts = [
+            step_tasks(learner, *start, part) for learner, start, part in zip(learners, starts, parts, strict=True)
+        ]
+        supports.append(parts)
+    batch = plan.query(_roll_out(learners, starts, family, tasks, plan.query_episodes, generators))
+    queries = _split(batch, len(learners))
+    return [Trace(tuple(parts[s] for parts in supports), query, _outcome(query)) for s, query in enumerate(queries)]
+
+
+def _roll_out(
+    learners: Sequence[Learner],
+    starts: Sequence[tuple[Params, RuleState]],
+    family: TaskFamily,
+    tasks: Sequence[Task],
+    episodes: int,
+    generators: Sequence[torch.Generator],
+) -> Batch:
+    """Episodes of all learners ``[S * T, H, N, ...]``, each with its own noise."""
+    policy = learners[0].policy
+    draws = [draw(policy, family, task, episodes, generator=g) for task, g in zip(tasks, generators, strict=True)]
+    params, task, start = starts[0][0], tasks[0], draws[0]
+    if len(learners) > 1:
+        each = [one if is_stacked(policy, one) else expand(one, task_count(task)) for one, _ in starts]
+        params = map_leaves(lambda *leaves: torch.cat(leaves), *each)
+        task = map_leaves(lambda *leaves: torch.cat(leaves), *(dict(one) for one in tasks))
+        states, noises = zip(*draws, strict=True)
+        start = (map_leaves(lambda *leaves: torch.cat(leaves), *states), torch.cat(noises, 1))
+    return roll_out(policy, params, family, task, start, programs=learners[0].programs)
+
+
+def _split(batch: Batch, learners: int) -> list[Batch]:
+    tasks = len(batch.reward) // learners
+    return [map_leaves(lambda leaf, low=s * tasks: leaf[low : low + tasks], batch) for s in range(learners)]
 
 
 def _outcome(query: Batch) -> Tensor:
@@ -87,16 +142,38 @@ def meta_step(
     generator: torch.Generator,
 ) -> Metrics:
     """One meta-iteration on a set of tasks: explore, then improve. Returns its metrics by name."""
+    return meta_steps([learner], [optimizer], family, [task], plan, generators=[generator])[0]
+
+
+def meta_steps(
+    learners: Sequence[Learner],
+    optimizers: Sequence[MetaOptimizer],
+    family: TaskFamily,
+    tasks: Sequence[Task],
+    plan: Plan,
+    *,
+    generators: Sequence[torch.Generator],
+) -> list[Metrics]:
+    """One meta-iteration of S learners side by side: many seeds, explored in one rollout; see `explore_together`.
+
+    Returns:
+        The metrics of each; times are shared out equally.
+    """
     started = time.perf_counter()
-    trace = explore(learner, family, task, plan, generator=generator)
+    traces = explore_together(learners, family, tasks, plan, generators=generators)
     sampled = time.perf_counter()
+    found = [_improve(*one) for one in zip(learners, optimizers, traces, strict=True)]
+    updated = time.perf_counter()
+    times = {"time/explore": (sampled - started) / len(found), "time/update": (updated - sampled) / len(found)}
+    return [metrics | times for metrics in found]
+
+
+def _improve(learner: Learner, optimizer: MetaOptimizer, trace: Trace) -> Metrics:
     metrics = optimizer.step(learner, trace)
     batches = (*trace.support, trace.query)
     for k, batch in enumerate(batches):
         metrics[f"return/step_{k}"] = float(batch.episode_return.mean())
     metrics["env_steps"] = float(sum(float(batch.steps.sum()) for batch in batches))
-    metrics["time/explore"] = sampled - started
-    metrics["time/update"] = time.perf_counter() - sampled
     return metrics
 
 

@@ -30,6 +30,13 @@ def map_leaves(function: Callable[..., Any], first: Any, *rest: Any) -> Any:
     return type(first)(*leaves) if hasattr(first, "_fields") else tuple(leaves)
 
 
+def leaves_of(tree: Any) -> list[Tensor]:
+    """The tensors of nested dicts and tuples, in the order of `map_leaves`."""
+    found: list[Tensor] = []
+    map_leaves(found.append, tree)
+    return found
+
+
 def tree_add(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tree:
     """``left + right``, leaf by leaf."""
     return tree_map(torch.add, left, right)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from envs import CartPole, Navigation
 from metarl import MLP, Advantages, Batch, CategoricalPolicy, NonFiniteError, Policy, collect
-from metarl.rollouts import CHECK_EVERY, task_count
+from metarl.rollouts import BLOCK, task_count
 from metarl.types import Params
 from tests.helpers import Bandit, Countdown, categorical_policy, family_and_policy, gaussian_policy, seeded
 
@@ -72,7 +72,7 @@ def test_masks_ends_and_returns_equal_a_scalar_simulation(horizon: int) -> None:
     life = torch.arange(1.0, 4.0)
     batch = collect(policy, policy.initial(), family, {"life": life}, 6, generator=seeded(0))
     longest = max(min(int(life[t]) + n, horizon) for t in range(3) for n in range(6))
-    assert batch.reward.shape == (3, min(horizon, -(-longest // CHECK_EVERY) * CHECK_EVERY), 6)
+    assert batch.reward.shape == (3, min(horizon, -(-longest // BLOCK) * BLOCK), 6)
     for t in range(3):
         for n in range(6):
             ends_at = int(life[t]) + n
@@ -146,7 +146,7 @@ def test_a_cartpole_batch_equals_a_scalar_simulation() -> None:
 def test_early_stopping_shortens_the_batch() -> None:
     policy = clock_policy()
     batch = collect(policy, policy.initial(), Countdown(1000), {"life": torch.ones(2)}, 3, generator=seeded(0))
-    assert batch.reward.shape[1] == CHECK_EVERY
+    assert batch.reward.shape[1] == BLOCK
 
 
 @pytest.mark.parametrize("name", ["navigation", "cartpole"])

@@ -42,14 +42,12 @@ def meta_loss(learner: Learner, trace: Trace) -> Tensor:
     return losses.mean()
 
 
-def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor | None]]:
-    """`meta_loss` and its gradient in ``learner.parameters()`` that require one, a piece of the tasks at a time.
-
-    A gradient is None where the objective does not depend on the parameter.
-    """
+def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor]]:
+    """`meta_loss` and its gradient in the ``learner.parameters()`` that require one, a piece of the tasks at a time."""
     params = [p for p in learner.parameters() if p.requires_grad]
     size = piece_size(trace.query, learner.policy.initial())
-    return gradient_over_tasks(learner, trace, params, tasks=len(trace.outcome), size=size)
+    tasks = len(trace.outcome)
+    return gradient_over_tasks(learner, trace, params, tasks=tasks, size=size, run=learner.run("replay"))
 
 
 def adapted_kl(learner: Learner, trace: Trace) -> Tensor:

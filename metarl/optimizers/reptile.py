@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from metarl.learner import Learner
+from metarl.lifting import over_tasks, piece_size
 from metarl.optimizers.base import MetaOptimizer, Metrics
 from metarl.trees import global_norm
 from metarl.types import Trace
@@ -32,7 +33,13 @@ class Reptile(MetaOptimizer):
     @torch.no_grad()
     def step(self, learner: Learner, trace: Trace) -> Metrics:
         """See `MetaOptimizer.step`."""
-        adapted = torch.vmap(lambda one: learner.adapt((*one.support, one.query)))(trace)
+        adapted = over_tasks(
+            lambda one: learner.adapt((*one.support, one.query)),
+            trace,
+            tasks=len(trace.outcome),
+            size=piece_size(trace.query, learner.policy.initial()),
+            run=learner.run("reptile"),
+        )
         moves = {name: adapted[name].mean(0) - p for name, p in learner.policy.initial().items()}
         if not all(bool(move.isfinite().all()) for move in moves.values()):
             return {"meta/skipped": 1.0}

@@ -1,0 +1,272 @@
+"""What the benchmarks share: contenders that take turns, ratios of each turn, peak memory, tables and JSON.
+
+A machine's speed drifts by more than what is to be told apart, so nothing is timed on its own: all contenders of a
+comparison take turns in one process, and a ratio is taken within each turn. Nothing here asserts a time. Every
+script is run from the root of the repository as ``python -m benchmarks.NAME``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import ctypes
+import gc
+import os
+import platform
+import re
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments import runs
+from experiments.errors import InputError
+
+MIB = 2**20
+
+
+# ---------------------------------------------------------------- the command line and the machine
+
+
+def options(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
+    """A parser with the flags that every script has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--threads", type=int, help="of torch; its own choice unless given")
+    parser.add_argument("--repeats", type=int, default=repeats, help="turns, after one that is not timed")
+    parser.add_argument("--output", type=Path, help="write the numbers here as JSON")
+    return parser
+
+
+def add_peers(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """The flag for programs that take turns with ours."""
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="CMD", help=f"a command that serves, see Peer; repeatable{more}"
+    )
+
+
+def prepare(arguments: argparse.Namespace) -> torch.device:
+    """Settings of the process, and the device.
+
+    Raises:
+        InputError: a device that is not to be had, or no repeats.
+    """
+    if arguments.repeats < 1:
+        raise InputError(f"--repeats must be at least 1, got {arguments.repeats}")
+    runs.prepare_machine(arguments.threads)
+    return runs.pick_device(arguments.device)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, to be quoted beside the numbers."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": model[1] if model else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+# ---------------------------------------------------------------- time
+
+
+class Peer:
+    """Another program with a workload of its own to be timed, in a process that waits for its turn.
+
+    It says "ready" on stderr once it has compiled and warmed up; for every line "go" on stdin it runs once and
+    prints the seconds that took, measured by itself. ``benchmarks/yardstick_jax.py --serve`` is one.
+    """
+
+    def __init__(self, command: str) -> None:
+        """Start ``command`` and wait until it is ready.
+
+        Raises:
+            InputError: it cannot be started, or ends before it is ready.
+        """
+        self.command = command
+        try:
+            self.process = subprocess.Popen(
+                shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            raise InputError(f"peer {command!r} cannot be started: {error}") from error
+        self._said: collections.deque[str] = collections.deque(maxlen=5)
+        self._settled, self._ready = threading.Event(), False  # settled: ready, or at its end
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self._settled.wait()
+        if not self._ready:
+            self.close()
+            raise InputError(f"peer {command!r} ended before it was ready: {' | '.join(self._said)}")
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:  # to the end, or a full pipe would stop the peer
+            self._said.append(line.strip())
+            if line.strip() == "ready":
+                self._ready = True
+                self._settled.set()
+        self._settled.set()
+
+    def run(self) -> float:
+        """Seconds of one run.
+
+        Raises:
+            InputError: the peer has ended.
+        """
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+            return float(self.process.stdout.readline())
+        except (BrokenPipeError, ValueError) as error:
+            raise InputError(f"peer {self.command!r} gave no time: {' | '.join(self._said)}") from error
+
+    def close(self) -> None:
+        """End the process; a peer ends by itself when nobody can say "go" any more."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._listener.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+Contender = Callable[[], object] | Peer
+
+
+def seconds(contender: Contender, device: torch.device) -> float:
+    """Of one run; a device's work is waited for."""
+    if isinstance(contender, Peer):
+        return contender.run()
+    synchronize(device)
+    start = time.perf_counter()
+    contender()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def alternate(contenders: Mapping[str, Contender], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every contender in every turn, after one turn that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats + 1):
+        for name, contender in contenders.items():
+            spent = seconds(contender, device)
+            if turn:
+                times[name].append(spent)
+    return times
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what a GPU has been given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """Of each pair of one turn, summed up."""
+    return summary([a / b for a, b in zip(above, below, strict=True)])
+
+
+# ---------------------------------------------------------------- memory
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> float:
+    """MiB that one run adds at its highest.
+
+    On a GPU what torch allocates. Otherwise what is resident: on Linux exactly, what lies free having been given back
+    first; elsewhere only what goes beyond all that the process did before, so ask in a fresh process.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / MIB
+    before = _forget_peak()
+    run()
+    return max(0.0, (_highest_resident() - before) / MIB)
+
+
+def _forget_peak() -> int:
+    """Bytes resident now, where Linux lets the peak start anew from here; otherwise the peak so far."""
+    try:
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    return _highest_resident()
+
+
+def _highest_resident() -> int:
+    """Bytes; Linux's own count, because ``ru_maxrss`` there starts at the peak of the parent process."""
+    status = Path("/proc/self/status")
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else "", re.MULTILINE)
+    if found:
+        return int(found[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+# ---------------------------------------------------------------- output
+
+
+def spread(ratio: Mapping[str, float] | None) -> str:
+    """A ratio as a cell of a table: its median and, in parentheses, its range."""
+    return "-" if ratio is None else f"{ratio['median']:.3g} ({ratio['min']:.3g}, {ratio['max']:.3g})"
+
+
+def show(head: Sequence[str], rows: Sequence[Sequence[str]], device: torch.device) -> None:
+    """Print an aligned table below a line about the machine; the first column is flush left."""
+    about = machine(device)
+    hardware = about["gpu"] or f"{about['cpu']}, {about['threads']} of {about['cores']} cores"
+    print(f"torch {about['torch']}, {hardware}; median (smallest, largest)")
+    lines = [head, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for first, *rest in lines:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+
+
+def write(path: Path | None, device: torch.device, **document: Any) -> None:
+    """Write a document together with the machine and the command, if a path is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(path, {"machine": machine(device), "command": sys.argv, **document})

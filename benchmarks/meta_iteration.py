@@ -1,0 +1,200 @@
+"""W1: how long does one whole second-order Meta-SGD iteration take, and where does the time go?
+
+    python -m benchmarks.meta_iteration [--device cpu] [--threads 2] [--repeats 7] [--output results/...json]
+    python -m benchmarks.meta_iteration --only iteration compiled --peer "python benchmarks/yardstick_jax.py w1 --serve"
+
+Fixed-start navigation, 20 tasks of 20 episodes of 100 steps, a Gaussian policy with 2x100 ReLU units, one learned
+rate a parameter: new tasks, K+1 rollouts, advantages, K inner steps, the meta-gradient by replay, Adam. Everything
+named in the table takes turns: the iteration, the same compiled, peers with the same workload, the update by one
+``vmap`` over all tasks, more inner steps or epochs, a trust region, and the iteration's parts on a recorded trace.
+A column "/ NAME" is the ratio of times to that row's, turn by turn.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from benchmarks import common
+from envs import Navigation
+from experiments.errors import InputError, script
+from metarl import MLP, Descent, GaussianPolicy, Learner, MetaOptimizer, Plan, Task, TrustRegion, collect
+from metarl import explore, lvc, meta_step
+from metarl.learner import step_tasks
+from metarl.losses import surrogate
+from metarl.optimizers import meta_loss
+from metarl.rollouts import to_device
+from metarl.rules import MetaSGD
+from metarl.trees import tree_detach
+
+RATE = 1e-3  # of the outer step
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much one iteration computes."""
+
+    tasks: int = 20
+    episodes: int = 20
+    horizon: int = 100
+    width: int = 100
+    steps: int = 1
+
+
+class Workload:
+    """The objects of W1; `iteration` is what is timed."""
+
+    def __init__(self, size: Size, device: torch.device, *, seed: int = 0, compiled: bool = False) -> None:
+        """A learner with weights and rates drawn from ``seed``, and streams of tasks and noise of its own."""
+        weights, self.task_generator = (torch.Generator().manual_seed(2 * seed + k) for k in range(2))
+        network = MLP(2, [size.width] * 2, 2, activation=torch.relu, generator=weights)
+        policy = GaussianPolicy(network, 2, log_std=-0.5)
+        rule = MetaSGD(policy.initial(), initial=(0.005, 0.1), generator=weights)
+        self.learner = Learner(policy, rule, inner=lvc, outer=surrogate).to(device)
+        if compiled:
+            self.learner.compile()
+        self.optimizer: MetaOptimizer = Descent(self.learner, lr=RATE)
+        self.family = Navigation(horizon=size.horizon, box=None)
+        self.plan = Plan(tasks=size.tasks, episodes=size.episodes, query_episodes=size.episodes, steps=size.steps)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.device = device
+
+    def tasks(self) -> Task:
+        """New tasks, on the device."""
+        return to_device(self.family.sample(self.plan.tasks, generator=self.task_generator), self.device)
+
+    def iteration(self) -> None:
+        """One meta-iteration through the library."""
+        meta_step(self.learner, self.optimizer, self.family, self.tasks(), self.plan, generator=self.generator)
+
+
+def oracle(size: Size, device: torch.device) -> Callable[[], object]:
+    """The iteration with the plainest update: all tasks lifted at once, one backward pass."""
+    w = Workload(size, device)
+    adam = torch.optim.Adam(w.learner.parameters(), lr=RATE)
+
+    def iteration() -> None:
+        trace = explore(w.learner, w.family, w.tasks(), w.plan, generator=w.generator)
+        adam.zero_grad()
+        meta_loss(w.learner, trace).backward()
+        adam.step()
+
+    return iteration
+
+
+def with_optimizer(size: Size, device: torch.device, make: Callable[[Learner], MetaOptimizer]) -> Callable[[], object]:
+    """The iteration with another meta-optimizer."""
+    w = Workload(size, device)
+    w.optimizer = make(w.learner)
+    return w.iteration
+
+
+def parts(size: Size, device: torch.device, *, compiled: bool) -> dict[str, Callable[[], object]]:
+    """What an iteration consists of, each on one recorded trace; a compiled one's names say so."""
+    w = Workload(size, device, compiled=compiled)
+    learner, plan, task = w.learner, w.plan, w.tasks()
+    trace = explore(learner, w.family, task, plan, generator=w.generator)
+    first = trace.support[0]
+    start, state = learner.start()
+    start = tree_detach(start)
+    adapted, _ = step_tasks(learner, start, state, first)
+
+    def rollout(params: Any) -> Callable[[], object]:
+        given = {"generator": w.generator, "programs": learner.programs}
+        return lambda: collect(learner.policy, params, w.family, task, plan.episodes, **given)
+
+    found: dict[str, Callable[[], object]] = {
+        "rollout, shared": rollout(start),
+        "rollout, stacked": rollout(adapted),
+        "advantages": lambda: plan.support(first),
+        "inner step": lambda: step_tasks(learner, start, state, first),
+        "update": lambda: w.optimizer.step(learner, trace),
+    }
+    return {f"{name}, compiled": run for name, run in found.items()} if compiled else found
+
+
+def contenders(size: Size, device: torch.device) -> dict[str, Callable[[], Mapping[str, common.Contender]]]:
+    """Rows of the table by the name that asks for them; made only when asked for."""
+
+    def one(name: str, run: Callable[[], Callable[[], object]]) -> Callable[[], Mapping[str, common.Contender]]:
+        return lambda: {name: run()}
+
+    plain: dict[str, Callable[[], Callable[[], object]]] = {
+        "iteration": lambda: Workload(size, device).iteration,
+        "compiled": lambda: Workload(size, device, compiled=True).iteration,
+        "oracle": lambda: oracle(size, device),
+        "2-steps": lambda: Workload(replace(size, steps=2), device).iteration,
+        "3-steps": lambda: Workload(replace(size, steps=3), device).iteration,
+        "5-epochs": lambda: with_optimizer(size, device, lambda learner: Descent(learner, lr=RATE, epochs=5)),
+        "trust-region": lambda: with_optimizer(size, device, lambda learner: TrustRegion()),
+    }
+    return {name: one(name, run) for name, run in plain.items()} | {
+        "parts": lambda: parts(size, device, compiled=False),
+        "compiled-parts": lambda: parts(size, device, compiled=True),
+    }
+
+
+NAMES = tuple(contenders(Size(), torch.device("cpu")))
+
+
+def measure(
+    rows: Mapping[str, common.Contender], against: list[str], repeats: int, device: torch.device
+) -> list[dict[str, Any]]:
+    """Times, ratios to the rows ``against``, and peak memory of all rows."""
+    times = common.alternate(rows, repeats, device)
+    table = []
+    for name, contender in rows.items():
+        peer = isinstance(contender, common.Peer)
+        table.append(
+            {
+                "name": name,
+                "command": contender.command if isinstance(contender, common.Peer) else None,
+                "seconds": times[name],
+                **common.summary(times[name]),
+                "ratios": {other: common.ratios(times[name], times[other]) for other in against},
+                "peak MiB": None if isinstance(contender, common.Peer) else common.peak_memory(contender, device),
+            }
+        )
+    return table
+
+
+def show(table: list[dict[str, Any]], against: list[str], device: torch.device) -> None:
+    lines = []
+    for row in table:
+        cells = [f"{1e3 * row[key]:.2f}" for key in ("median", "min", "max")]
+        memory = "-" if row["peak MiB"] is None else f"{row['peak MiB']:.0f}"
+        lines.append([row["name"], *cells, *(common.spread(row["ratios"][other]) for other in against), memory])
+    common.show(["", "ms", "min", "max", *(f"/ {other}" for other in against), "MiB"], lines, device)
+
+
+@script
+def main(argv: list[str]) -> None:
+    parser = common.options(__doc__, repeats=7)
+    common.add_peers(parser)
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="rows of the table")
+    for name, default in asdict(Size()).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    arguments = parser.parse_args(argv)
+    device = common.prepare(arguments)
+    size = Size(**{name: getattr(arguments, name) for name in asdict(Size())})
+    if min(asdict(size).values()) < 1:
+        raise InputError(f"every size must be at least 1, got {size}")
+    with ExitStack() as stack:
+        rows: dict[str, common.Contender] = {}
+        for name, make in contenders(size, device).items():
+            rows |= make() if name in arguments.only else {}
+            if name == "compiled":  # peers beside what they are compared with
+                rows |= {f"peer {i}": stack.enter_context(common.Peer(c)) for i, c in enumerate(arguments.peer, 1)}
+        against = [name for name in rows if name == "iteration" or name.startswith("peer ")]
+        table = measure(rows, against, arguments.repeats, device)
+    show(table, against, device)
+    common.write(arguments.output, device, size=asdict(size), table=table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
