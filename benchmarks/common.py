@@ -37,12 +37,13 @@ MIB = 2**20
 # ---------------------------------------------------------------- the command line and the machine
 
 
-def options(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
-    """A parser with the flags that every script has."""
+def options(description: str | None, *, repeats: int | None = None) -> argparse.ArgumentParser:
+    """A parser with the flags that every script has; no ``repeats`` for one that repeats nothing."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--threads", type=int, help="of torch; its own choice unless given")
-    parser.add_argument("--repeats", type=int, default=repeats, help="turns, after one that is not timed")
+    if repeats is not None:
+        parser.add_argument("--repeats", type=int, default=repeats, help="timed turns")
     parser.add_argument("--output", type=Path, help="write the numbers here as JSON")
     return parser
 
@@ -60,7 +61,7 @@ def prepare(arguments: argparse.Namespace) -> torch.device:
     Raises:
         InputError: a device that is not to be had, or no repeats.
     """
-    if arguments.repeats < 1:
+    if getattr(arguments, "repeats", 1) < 1:
         raise InputError(f"--repeats must be at least 1, got {arguments.repeats}")
     runs.prepare_machine(arguments.threads)
     return runs.pick_device(arguments.device)
@@ -176,12 +177,16 @@ def seconds(contender: Contender, device: torch.device) -> float:
 
 
 def alternate(contenders: Mapping[str, Contender], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every contender in every turn, after one turn that warms up."""
+    """Seconds of every contender in every turn, after those that warm up.
+
+    One on a CPU; three on a GPU, where a compiled program runs plainly, then is recorded, and only then replayed.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(repeats + 1):
+    warm_up = 1 if device.type == "cpu" else 3
+    for turn in range(warm_up + repeats):
         for name, contender in contenders.items():
             spent = seconds(contender, device)
-            if turn:
+            if turn >= warm_up:
                 times[name].append(spent)
     return times
 
@@ -200,6 +205,11 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
     """Of each pair of one turn, summed up."""
     return summary([a / b for a, b in zip(above, below, strict=True)])
+
+
+def scaled(values: Mapping[str, float], factor: float) -> dict[str, float]:
+    """A `summary` in another unit."""
+    return {name: factor * values[name] for name in ("median", "min", "max")}
 
 
 # ---------------------------------------------------------------- memory
@@ -248,9 +258,12 @@ def _highest_resident() -> int:
 # ---------------------------------------------------------------- output
 
 
-def spread(ratio: Mapping[str, float] | None) -> str:
-    """A ratio as a cell of a table: its median and, in parentheses, its range."""
-    return "-" if ratio is None else f"{ratio['median']:.3g} ({ratio['min']:.3g}, {ratio['max']:.3g})"
+def spread(values: Mapping[str, float] | None) -> str:
+    """A `summary` as a cell of a table: the median and, in parentheses, the range."""
+    if values is None:
+        return "-"
+    middle, low, high = (f"{values[key]:.3g}" for key in ("median", "min", "max"))
+    return middle if low == high else f"{middle} ({low}, {high})"
 
 
 def show(head: Sequence[str], rows: Sequence[Sequence[str]], device: torch.device) -> None:

@@ -12,6 +12,7 @@ A column "/ NAME" is the ratio of times to that row's, turn by turn.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -23,8 +24,20 @@ import torch
 from benchmarks import common
 from envs import Navigation
 from experiments.errors import InputError, script
-from metarl import MLP, Descent, GaussianPolicy, Learner, MetaOptimizer, Plan, Task, TrustRegion, collect
-from metarl import explore, lvc, meta_step
+from metarl import (
+    MLP,
+    Descent,
+    GaussianPolicy,
+    Learner,
+    MetaOptimizer,
+    Plan,
+    Task,
+    TrustRegion,
+    collect,
+    explore,
+    lvc,
+    meta_step,
+)
 from metarl.learner import step_tasks
 from metarl.losses import surrogate
 from metarl.optimizers import meta_loss
@@ -44,6 +57,24 @@ class Size:
     horizon: int = 100
     width: int = 100
     steps: int = 1
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Flags for a size."""
+    for name, default in asdict(Size()).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+
+
+def size_of(arguments: argparse.Namespace) -> Size:
+    """What the flags ask for.
+
+    Raises:
+        InputError: a count below 1.
+    """
+    size = Size(**{name: getattr(arguments, name) for name in asdict(Size())})
+    if min(asdict(size).values()) < 1:
+        raise InputError(f"every count must be at least 1, got {size}")
+    return size
 
 
 class Workload:
@@ -73,6 +104,10 @@ class Workload:
         meta_step(self.learner, self.optimizer, self.family, self.tasks(), self.plan, generator=self.generator)
 
 
+Make = Callable[[Size, torch.device], Callable[[], object]]
+"""Sets a variant up and returns what runs one iteration of it."""
+
+
 def oracle(size: Size, device: torch.device) -> Callable[[], object]:
     """The iteration with the plainest update: all tasks lifted at once, one backward pass."""
     w = Workload(size, device)
@@ -87,11 +122,27 @@ def oracle(size: Size, device: torch.device) -> Callable[[], object]:
     return iteration
 
 
-def with_optimizer(size: Size, device: torch.device, make: Callable[[Learner], MetaOptimizer]) -> Callable[[], object]:
+def improved_by(make: Callable[[Learner], MetaOptimizer]) -> Make:
     """The iteration with another meta-optimizer."""
-    w = Workload(size, device)
-    w.optimizer = make(w.learner)
-    return w.iteration
+
+    def variant(size: Size, device: torch.device) -> Callable[[], object]:
+        w = Workload(size, device)
+        w.optimizer = make(w.learner)
+        return w.iteration
+
+    return variant
+
+
+VARIANTS: dict[str, Make] = {
+    "iteration": lambda size, device: Workload(size, device).iteration,
+    "compiled": lambda size, device: Workload(size, device, compiled=True).iteration,
+    "oracle": oracle,
+    "2-steps": lambda size, device: Workload(replace(size, steps=2), device).iteration,
+    "3-steps": lambda size, device: Workload(replace(size, steps=3), device).iteration,
+    "5-epochs": improved_by(lambda learner: Descent(learner, lr=RATE, epochs=5)),
+    "trust-region": improved_by(lambda learner: TrustRegion()),
+}
+PARTS = {"parts": False, "compiled-parts": True}
 
 
 def parts(size: Size, device: torch.device, *, compiled: bool) -> dict[str, Callable[[], object]]:
@@ -118,49 +169,22 @@ def parts(size: Size, device: torch.device, *, compiled: bool) -> dict[str, Call
     return {f"{name}, compiled": run for name, run in found.items()} if compiled else found
 
 
-def contenders(size: Size, device: torch.device) -> dict[str, Callable[[], Mapping[str, common.Contender]]]:
-    """Rows of the table by the name that asks for them; made only when asked for."""
-
-    def one(name: str, run: Callable[[], Callable[[], object]]) -> Callable[[], Mapping[str, common.Contender]]:
-        return lambda: {name: run()}
-
-    plain: dict[str, Callable[[], Callable[[], object]]] = {
-        "iteration": lambda: Workload(size, device).iteration,
-        "compiled": lambda: Workload(size, device, compiled=True).iteration,
-        "oracle": lambda: oracle(size, device),
-        "2-steps": lambda: Workload(replace(size, steps=2), device).iteration,
-        "3-steps": lambda: Workload(replace(size, steps=3), device).iteration,
-        "5-epochs": lambda: with_optimizer(size, device, lambda learner: Descent(learner, lr=RATE, epochs=5)),
-        "trust-region": lambda: with_optimizer(size, device, lambda learner: TrustRegion()),
-    }
-    return {name: one(name, run) for name, run in plain.items()} | {
-        "parts": lambda: parts(size, device, compiled=False),
-        "compiled-parts": lambda: parts(size, device, compiled=True),
-    }
-
-
-NAMES = tuple(contenders(Size(), torch.device("cpu")))
-
-
 def measure(
     rows: Mapping[str, common.Contender], against: list[str], repeats: int, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Times, ratios to the rows ``against``, and peak memory of all rows."""
+    """Times of all rows, their ratios to those ``against``, and the peak memory of our own."""
     times = common.alternate(rows, repeats, device)
-    table = []
-    for name, contender in rows.items():
-        peer = isinstance(contender, common.Peer)
-        table.append(
-            {
-                "name": name,
-                "command": contender.command if isinstance(contender, common.Peer) else None,
-                "seconds": times[name],
-                **common.summary(times[name]),
-                "ratios": {other: common.ratios(times[name], times[other]) for other in against},
-                "peak MiB": None if isinstance(contender, common.Peer) else common.peak_memory(contender, device),
-            }
-        )
-    return table
+    return [
+        {
+            "name": name,
+            "command": contender.command if isinstance(contender, common.Peer) else None,
+            "seconds": times[name],
+            **common.summary(times[name]),
+            "ratios": {other: common.ratios(times[name], times[other]) for other in against},
+            "peak MiB": None if isinstance(contender, common.Peer) else common.peak_memory(contender, device),
+        }
+        for name, contender in rows.items()
+    ]
 
 
 def show(table: list[dict[str, Any]], against: list[str], device: torch.device) -> None:
@@ -176,20 +200,19 @@ def show(table: list[dict[str, Any]], against: list[str], device: torch.device) 
 def main(argv: list[str]) -> None:
     parser = common.options(__doc__, repeats=7)
     common.add_peers(parser)
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="rows of the table")
-    for name, default in asdict(Size()).items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", nargs="+", choices=(*VARIANTS, *PARTS), default=(*VARIANTS, *PARTS))
+    add_sizes(parser)
     arguments = parser.parse_args(argv)
-    device = common.prepare(arguments)
-    size = Size(**{name: getattr(arguments, name) for name in asdict(Size())})
-    if min(asdict(size).values()) < 1:
-        raise InputError(f"every size must be at least 1, got {size}")
+    device, size = common.prepare(arguments), size_of(arguments)
     with ExitStack() as stack:
         rows: dict[str, common.Contender] = {}
-        for name, make in contenders(size, device).items():
-            rows |= make() if name in arguments.only else {}
+        for name, make in VARIANTS.items():
+            if name in arguments.only:
+                rows[name] = make(size, device)
             if name == "compiled":  # peers beside what they are compared with
                 rows |= {f"peer {i}": stack.enter_context(common.Peer(c)) for i, c in enumerate(arguments.peer, 1)}
+        for name, compiled in PARTS.items():
+            rows |= parts(size, device, compiled=compiled) if name in arguments.only else {}
         against = [name for name in rows if name == "iteration" or name.startswith("peer ")]
         table = measure(rows, against, arguments.repeats, device)
     show(table, against, device)

@@ -1,53 +1,134 @@
-"""Is collecting through the library as fast as a loop written by hand for one environment?
+"""W2: how fast are batched environments stepped, with random actions and with a policy that samples?
 
-    python benchmarks/rollout.py [--rows 1024] [--steps 200] [--repeats 7] [--output results/...json]
+    python -m benchmarks.rollout [--rows 1 64 1024 16384] [--device cpu] [--repeats 7] [--output results/rollout.json]
+    python -m benchmarks.rollout --peer "python benchmarks/yardstick_jax.py w2 --serve --environments own
+                                         --kinds {kind} --rows {rows} --steps {steps} --devices 2"
 
-Both sides step the same batched CartPole with the same 2x64 tanh policy and record the same tensors. The
-hand-written side has the physics, the policy and the recording inlined in one function: what somebody
-would write who needs nothing else. The two take turns, and the ratio of each pair is reported, so that a
-drift of the machine's speed does not matter. Nothing here asserts a time.
+CartPole whose constants differ from task to task, 16 tasks (fewer for fewer rows), 200 steps of every row. With
+random actions, drawn beforehand, only the equations are stepped, and rewards and ends counted: by our family one
+operation after another ("eager"), the same in compiled blocks of ten steps ("compiled"), and by Gymnasium's own
+vectorised CartPole, whose rows are all alike. With a 2x64 tanh policy that samples, everything is recorded: by
+`metarl.collect` eager and compiled, by a function with physics, policy and recording inlined, which is what somebody
+would write who needs nothing else ("by-hand"), and by Gymnasium's environment with the same policy in torch.
+
+All sides take turns. A column "/ NAME" is the ratio of speeds to that side's, turn by turn.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import math
-import platform
-import statistics
-import time
+import sys
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import gymnasium
 import torch
 from torch import Tensor
 
+from benchmarks import common
 from envs import CartPole, LogRange, Range
-from experiments.runs import prepare_machine
-from metarl import MLP, CategoricalPolicy, collect
+from experiments.errors import InputError, script
+from metarl import MLP, CategoricalPolicy, Params, State, Task, TaskFamily, collect
+from metarl.compilation import Programs
+from metarl.rollouts import per_row, to_device
 
-TASKS = 16
+SIDES = ("eager", "compiled", "by-hand", "gymnasium")
+KINDS = ("random", "policy")
+BLOCK = 10  # steps in a compiled block
+
+Run = Callable[[], object]
 
 
-def by_hand(task: dict[str, Tensor], weights: list[Tensor], rows: tuple[int, int], steps: int) -> list[Tensor]:
-    """The whole rollout in one function: Gymnasium's CartPole equations, a 2x64 tanh policy, sampling, recording."""
+@dataclass(frozen=True)
+class Case:
+    """What is stepped."""
+
+    kind: str
+    rows: int
+    steps: int
+    tasks: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows as ``[T, N]``."""
+        return self.tasks, self.rows // self.tasks
+
+
+def family_for(steps: int) -> CartPole:
+    """A pole that hardly ever falls within the horizon: all sides take every step."""
+    return CartPole(steps, gravity=Range(0.1, 0.2), force_magnitude=LogRange(0.01, 0.03))
+
+
+# ---------------------------------------------------------------- random actions
+
+
+def step_all(family: TaskFamily, constants: Task, state: State, actions: Tensor) -> tuple[State, Tensor, Tensor]:
+    """The last state after all actions ``[steps, T, N]``, and every row's rewards and ends counted."""
+    rewards, ends = torch.zeros((2, *actions.shape[1:]), device=actions.device).unbind(0)
+    for action in actions.unbind(0):
+        state, reward, terminated = family.step(constants, state, action)
+        rewards, ends = rewards + reward, ends + terminated
+    return state, rewards, ends
+
+
+def step_in_blocks(
+    programs: Programs, family: TaskFamily, constants: Task, state: State, actions: Tensor
+) -> tuple[State, Tensor, Tensor]:
+    """`step_all` by a compiled program of ten steps."""
+    counts = []
+    for block in actions.split(BLOCK):
+        state, *counted = programs(("step",), functools.partial(step_all, family), dict(constants), state, block)
+        counts.append(counted)
+    rewards, ends = (torch.stack(column).sum(0) for column in zip(*counts, strict=True))
+    return state, rewards, ends
+
+
+def random_sides(case: Case, device: torch.device) -> dict[str, Run]:
+    """Sides that step with given actions."""
+    generator = torch.Generator().manual_seed(0)
+    family = family_for(case.steps)
+    constants = per_row(to_device(family.sample(case.tasks, generator=generator), device))
+    state = family.reset(constants, case.shape, generator=generator)
+    actions = torch.randint(2, (case.steps, *case.shape), generator=generator)
+    environment, choices = vector_environment(case.rows), actions.flatten(1).numpy()
+    environment.reset(seed=0)
+    actions, programs = actions.to(device), Programs()
+    return {
+        "eager": lambda: step_all(family, constants, state, actions),
+        "compiled": lambda: step_in_blocks(programs, family, constants, state, actions),
+        "gymnasium": lambda: [environment.step(action) for action in choices],
+    }
+
+
+# ---------------------------------------------------------------- a policy
+
+
+@torch.no_grad()
+def by_hand(task: Task, weights: list[Tensor], start: Tensor, noise: Tensor) -> list[Tensor]:
+    """The whole rollout in one function: Gymnasium's CartPole equations, a 2x64 tanh policy, sampling, recording.
+
+    ``start`` ``[4, T, N]`` and ``noise`` ``[steps, T, N]`` are uniform in [0, 1).
+    """
     w1, b1, w2, b2, w3, b3 = weights
     gravity, cart, pole, half = (
         task[name].unsqueeze(1) for name in ("gravity", "cart_mass", "pole_mass", "half_length")
     )
     push = (task["force_magnitude"] * task["polarity"]).unsqueeze(1)
     total, moment, tau = cart + pole, pole * half, task["time_step"].unsqueeze(1)
-    x, x_dot, theta, theta_dot = (torch.rand(4, *rows) * 0.1 - 0.05).unbind(0)
-    noise = torch.rand(steps, *rows)
-    alive = torch.ones(rows, dtype=torch.bool)
+    x, x_dot, theta, theta_dot = (start * 0.1 - 0.05).unbind(0)
+    alive = torch.ones_like(x, dtype=torch.bool)
     columns: list[list[Tensor]] = [[], [], [], [], []]
     limit = 12 * 2 * math.pi / 360
-    for t in range(steps):
+    for uniform in noise:
         observation = torch.stack((x, x_dot, theta, theta_dot), -1)
         hidden = torch.tanh(observation @ w1.T + b1)
         hidden = torch.tanh(hidden @ w2.T + b2)
         logits = hidden @ w3.T + b3
-        action = (noise[t] < torch.sigmoid(logits[..., 1] - logits[..., 0])).long()
+        action = (uniform < torch.sigmoid(logits[..., 1] - logits[..., 0])).long()
         force = push * (2 * action - 1)
         cos, sin = theta.cos(), theta.sin()
         temp = (force + moment * theta_dot.square() * sin) / total
@@ -62,68 +143,124 @@ def by_hand(task: dict[str, Tensor], weights: list[Tensor], rows: tuple[int, int
     return [torch.stack(column, 1) for column in columns]
 
 
-def measure(rows: int, steps: int, repeats: int) -> dict[str, object]:
-    """Steps per second of both sides, and their ratio pair by pair."""
+def vector_environment(rows: int) -> Any:
+    """Gymnasium's CartPole on all rows at once."""
+    return gymnasium.make_vec("CartPole-v1", num_envs=rows, vectorization_mode="vector_entry_point")
+
+
+@torch.no_grad()
+def with_gymnasium(environment: Any, policy: CategoricalPolicy, params: Params, noise: Tensor) -> list[Tensor]:
+    """Its environment with our policy: as many steps as there is noise ``[steps, n]``, recorded."""
+    seen, _ = environment.reset(seed=0)
+    record = []
+    for uniform in noise:
+        observation = torch.from_numpy(seen).to(noise.device)
+        distribution = policy(params, observation)
+        action = distribution.sample(uniform)
+        seen, reward, terminated, truncated, _ = environment.step(action.cpu().numpy())
+        outcome = (torch.from_numpy(reward), torch.from_numpy(terminated | truncated))
+        record.append((observation, action, *distribution, *outcome))
+    return [torch.stack(column) for column in zip(*record, strict=True)]
+
+
+def policy_sides(case: Case, device: torch.device) -> dict[str, Run]:
+    """Sides that act with a policy and record; all draw their noise within the time measured."""
     generator = torch.Generator().manual_seed(0)
-    # a pole that hardly ever falls within the horizon: both sides take every step
-    family = CartPole(steps, gravity=Range(0.1, 0.2), force_magnitude=LogRange(0.01, 0.03))
-    task = family.sample(TASKS, generator=generator)
-    policy = CategoricalPolicy(MLP(4, [64, 64], 2, generator=generator))
-    weights = [leaf.detach() for leaf in policy.initial().values()]
-    shape = (TASKS, rows // TASKS)
+    noise = torch.Generator(device).manual_seed(0)
+    family = family_for(case.steps)
+    task = to_device(family.sample(case.tasks, generator=generator), device)
+    policy = CategoricalPolicy(MLP(4, [64, 64], 2, generator=generator)).to(device)
+    params = {name: leaf.detach() for name, leaf in policy.initial().items()}
+    weights, environment, programs = list(params.values()), vector_environment(case.rows), Programs()
 
-    def library() -> int:
-        batch = collect(policy, policy.initial(), family, task, shape[1], generator=generator)
-        return batch.mask.shape[1] * rows
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=noise, device=device)
 
-    @torch.no_grad()
-    def hand() -> int:
-        return by_hand(task, weights, shape, steps)[0].shape[1] * rows
+    def library(programs: Programs | None) -> Run:
+        return lambda: collect(policy, params, family, task, case.shape[1], generator=noise, programs=programs)
 
-    pairs = []
-    for repeat in range(repeats + 1):
-        pair = (speed(library), speed(hand))
-        if repeat:  # the first warms up
-            pairs.append(pair)
-    ratios = sorted(a / b for a, b in pairs)
     return {
-        "rows": rows,
-        "steps": steps,
-        "library steps/s": statistics.median(a for a, _ in pairs),
-        "by hand steps/s": statistics.median(b for _, b in pairs),
-        "ratio": statistics.median(ratios),
-        "ratio min": ratios[0],
-        "ratio max": ratios[-1],
+        "eager": library(None),
+        "compiled": library(programs),
+        "by-hand": lambda: by_hand(task, weights, uniform(4, *case.shape), uniform(case.steps, *case.shape)),
+        "gymnasium": lambda: with_gymnasium(environment, policy, params, uniform(case.steps, case.rows)),
     }
 
 
-def speed(run: Callable[[], int]) -> float:
-    """Environment steps per second of one call."""
-    start = time.perf_counter()
-    count = run()
-    return count / (time.perf_counter() - start)
+# ---------------------------------------------------------------- measuring
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[64, 400, 1024, 16384])
+def measure(case: Case, arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Steps a second of every side of a case, and the ratios of speeds to those that the case has."""
+    sides: dict[str, common.Contender] = {}
+    with ExitStack() as stack:
+        made = (random_sides if case.kind == "random" else policy_sides)(case, device)
+        for name in arguments.only:
+            sides |= {name: made[name]} if name in made else {}
+        for i, command in enumerate(arguments.peer, 1):
+            for field, value in asdict(case).items():
+                command = command.replace(f"{{{field}}}", str(value))
+            sides[f"peer {i}"] = stack.enter_context(common.Peer(command))
+        times = common.alternate(sides, arguments.repeats, device)
+    steps = case.rows * case.steps
+    return [
+        {
+            **asdict(case),
+            "name": name,
+            "command": side.command if isinstance(side, common.Peer) else None,
+            "seconds": times[name],
+            "steps/s": common.summary([steps / spent for spent in times[name]]),
+            "ratios": {other: common.ratios(times[other], times[name]) for other in sides if other != "compiled"},
+        }
+        for name, side in sides.items()
+    ]
+
+
+def show(table: list[dict[str, Any]], device: torch.device) -> None:
+    against = list(dict.fromkeys(other for row in table for other in row["ratios"]))
+    lines = []
+    for row in table:
+        speed = common.spread(common.scaled(row["steps/s"], 1e-6))
+        ratios = [common.spread(row["ratios"].get(other)) for other in against]
+        lines.append([row["kind"], str(row["rows"]), row["name"], speed, *ratios])
+    common.show(["actions", "rows", "", "M steps/s", *(f"/ {other}" for other in against)], lines, device)
+
+
+def cases(arguments: argparse.Namespace) -> list[Case]:
+    """All of them.
+
+    Raises:
+        InputError: sizes that cannot be, or a peer that would serve the wrong kind or size.
+    """
+    for name, values in (("kind", arguments.kinds), ("rows", arguments.rows)):
+        for command in arguments.peer:
+            if len(values) > 1 and f"{{{name}}}" not in command:
+                raise InputError(f"peer {command!r} must take {{{name}}}, or give one value of --{name.rstrip('s')}s")
+    found = []
+    for kind in arguments.kinds:
+        for rows in arguments.rows:
+            tasks = min(rows, arguments.tasks)
+            if min(tasks, arguments.steps) < 1 or rows % tasks:
+                raise InputError(f"expected steps of at least 1 and rows that divide by {tasks} tasks, got {rows} rows")
+            found.append(Case(kind, rows, arguments.steps, tasks))
+    return found
+
+
+@script
+def main(argv: list[str]) -> None:
+    parser = common.options(__doc__, repeats=7)
+    common.add_peers(parser, "; {kind}, {rows} and {steps} in it stand for the case's")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024, 16384])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    prepare_machine()
-    table = [measure(rows, arguments.steps, arguments.repeats) for rows in arguments.rows]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
-    print("  rows   library steps/s   by hand steps/s   ratio (min, max)")
-    for line in table:
-        print(
-            f"{line['rows']:>6} {line['library steps/s']:>17,.0f} {line['by hand steps/s']:>17,.0f}"
-            f"   {line['ratio']:.2f} ({line['ratio min']:.2f}, {line['ratio max']:.2f})"
-        )
-    if arguments.output:
-        machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.platform()}
-        arguments.output.write_text(json.dumps({"machine": machine, "table": table}, indent=2) + "\n")
+    parser.add_argument("--tasks", type=int, default=16, help="with constants of their own")
+    parser.add_argument("--only", nargs="+", choices=SIDES, default=SIDES)
+    arguments = parser.parse_args(argv)
+    device = common.prepare(arguments)
+    table = [line for case in cases(arguments) for line in measure(case, arguments, device)]
+    show(table, device)
+    common.write(arguments.output, device, table=table)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

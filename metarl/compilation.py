@@ -12,7 +12,7 @@ Compiling takes seconds to half a minute a program, so nothing here is used unle
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +22,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from metarl.trees import leaves_of, map_leaves
 
 # exp-based tanh: within 1e-7 of the library one's, at half its price, which is half of a rollout with tanh layers
-CPU_OPTIONS = {"cpp_wrapper": True, "cpp.use_decompose_tanh": True}
-GPU_OPTIONS = {"triton.cudagraphs": True}
+CPU_OPTIONS: Mapping[str, Any] = {"cpp_wrapper": True, "cpp.use_decompose_tanh": True}
+GPU_OPTIONS: Mapping[str, Any] = {"triton.cudagraphs": True}
 
 
 class _Program(NamedTuple):
@@ -84,7 +84,7 @@ def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[
 
     graph = make_fx(flat)(*leaves)
     on_cpu = leaves[0].device.type == "cpu"
-    compiled = torch.compile(graph, dynamic=False, options=CPU_OPTIONS if on_cpu else GPU_OPTIONS)
+    compiled = torch.compile(graph, dynamic=False, options=dict(CPU_OPTIONS if on_cpu else GPU_OPTIONS))
     if on_cpu:
         compiled(*leaves)  # compile now, under the lock
         return _Program(compiled, structure[0], function)

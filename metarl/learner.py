@@ -49,7 +49,7 @@ class Learner(nn.Module):
         self.inner, self.outer, self.credit = inner, outer, credit
         self.programs: Programs | None = None
 
-    def compile(self) -> None:  # type: ignore[override]
+    def compile(self) -> None:
         """From here on explore and replay with compiled programs: see `metarl.compilation` for when it pays."""
         self.programs = Programs()
 
@@ -108,11 +108,14 @@ def step_tasks(learner: Learner, params: Params, state: RuleState, batch: Batch)
     Returns:
         Parameters and state, stacked over tasks.
     """
-    tasks = len(batch.reward)
-    if not is_stacked(learner.policy, params):
-        params, state = expand(params, tasks), expand(state, tasks)
-    size = piece_size(batch, params)
-    lifted = over_tasks(
-        lambda one: learner.step(*one), (params, state, batch), tasks=tasks, size=size, run=learner.run("step")
+    lift = functools.partial(
+        over_tasks, tasks=len(batch.reward), size=piece_size(batch, params), run=learner.run("step")
     )
-    return tree_detach(lifted[0]), tree_detach(lifted[1])
+    if is_stacked(learner.policy, params):
+        params, state = lift(lambda one: learner.step(*one), (params, state, batch))
+    elif learner.programs is None:
+        params, state = lift(lambda one: learner.step(params, state, one), batch)
+    else:  # a program reads what it closes over by identity: hand the start over as an argument
+        starts = expand(params, len(batch.reward)), expand(state, len(batch.reward))
+        params, state = lift(lambda one: learner.step(*one), (*starts, batch))
+    return tree_detach(params), tree_detach(state)

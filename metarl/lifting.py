@@ -41,7 +41,7 @@ def piece_size(batch: Batch, params: Params) -> int:
     if batch.reward.device.type != "cpu":
         return tasks
     width = max(size for leaf in params.values() for size in (1, *leaf.shape[-2:]))
-    return min(tasks, max(1, PIECE // (steps * episodes * width)))
+    return max(1, min(int(tasks), PIECE // (steps * episodes * int(width))))
 
 
 def over_tasks(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: int, run: Run = call) -> Any:

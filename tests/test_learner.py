@@ -13,6 +13,7 @@ from envs import Navigation
 from metarl import Advantages, Dice, Learner, Plan, PreUpdateCredit, ZeroBaseline, explore, lvc, vpg
 from metarl import training as training_module
 from metarl.distributions import Distribution
+from metarl.lifting import over_tasks, piece_size
 from metarl.losses import masked_mean
 from metarl.policies import Policy
 from metarl.rules import (
@@ -82,18 +83,20 @@ def test_replay_gives_the_sampling_parameters_bit_for_bit(
     learner = Learner(policy, RULES[rule](policy), inner=vpg, outer=vpg)
     randomize(learner, 1, 0.02)
     used: list[dict[str, Tensor]] = []
-    real = training_module.collect
+    real = training_module.roll_out
 
     def recording(policy: Policy, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Batch:
         used.append(dict(params))
         return real(policy, params, *args, **kwargs)
 
-    monkeypatch.setattr(training_module, "collect", recording)
+    monkeypatch.setattr(training_module, "roll_out", recording)
     plan = Plan(tasks=5, episodes=4, query_episodes=4, steps=steps)
     trace = explore(learner, family, family.sample(5, generator=seeded(2)), plan, generator=seeded(3))
     assert len(used) == steps + 1
     for k in range(1, steps + 1):
-        replayed = torch.vmap(learner.adapt)(trace.support[:k])
+        size = piece_size(trace.query, learner.policy.initial())
+        with torch.enable_grad():  # lifted in the pieces in which they were explored
+            replayed = over_tasks(learner.adapt, trace.support[:k], tasks=5, size=size)
         assert replayed.keys() == used[k].keys()
         for name, leaf in replayed.items():
             assert torch.equal(leaf, used[k][name]), name

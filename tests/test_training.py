@@ -150,13 +150,13 @@ def test_the_same_seeds_give_the_same_bits() -> None:
 
 def test_only_training_tasks_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = training_module.collect
+    real = training_module.roll_out
 
     def recording(policy: Any, params: Any, family: Any, task: Any, *args: Any, **kwargs: Any) -> Batch:
         seen.append(task)
         return real(policy, params, family, task, *args, **kwargs)
 
-    monkeypatch.setattr(training_module, "collect", recording)
+    monkeypatch.setattr(training_module, "roll_out", recording)
     train()
     assert len(seen) == 9
     assert all(bool(benchmark().is_training(task).all()) for task in seen)

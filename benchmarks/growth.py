@@ -1,0 +1,120 @@
+"""W5: how do time and memory of one meta-iteration grow with its size?
+
+    python -m benchmarks.growth [--quick] [--axes tasks width] [--device cpu] [--output results/...json]
+
+The iteration is that of ``meta_iteration.py``; from its base size one axis at a time is varied. Every point runs in a
+fresh process: one small iteration that loads what is loaded once, one whose peak memory is taken, and the timed ones.
+An exponent is the slope of a least-squares line through the logarithms of an axis' points at and above the base:
+1 is linear growth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from benchmarks import common
+from benchmarks.meta_iteration import Size, Workload
+from experiments.errors import script
+
+AXES: dict[str, tuple[int, ...]] = {
+    "tasks": (5, 10, 20, 40, 80, 160, 320, 640),
+    "episodes": (5, 10, 20, 40, 80, 160, 320),
+    "horizon": (50, 100, 200, 400, 800),
+    "width": (32, 64, 100, 128, 256, 512),
+    "steps": (1, 2, 4, 8),
+}
+BASE = Size()
+SMALL = Size(tasks=2, episodes=2, horizon=5, width=8)
+
+
+def points(axis: str, *, quick: bool) -> list[Size]:
+    """Sizes along an axis; three of them, from the base to the largest, where it has to be quick."""
+    values = AXES[axis]
+    if quick:
+        upper = [value for value in values if value >= getattr(BASE, axis)]
+        values = (upper[0], upper[len(upper) // 2], upper[-1])
+    return [replace(BASE, **{axis: value}) for value in values]
+
+
+def point(size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times and peak memory of one size, in this process."""
+    device = common.prepare(arguments)
+    Workload(replace(SMALL, steps=size.steps), device).iteration()
+    workload = Workload(size, device, compiled=arguments.compile)
+    if arguments.compile:
+        workload.iteration()  # compiling needs memory of its own
+    peak = common.peak_memory(workload.iteration, device)
+    times = common.alternate({"iteration": workload.iteration}, arguments.repeats, device)["iteration"]
+    return {**asdict(size), "seconds": times, **common.summary(times), "peak MiB": peak}
+
+
+def fresh(size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
+    """`point` in a process of its own; what fails there, as for want of memory, is told and does not end the rest."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(point, size, arguments).result()
+        except RuntimeError as error:  # a killed process too
+            return {**asdict(size), "failed": f"{type(error).__name__}: {error}"[:200]}
+
+
+def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float | None:
+    """Slope of log y over log x by least squares; None for fewer than two points, or where y is not positive."""
+    pairs = [(math.log(x), math.log(y)) for x, y in zip(xs, ys, strict=True) if y is not None and y > 0]
+    if len({x for x, _ in pairs}) < 2:
+        return None
+    return float(np.polyfit(*zip(*pairs, strict=True), 1)[0])
+
+
+def fit(axis: str, measured: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Exponents of time and memory over the points at and above the base."""
+    upper = [line for line in measured if line[axis] >= getattr(BASE, axis)]
+    xs = [line[axis] for line in upper]
+    return {name: exponent(xs, [line.get(name) for line in upper]) for name in ("median", "peak MiB")}
+
+
+def show(table: dict[str, list[dict[str, Any]]], fits: dict[str, dict[str, float | None]], device: Any) -> None:
+    lines = []
+    for axis, measured in table.items():
+        slopes = ["-" if slope is None else f"{slope:.2f}" for slope in fits[axis].values()]
+        for line in measured:
+            if "failed" in line:
+                cells = ["failed", "-"]
+            else:
+                cells = [common.spread(common.scaled(line, 1e3)), f"{line['peak MiB']:.1f}"]
+            lines.append([axis, str(line[axis]), *cells, *slopes])
+            slopes = ["", ""]
+    common.show(["axis", "value", "ms", "MiB", "exponent of time", "of memory"], lines, device)
+
+
+@script
+def main(argv: list[str]) -> None:
+    parser = common.options(__doc__, repeats=3)
+    parser.add_argument("--axes", nargs="+", choices=tuple(AXES), default=tuple(AXES))
+    parser.add_argument("--quick", action="store_true", help="three points an axis")
+    parser.add_argument("--compile", action="store_true", help="with compiled programs")
+    arguments = parser.parse_args(argv)
+    device = common.prepare(arguments)
+    known: dict[Size, dict[str, Any]] = {}  # the base is on every axis
+    table: dict[str, list[dict[str, Any]]] = {}
+    for axis in arguments.axes:
+        table[axis] = []
+        for size in points(axis, quick=arguments.quick):
+            known[size] = known.get(size) or fresh(size, arguments)
+            table[axis].append(known[size])
+    fits = {axis: fit(axis, measured) for axis, measured in table.items()}
+    show(table, fits, device)
+    named = {axis: {"time": slope["median"], "memory": slope["peak MiB"]} for axis, slope in fits.items()}
+    common.write(arguments.output, device, base=asdict(BASE), table=table, exponents=named)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

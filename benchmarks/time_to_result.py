@@ -1,0 +1,147 @@
+"""W3: how long does it take until held-out tasks are solved after one adaptation step?
+
+    python -m benchmarks.time_to_result [--seeds 1 2 3] [--limit 600] [--compile] [--output results/...json]
+
+Meta-trains with a preset's configuration as ``experiments/train.py`` would, and every so many iterations measures the
+mean return over held-out ``validation`` tasks after one adaptation step, on episodes of their own and the same tasks
+and noise every time. The result counts as reached at the first such look that is better than the target; what is
+reported are the seconds spent training until then (compiling included), and those with the looks. A run that does
+not get there within the limit of training seconds is reported as not reached, with the best it was seen at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks import common
+from experiments.build import Setup, build
+from experiments.cli import preset
+from experiments.config import Config
+from experiments.errors import InputError, script
+from experiments.evaluate import Protocol, measure
+from metarl import DivergedError, NonFiniteError
+
+TARGETS = {"navigation-fixed": -12.0, "cartpole-wide": 475.0}  # by preset: mean return to be better than
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a run is watched."""
+
+    target: float
+    every: int = 10  # iterations
+    limit: float = 600.0  # training seconds
+    tasks: int = 100  # held out
+
+
+class Clock:
+    """Seconds and steps of a run, and the scores it was seen at."""
+
+    def __init__(self) -> None:
+        """Nothing spent."""
+        self.training = self.total = self.env_steps = 0.0
+        self.iterations = 0
+        self.scores: list[float] = []
+
+    def report(self, status: str) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "status": status,
+            "training seconds": self.training,
+            "total seconds": self.total,
+            "iterations": self.iterations,
+            "environment steps": self.env_steps,
+            "scores": self.scores,
+        }
+
+
+def score(config: Config, setup: Setup, look: Look, device: torch.device) -> float:
+    """Mean return over held-out validation tasks after one adaptation step, with sampled actions."""
+    result = measure(config, setup, Protocol(split="validation", tasks=look.tasks, steps=1), device)
+    return statistics.mean(curve[1] for curve in result["sampled"])
+
+
+def watch(config: Config, look: Look, device: torch.device, *, compiled: bool = False) -> dict[str, Any]:
+    """Train until the target is reached, the limit is used up, or the run diverges."""
+    clock, began = Clock(), time.perf_counter()
+    setup = build(config, device)
+    if compiled:
+        setup.learner.compile()
+    run = setup.train()
+    while True:
+        try:
+            for _ in range(look.every):
+                clock.training += common.seconds(lambda: advance(run, clock), device)
+            clock.scores.append(score(config, setup, look, device))
+        except (DivergedError, NonFiniteError) as error:
+            return clock.report("diverged") | {"error": str(error)}
+        clock.total = time.perf_counter() - began
+        if clock.scores[-1] > look.target:
+            return clock.report("reached")
+        if clock.training >= look.limit:
+            return clock.report("not reached")
+
+
+def advance(run: Any, clock: Clock) -> None:
+    """One iteration of the run."""
+    clock.iterations, metrics = next(run)
+    clock.env_steps += metrics["env_steps"]
+
+
+def row(name: str, seed: int, look: Look, result: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    reached = result["status"] == "reached"
+    scores = result["scores"]
+    return [
+        name,
+        f"{look.target:g}",
+        str(seed),
+        f"{result['training seconds']:.1f}" if reached else result["status"],
+        f"{result['total seconds']:.1f}" if reached else f"{result['training seconds']:.1f} s spent",
+        str(result["iterations"]),
+        f"{result['environment steps']:,.0f}",
+        f"{scores[-1]:.2f}" if scores else "-",
+        f"{max(scores):.2f}" if scores else "-",
+    ]
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = common.options(__doc__)
+    parser.add_argument("--presets", nargs="+", choices=tuple(TARGETS), default=tuple(TARGETS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--every", type=int, default=Look.every, help="iterations between two looks")
+    parser.add_argument("--limit", type=float, default=Look.limit, help="seconds of training, a run")
+    parser.add_argument("--tasks", type=int, default=Look.tasks, help="held-out tasks")
+    parser.add_argument("--compile", action="store_true", help="train with compiled programs")
+    arguments = parser.parse_args(argv)
+    if min(arguments.every, arguments.tasks) < 1:
+        raise InputError("--every and --tasks must be at least 1")
+    return arguments
+
+
+@script
+def main(argv: list[str]) -> None:
+    arguments = parse(argv)
+    device = common.prepare(arguments)
+    table, lines = [], []
+    for name in arguments.presets:
+        look = Look(TARGETS[name], arguments.every, arguments.limit, arguments.tasks)
+        for seed in arguments.seeds:
+            config = preset(name).model_copy(update={"seed": seed})
+            result = watch(config, look, device, compiled=arguments.compile)
+            table.append({"preset": name, "seed": seed, **vars(look), "compiled": arguments.compile, **result})
+            lines.append(row(name, seed, look, result))
+            common.write(arguments.output, device, table=table)  # a long run is not lost with the last one
+    head = ["", "target", "seed", "training s", "with looks s", "iterations", "steps", "last score", "best score"]
+    common.show(head, lines, device)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
