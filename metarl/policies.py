@@ -12,6 +12,7 @@ product, which is several times faster in a rollout than ``vmap`` over ``functio
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,6 +25,8 @@ from torch.nn.utils import skip_init
 from metarl.distributions import Categorical, Distribution, Gaussian
 from metarl.trees import subtree
 from metarl.types import Params
+
+_SWAP = threading.Lock()
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -122,7 +125,8 @@ class ModuleNetwork(Network):
         return self._call(own, x)
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
-        output: Tensor = functional_call(self.module, params, (x,))
+        with _SWAP:  # the module holds the given parameters while it runs, and tasks are replayed on several threads
+            output: Tensor = functional_call(self.module, params, (x,))
         return output
 
 
