@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from metarl.compilation import Programs
+from metarl.distributions import Distribution
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.policies import Policy
@@ -80,6 +81,10 @@ class Learner(nn.Module):
 
     def forward(self, trace: Trace) -> Tensor:
         """The meta-objective of one task by replay: 0-d, differentiable in everything learned."""
+        return self.replay(trace)[0]
+
+    def replay(self, trace: Trace) -> tuple[Tensor, Distribution]:
+        """The meta-objective of one task, and how the adapted policy acts on its query states ``[H, N, ...]``."""
         params, state = self.start()
         loss = torch.zeros((), device=trace.query.reward.device)
         for batch in trace.support:
@@ -87,7 +92,8 @@ class Learner(nn.Module):
                 explorer = self.policy(params, batch.observation)
                 loss = loss + self.credit(explorer, batch, trace.outcome)
             params, state = self.step(params, state, batch)
-        return loss + self.outer(self.policy(params, trace.query.observation), trace.query)
+        adapted = self.policy(params, trace.query.observation)
+        return loss + self.outer(adapted, trace.query), adapted
 
 
 def is_stacked(policy: Policy, params: Params) -> bool:

@@ -28,6 +28,7 @@ PIECE = 2**18  # numbers in a hidden layer's activations: 1 MiB, what a core kee
 
 
 Run = Callable[[Callable[[Any], Any], Any], Any]
+"""Calls a function of a piece: plainly (`call`), or as a compiled program."""
 
 
 def call(function: Callable[[Any], Any], piece: Any) -> Any:
@@ -54,7 +55,7 @@ def over_tasks(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: i
         size: tasks a piece.
         run: calls the function of a piece: plainly, or as a compiled program.
     """
-    parts = _map_pieces(_lifted(function), tree, tasks, size, run)
+    parts = _map_pieces(lifted(function), tree, tasks, size, run)
     return map_leaves(lambda *leaves: torch.cat(leaves), *parts)
 
 
@@ -80,19 +81,35 @@ def gradient_over_tasks(
     Returns:
         The 0-d mean, and a gradient for each of ``params``: zero where the function does not depend on it.
     """
-    lifted = _lifted(function)
 
     def piece(part: Any) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            total = lifted(part).sum() / tasks
-            return total.detach(), *torch.autograd.grad(total, params, materialize_grads=True)
+        total = lifted(function)(part).sum()  # divided below: the program of a piece serves any number of tasks
+        return total.detach(), *torch.autograd.grad(total, params, materialize_grads=True)
 
-    columns = zip(*_map_pieces(piece, tree, tasks, size, run), strict=True)
-    total, *gradient = (torch.stack(column).sum(0) for column in columns)
+    total, *gradient = (x / tasks for x in sum_over_pieces(piece, tree, tasks=tasks, size=size, run=run))
     return total, gradient
 
 
-def _lifted(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def sum_over_pieces(
+    function: Callable[[Any], tuple[Tensor, ...]], tree: Any, *, tasks: int, size: int, run: Run = call
+) -> list[Tensor]:
+    """The sums, over the pieces of a tree ``[T, ...]``, of the tensors that a function of one piece gives.
+
+    The function runs with gradients enabled, to use them within; its results must not carry a graph. See
+    `over_tasks` for the other arguments.
+    """
+
+    def with_grad(piece: Any) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            return function(piece)
+
+    columns = zip(*_map_pieces(with_grad, tree, tasks, size, run), strict=True)
+    return [torch.stack(column).sum(0) for column in columns]
+
+
+def lifted(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of one task as a function of a piece ``[t, ...]``: ``vmap``, or nothing at all for one task."""
+
     def on_piece(piece: Any) -> Any:
         if len(leaves_of(piece)[0]) > 1:
             return torch.vmap(function)(piece)

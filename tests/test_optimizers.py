@@ -30,6 +30,7 @@ from metarl import (
 )
 from metarl.evaluation import Adaptation
 from metarl.optimizers import adapted_kl, conjugate_gradient, meta_loss
+from metarl.optimizers.base import assess, fisher_product, meta_gradient
 from metarl.policies import Policy
 from metarl.rules import SGD, LearnedSGD, MetaSGD, PerLayerSGD, UpdateRule
 from tests.helpers import (
@@ -96,6 +97,36 @@ def test_meta_loss_and_adapted_kl_are_means_over_tasks(make: Any) -> None:
         kl = torch.distributions.kl_divergence(*pair).sum(-1)
         kls.append((kl * one.query.mask).sum() / one.query.mask.sum())
     torch.testing.assert_close(adapted_kl(learner, trace), torch.stack(kls).mean(), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3], ids="pieces of {}".format)
+@pytest.mark.parametrize("name", ["navigation", "cartpole"])
+def test_what_goes_by_pieces_is_what_goes_at_once(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarl.optimizers.base.piece_size", lambda *_: size)
+    learner, trace = double_trace(meta_sgd, steps=2, name=name, inner=lvc, outer=lvc_ratio)
+    params = list(learner.parameters())
+    # the Fisher matrix is the Hessian of the KL where nothing has moved yet
+    vector = [torch.randn(p.shape, generator=seeded(i), dtype=p.dtype) for i, p in enumerate(params)]
+    slope = torch.autograd.grad(adapted_kl(learner, trace), params, create_graph=True)
+    along = torch.stack([(g * v).sum() for g, v in zip(slope, vector, strict=True)]).sum()
+    for found, expected in zip(fisher_product(learner, trace, vector), torch.autograd.grad(along, params), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-11)
+        assert float(expected.abs().max()) > 1e-8 and not found.requires_grad
+    randomize(learner, 5, 0.01)
+    loss, slopes = meta_gradient(learner, trace)
+    expected_slopes = torch.autograd.grad(meta_loss(learner, trace), params)
+    for found, expected in zip(slopes, expected_slopes, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    expected_loss, expected_kl = float(meta_loss(learner, trace).detach()), float(adapted_kl(learner, trace).detach())
+    assert float(loss) == pytest.approx(expected_loss, rel=1e-10) and expected_kl > 1e-6
+    assert assess(learner, trace) == pytest.approx((expected_loss, expected_kl), rel=1e-10)
+
+
+def test_a_fisher_product_is_zero_for_what_the_policy_does_not_depend_on() -> None:
+    learner, trace = double_trace(meta_sgd, steps=0)  # no step is taken, so that no rate matters
+    vector = [torch.ones_like(p) for p in learner.parameters()]
+    for (name, _), product in zip(learner.named_parameters(), fisher_product(learner, trace, vector), strict=True):
+        assert bool(product.any()) == name.startswith("policy")
 
 
 # Descent
@@ -254,9 +285,9 @@ class Hostile:
         self.calls, self.bad = 0, bad
 
     def __call__(self, distribution: Any, batch: Any) -> Tensor:
-        self.calls += 1
+        self.calls += not torch.is_grad_enabled()  # once where the search starts, then once a trial
         loss = vpg(distribution, batch)
-        rising = float(self.calls) if self.bad is None or self.calls < 3 else self.bad
+        rising = float(self.calls) if self.bad is None or self.calls < 2 else self.bad
         return loss - loss.detach() + rising
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import grad
 
 from metarl.learner import Learner
-from metarl.lifting import gradient_over_tasks, piece_size
+from metarl.lifting import Run, gradient_over_tasks, lifted, over_tasks, piece_size, sum_over_pieces
 from metarl.losses import sample_kl
-from metarl.types import Batch, Trace
+from metarl.trees import leaves_of, map_leaves
+from metarl.types import Trace
 
 Metrics = dict[str, float]
 
@@ -37,25 +40,89 @@ class MetaOptimizer(ABC):
 
 
 def meta_loss(learner: Learner, trace: Trace) -> Tensor:
-    """Mean of the meta-objective over the tasks of a trace, 0-d, with its graph; all tasks lifted at once."""
+    """Mean of the meta-objective over the tasks of a trace, 0-d, with its graph; all tasks lifted at once.
+
+    The plain form, which `meta_gradient` and `assess` are tested against.
+    """
     losses: Tensor = torch.vmap(learner)(trace)
     return losses.mean()
 
 
-def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor]]:
-    """`meta_loss` and its gradient in the ``learner.parameters()`` that require one, a piece of the tasks at a time."""
-    params = [p for p in learner.parameters() if p.requires_grad]
-    size = piece_size(trace.query, learner.policy.initial())
-    tasks = len(trace.outcome)
-    return gradient_over_tasks(learner, trace, params, tasks=tasks, size=size, run=learner.run("replay"))
-
-
 def adapted_kl(learner: Learner, trace: Trace) -> Tensor:
-    """Mean KL, over tasks and query states, from the sampling to the re-adapted policy; 0-d, with its graph."""
+    """Mean KL, over tasks and query states, from the sampling to the re-adapted policy; as `meta_loss`."""
 
     def one(task_trace: Trace) -> Tensor:
-        query: Batch = task_trace.query
-        return sample_kl(learner.policy(learner.adapt(task_trace.support), query.observation), query)
+        return sample_kl(learner.replay(task_trace)[1], task_trace.query)
 
     kls: Tensor = torch.vmap(one)(trace)
     return kls.mean()
+
+
+class Pieces(TypedDict):
+    """How to lift a function of one task's trace: see `metarl.lifting`."""
+
+    tasks: int
+    size: int
+    run: Run
+
+
+def pieces(learner: Learner, trace: Trace, name: str) -> Pieces:
+    """For the function of this learner called ``name``."""
+    size = piece_size(trace.query, learner.policy.initial())
+    return {"tasks": len(trace.outcome), "size": size, "run": learner.run(name)}
+
+
+def trainable(learner: Learner) -> list[nn.Parameter]:
+    """What there is to improve, in a fixed order."""
+    return [p for p in learner.parameters() if p.requires_grad]
+
+
+def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor]]:
+    """`meta_loss` and its gradient in what is `trainable`, a piece of the tasks at a time."""
+    return gradient_over_tasks(learner, trace, trainable(learner), **pieces(learner, trace, "gradient"))
+
+
+@torch.no_grad()
+def assess(learner: Learner, trace: Trace) -> tuple[float, float]:
+    """`meta_loss` and `adapted_kl`, a piece of the tasks at a time and without a graph."""
+
+    def one(task_trace: Trace) -> tuple[Tensor, Tensor]:
+        loss, adapted = learner.replay(task_trace)
+        return loss, sample_kl(adapted, task_trace.query)
+
+    losses, kls = over_tasks(one, trace, **pieces(learner, trace, "assess"))
+    return float(losses.mean()), float(kls.mean())
+
+
+def fisher_product(learner: Learner, trace: Trace, vector: Sequence[Tensor]) -> list[Tensor]:
+    """The Fisher matrix of the adapted policies times a vector over what is `trainable`.
+
+    ``Jᵀ H J v``, where J is the derivative of the adapted policies' distribution parameters on the query
+    states, through adaptation, and H the Hessian of the KL in them (the Gauss-Newton form; Schraudolph
+    2002). Where the replayed policies are those that sampled, this is the Hessian of `adapted_kl`: the
+    terms left out have the KL's own gradient as a factor, which is zero there.
+    """
+    params = trainable(learner)
+    tasks = len(trace.outcome)
+
+    def product(piece: tuple[Trace, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        part, copies = piece
+        _, adapted = lifted(learner.replay)(part)
+        found = leaves_of(adapted)
+        probes = [torch.zeros_like(leaf, requires_grad=True) for leaf in found]
+        # the pull-back Jᵀu is linear in u, so that its derivative along v, taken in u, is Jv
+        pulled = grad(dot(found, probes), params, create_graph=True, materialize_grads=True)
+        moved = grad(dot(pulled, [leaf[0] for leaf in copies]), probes, retain_graph=True, materialize_grads=True)
+        fixed = map_leaves(lambda leaf: leaf.detach().requires_grad_(), adapted)
+        kl = lifted(lambda pair: sample_kl(*pair))((fixed, part.query)).sum() / tasks
+        slope = grad(kl, leaves_of(fixed), create_graph=True)
+        curved = grad(dot(slope, moved), leaves_of(fixed), materialize_grads=True)
+        return grad(dot(found, curved), params, materialize_grads=True)
+
+    given = trace, tuple(leaf.expand(tasks, *leaf.shape) for leaf in vector)
+    return sum_over_pieces(product, given, **pieces(learner, trace, "fisher"))
+
+
+def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    """Scalar product of two lists of tensors, 0-d."""
+    return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()

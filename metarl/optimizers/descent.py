@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from metarl.learner import Learner
-from metarl.optimizers.base import DivergedError, MetaOptimizer, Metrics, meta_gradient
+from metarl.optimizers.base import DivergedError, MetaOptimizer, Metrics, meta_gradient, trainable
 from metarl.types import Trace
 
 
@@ -66,7 +66,7 @@ class Descent(MetaOptimizer):
         first = norm = 0.0
         for epoch in range(self.epochs):
             loss, gradient = meta_gradient(learner, trace)
-            for p, g in zip((p for p in learner.parameters() if p.requires_grad), gradient, strict=True):
+            for p, g in zip(trainable(learner), gradient, strict=True):
                 p.grad = g
             norm = float(nn.utils.clip_grad_norm_(learner.parameters(), self.max_norm or float("inf")))
             first = float(loss) if epoch == 0 else first

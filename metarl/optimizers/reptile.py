@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from metarl.learner import Learner
-from metarl.lifting import over_tasks, piece_size
-from metarl.optimizers.base import MetaOptimizer, Metrics
+from metarl.lifting import over_tasks
+from metarl.optimizers.base import MetaOptimizer, Metrics, pieces
 from metarl.trees import global_norm
 from metarl.types import Trace
 
@@ -36,9 +36,7 @@ class Reptile(MetaOptimizer):
         adapted = over_tasks(
             lambda one: learner.adapt((*one.support, one.query)),
             trace,
-            tasks=len(trace.outcome),
-            size=piece_size(trace.query, learner.policy.initial()),
-            run=learner.run("reptile"),
+            **pieces(learner, trace, "reptile"),
         )
         moves = {name: adapted[name].mean(0) - p for name, p in learner.policy.initial().items()}
         if not all(bool(move.isfinite().all()) for move in moves.values()):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metarl.learner import Learner
-from metarl.optimizers.base import MetaOptimizer, Metrics, adapted_kl, meta_loss
+from metarl.optimizers.base import MetaOptimizer, Metrics, assess, fisher_product, meta_gradient, trainable
 from metarl.types import Trace
 
 
@@ -52,17 +52,13 @@ class TrustRegion(MetaOptimizer):
 
     def step(self, learner: Learner, trace: Trace) -> Metrics:
         """See `MetaOptimizer.step`."""
-        params = [p for p in learner.parameters() if p.requires_grad]
-        loss = meta_loss(learner, trace)
-        gradient = _flat(torch.autograd.grad(loss, params, allow_unused=True), params)
-        metrics = {"meta/loss": float(loss.detach()), "meta/grad_norm": float(gradient.norm())}
-        kl_gradient = _flat(
-            torch.autograd.grad(adapted_kl(learner, trace), params, create_graph=True, allow_unused=True), params
-        )
+        params = trainable(learner)
+        loss, slopes = meta_gradient(learner, trace)
+        gradient = _flat(slopes)
+        metrics = {"meta/loss": float(loss), "meta/grad_norm": float(gradient.norm())}
 
         def fisher(vector: Tensor) -> Tensor:
-            product = torch.autograd.grad(kl_gradient @ vector, params, retain_graph=True, allow_unused=True)
-            return _flat(product, params) + self.damping * vector
+            return _flat(fisher_product(learner, trace, _split(vector, params))) + self.damping * vector
 
         direction = conjugate_gradient(fisher, -gradient, self.cg_steps)
         curvature = float(direction @ fisher(direction))
@@ -73,10 +69,11 @@ class TrustRegion(MetaOptimizer):
     @torch.no_grad()
     def _line_search(self, learner: Learner, trace: Trace, params: list[nn.Parameter], full: Tensor) -> Metrics:
         before = [p.clone() for p in params]
-        start = float(meta_loss(learner, trace))
+        start, _ = assess(learner, trace)
         for trial in range(self.backtracks):
-            _add(params, before, full * self.shrink**trial)
-            loss, kl = float(meta_loss(learner, trace)), float(adapted_kl(learner, trace))
+            for p, old, move in zip(params, before, _split(full * self.shrink**trial, params), strict=True):
+                p.copy_(old + move)
+            loss, kl = assess(learner, trace)
             if loss < start and kl <= self.max_kl:  # both false for NaN
                 return {"meta/skipped": 0.0, "meta/kl": kl, "meta/backtracks": float(trial)}
         for p, old in zip(params, before, strict=True):
@@ -92,18 +89,14 @@ class TrustRegion(MetaOptimizer):
         del state
 
 
-def _flat(tensors: Iterable[Tensor | None], like: list[nn.Parameter]) -> Tensor:
-    """One vector; a parameter that the objective does not depend on counts as zeros."""
-    return torch.cat(
-        [(torch.zeros_like(p) if t is None else t).reshape(-1) for t, p in zip(tensors, like, strict=True)]
-    )
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
 
 
-def _add(params: list[nn.Parameter], base: list[Tensor], step: Tensor) -> None:
-    start = 0
-    for p, old in zip(params, base, strict=True):
-        p.copy_(old + step[start : start + p.numel()].view_as(p))
-        start += p.numel()
+def _split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of `_flat`."""
+    parts = torch.split(vector, [t.numel() for t in like])
+    return [part.view_as(t) for part, t in zip(parts, like, strict=True)]
 
 
 def conjugate_gradient(
