@@ -2,7 +2,8 @@
 
 A machine's speed drifts by more than what is to be told apart, so nothing is timed on its own: all contenders of a
 comparison take turns in one process, and a ratio is taken within each turn. Nothing here asserts a time. Every
-script is run from the root of the repository as ``python -m benchmarks.NAME``.
+script is run from the root of the repository as ``python -m benchmarks.NAME``; with ``--output`` it writes a JSON
+document of the machine, the command and what the script's own docstring names.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ MIB = 2**20
 def options(description: str | None, *, repeats: int | None = None) -> argparse.ArgumentParser:
     """A parser with the flags that every script has; no ``repeats`` for one that repeats nothing."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="of torch; its own choice unless given")
     if repeats is not None:
         parser.add_argument("--repeats", type=int, default=repeats, help="timed turns")
@@ -59,12 +60,21 @@ def prepare(arguments: argparse.Namespace) -> torch.device:
     """Settings of the process, and the device.
 
     Raises:
-        InputError: a device that is not to be had, or no repeats.
+        InputError: a device that is not to be had or timed, no repeats, no threads, an output that is a folder.
     """
-    if getattr(arguments, "repeats", 1) < 1:
-        raise InputError(f"--repeats must be at least 1, got {arguments.repeats}")
+    for name in ("repeats", "threads"):
+        count = getattr(arguments, name, None)
+        if count is not None and count < 1:
+            raise InputError(f"--{name} must be at least 1, got {count}")
+    device = runs.pick_device(arguments.device)
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"only cpu and cuda can be timed, got device {arguments.device!r}")
+    if arguments.output is not None:  # said now, not after an hour
+        if arguments.output.is_dir():
+            raise InputError(f"--output {arguments.output} is a folder; name a file")
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
     runs.prepare_machine(arguments.threads)
-    return runs.pick_device(arguments.device)
+    return device
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -90,7 +100,7 @@ class Peer:
     """Another program with a workload of its own to be timed, in a process that waits for its turn.
 
     It says "ready" on stderr once it has compiled and warmed up; for every line "go" on stdin it runs once and
-    prints the seconds that took, measured by itself. ``benchmarks/yardstick_jax.py --serve`` is one.
+    prints the seconds that took, measured by itself. ``benchmarks.yardstick_jax`` with ``--serve`` is one.
     """
 
     def __init__(self, command: str) -> None:
@@ -136,6 +146,7 @@ class Peer:
             self.process.stdin.flush()
             return float(self.process.stdout.readline())
         except (BrokenPipeError, ValueError) as error:
+            self._listener.join(timeout=1)  # its last words
             raise InputError(f"peer {self.command!r} gave no time: {' | '.join(self._said)}") from error
 
     def close(self) -> None:
@@ -181,13 +192,16 @@ def alternate(contenders: Mapping[str, Contender], repeats: int, device: torch.d
 
     One on a CPU; three on a GPU, where a compiled program runs plainly, then is recorded, and only then replayed.
     """
+    for _ in range(1 if device.type == "cpu" else 3):
+        for contender in contenders.values():
+            seconds(contender, device)
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    warm_up = 1 if device.type == "cpu" else 3
-    for turn in range(warm_up + repeats):
+    gc.collect()
+    gc.freeze()  # compiling leaves a million objects: to go through them takes 0.3 s, in somebody's turn
+    for _ in range(repeats):
         for name, contender in contenders.items():
-            spent = seconds(contender, device)
-            if turn >= warm_up:
-                times[name].append(spent)
+            times[name].append(seconds(contender, device))
+    gc.unfreeze()
     return times
 
 
@@ -281,5 +295,4 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]], device: torch.devic
 def write(path: Path | None, device: torch.device, **document: Any) -> None:
     """Write a document together with the machine and the command, if a path is given."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         runs.write_json(path, {"machine": machine(device), "command": sys.argv, **document})

@@ -6,6 +6,9 @@ The iteration is that of ``meta_iteration.py``; from its base size one axis at a
 fresh process: one small iteration that loads what is loaded once, one whose peak memory is taken, and the timed ones.
 An exponent is the slope of a least-squares line through the logarithms of an axis' points at and above the base:
 1 is linear growth.
+
+The document: ``base``, ``exponents`` of ``time`` and ``memory`` by axis, and a ``table`` of every axis' points: the
+size, ``seconds``, their ``median``, ``min`` and ``max``, and ``peak MiB``; or ``failed``, for want of memory say.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks import common
-from benchmarks.meta_iteration import Size, Workload
+from benchmarks.meta_iteration import Size, Workload, add_sizes, size_of
 from experiments.errors import script
 
 AXES: dict[str, tuple[int, ...]] = {
@@ -32,17 +36,16 @@ AXES: dict[str, tuple[int, ...]] = {
     "width": (32, 64, 100, 128, 256, 512),
     "steps": (1, 2, 4, 8),
 }
-BASE = Size()
 SMALL = Size(tasks=2, episodes=2, horizon=5, width=8)
 
 
-def points(axis: str, *, quick: bool) -> list[Size]:
-    """Sizes along an axis; three of them, from the base to the largest, where it has to be quick."""
-    values = AXES[axis]
+def points(axis: str, base: Size, *, quick: bool) -> list[Size]:
+    """Sizes along an axis; at most three of them, from the base to the largest, where it has to be quick."""
+    values = sorted({getattr(base, axis), *AXES[axis]})
     if quick:
-        upper = [value for value in values if value >= getattr(BASE, axis)]
-        values = (upper[0], upper[len(upper) // 2], upper[-1])
-    return [replace(BASE, **{axis: value}) for value in values]
+        upper = values[values.index(getattr(base, axis)) :]
+        values = sorted({upper[0], upper[len(upper) // 2], upper[-1]})
+    return [replace(base, **{axis: value}) for value in values]
 
 
 def point(size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -74,14 +77,17 @@ def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float | None:
     return float(np.polyfit(*zip(*pairs, strict=True), 1)[0])
 
 
-def fit(axis: str, measured: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+def fit(axis: str, base: Size, measured: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """Exponents of time and memory over the points at and above the base."""
-    upper = [line for line in measured if line[axis] >= getattr(BASE, axis)]
+    upper = [line for line in measured if line[axis] >= getattr(base, axis)]
     xs = [line[axis] for line in upper]
-    return {name: exponent(xs, [line.get(name) for line in upper]) for name in ("median", "peak MiB")}
+    fields = {"time": "median", "memory": "peak MiB"}
+    return {name: exponent(xs, [line.get(field) for line in upper]) for name, field in fields.items()}
 
 
-def show(table: dict[str, list[dict[str, Any]]], fits: dict[str, dict[str, float | None]], device: Any) -> None:
+def show(
+    table: dict[str, list[dict[str, Any]]], fits: dict[str, dict[str, float | None]], device: torch.device
+) -> None:
     lines = []
     for axis, measured in table.items():
         slopes = ["-" if slope is None else f"{slope:.2f}" for slope in fits[axis].values()]
@@ -101,19 +107,19 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--axes", nargs="+", choices=tuple(AXES), default=tuple(AXES))
     parser.add_argument("--quick", action="store_true", help="three points an axis")
     parser.add_argument("--compile", action="store_true", help="with compiled programs")
+    add_sizes(parser)
     arguments = parser.parse_args(argv)
-    device = common.prepare(arguments)
+    device, base = common.prepare(arguments), size_of(arguments)
     known: dict[Size, dict[str, Any]] = {}  # the base is on every axis
     table: dict[str, list[dict[str, Any]]] = {}
     for axis in arguments.axes:
         table[axis] = []
-        for size in points(axis, quick=arguments.quick):
+        for size in points(axis, base, quick=arguments.quick):
             known[size] = known.get(size) or fresh(size, arguments)
             table[axis].append(known[size])
-    fits = {axis: fit(axis, measured) for axis, measured in table.items()}
+    fits = {axis: fit(axis, base, measured) for axis, measured in table.items()}
     show(table, fits, device)
-    named = {axis: {"time": slope["median"], "memory": slope["peak MiB"]} for axis, slope in fits.items()}
-    common.write(arguments.output, device, base=asdict(BASE), table=table, exponents=named)
+    common.write(arguments.output, device, base=asdict(base), table=table, exponents=fits)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """W1: how long does one whole second-order Meta-SGD iteration take, and where does the time go?
 
     python -m benchmarks.meta_iteration [--device cpu] [--threads 2] [--repeats 7] [--output results/...json]
-    python -m benchmarks.meta_iteration --only iteration compiled --peer "python benchmarks/yardstick_jax.py w1 --serve"
+    python -m benchmarks.meta_iteration --only iteration compiled --peer "python -m benchmarks.yardstick_jax w1 --serve"
 
 Fixed-start navigation, 20 tasks of 20 episodes of 100 steps, a Gaussian policy with 2x100 ReLU units, one learned
 rate a parameter: new tasks, K+1 rollouts, advantages, K inner steps, the meta-gradient by replay, Adam. Everything
 named in the table takes turns: the iteration, the same compiled, peers with the same workload, the update by one
 ``vmap`` over all tasks, more inner steps or epochs, a trust region, and the iteration's parts on a recorded trace.
 A column "/ NAME" is the ratio of times to that row's, turn by turn.
+
+The document: ``size``, and a ``table`` of rows with ``name``, ``command`` (a peer's), ``seconds``, their ``median``,
+``min`` and ``max``, ``ratios`` by name, and ``peak MiB``.
 """
 
 from __future__ import annotations
@@ -62,7 +65,7 @@ class Size:
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """Flags for a size."""
     for name, default in asdict(Size()).items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{default} unless given")
 
 
 def size_of(arguments: argparse.Namespace) -> Size:
@@ -163,7 +166,7 @@ def parts(size: Size, device: torch.device, *, compiled: bool) -> dict[str, Call
         "rollout, shared": rollout(start),
         "rollout, stacked": rollout(adapted),
         "advantages": lambda: plan.support(first),
-        "inner step": lambda: step_tasks(learner, start, state, first),
+        "inner step": lambda: step_tasks(learner, start, state, first, programs=learner.programs),
         "update": lambda: w.optimizer.step(learner, trace),
     }
     return {f"{name}, compiled": run for name, run in found.items()} if compiled else found

@@ -4,7 +4,10 @@
 
 The iteration is that of ``meta_iteration.py``. S learners with tasks, noise and weights of their own make one
 iteration together, by `metarl.training.meta_steps`, and one by S single calls of `metarl.meta_step`; the two take
-turns.
+turns. Compiled, every learner has programs of its own, which takes minutes for a few.
+
+The document: ``size``, and a ``table`` of lines with ``seeds``, ``compiled``, ``together`` and ``apart`` (``seconds``,
+their ``median``, ``min`` and ``max``), ``ratio`` (together / apart) and ``peak MiB`` (together).
 """
 
 from __future__ import annotations
@@ -21,38 +24,25 @@ from experiments.errors import InputError, script
 from metarl import training
 
 
-class Together:
-    """S workloads that iterate as one."""
-
-    def __init__(self, workloads: list[Workload]) -> None:
-        """Of one size, on one device."""
-        self.workloads = workloads
-
-    def iteration(self) -> None:
-        """One meta-iteration of every seed."""
-        first = self.workloads[0]
-        training.meta_steps(
-            [w.learner for w in self.workloads],
-            [w.optimizer for w in self.workloads],
-            first.family,
-            [w.tasks() for w in self.workloads],
-            first.plan,
-            generators=[w.generator for w in self.workloads],
-        )
-
-
-def workloads(count: int, size: Size, device: torch.device, *, compiled: bool) -> list[Workload]:
-    """One a seed."""
-    return [Workload(size, device, seed=seed, compiled=compiled) for seed in range(count)]
+def iterate(workloads: list[Workload]) -> None:
+    """One meta-iteration of every seed, together."""
+    first = workloads[0]
+    training.meta_steps(
+        [w.learner for w in workloads],
+        [w.optimizer for w in workloads],
+        first.family,
+        [w.tasks() for w in workloads],
+        first.plan,
+        generators=[w.generator for w in workloads],
+    )
 
 
 def measure(count: int, size: Size, repeats: int, device: torch.device, *, compiled: bool) -> dict[str, Any]:
     """Seconds of one iteration of all seeds, both ways, and their ratio."""
-    together = Together(workloads(count, size, device, compiled=compiled))
-    apart = workloads(count, size, device, compiled=compiled)
+    workloads = [Workload(size, device, seed=seed, compiled=compiled) for seed in range(count)]
     runs: dict[str, common.Contender] = {
-        "together": together.iteration,
-        "apart": lambda: [w.iteration() for w in apart],
+        "together": lambda: iterate(workloads),
+        "apart": lambda: [w.iteration() for w in workloads],
     }
     times = common.alternate(runs, repeats, device)
     return {
@@ -60,7 +50,7 @@ def measure(count: int, size: Size, repeats: int, device: torch.device, *, compi
         "compiled": compiled,
         **{name: {"seconds": values, **common.summary(values)} for name, values in times.items()},
         "ratio": common.ratios(times["together"], times["apart"]),
-        "peak MiB": common.peak_memory(together.iteration, device),
+        "peak MiB": common.peak_memory(lambda: iterate(workloads), device),
     }
 
 

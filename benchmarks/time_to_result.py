@@ -7,6 +7,9 @@ mean return over held-out ``validation`` tasks after one adaptation step, on epi
 and noise every time. The result counts as reached at the first such look that is better than the target; what is
 reported are the seconds spent training until then (compiling included), and those with the looks. A run that does
 not get there within the limit of training seconds is reported as not reached, with the best it was seen at.
+
+The document: a ``table`` of runs with ``preset``, ``seed``, ``target``, ``every``, ``limit``, ``tasks``, ``compiled``,
+``status``, ``training seconds``, ``total seconds``, ``iterations``, ``environment steps`` and ``scores``, a look each.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ class Clock:
 
     def __init__(self) -> None:
         """Nothing spent."""
-        self.training = self.total = self.env_steps = 0.0
+        self.began = time.perf_counter()
+        self.training = self.env_steps = 0.0
         self.iterations = 0
         self.scores: list[float] = []
 
@@ -55,7 +59,7 @@ class Clock:
         return {
             "status": status,
             "training seconds": self.training,
-            "total seconds": self.total,
+            "total seconds": time.perf_counter() - self.began,
             "iterations": self.iterations,
             "environment steps": self.env_steps,
             "scores": self.scores,
@@ -68,12 +72,10 @@ def score(config: Config, setup: Setup, look: Look, device: torch.device) -> flo
     return statistics.mean(curve[1] for curve in result["sampled"])
 
 
-def watch(config: Config, look: Look, device: torch.device, *, compiled: bool = False) -> dict[str, Any]:
+def watch(config: Config, look: Look, device: torch.device) -> dict[str, Any]:
     """Train until the target is reached, the limit is used up, or the run diverges."""
-    clock, began = Clock(), time.perf_counter()
+    clock = Clock()
     setup = build(config, device)
-    if compiled:
-        setup.learner.compile()
     run = setup.train()
     while True:
         try:
@@ -82,7 +84,6 @@ def watch(config: Config, look: Look, device: torch.device, *, compiled: bool = 
             clock.scores.append(score(config, setup, look, device))
         except (DivergedError, NonFiniteError) as error:
             return clock.report("diverged") | {"error": str(error)}
-        clock.total = time.perf_counter() - began
         if clock.scores[-1] > look.target:
             return clock.report("reached")
         if clock.training >= look.limit:
@@ -121,8 +122,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=Look.tasks, help="held-out tasks")
     parser.add_argument("--compile", action="store_true", help="train with compiled programs")
     arguments = parser.parse_args(argv)
-    if min(arguments.every, arguments.tasks) < 1:
-        raise InputError("--every and --tasks must be at least 1")
+    if min(arguments.every, arguments.tasks) < 1 or not arguments.limit > 0:
+        raise InputError("--every and --tasks must be at least 1, and --limit more than 0")
     return arguments
 
 
@@ -134,8 +135,8 @@ def main(argv: list[str]) -> None:
     for name in arguments.presets:
         look = Look(TARGETS[name], arguments.every, arguments.limit, arguments.tasks)
         for seed in arguments.seeds:
-            config = preset(name).model_copy(update={"seed": seed})
-            result = watch(config, look, device, compiled=arguments.compile)
+            config = preset(name).model_copy(update={"seed": seed, "compile": arguments.compile})
+            result = watch(config, look, device)
             table.append({"preset": name, "seed": seed, **vars(look), "compiled": arguments.compile, **result})
             lines.append(row(name, seed, look, result))
             common.write(arguments.output, device, table=table)  # a long run is not lost with the last one

@@ -74,6 +74,8 @@ def build(config: Config, device: torch.device) -> Setup:
             outer=choose("loss", config.outer_loss, LOSSES)(config),
             credit=PreUpdateCredit(config.credit) if config.credit else None,
         ).to(device)
+        if config.compile:
+            learner.compile()
         optimizer = choose("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
         plan = build_plan(config)
     except (ValueError, TypeError) as error:

@@ -51,3 +51,5 @@ class Config(BaseModel):
     epochs: Count = Field(5, description="replays of one trace by descent")
     max_norm: Positive | None = Field(1.0, description="clip the meta-gradient to this norm")
     max_kl: Positive = Field(0.01, description="trust region in nats")
+
+    compile: bool = Field(False, description="train with compiled programs: pays in runs of several minutes")

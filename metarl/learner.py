@@ -51,12 +51,12 @@ class Learner(nn.Module):
         self.programs: Programs | None = None
 
     def compile(self) -> None:
-        """From here on explore and replay with compiled programs: see `metarl.compilation` for when it pays."""
+        """From here on meta-train with compiled programs: see `metarl.compilation` for when it pays."""
         self.programs = Programs()
 
     def run(self, name: str) -> Run:
         """How to run the pieces of a lifted function of this learner, which ``name`` tells from its others."""
-        return call if self.programs is None else functools.partial(self.programs, (name,))
+        return running(self.programs, name)
 
     def start(self) -> tuple[Params, RuleState]:
         """The initialization θ, with its graph, and the rule's first state."""
@@ -96,13 +96,20 @@ class Learner(nn.Module):
         return loss + self.outer(adapted, trace.query), adapted
 
 
+def running(programs: Programs | None, name: str) -> Run:
+    """How to run the pieces of a lifted function: plainly, or by the programs under its name."""
+    return call if programs is None else functools.partial(programs, (name,))
+
+
 def is_stacked(policy: Policy, params: Params) -> bool:
     """Whether there is one set of parameters a task ``[T, ...]``, or one for all ``[...]``."""
     return any(params[name].dim() > leaf.dim() for name, leaf in policy.initial().items())
 
 
 @torch.no_grad()
-def step_tasks(learner: Learner, params: Params, state: RuleState, batch: Batch) -> tuple[Params, RuleState]:
+def step_tasks(
+    learner: Learner, params: Params, state: RuleState, batch: Batch, *, programs: Programs | None = None
+) -> tuple[Params, RuleState]:
     """`Learner.step` on every task of a batch ``[T, H, N, ...]``, without a graph: for exploring and evaluating.
 
     Args:
@@ -110,16 +117,17 @@ def step_tasks(learner: Learner, params: Params, state: RuleState, batch: Batch)
         params: the start shared by all tasks ``[...]``, or one set a task ``[T, ...]``.
         state: the rule's, shared or stacked as the parameters are.
         batch: one batch a task, with advantages.
+        programs: steps by a compiled program.
 
     Returns:
         Parameters and state, stacked over tasks.
     """
     lift = functools.partial(
-        over_tasks, tasks=len(batch.reward), size=piece_size(batch, params), run=learner.run("step")
+        over_tasks, tasks=len(batch.reward), size=piece_size(batch, params), run=running(programs, "step")
     )
     if is_stacked(learner.policy, params):
         params, state = lift(lambda one: learner.step(*one), (params, state, batch))
-    elif learner.programs is None:
+    elif programs is None:
         params, state = lift(lambda one: learner.step(params, state, one), batch)
     else:  # a program reads what it closes over by identity: hand the start over as an argument
         starts = expand(params, len(batch.reward)), expand(state, len(batch.reward))
