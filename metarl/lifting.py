@@ -146,6 +146,9 @@ def _one_thread_an_operation() -> Iterator[None]:
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
+    with torch.enable_grad():  # a forked process makes its autograd engine at the first use, and not thread-safely
+        x = torch.zeros((), requires_grad=True)
+        torch.autograd.grad(x.sin(), x)
     return ThreadPoolExecutor(threads, "metarl", initializer=torch.set_num_threads, initargs=(1,))
 
 

@@ -27,6 +27,7 @@ from metarl.trees import subtree
 from metarl.types import Params
 
 _SWAP = threading.Lock()
+"""Held while a `ModuleNetwork` runs with given parameters in the place of its own: tasks are replayed on threads."""
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class ModuleNetwork(Network):
         return self._call(own, x)
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
-        with _SWAP:  # the module holds the given parameters while it runs, and tasks are replayed on several threads
+        with _SWAP:
             output: Tensor = functional_call(self.module, params, (x,))
         return output
 
@@ -143,7 +144,8 @@ class Policy(nn.Module, ABC):
 
     def initial(self) -> Params:
         """The meta-learned initialization: every parameter that requires a gradient, by name."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+        with _SWAP:
+            return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
 class GaussianPolicy(Policy):

@@ -78,19 +78,38 @@ def explore_together(
         tasks: S task sets of equal size T.
         plan: what to sample.
         generators: S.
+
+    Raises:
+        ValueError: task sets of different sizes, or policies that differ in what is not learned (frozen parameters,
+            buffers).
     """
+    _refuse_misfits(learners, tasks)
     starts = [learner.start() for learner in learners]
     supports: list[list[Batch]] = []
     for _ in range(plan.steps):
         batch = plan.support(_roll_out(learners, starts, family, tasks, plan.episodes, generators))
         parts = _split(batch, len(learners))
         starts = [
-            step_tasks(learner, *start, part) for learner, start, part in zip(learners, starts, parts, strict=True)
+            step_tasks(learner, *start, part, programs=learner.programs)
+            for learner, start, part in zip(learners, starts, parts, strict=True)
         ]
         supports.append(parts)
     batch = plan.query(_roll_out(learners, starts, family, tasks, plan.query_episodes, generators))
     queries = _split(batch, len(learners))
     return [Trace(tuple(parts[s] for parts in supports), query, _outcome(query)) for s, query in enumerate(queries)]
+
+
+def _refuse_misfits(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
+    sizes = [task_count(task) for task in tasks]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"expected task sets of equal size, got {sizes}: explore these learners one by one")
+    first, *others = (
+        {name: x for name, x in one.policy.state_dict().items() if name not in one.policy.initial()} for one in learners
+    )
+    for other in others:  # the first policy acts for all, with the learned parameters of each
+        for name, x in first.items():
+            if name not in other or not torch.equal(x, other[name]):
+                raise ValueError(f"the policies differ in {name}, which is not learned: explore them one by one")
 
 
 def _roll_out(

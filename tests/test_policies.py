@@ -9,8 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarl import MLP, CategoricalPolicy, GaussianPolicy, ModuleNetwork, Network, Policy
+from envs import Navigation
+from metarl import (
+    MLP,
+    CategoricalPolicy,
+    GaussianPolicy,
+    Learner,
+    ModuleNetwork,
+    Network,
+    Plan,
+    Policy,
+    explore,
+    lifting,
+    vpg,
+)
+from metarl.optimizers.base import meta_gradient, meta_loss
 from metarl.policies import affine
+from metarl.rules import MetaSGD
 from metarl.types import Params
 from tests.helpers import Table, categorical_policy, gaussian_policy, seeded
 
@@ -156,3 +171,33 @@ def test_sizes_below_one_are_refused() -> None:
     for sizes in ((0, (4,), 2), (3, (0,), 2), (3, (4,), 0)):
         with pytest.raises(ValueError, match="at least one unit"):
             MLP(*sizes, generator=seeded(0))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_module_replayed_on_two_threads_gives_the_same_meta_gradient(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module holds the parameters it runs with, so that two tasks replayed at once could see each other's."""
+    policy = GaussianPolicy(ModuleNetwork(undrawn(2, 8, 2)), 2)
+    learner = Learner(policy, MetaSGD(policy.initial(), initial=0.1), inner=vpg, outer=vpg).double()
+    family, plan = Navigation(horizon=5), Plan(tasks=8, episodes=4, query_episodes=4, steps=steps)
+    task = {name: value.double() for name, value in family.sample(8, generator=seeded(0)).items()}
+    trace = explore(learner, family, task, plan, generator=seeded(1))
+    before = [p.detach().clone() for p in learner.parameters()]
+    exact = torch.autograd.grad(meta_loss(learner, trace), list(learner.parameters()))
+    monkeypatch.setattr(lifting, "PIECE", 1)  # a piece a task: eight of them
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        loss, alone = meta_gradient(learner, trace)
+        torch.set_num_threads(2)
+        for _ in range(20):
+            again, gradient = meta_gradient(learner, trace)
+            assert torch.equal(again, loss)
+            assert all(torch.equal(a, b) for a, b in zip(gradient, alone, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+    for found, expected in zip(alone, exact, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+        assert bool(found.any())
+    assert all(torch.equal(p, old) for p, old in zip(learner.parameters(), before, strict=True))

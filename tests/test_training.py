@@ -9,12 +9,40 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs import Navigation
-from metarl import Advantages, Descent, Learner, Plan, Reptile, TrustRegion, explore, lvc, meta_step, meta_train, vpg
+from envs import CartPole, Navigation
+from metarl import (
+    Advantages,
+    CategoricalPolicy,
+    Descent,
+    Learner,
+    ModuleNetwork,
+    Plan,
+    Reptile,
+    TrustRegion,
+    collect,
+    explore,
+    lvc,
+    meta_step,
+    meta_train,
+    rollouts,
+    vpg,
+)
 from metarl import training as training_module
+from metarl.learner import step_tasks
 from metarl.rules import MetaSGD
+from metarl.training import explore_together, meta_steps
 from metarl.types import Batch, Trace
-from tests.helpers import Countdown, Stub, TwoStates, family_and_policy, gaussian_policy, seeded, table_policy
+from tests.helpers import (
+    Countdown,
+    Stub,
+    TwoStates,
+    categorical_policy,
+    family_and_policy,
+    gaussian_policy,
+    randomize,
+    seeded,
+    table_policy,
+)
 
 
 def make_learner(seed: int = 0) -> Learner:
@@ -200,3 +228,136 @@ def test_time_limited_tasks_can_be_bootstrapped_in_training() -> None:
 def test_plans_that_sample_nothing_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Plan(**bad)
+
+
+# Many learners side by side.
+
+SEEDS = (0, 1, 2)
+
+
+def side_by_side(name: str) -> tuple[Any, list[Learner], list[dict[str, Tensor]]]:
+    """A family that ends episodes early, three learners of one architecture in float64, and tasks for each."""
+    family: Any = Navigation(horizon=12, box=0.2) if name == "navigation" else CartPole(horizon=30, half_length=0.1)
+    learners = []
+    for seed in SEEDS:
+        policy = gaussian_policy(seed) if name == "navigation" else categorical_policy(seed)
+        learner = Learner(policy, MetaSGD(policy.initial(), initial=0.1), inner=vpg, outer=vpg).double()
+        randomize(learner, seed, 0.05)
+        learners.append(learner)
+    tasks = [family.sample(3, generator=seeded(10 + seed)) for seed in SEEDS]
+    return family, learners, [{key: value.double() for key, value in task.items()} for task in tasks]
+
+
+def streams() -> list[torch.Generator]:
+    return [seeded(20 + seed) for seed in SEEDS]
+
+
+def assert_same_but_for_padding(wide: Batch, alone: Batch) -> None:
+    """``wide`` may go on after the last episode of ``alone`` has ended, with padding only."""
+    steps = alone.reward.shape[1]
+    assert wide.reward.shape[0] == alone.reward.shape[0] and wide.reward.shape[1] >= steps
+    for name, found, expected in zip(Batch._fields, wide, alone, strict=True):
+        for one, other in zip(*(x if isinstance(x, tuple) else (x,) for x in (found, expected)), strict=True):
+            if name == "last_observation":
+                torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+                continue
+            torch.testing.assert_close(one[:, :steps], other, rtol=1e-8, atol=1e-8)
+            assert name == "distribution" or not one[:, steps:].any(), name
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("name", ["navigation", "cartpole"])
+def test_learners_explored_together_get_what_each_gets_alone(
+    name: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "BLOCK", 1)  # a batch is as long as its longest episode
+    family, learners, tasks = side_by_side(name)
+    estimate = Advantages(time_limit="bootstrap")
+    plan = Plan(tasks=3, episodes=4, query_episodes=2, steps=steps, query=estimate)
+    generators, own = streams(), streams()
+    together = explore_together(learners, family, tasks, plan, generators=generators)
+    alone = [
+        explore(learner, family, task, plan, generator=generator)
+        for learner, task, generator in zip(learners, tasks, own, strict=True)
+    ]
+    assert len(together) == 3
+    for wide, trace in zip(together, alone, strict=True):
+        assert len(wide.support) == steps and not any(leaf.requires_grad for leaf in tensors(wide))
+        for found, expected in zip((*wide.support, wide.query), (*trace.support, trace.query), strict=True):
+            assert_same_but_for_padding(found, expected)
+        torch.testing.assert_close(wide.outcome, trace.outcome, rtol=1e-8, atol=1e-8)
+    for one, other in zip(generators, own, strict=True):
+        assert torch.equal(one.get_state(), other.get_state())
+    lengths = {batch.reward.shape[1] for trace in alone for batch in (*trace.support, trace.query)}
+    assert any(bool(trace.query.terminated.any()) for trace in alone)
+    assert name == "navigation" or len(lengths) > 1  # some were padded beyond what they are alone
+    assert not torch.equal(*(trace.query.observation[:, 1] for trace in together[:2]))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("name", ["navigation", "cartpole"])
+def test_learners_trained_together_become_what_each_becomes_alone(name: str, steps: int) -> None:
+    family, learners, tasks = side_by_side(name)
+    lonely = side_by_side(name)[1]
+    start = [p.detach().clone() for p in learners[2].parameters()]
+    plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=steps)
+    optimizers, others = [Descent(one, lr=0.01) for one in learners], [Descent(one, lr=0.01) for one in lonely]
+    generators, own = streams(), streams()
+    for _ in range(2):
+        found = meta_steps(learners, optimizers, family, tasks, plan, generators=generators)
+        expected = [
+            meta_step(learner, optimizer, family, task, plan, generator=g)
+            for learner, optimizer, task, g in zip(lonely, others, tasks, own, strict=True)
+        ]
+        for metrics, same in zip(found, expected, strict=True):
+            assert untimed(metrics) == pytest.approx(untimed(same), rel=1e-6, abs=1e-8)
+            assert metrics.keys() == same.keys() and metrics["time/explore"] == found[0]["time/explore"]
+    for learner, other in zip(learners, lonely, strict=True):
+        for p, q in zip(learner.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-8)
+    assert all(torch.equal(a.get_state(), b.get_state()) for a, b in zip(generators, own, strict=True))
+    moved = [float((p.detach() - old).abs().max()) for p, old in zip(learners[2].parameters(), start, strict=True)]
+    assert max(moved) > 1e-3
+
+
+def untimed(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("name", ["navigation", "cartpole"])
+def test_one_learner_alone_gets_the_bits_of_a_plain_loop(name: str, steps: int) -> None:
+    family, learners, tasks = side_by_side(name)
+    learner, task = learners[0].float(), {key: value.float() for key, value in tasks[0].items()}
+    plan = Plan(tasks=3, episodes=4, query_episodes=2, steps=steps)
+    first, second = seeded(1), seeded(1)
+    (trace,) = explore_together([learner], family, [task], plan, generators=[first])
+    (params, state), batches = learner.start(), []
+    for _ in range(steps):
+        batches.append(plan.support(collect(learner.policy, params, family, task, 4, generator=second)))
+        params, state = step_tasks(learner, params, state, batches[-1])
+    batches.append(plan.query(collect(learner.policy, params, family, task, 2, generator=second)))
+    found = tensors((*trace.support, trace.query))
+    assert all(torch.equal(a, b) for a, b in zip(found, tensors(batches), strict=True))
+    assert torch.equal(first.get_state(), second.get_state())
+
+
+def test_learners_that_cannot_be_explored_together_are_refused() -> None:
+    family, plan = CartPole(horizon=5), Plan(tasks=2, episodes=2, query_episodes=2, steps=0)
+    learners = []
+    for fixed in (1.0, 2.0):
+        module = torch.nn.Sequential(torch.nn.utils.skip_init(torch.nn.Linear, 4, 2))
+        module.register_buffer("offset", torch.tensor([fixed]))  # one learner's policy acts for all: it must fit all
+        with torch.no_grad():
+            for p in module.parameters():
+                p.fill_(fixed)
+        policy = CategoricalPolicy(ModuleNetwork(module))
+        learners.append(Learner(policy, MetaSGD(policy.initial(), initial=0.1), inner=vpg, outer=vpg))
+    tasks = [family.sample(2, generator=seeded(seed)) for seed in (0, 1)]
+    with pytest.raises(ValueError, match="offset"):
+        explore_together(learners, family, tasks, plan, generators=[seeded(0), seeded(1)])
+    learners[1].policy.load_state_dict(learners[0].policy.state_dict())
+    assert len(explore_together(learners, family, tasks, plan, generators=[seeded(0), seeded(1)])) == 2
+    uneven = [tasks[0], family.sample(4, generator=seeded(1))]
+    with pytest.raises(ValueError, match="equal"):
+        explore_together(learners, family, uneven, plan, generators=[seeded(0), seeded(1)])

@@ -1,0 +1,294 @@
+"""Compiled programs give what the plain path gives. Compiling takes seconds: few programs, and most are shared."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs import CartPole, Navigation
+from metarl import Batch, Descent, Learner, Plan, Reptile, collect, explore, rollouts, vpg
+from metarl import compilation as compilation_module
+from metarl.compilation import Programs
+from metarl.optimizers import MetaOptimizer
+from metarl.rules import MetaSGD
+from metarl.trees import leaves_of
+from metarl.types import Trace
+from tests.helpers import categorical_policy, gaussian_policy, randomize, seeded
+
+pytestmark = [
+    pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="needs a C++ compiler"),
+    # the compiler's own imports warn of torch's own deprecations
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+class Pair(NamedTuple):
+    left: Tensor
+    right: Tensor
+
+
+class Closure:
+    """A function of nested trees that reads a parameter, and a gradient and a ``vmap`` within."""
+
+    def __init__(self) -> None:
+        self.weight = torch.nn.Parameter(torch.randn(3, generator=seeded(0)))
+        self.calls = 0  # how often Python ran it
+
+    def __call__(self, tree: dict[str, Any], pair: Pair) -> dict[str, Any]:
+        self.calls += 1
+
+        def energy(x: Tensor) -> Tensor:
+            return (self.weight * x).tanh().square().sum()
+
+        slope = torch.vmap(torch.func.grad(energy))(tree["x"])
+        return {"slope": slope, "rest": (Pair(tree["inner"][0].exp() - pair.left, slope.sum(-1) * pair.right),)}
+
+
+def arguments(rows: int, seed: int = 1) -> tuple[dict[str, Any], Pair]:
+    generator = seeded(seed)
+    x, y, z, w = (torch.randn(rows, *s, generator=generator) for s in ((3,), (2,), (2,), ()))
+    return {"x": x, "inner": (y,)}, Pair(z, w)
+
+
+def assert_near(found: Any, expected: Any, rtol: float = 1e-6, atol: float = 1e-6) -> None:
+    for a, b in zip(leaves_of(found), leaves_of(expected), strict=True):
+        assert a.dtype == b.dtype and not a.requires_grad
+        torch.testing.assert_close(a, b.detach(), rtol=rtol, atol=atol)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> tuple[Programs, Closure]:
+    """A function and the programs it was compiled into: one, for two rows."""
+    programs, function = Programs(), Closure()
+    programs(("closure",), function, *arguments(2))
+    return programs, function
+
+
+def test_a_program_gives_what_its_function_gives(compiled: tuple[Programs, Closure]) -> None:
+    programs, function = compiled
+    for seed in (1, 2):
+        given = arguments(2, seed)
+        before = [leaf.clone() for leaf in leaves_of(given)]
+        result = programs(("closure",), function, *given)
+        assert list(result) == ["slope", "rest"] and isinstance(result["rest"][0], Pair)
+        assert_near(result, function(*given))
+        assert all(torch.equal(leaf, old) for leaf, old in zip(leaves_of(given), before, strict=True))
+
+
+def test_a_parameter_changed_in_place_is_seen(compiled: tuple[Programs, Closure]) -> None:
+    programs, function = compiled
+    old = programs(("closure",), function, *arguments(2))
+    with torch.no_grad():
+        function.weight.mul_(-0.5).add_(0.3)
+    new = programs(("closure",), function, *arguments(2))
+    assert_near(new, function(*arguments(2)))
+    assert float((new["slope"] - old["slope"]).abs().max()) > 0.1
+
+
+def test_two_results_do_not_share_memory(compiled: tuple[Programs, Closure]) -> None:
+    programs, function = compiled
+    one = programs(("closure",), function, *arguments(2, 1))
+    kept = [leaf.clone() for leaf in leaves_of(one)]
+    programs(("closure",), function, *arguments(2, 2))
+    assert all(torch.equal(leaf, old) for leaf, old in zip(leaves_of(one), kept, strict=True))
+
+
+def test_the_same_shapes_are_compiled_once_and_others_again(compiled: tuple[Programs, Closure]) -> None:
+    programs, function = compiled
+    count, calls = len(programs), function.calls
+    assert count >= 1
+    for rows, more in ((2, 0), (5, 1), (2, 1), (5, 1)):
+        result = programs(("closure",), function, *arguments(rows))
+        assert len(programs) == count + more
+        assert function.calls == calls + more  # Python runs it to trace it, and never again
+        assert_near(result, function(*arguments(rows)))
+        function.calls -= 1
+
+
+def test_another_key_is_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)  # the trace alone
+    programs, x = Programs(), torch.arange(3.0)
+    assert programs(("twice", 0), lambda x: (2 * x,), x)[0].tolist() == [0.0, 2.0, 4.0]
+    assert programs(("twice", 1), lambda x: (3 * x,), x)[0].tolist() == [0.0, 3.0, 6.0]
+    assert programs(("twice", 0), lambda x: (4 * x,), x)[0].tolist() == [0.0, 2.0, 4.0]
+    assert programs(("twice", 0), lambda x: (4 * x,), x.double())[0].dtype == torch.float64
+    assert len(programs) == 3
+
+
+def test_two_threads_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, compiles, meeting = compilation_module._compile, [], threading.Barrier(2, timeout=60)
+
+    def counting(*args: Any) -> Any:
+        compiles.append(threading.get_ident())
+        return real(*args)
+
+    monkeypatch.setattr(compilation_module, "_compile", counting)
+    programs, given = Programs(), torch.arange(3.0)
+
+    def work(shift: float) -> Any:
+        meeting.wait()
+        return programs(("sine",), lambda x: (x.sin(), x + 1), given + shift)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(work, (0.0, 0.5)))
+    assert len(compiles) == len(programs) == 1
+    for shift, result in zip((0.0, 0.5), results, strict=True):
+        assert_near(result, ((given + shift).sin(), given + shift + 1))
+
+
+def test_a_function_that_fails_leaves_no_program() -> None:
+    def broken(x: Tensor) -> tuple[Tensor]:
+        raise ArithmeticError("broken")
+
+    programs = Programs()
+    for _ in range(2):  # the second time as well: the lock is free
+        with pytest.raises(ArithmeticError, match="broken"):
+            programs(("broken",), broken, torch.ones(2))
+    assert len(programs) == 0
+
+
+def test_copies_of_programs_are_empty(compiled: tuple[Programs, Closure]) -> None:
+    programs, _ = compiled
+    count = len(programs)
+    assert count > 0
+    for other in (copy.deepcopy(programs), copy.copy(programs), pickle.loads(pickle.dumps(programs))):
+        assert isinstance(other, Programs) and other is not programs and len(other) == 0
+    assert len(programs) == count
+
+
+# A whole learner, plain and compiled.
+
+FAMILY = Navigation(horizon=3, box=0.25)  # some episodes end early
+PLAN = Plan(tasks=3, episodes=4, query_episodes=4, steps=1)
+
+
+def make_learner() -> Learner:
+    policy = gaussian_policy(hidden=(4,))
+    learner = Learner(policy, MetaSGD(policy.initial(), initial=0.1), inner=vpg, outer=vpg)
+    randomize(learner, 1, 0.02)
+    return learner
+
+
+@pytest.fixture(scope="module")
+def shared() -> Learner:
+    """A learner whose programs several tests use; they start from `fresh` parameters."""
+    learner = make_learner()
+    learner.compile()
+    return learner
+
+
+def fresh(shared: Learner) -> Learner:
+    """The compiled learner, at the parameters of a new plain one."""
+    shared.load_state_dict(make_learner().state_dict())
+    return shared
+
+
+def iterate(learner: Learner, optimizer: MetaOptimizer, steps: Sequence[int]) -> list[tuple[Trace, Any]]:
+    generator, task_generator, found = seeded(2), seeded(3), []
+    for count in steps:
+        plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=count)
+        trace = explore(learner, FAMILY, FAMILY.sample(3, generator=task_generator), plan, generator=generator)
+        found.append((trace, optimizer.step(learner, trace)))
+    return found
+
+
+def descent(learner: Learner) -> MetaOptimizer:
+    return Descent(learner, lr=0.5, optimizer=torch.optim.SGD)  # proportional to the gradient, unlike Adam
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [(descent, (1, 1, 2)), (lambda learner: Reptile(step_size=0.5), (1, 1))],
+    ids=["descent", "reptile"],
+)
+def test_meta_training_with_programs_equals_without(
+    shared: Learner, make: Callable[[Learner], MetaOptimizer], steps: tuple[int, ...]
+) -> None:
+    plain, learner = make_learner(), fresh(shared)
+    start = [p.detach().clone() for p in plain.parameters()]
+    expected, found = iterate(plain, make(plain), steps), iterate(learner, make(learner), steps)
+    for (trace, metrics), (same, others) in zip(expected, found, strict=True):
+        assert bool((trace.query.mask == 0).any()) and bool((trace.query.mask == 1).any())
+        assert_near(same, trace, rtol=1e-4, atol=1e-5)
+        assert others == pytest.approx(metrics, rel=1e-3, abs=1e-5)
+    moved = 0.0
+    for p, q, old in zip(plain.parameters(), learner.parameters(), start, strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-5, atol=1e-5)
+        moved = max(moved, float((p - old).detach().abs().max()))
+    assert moved > 1e-2
+    count = len(shared.programs or ())
+    iterate(learner, make(learner), steps[-1:])
+    assert len(shared.programs or ()) == count > 0  # nothing is left to compile
+
+
+def test_a_copy_of_a_compiled_learner_works_and_compiles_its_own(shared: Learner) -> None:
+    learner = fresh(shared)
+    trace = explore(learner, FAMILY, FAMILY.sample(3, generator=seeded(3)), PLAN, generator=seeded(2))
+    count = len(learner.programs or ())
+    stored = io.BytesIO()
+    pickle.dump(learner, stored)
+    stored.seek(0)
+    for other in (copy.deepcopy(learner), pickle.load(stored)):
+        assert isinstance(other.programs, Programs) and len(other.programs) == 0
+    with torch.no_grad():
+        other = copy.deepcopy(learner)
+        for p in other.parameters():
+            p.add_(0.1)
+    roll = {"family": FAMILY, "task": FAMILY.sample(3, generator=seeded(3)), "episodes": 4}
+    found = [
+        collect(one.policy, one.policy.initial(), **roll, generator=seeded(2), programs=one.programs)
+        for one in (learner, other)
+    ]
+    plain = collect(other.policy, other.policy.initial(), **roll, generator=seeded(2))
+    assert_near(found[1], plain, rtol=1e-5, atol=1e-6)  # with its own parameters,
+    assert_near(found[0], trace.support[0]._replace(advantage=found[0].advantage, value=found[0].value))
+    assert not torch.allclose(found[0].action, found[1].action)
+    assert len(learner.programs or ()) == count and len(other.programs) == 1  # and its own program
+
+
+# Rollouts.
+
+
+def trimmed(batch: Batch, steps: int) -> Batch:
+    """The first steps ``[T, H, N, ...]`` of a batch; beyond there must be padding only."""
+    assert not any(bool(x[:, steps:].any()) for x in (batch.mask, batch.reward, batch.action, batch.observation))
+
+    def cut(x: Any) -> Any:
+        return x[:, :steps] if isinstance(x, Tensor) else type(x)(*(leaf[:, :steps] for leaf in x))
+
+    return Batch(*(x if name == "last_observation" else cut(x) for name, x in zip(Batch._fields, batch, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["navigation", "cartpole"])
+def test_a_compiled_rollout_equals_a_plain_one(name: str, monkeypatch: pytest.MonkeyPatch, shared: Learner) -> None:
+    family: Any = FAMILY
+    policy, programs = fresh(shared).policy, shared.programs
+    if name == "cartpole":
+        monkeypatch.setattr(rollouts, "BLOCK", 3)  # a small program, run several times
+        family = CartPole(horizon=15, half_length=0.05)  # falls within a few steps
+        policy, programs = categorical_policy(hidden=(4,)), Programs()
+        randomize(policy, 0, 0.5)
+    task = family.sample(3, generator=seeded(0))
+    for seed in (1, 3):
+        args = policy, policy.initial(), family, task, 4
+        first, second = seeded(seed), seeded(seed)
+        plain = collect(*args, generator=first)
+        batch = collect(*args, generator=second, programs=programs)
+        assert torch.equal(first.get_state(), second.get_state())
+        steps = plain.reward.shape[1]
+        assert batch.reward.shape[1] == family.horizon  # to the end, whether or not anybody is left
+        assert bool((plain.mask == 0).any()) and plain.terminated.any()
+        for one, other in zip(leaves_of(trimmed(batch, steps)), leaves_of(plain), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    if name == "cartpole":
+        assert steps < family.horizon and len(programs or ()) == 1
