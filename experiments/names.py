@@ -26,7 +26,7 @@ from metarl.rules import (
     MetaSGD,
     Parameterisation,
     PerLayerSGD,
-    PerStepSGD,
+    PerStep,
     Positive,
     UpdateRule,
 )
@@ -47,7 +47,9 @@ RULES: dict[str, Rule] = {
     "fomaml": lambda c, params, p: FirstOrder(SGD(c.rate)),
     "learned-rate": lambda c, params, p: LearnedSGD(c.rate, parameterisation=p),
     "per-layer": lambda c, params, p: PerLayerSGD(params, initial=c.rate, parameterisation=p),
-    "per-step": lambda c, params, p: PerStepSGD(params, steps=max(1, c.steps), initial=c.rate, parameterisation=p),
+    "per-step": lambda c, params, p: PerStep(
+        *(PerLayerSGD(params, initial=c.rate, parameterisation=p) for _ in range(max(1, c.steps)))
+    ),
     "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
     "anil-meta-sgd": lambda c, params, p: Masked(MetaSGD(params, initial=c.rate, parameterisation=p), "head", params),
     "first-order-meta-sgd": lambda c, params, p: FirstOrder(MetaSGD(params, initial=c.rate, parameterisation=p)),

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
+from torch.func import grad_and_value
 
 from metarl.compilation import Programs
 from metarl.distributions import Distribution
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.policies import Policy
-from metarl.rules import RuleState, UpdateRule
+from metarl.rules import RuleState, Step, UpdateRule
 from metarl.trees import expand, tree_add, tree_detach
 from metarl.types import Batch, Params, Trace
 
@@ -69,7 +69,8 @@ class Learner(nn.Module):
         def loss(p: Params) -> Tensor:
             return self.inner(self.policy(p, batch.observation), batch)
 
-        updates, state = self.rule.update(grad(loss)(params), state, params)
+        grads, value = grad_and_value(loss)(params)
+        updates, state = self.rule.update(Step(grads, params, value), state)
         return tree_add(params, updates), state
 
     def adapt(self, support: Sequence[Batch]) -> Params:

@@ -41,7 +41,8 @@ def piece_size(batch: Batch, params: Params) -> int:
     tasks, steps, episodes = batch.reward.shape
     if batch.reward.device.type != "cpu":
         return tasks
-    width = max(size for leaf in params.values() for size in (1, *leaf.shape[-2:]))
+    # the last axis: of a bias or of the next weights, and the same with parameters stacked over many tasks
+    width = max(size for leaf in params.values() for size in (1, *leaf.shape[-1:]))
     return max(1, min(int(tasks), PIECE // (steps * episodes * int(width))))
 
 

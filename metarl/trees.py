@@ -47,6 +47,11 @@ def tree_detach(tree: Mapping[str, Tensor]) -> Tree:
     return tree_map(Tensor.detach, tree)
 
 
+def tree_dot(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
+    """Scalar product of all leaves taken together, a 0-d tensor."""
+    return torch.stack([(leaf * right[name]).sum() for name, leaf in left.items()]).sum()
+
+
 def global_norm(tree: Mapping[str, Tensor]) -> Tensor:
     """Euclidean norm of all leaves taken together, a 0-d tensor.
 
@@ -64,3 +69,8 @@ def subtree(tree: Mapping[str, Tensor], prefix: str) -> Tree:
     """The leaves below ``prefix``, named without it: ``network.0.weight`` becomes ``0.weight``."""
     start = prefix + "."
     return {name.removeprefix(start): leaf for name, leaf in tree.items() if name.startswith(start)}
+
+
+def with_prefix(prefix: str, tree: Mapping[str, Tensor]) -> Tree:
+    """The inverse of `subtree`: ``0.weight`` becomes ``network.0.weight``."""
+    return {f"{prefix}.{name}": leaf for name, leaf in tree.items()}

@@ -25,14 +25,14 @@ from metarl import (
 from metarl import evaluation as evaluation_module
 from metarl.evaluation import Adaptation, AdaptationCurve
 from metarl.policies import Policy
-from metarl.rules import PerStepSGD
+from metarl.rules import PerLayerSGD, PerStep, layer_of
 from metarl.types import Batch
 from tests.helpers import Stub, categorical_policy, gaussian_policy, one_task, randomize, seeded
 
 
 def make_learner(policy: Policy | None = None) -> Learner:
     policy = policy or gaussian_policy()
-    rule = PerStepSGD(policy.initial(), steps=2, initial=0.1)
+    rule = PerStep(*(PerLayerSGD(policy.initial(), initial=0.1) for _ in range(2)))
     learner = Learner(policy, rule, inner=vpg, outer=vpg)
     randomize(learner.rule, 3, 0.05)  # every step and layer has a rate of its own
     return learner
@@ -62,7 +62,7 @@ def test_a_curve_equals_a_hand_rolled_loop(name: str) -> None:
     found = adaptation_curve(learner, family, task, Adaptation(3, 4, 6, support), generator=seeded(1))
     generator, spent = seeded(1), torch.zeros(3)
     params = [{key: p.detach().clone() for key, p in learner.policy.named_parameters()} for _ in range(3)]
-    rates = {key: p.detach() for key, p in learner.rule.rates.named_parameters()}  # type: ignore[union-attr]
+    rates = [{key: p.detach() for key, p in rule.rates().items()} for rule in learner.rule.rules]  # type: ignore[union-attr]
     for k in range(4):
         stacked = {key: torch.stack([own[key] for own in params]) for key in params[0]}
 
@@ -83,7 +83,7 @@ def test_a_curve_equals_a_hand_rolled_loop(name: str) -> None:
             loss = -(log_prob * one.advantage * one.mask).sum() / one.mask.sum()
             grads = torch.autograd.grad(loss, list(leaves.values()))
             params[t] = {
-                key: (p - rates[key.rpartition(".")[0].replace(".", "/") or key][min(k, 1)] * g).detach()
+                key: (p - rates[min(k, 1)][layer_of(key)] * g).detach()
                 for (key, p), g in zip(leaves.items(), grads, strict=True)
             }
 

@@ -18,7 +18,7 @@ from metarl import lifting
 from metarl.lifting import gradient_over_tasks, over_tasks, piece_size
 from metarl.optimizers.base import meta_gradient, meta_loss
 from metarl.rules import MetaSGD
-from metarl.trees import leaves_of, map_leaves
+from metarl.trees import expand, leaves_of, map_leaves
 from tests.helpers import double_trace, gaussian_policy, make_batch, seeded
 
 TASKS = 7
@@ -201,13 +201,16 @@ def test_the_grad_mode_is_carried_into_the_threads(threads: int) -> None:
     inputs = torch.randn(5, 3, generator=seeded(1), dtype=torch.float64)
 
     def function(x: Tensor) -> Tensor:
+        modes.append(torch.is_grad_enabled())
         return (weight * x).sum().square()
 
+    modes: list[bool] = []
     with torch.no_grad():
         assert not over_tasks(function, inputs, tasks=5, size=2).requires_grad
+    assert modes == [False] * 3
     with torch.enable_grad():
         joined = over_tasks(function, inputs, tasks=5, size=2)
-    assert joined.requires_grad
+    assert joined.requires_grad and modes == [False] * 3 + [True] * 3
     found = torch.autograd.grad(joined.sum(), weight)[0]
     torch.testing.assert_close(found, 2 * inputs.T @ (inputs @ weight.detach()), rtol=1e-12, atol=1e-12)
 
@@ -234,6 +237,15 @@ def test_a_piece_shrinks_with_width_length_and_episodes() -> None:
     assert widths == sorted(set(widths), reverse=True)
     assert size(64, 20, 8) < size(64, 5, 8) > size(64, 5, 32)
     assert size(64, 20, 8) == size(64, 5, 32)
+
+
+@pytest.mark.parametrize("tasks", [3, 400])
+def test_parameters_stacked_over_tasks_give_the_same_pieces(tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exploring steps from stacked parameters, replay from shared ones: equal pieces give equal bits."""
+    params = gaussian_policy(hidden=(8,)).initial()
+    batch = make_batch(torch.zeros(tasks, 5, 4))
+    monkeypatch.setattr(lifting, "PIECE", 40 * 5 * 4 * 8)
+    assert piece_size(batch, expand(params, tasks)) == piece_size(batch, params) == min(tasks, 40)
 
 
 def test_on_another_device_there_is_one_piece() -> None:

@@ -16,25 +16,53 @@ from metarl import GaussianPolicy, Learner, ModuleNetwork, Plan, explore, vpg
 from metarl.policies import Policy
 from metarl.rules import (
     SGD,
+    AdamHypergradient,
+    BlockDiagonal,
     Bounded,
     Chain,
     ClipByNorm,
+    Exponentiated,
     FirstOrder,
     Free,
+    GPSchedule,
+    Hypergradient,
     LearnedSGD,
+    LSTMSchedule,
     Masked,
+    MetaCurvature,
     MetaSGD,
+    MLPSchedule,
+    Momentum,
+    Offset,
     Parameterisation,
     PerLayerSGD,
-    PerStepSGD,
+    PerStep,
     Positive,
     Rates,
+    Scheduled,
+    Step,
+    UnitNorm,
     UpdateRule,
     layer_of,
 )
 from tests.helpers import double_trace, one_task, seeded
 
 Shapes = dict[str, Tensor]
+
+
+def per_step(params: Shapes, rate: float) -> UpdateRule:
+    """Rates of MAML++ for two steps."""
+    return PerStep(PerLayerSGD(params, initial=rate), PerLayerSGD(params, initial=rate))
+
+
+def stirred(rule: UpdateRule) -> UpdateRule:
+    """The rule with everything it learns moved a little: what starts at zero would hide what lies behind it."""
+    generator = seeded(9)
+    with torch.no_grad():
+        for p in rule.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return rule
+
 
 RULES: dict[str, Callable[[Shapes], UpdateRule]] = {
     "sgd": lambda p: SGD(0.1),
@@ -43,14 +71,28 @@ RULES: dict[str, Callable[[Shapes], UpdateRule]] = {
     "meta_sgd_positive": lambda p: MetaSGD(p, initial=0.1, parameterisation=Positive()),
     "meta_sgd_bounded": lambda p: MetaSGD(p, initial=0.1, parameterisation=Bounded(0.0, 0.5)),
     "per_layer": lambda p: PerLayerSGD(p, initial=0.1),
-    "per_step": lambda p: PerStepSGD(p, steps=2, initial=0.1),
+    "per_step": lambda p: per_step(p, 0.1),
+    "per_step_meta_sgd": lambda p: PerStep(MetaSGD(p, initial=0.1), MetaSGD(p, initial=0.2)),
+    "per_step_with_memory": lambda p: PerStep(Chain(Momentum(), LearnedSGD(0.1)), LearnedSGD(0.1)),
     "masked": lambda p: Masked(LearnedSGD(0.1), "head", p),
-    "clipped": lambda p: Chain(ClipByNorm(0.05), PerStepSGD(p, steps=2, initial=0.3)),
+    "clipped": lambda p: Chain(ClipByNorm(0.05), per_step(p, 0.3)),
     "clip_only": lambda p: ClipByNorm(0.05),
+    "unit_norm": lambda p: Chain(UnitNorm(), LearnedSGD(0.1)),
+    "momentum": lambda p: Chain(Momentum(0.5), LearnedSGD(0.1)),
+    "offset": lambda p: Offset(MetaSGD(p, initial=0.1), p),
+    "curvature": lambda p: Chain(MetaCurvature(p), LearnedSGD(0.1)),
+    "blocks": lambda p: Chain(BlockDiagonal(p, size=2), LearnedSGD(0.1)),
+    "mlp_schedule": lambda p: stirred(Scheduled(LearnedSGD(0.2), MLPSchedule(units=4, generator=seeded(2)))),
+    "lstm_schedule": lambda p: stirred(Scheduled(LearnedSGD(0.2), LSTMSchedule(units=4, generator=seeded(2)))),
+    "gp_schedule": lambda p: stirred(Scheduled(LearnedSGD(0.2), GPSchedule(len(p), steps=2))),
+    "hypergradient": lambda p: Hypergradient(0.1, rate_lr=1e-3),
+    "adam_hypergradient": lambda p: AdamHypergradient(0.01, rate_lr=1e-4),
+    "exponentiated": lambda p: Exponentiated(0.1, gain_lr=0.1, scale_lr=0.1, averaging=0.5, momentum=0.5),
     "first_order": lambda p: FirstOrder(MetaSGD(p, initial=0.1)),
-    "nested": lambda p: Chain(ClipByNorm(1.0), FirstOrder(Masked(PerStepSGD(p, steps=2, initial=0.1), "head", p))),
+    "nested": lambda p: Chain(ClipByNorm(1.0), FirstOrder(Masked(per_step(p, 0.1), "head", p))),
 }
-LEARNED = [name for name in RULES if name not in ("sgd", "clip_only")]
+ONLINE = ["hypergradient", "adam_hypergradient", "exponentiated"]  # what adapts without having been learned
+LEARNED = [name for name in RULES if name not in ("sgd", "clip_only", *ONLINE)]
 
 
 def some_params(seed: int, dtype: torch.dtype = torch.float64) -> Shapes:
@@ -61,6 +103,11 @@ def some_params(seed: int, dtype: torch.dtype = torch.float64) -> Shapes:
     }
 
 
+def at(grads: Shapes, params: Shapes, loss: float = 0.5) -> Step:
+    """A step to be taken."""
+    return Step(grads, params, torch.tensor(loss, dtype=next(iter(grads.values())).dtype))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", RULES)
 def test_updates_keep_names_shapes_and_dtype_and_the_state_its_structure(name: str, dtype: torch.dtype) -> None:
@@ -69,7 +116,7 @@ def test_updates_keep_names_shapes_and_dtype_and_the_state_its_structure(name: s
     state = rule.init(params)
     for _ in range(4):
         before = {key: value.clone() for key, value in state.items()}
-        updates, after = rule.update(grads, state, params)
+        updates, after = rule.update(at(grads, params), state)
         assert list(updates) == list(params)
         assert all(updates[key].shape == params[key].shape and updates[key].dtype == dtype for key in params)
         assert list(after) == list(state)
@@ -88,8 +135,8 @@ def test_lifted_over_tasks_equals_a_loop(name: str) -> None:
 
     def two_steps(params: Shapes, grads: Shapes) -> Shapes:
         state = rule.init(params)
-        first, state = rule.update(grads, state, params)
-        second, _ = rule.update({key: g * params[key] for key, g in grads.items()}, state, params)
+        first, state = rule.update(at(grads, params), state)
+        second, _ = rule.update(at({key: g * params[key] for key, g in grads.items()}, params), state)
         return {key: first[key] + 3 * second[key] for key in first}
 
     def stack(trees: list[Shapes]) -> Shapes:
@@ -101,11 +148,11 @@ def test_lifted_over_tasks_equals_a_loop(name: str) -> None:
         torch.testing.assert_close(together[key], alone[key], rtol=1e-13, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", [*LEARNED, *ONLINE])
 def test_a_step_goes_downhill(name: str) -> None:
     params, grads = some_params(0), some_params(1)
     rule = RULES[name](params).double()
-    updates, _ = rule.update(grads, rule.init(params), params)
+    updates, _ = rule.update(at(grads, params), rule.init(params))
     assert sum(float((updates[key].detach() * grads[key]).sum()) for key in grads) < 0
 
 
@@ -113,13 +160,48 @@ def test_a_step_goes_downhill(name: str) -> None:
 def test_everything_learned_gets_a_gradient(name: str) -> None:
     # Two steps, so that every entry of the per-step rates is used. Of the nested rule only the head steps.
     learner, trace = double_trace(lambda policy: RULES[name](policy.initial()), steps=2)
+    if name == "per_step_with_memory":  # its momentum matters from the first step's rule to the first step's only
+        learner.rule.rules[0].rules[0].requires_grad_(False)  # type: ignore[index,union-attr]
     torch.vmap(learner)(trace).mean().backward()
     for key, parameter in learner.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if name == "nested" and "rule" in key and "head" not in key:
             assert parameter.grad is None or not parameter.grad.any()
         else:
             assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), key
             assert bool((parameter.grad != 0).all() if "rule" in key else (parameter.grad != 0).any()), key
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("first_order", "nested")])
+def test_second_derivatives_are_right(name: str) -> None:
+    """Of two steps in the gradients, by central differences: a meta-gradient needs them."""
+    params = some_params(0)
+    rule = RULES[name](params).double()
+
+    def two_steps(*leaves: Tensor) -> list[Tensor]:
+        grads = dict(zip(params, leaves, strict=True))
+        first, state = rule.update(at(grads, params), rule.init(params))
+        moved = {key: 2.0 * g + params[key] for key, g in grads.items()}
+        second, _ = rule.update(at(moved, params), state)
+        return [*first.values(), *second.values()]
+
+    leaves = [g.requires_grad_() for g in some_params(1).values()]
+    assert torch.autograd.gradcheck(two_steps, leaves)
+    assert torch.autograd.gradgradcheck(two_steps, leaves)
+
+
+@pytest.mark.parametrize("name", [*LEARNED, *ONLINE])
+def test_a_rule_descends_a_bowl(name: str) -> None:
+    start, rule = some_params(0), RULES[name](some_params(0)).double()
+    params, state = start, rule.init(start)
+    for _ in range(30):
+        loss = sum(float(p.square().sum()) for p in params.values()) / 2
+        updates, state = rule.update(at(params, params, loss), state)
+        params = {key: (p + updates[key]).detach() for key, p in params.items()}
+    for key, p in params.items():
+        if "head" in key or name not in ("masked", "nested"):
+            assert float(p.norm()) < 0.9 * float(start[key].norm()), key
 
 
 def test_rules_that_coincide_at_equal_rates() -> None:
@@ -131,8 +213,16 @@ def test_rules_that_coincide_at_equal_rates() -> None:
         MetaSGD(params, initial=0.125),
         MetaSGD(params, initial=0.125, parameterisation=positive),
         PerLayerSGD(params, initial=0.125),
-        PerStepSGD(params, steps=3, initial=0.125),
+        PerStep(*(PerLayerSGD(params, initial=0.125) for _ in range(3))),
         Masked(SGD(0.125), "", params),
+        Offset(SGD(0.125), params),
+        Chain(MetaCurvature(params), SGD(0.125)),
+        Chain(BlockDiagonal(params, size=4), SGD(0.125)),
+        Scheduled(SGD(0.125), MLPSchedule(generator=seeded(0))),
+        Scheduled(SGD(0.125), LSTMSchedule(generator=seeded(0))),
+        Scheduled(SGD(0.125), GPSchedule(len(params), steps=2)),
+        Hypergradient(0.125, rate_lr=0.0),
+        Exponentiated(0.125, gain_lr=0.0),
         Chain(SGD(0.125)),
         Chain(ClipByNorm(1e9), SGD(0.125)),
         FirstOrder(SGD(0.125)),
@@ -152,7 +242,7 @@ def test_meta_sgd_multiplies_elementwise_by_hand() -> None:
         for name, raw in rule.rates.named_parameters():
             raw.copy_(some_params(7)[name.replace("/", ".")])  # negative rates too: the paper allows them
     assert {key: rate.shape for key, rate in rule.rates().items()} == {key: p.shape for key, p in params.items()}
-    updates, _ = rule.update(grads, {}, params)
+    updates, _ = rule.update(at(grads, params), {})
     for key, g in grads.items():
         assert torch.equal(updates[key], -some_params(7)[key] * g)
 
@@ -169,7 +259,7 @@ def test_per_layer_shares_a_rate_between_weight_and_bias() -> None:
     with torch.no_grad():
         for i, raw in enumerate(rule.rates.parameters()):
             raw.fill_(i + 1.0)
-    updates, _ = rule.update(ones, {}, params)
+    updates, _ = rule.update(at(ones, params), {})
     levels = {key: set((-u).flatten().tolist()) for key, u in updates.items()}
     assert all(len(level) == 1 for level in levels.values())
     assert levels["network.hidden.0.weight"] == levels["network.hidden.0.bias"] != levels["network.head.weight"]
@@ -178,22 +268,19 @@ def test_per_layer_shares_a_rate_between_weight_and_bias() -> None:
 
 def test_per_step_uses_the_rate_of_its_step_and_then_the_last() -> None:
     params = {"w": torch.zeros(1)}
-    rule = PerStepSGD(params, steps=3, initial=0.1)
-    with torch.no_grad():
-        next(rule.rates.parameters()).copy_(torch.tensor([1.0, 2.0, 4.0]))
+    rule = PerStep(*(LearnedSGD(rate) for rate in (1.0, 2.0, 4.0)))
     state, used = rule.init(params), []
     for _ in range(6):
-        updates, state = rule.update({"w": torch.ones(1)}, state, params)
+        updates, state = rule.update(at({"w": torch.ones(1)}, params), state)
         used.append(-float(updates["w"].detach()))
     assert used == [1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
-    rule.update({"w": torch.ones(1)}, state, params)[0]["w"].sum().backward()
-    gradient = next(rule.rates.parameters()).grad
-    assert gradient is not None and gradient.tolist() == [0.0, 0.0, -1.0]
+    rule.update(at({"w": torch.ones(1)}, params), state)[0]["w"].sum().backward()
+    assert [float(p.grad) for p in rule.parameters() if p.grad is not None] == [0.0, 0.0, -1.0]
 
 
 def test_masked_moves_only_what_it_names() -> None:
     params, grads = some_params(0), some_params(1)
-    updates, _ = Masked(SGD(0.1), "head", params).update(grads, {}, params)
+    updates, _ = Masked(SGD(0.1), "head", params).update(at(grads, params), {})
     for key, u in updates.items():
         assert torch.equal(u, -0.1 * grads[key]) if "head" in key else not u.any()
     with pytest.raises(ValueError, match="no parameter is called like 'haed'"):
@@ -204,7 +291,7 @@ def test_masked_moves_only_what_it_names() -> None:
 @settings(max_examples=50, deadline=None)
 def test_clip_by_norm_bounds_the_length_and_keeps_the_direction(scale: float, limit: float, seed: int) -> None:
     grads = {key: g * scale for key, g in some_params(seed).items()}
-    clipped, _ = ClipByNorm(limit).update(grads, {}, grads)
+    clipped, _ = ClipByNorm(limit).update(at(grads, grads), {})
     flat, short = (torch.cat([leaf.flatten() for leaf in tree.values()]) for tree in (grads, clipped))
     assert float(short.norm()) <= limit * (1 + 1e-9)
     torch.testing.assert_close(short, flat * min(1.0, limit / float(flat.norm())), rtol=1e-9, atol=0.0)
@@ -212,7 +299,7 @@ def test_clip_by_norm_bounds_the_length_and_keeps_the_direction(scale: float, li
 
 def test_clip_by_norm_is_differentiable_at_zero_gradient() -> None:
     zero = {key: torch.zeros_like(p, requires_grad=True) for key, p in some_params(0).items()}
-    updates, _ = Chain(ClipByNorm(1.0), SGD(0.1)).update(zero, {}, zero)
+    updates, _ = Chain(ClipByNorm(1.0), SGD(0.1)).update(at(zero, zero), {})
     torch.stack([u.sum() for u in updates.values()]).sum().backward()
     for leaf in zero.values():
         assert leaf.grad is not None
@@ -287,8 +374,8 @@ def test_rates_outside_their_range_are_refused() -> None:
         Bounded(1.0, 1.0)
     with pytest.raises(ValueError, match="need a generator"):
         MetaSGD(params)
-    with pytest.raises(ValueError, match="at least one step"):
-        PerStepSGD(params, steps=0, initial=0.1)
+    with pytest.raises(ValueError, match="at least one rule"):
+        PerStep()
     with pytest.raises(ValueError, match="at least one rule"):
         Chain()
     for bad in (0.0, -1.0, math.nan):
@@ -307,7 +394,7 @@ def test_checkpoints_of_rules_with_dotted_names_round_trip(name: str) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
     target.load_state_dict(source.state_dict())
     grads = some_params(1, torch.float32)
-    one, two = (rule.update(grads, rule.init(params), params)[0] for rule in (source, target))
+    one, two = (rule.update(at(grads, params), rule.init(params))[0] for rule in (source, target))
     assert all(torch.equal(one[key], two[key]) for key in params)
 
 

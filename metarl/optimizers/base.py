@@ -114,13 +114,13 @@ def fisher_product(learner: Learner, trace: Trace, vector: Sequence[Tensor]) -> 
         pulled = grad(dot(found, probes), params, create_graph=True, materialize_grads=True)
         moved = grad(dot(pulled, [leaf[0] for leaf in copies]), probes, retain_graph=True, materialize_grads=True)
         fixed = map_leaves(lambda leaf: leaf.detach().requires_grad_(), adapted)
-        kl = lifted(lambda pair: sample_kl(*pair))((fixed, part.query)).sum() / tasks
+        kl = lifted(lambda pair: sample_kl(*pair))((fixed, part.query)).sum()
         slope = grad(kl, leaves_of(fixed), create_graph=True)
         curved = grad(dot(slope, moved), leaves_of(fixed), materialize_grads=True)
         return grad(dot(found, curved), params, materialize_grads=True)
 
     given = trace, tuple(leaf.expand(tasks, *leaf.shape) for leaf in vector)
-    return sum_over_pieces(product, given, **pieces(learner, trace, "fisher"))
+    return [leaf / tasks for leaf in sum_over_pieces(product, given, **pieces(learner, trace, "fisher"))]
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:

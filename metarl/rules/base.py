@@ -8,12 +8,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from metarl.trees import Tree
 
 RuleState = dict[str, Tensor]
+
+
+class Step(NamedTuple):
+    """What is known when a step is to be taken."""
+
+    grads: Tree
+    """gradient of the inner loss (downhill is negative)"""
+    params: Mapping[str, Tensor]
+    """what it was taken at"""
+    loss: Tensor
+    """the inner loss there, 0-d"""
 
 
 class UpdateRule(nn.Module, ABC):
@@ -25,13 +37,10 @@ class UpdateRule(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def update(
-        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, RuleState]:
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """Updates of the gradients' names and shapes, and the next state.
 
         Args:
-            grads: gradient of the inner loss (downhill is negative).
+            step: the gradient, where it was taken, and the loss there.
             state: of `init` or of the previous `update`; not changed in place.
-            params: the parameters the gradient was taken at.
         """

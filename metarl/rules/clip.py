@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from metarl.rules.base import RuleState, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule
 from metarl.trees import Tree, global_norm, tree_map
 
 
@@ -24,10 +20,16 @@ class ClipByNorm(UpdateRule):
             raise ValueError(f"the largest norm must be positive, got {max_norm}")
         self.max_norm = max_norm
 
-    def update(
-        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, RuleState]:
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """The gradient, shortened where it is too long; see `UpdateRule.update`."""
-        del params
-        scale = (self.max_norm / global_norm(grads)).clamp_max(1.0)
-        return tree_map(lambda g: g * scale, grads), state
+        scale = (self.max_norm / global_norm(step.grads)).clamp_max(1.0)
+        return tree_map(lambda g: g * scale, step.grads), state
+
+
+class UnitNorm(UpdateRule):
+    """``g / ‖g‖`` over all parameters together: the direction alone; a gradient of zero stays zero."""
+
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
+        """The direction of the gradient; see `UpdateRule.update`."""
+        norm = global_norm(step.grads)
+        return tree_map(lambda g: g / norm, step.grads), state

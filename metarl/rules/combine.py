@@ -1,4 +1,4 @@
-"""Rules made of rules: in sequence, on some parameters only, without second derivatives."""
+"""Rules made of rules: in sequence, one a step, on some parameters only, without second derivatives."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState, UpdateRule
-from metarl.trees import Tree, tree_detach
+from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.trees import Tree, subtree, tree_detach, tree_map, with_prefix
 
 
 class Chain(UpdateRule):
@@ -30,23 +30,60 @@ class Chain(UpdateRule):
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The states of all links, prefixed by their position."""
-        return {f"{i}.{key}": v for i, rule in enumerate(self.rules) for key, v in _rule(rule).init(params).items()}
+        states = (with_prefix(str(i), _rule(rule).init(params)) for i, rule in enumerate(self.rules))
+        return {key: value for own in states for key, value in own.items()}
 
-    def update(
-        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, RuleState]:
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """See `UpdateRule.update`."""
-        flowing, after = dict(grads), {}
+        flowing, after = step.grads, {}
         for i, rule in enumerate(self.rules):
-            own = {key.partition(".")[2]: v for key, v in state.items() if key.partition(".")[0] == str(i)}
-            flowing, own = _rule(rule).update(flowing, own, params)
-            after.update({f"{i}.{key}": v for key, v in own.items()})
+            flowing, own = _rule(rule).update(step._replace(grads=flowing), subtree(state, str(i)))
+            after.update(with_prefix(str(i), own))
         return flowing, after
 
 
 def _rule(module: nn.Module) -> UpdateRule:
     assert isinstance(module, UpdateRule)  # a ModuleList forgets the type of what it holds
     return module
+
+
+class PerStep(UpdateRule):
+    """A rule of its own for every adaptation step; steps beyond the last reuse the last rule.
+
+    With `PerLayerSGD` these are the per-layer per-step rates of MAML++ (Antoniou et al. 2019,
+    arXiv:1810.09502, eq. 3), with `MetaSGD` one learned rate a parameter and step.
+    """
+
+    def __init__(self, *rules: UpdateRule) -> None:
+        """One for each step, all with states of fixed structure.
+
+        Raises:
+            ValueError: no rule.
+        """
+        super().__init__()
+        if not rules:
+            raise ValueError("PerStep needs at least one rule, got none")
+        self.rules = nn.ModuleList(rules)
+
+    def init(self, params: Mapping[str, Tensor]) -> RuleState:
+        """The step counter, a 0-d tensor, and the states of all rules."""
+        leaf = next(iter(params.values()))
+        states = [with_prefix(str(i), _rule(rule).init(params)) for i, rule in enumerate(self.rules)]
+        counter = torch.zeros((), dtype=torch.long, device=leaf.device)
+        return {"step": counter} | {key: value for own in states for key, value in own.items()}
+
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
+        """The update of the step's rule, whose state alone goes on; see `UpdateRule.update`."""
+        now = state["step"].clamp_max(len(self.rules) - 1)
+        chosen: list[Tree] = []
+        after: RuleState = {"step": state["step"] + 1}
+        for i, rule in enumerate(self.rules):
+            before = subtree(state, str(i))
+            updates, own = _rule(rule).update(step, before)
+            # masks instead of indexing: the counter is a tensor that vmap may have batched
+            chosen.append({name: torch.where(now == i, u, torch.zeros_like(u)) for name, u in updates.items()})
+            after |= with_prefix(str(i), tree_map(lambda new, old, i=i: torch.where(now == i, new, old), own, before))
+        return tree_map(lambda *leaves: torch.stack(leaves).sum(0), *chosen), after
 
 
 class Masked(UpdateRule):
@@ -67,11 +104,9 @@ class Masked(UpdateRule):
         """The wrapped rule's state."""
         return self.rule.init(params)
 
-    def update(
-        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, RuleState]:
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """The wrapped rule's updates where the name matches, zero elsewhere."""
-        updates, state = self.rule.update(grads, state, params)
+        updates, state = self.rule.update(step, state)
         return {name: u if self.part in name else torch.zeros_like(u) for name, u in updates.items()}, state
 
 
@@ -90,8 +125,6 @@ class FirstOrder(UpdateRule):
         """The wrapped rule's state."""
         return self.rule.init(params)
 
-    def update(
-        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, RuleState]:
-        """The wrapped rule on detached gradients."""
-        return self.rule.update(tree_detach(grads), state, params)
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
+        """The wrapped rule on a detached gradient and loss."""
+        return self.rule.update(step._replace(grads=tree_detach(step.grads), loss=step.loss.detach()), state)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metarl.rules.base import RuleState, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule
 from metarl.rules.rates import Parameterisation, Rates
 from metarl.trees import Tree
 
@@ -39,10 +39,7 @@ class MetaSGD(UpdateRule):
         shapes = {name: leaf.shape for name, leaf in params.items()}
         self.rates = Rates(shapes, initial=initial, parameterisation=parameterisation, generator=generator)
 
-    def update(
-        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, RuleState]:
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """``-α ∘ g``; see `UpdateRule.update`."""
-        del params
         rates = self.rates()
-        return {name: -rates[name] * g for name, g in grads.items()}, state
+        return {name: -rates[name] * g for name, g in step.grads.items()}, state

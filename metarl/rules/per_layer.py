@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from metarl.rules.base import RuleState, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule
 from metarl.rules.rates import Parameterisation, Rates, layer_of
 from metarl.trees import Tree
 
@@ -22,10 +22,7 @@ class PerLayerSGD(UpdateRule):
         layers = {layer_of(name): () for name in params}
         self.rates = Rates(layers, initial=initial, parameterisation=parameterisation)
 
-    def update(
-        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, RuleState]:
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """``-α_layer g``; see `UpdateRule.update`."""
-        del params
         rates = self.rates()
-        return {name: -rates[layer_of(name)] * g for name, g in grads.items()}, state
+        return {name: -rates[layer_of(name)] * g for name, g in step.grads.items()}, state

@@ -89,12 +89,26 @@ class Bounded(Parameterisation):
         return math.log(share / (1.0 - share))
 
 
-class Rates(nn.Module):
-    """A table of learned rates by name.
+class Table(nn.Module):
+    """Learned tensors by name.
 
     ``nn.ParameterDict`` refuses dots and policy parameters are called ``network.head.weight``; here a dot
     is stored as a slash, which ``state_dict`` keeps.
     """
+
+    def __init__(self, first: Mapping[str, Tensor]) -> None:
+        """``first`` values by name; they are taken over, not copied."""
+        super().__init__()
+        for name, value in first.items():
+            self.register_parameter(name.replace(".", "/"), nn.Parameter(value))
+
+    def forward(self) -> dict[str, Tensor]:
+        """The tensors by name, with their graph."""
+        return {name.replace("/", "."): value for name, value in self.named_parameters(recurse=False)}
+
+
+class Rates(Table):
+    """A table of learned rates."""
 
     def __init__(
         self,
@@ -109,25 +123,27 @@ class Rates(nn.Module):
         Raises:
             ValueError: a rate that is not finite or not representable, a range without a generator.
         """
-        super().__init__()
-        self.parameterisation = parameterisation if parameterisation is not None else Free()
-        for name, shape in shapes.items():
-            self.register_parameter(name.replace(".", "/"), nn.Parameter(self._first(shape, initial, generator)))
-
-    def _first(
-        self, shape: tuple[int, ...], initial: float | tuple[float, float], generator: torch.Generator | None
-    ) -> Tensor:
-        if isinstance(initial, tuple):
-            if generator is None:
-                raise ValueError(f"step sizes drawn from {initial} need a generator: pass generator=")
-            low, high = (self.parameterisation.raw(bound) for bound in initial)
-            return low + (high - low) * torch.rand(shape, generator=generator)
-        return torch.full(shape, self.parameterisation.raw(initial))
+        given = parameterisation if parameterisation is not None else Free()
+        super().__init__({name: _first(given, shape, initial, generator) for name, shape in shapes.items()})
+        self.parameterisation = given
 
     def forward(self) -> dict[str, Tensor]:
         """The rates by name, with their graph."""
-        raws = self.named_parameters(recurse=False)
-        return {name.replace("/", "."): self.parameterisation.rate(raw) for name, raw in raws}
+        return {name: self.parameterisation.rate(raw) for name, raw in super().forward().items()}
+
+
+def _first(
+    parameterisation: Parameterisation,
+    shape: tuple[int, ...],
+    initial: float | tuple[float, float],
+    generator: torch.Generator | None,
+) -> Tensor:
+    if isinstance(initial, tuple):
+        if generator is None:
+            raise ValueError(f"step sizes drawn from {initial} need a generator: pass generator=")
+        low, high = (parameterisation.raw(bound) for bound in initial)
+        return low + (high - low) * torch.rand(shape, generator=generator)
+    return torch.full(shape, parameterisation.raw(initial))
 
 
 def layer_of(name: str) -> str:

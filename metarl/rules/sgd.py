@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from metarl.rules.base import RuleState, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule
 from metarl.rules.rates import Free, Parameterisation, Rates
 from metarl.trees import Tree, tree_map
 
@@ -23,12 +19,9 @@ class SGD(UpdateRule):
         super().__init__()
         self.rate = Free().raw(rate)
 
-    def update(
-        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, RuleState]:
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """``-α g``; see `UpdateRule.update`."""
-        del params
-        return tree_map(lambda g: -self.rate * g, grads), state
+        return tree_map(lambda g: -self.rate * g, step.grads), state
 
 
 class LearnedSGD(UpdateRule):
@@ -39,10 +32,7 @@ class LearnedSGD(UpdateRule):
         super().__init__()
         self.rates = Rates({"all": ()}, initial=rate, parameterisation=parameterisation)
 
-    def update(
-        self, grads: Mapping[str, Tensor], state: RuleState, params: Mapping[str, Tensor]
-    ) -> tuple[Tree, RuleState]:
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """``-α g``; see `UpdateRule.update`."""
-        del params
         rate = self.rates()["all"]
-        return tree_map(lambda g: -rate * g, grads), state
+        return tree_map(lambda g: -rate * g, step.grads), state

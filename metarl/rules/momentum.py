@@ -1,0 +1,35 @@
+"""Heavy-ball momentum with a learned decay (Polyak 1964), to be put before a rule with `Chain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.rates import Bounded, Rates
+from metarl.trees import Tree, subtree, tree_map, with_prefix
+
+
+class Momentum(UpdateRule):
+    """Replaces the gradient by ``v ← μ v + g`` with μ in (0, 1) meta-learned; the first step is not changed."""
+
+    def __init__(self, decay: float = 0.5) -> None:
+        """``decay`` is the first μ.
+
+        Raises:
+            ValueError: outside (0, 1).
+        """
+        super().__init__()
+        self.rates = Rates({"decay": ()}, initial=decay, parameterisation=Bounded(0.0, 1.0))
+
+    def init(self, params: Mapping[str, Tensor]) -> RuleState:
+        """The velocity, zero."""
+        return with_prefix("velocity", {name: torch.zeros_like(leaf) for name, leaf in params.items()})
+
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
+        """The velocity; see `UpdateRule.update`."""
+        decay = self.rates()["decay"]
+        velocity = tree_map(lambda g, v: decay * v + g, step.grads, subtree(state, "velocity"))
+        return velocity, with_prefix("velocity", velocity)

@@ -1,0 +1,203 @@
+"""Differentiable learning-rate schedules: a small model that watches the steps and scales their length.
+
+``θ' = θ - α · exp(R tanh(s_k)) · g``: the rate α is learned or fixed by the wrapped rule, and the schedule's
+output ``s_k``, one number for every parameter tensor, changes it by a factor between ``exp(-R)`` and ``exp(R)``.
+The bound is smooth, so that the schedule always gets a gradient, and zero output leaves the wrapped rule as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.trees import Tree, subtree, with_prefix
+
+SIGNALS = 5  # what `signals` gives for a parameter tensor
+
+
+class Schedule(nn.Module, ABC):
+    """From what was seen at a step to one number for each of P parameter tensors."""
+
+    def init(self, count: int, like: Tensor) -> RuleState:
+        """What the schedule remembers of ``count`` = P tensors; of dtype and device of ``like``. Nothing by default."""
+        del count, like
+        return {}
+
+    @abstractmethod
+    def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        """``s_k`` ``[P]`` and the next state.
+
+        Args:
+            signals: ``[P, SIGNALS]``, see `signals`.
+            step: k, 0-d, from 0.
+            state: of `init` or of the last call.
+        """
+
+
+class Scheduled(UpdateRule):
+    """Scales a rule's updates by a schedule."""
+
+    def __init__(self, rule: UpdateRule, schedule: Schedule, *, reach: float = math.log(10.0)) -> None:
+        """``reach`` is R: the rate changes by at most this much on a log scale (default: tenfold).
+
+        Raises:
+            ValueError: not positive.
+        """
+        super().__init__()
+        if not reach > 0.0:
+            raise ValueError(f"a schedule's reach must be positive, got {reach}")
+        self.rule, self.schedule, self.reach = rule, schedule, reach
+
+    def init(self, params: Mapping[str, Tensor]) -> RuleState:
+        """States of rule and schedule, the step counter, and the last updates."""
+        leaf = next(iter(params.values()))
+        zeros = {name: torch.zeros_like(x) for name, x in params.items()}
+        states = with_prefix("rule", self.rule.init(params)) | with_prefix(
+            "schedule", self.schedule.init(len(params), leaf)
+        )
+        return {"step": torch.zeros((), dtype=leaf.dtype, device=leaf.device), **states, **with_prefix("last", zeros)}
+
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
+        """See the module and `UpdateRule.update`."""
+        updates, own = self.rule.update(step, subtree(state, "rule"))
+        seen = signals(step, subtree(state, "last"), state["step"])
+        output, memory = self.schedule(seen, state["step"], subtree(state, "schedule"))
+        factors = (self.reach * output.tanh()).exp()
+        scaled = {name: factor * u for (name, u), factor in zip(updates.items(), factors.unbind(), strict=True)}
+        states = with_prefix("rule", own) | with_prefix("schedule", memory) | with_prefix("last", scaled)
+        return scaled, {"step": state["step"] + 1, **states}
+
+
+def signals(step: Step, last: Tree, count: Tensor) -> Tensor:
+    """The training state as a schedule sees it, ``[P, 5]``, every entry of the size of one.
+
+    For each parameter tensor: sign and logarithm of the loss, logarithm of the gradient's root mean square,
+    cosine between the last update and the direction downhill (zero at the first step), and the step index.
+    """
+    loss = step.loss
+    shared = [loss.tanh(), loss.square().add(1e-12).log() / 10, count / 10]
+    rows = []
+    for name, g in step.grads.items():
+        size = g.square().mean().add(1e-12)
+        cosine = -(g * last[name]).sum() / (g.square().sum() * last[name].square().sum() + 1e-24).sqrt()
+        rows.append(torch.stack([shared[0], shared[1], size.log() / 10, cosine, shared[2]]))
+    return torch.stack(rows)
+
+
+class MLPSchedule(Schedule):
+    """A small network of the signals; the same for every parameter tensor."""
+
+    def __init__(self, *, units: int = 16, generator: torch.Generator) -> None:
+        """``units`` in one hidden layer; the output starts at zero."""
+        super().__init__()
+        self.hidden, self.head = _linear(SIGNALS, units, generator), _zero_head(units)
+
+    def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        """See `Schedule.forward`."""
+        del step
+        return self.head(self.hidden(signals).tanh()).squeeze(-1), state
+
+
+class LSTMSchedule(Schedule):
+    """An LSTM over the steps (Hochreiter & Schmidhuber 1997), coordinatewise over the parameter tensors."""
+
+    def __init__(self, *, units: int = 16, generator: torch.Generator) -> None:
+        """``units`` of memory a parameter tensor; the output starts at zero."""
+        super().__init__()
+        self.cell, self.head = LSTMCell(SIGNALS, units, generator=generator), _zero_head(units)
+
+    def init(self, count: int, like: Tensor) -> RuleState:
+        """Empty memory ``[P, units]``."""
+        return self.cell.init(count, like)
+
+    def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        """See `Schedule.forward`."""
+        del step
+        hidden, state = self.cell(signals, state)
+        return self.head(hidden).squeeze(-1), state
+
+
+class GPSchedule(Schedule):
+    """Posterior mean of a Gaussian process over the step index (Rasmussen & Williams 2006, eq. 2.25).
+
+    ``s_k = k(k, Z) (K(Z, Z) + σ² I)⁻¹ u`` at inducing steps Z with learned values ``u`` for every parameter tensor
+    and a learned length-scale: smooth in k, and back to zero far from the inducing steps.
+    """
+
+    def __init__(self, tensors: int, *, steps: int, length: float = 2.0, noise: float = 1e-3) -> None:
+        """A process for each of ``tensors``.
+
+        Args:
+            tensors: P.
+            steps: inducing steps 0, 1, ..., as many as are trained.
+            length: the first length-scale, in steps.
+            noise: σ².
+
+        Raises:
+            ValueError: a value that is not positive.
+        """
+        super().__init__()
+        if not (tensors >= 1 and steps >= 1 and length > 0.0 and noise > 0.0):
+            raise ValueError(f"expected positive values, got {(tensors, steps, length, noise)}")
+        self.values = nn.Parameter(torch.zeros(tensors, steps))
+        self.log_length = nn.Parameter(torch.tensor(math.log(length)))
+        self.noise = noise
+
+    def kernel(self, left: Tensor, right: Tensor) -> Tensor:
+        """Squared exponential, ``[len(left), len(right)]``."""
+        apart = (left.unsqueeze(-1) - right) / self.log_length.exp()
+        return (-0.5 * apart.square()).exp()
+
+    def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        """See `Schedule.forward`."""
+        del signals
+        count = self.values.shape[-1]
+        at = torch.arange(count, dtype=self.values.dtype, device=self.values.device)
+        eye = torch.eye(count, dtype=at.dtype, device=at.device)
+        weights = torch.linalg.solve(self.kernel(at, at) + self.noise * eye, self.values.mT)
+        return (self.kernel(step.reshape(1), at) @ weights).squeeze(0), state
+
+
+class LSTMCell(nn.Module):
+    """One step of an LSTM; the four gates from one linear map, because ``nn.LSTMCell`` has no ``vmap`` rule."""
+
+    def __init__(self, inputs: int, units: int, *, generator: torch.Generator) -> None:
+        """Gates in the order input, forget, cell, output, as in ``torch.nn.LSTM``; forget gates start open."""
+        super().__init__()
+        self.units = units
+        self.gates = _linear(inputs + units, 4 * units, generator)
+        with torch.no_grad():
+            self.gates.bias[units : 2 * units] = 1.0
+
+    def init(self, rows: int, like: Tensor) -> RuleState:
+        """Zeros ``[rows, units]``."""
+        zeros = torch.zeros(rows, self.units, dtype=like.dtype, device=like.device)
+        return {"hidden": zeros, "cell": zeros.clone()}
+
+    def forward(self, inputs: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
+        """From ``[rows, inputs]`` to the hidden state ``[rows, units]``, and the state to give back."""
+        enter, forget, new, leave = self.gates(torch.cat([inputs, state["hidden"]], -1)).chunk(4, -1)
+        cell = forget.sigmoid() * state["cell"] + enter.sigmoid() * new.tanh()
+        hidden = leave.sigmoid() * cell.tanh()
+        return hidden, {"hidden": hidden, "cell": cell}
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(outputs, inputs, generator=generator) / math.sqrt(inputs))
+        layer.bias.zero_()
+    return layer
+
+
+def _zero_head(inputs: int) -> nn.Linear:
+    layer: nn.Linear = skip_init(nn.Linear, inputs, 1)  # type: ignore[no-untyped-call]
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
