@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from experiments.names import (
     choose,
     choose_or_import,
 )
+from experiments.streams import stream
 from metarl import MLP, Advantages, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import PreUpdateCredit
 from metarl.rules import UpdateRule
@@ -50,12 +50,6 @@ class Setup:
             task_generator=self.task_generator,
             start=start,
         )
-
-
-def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """An independent random stream for each purpose, so that using one more never shifts another."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def build(config: Config, device: torch.device) -> Setup:
@@ -107,6 +101,7 @@ def build_policy(config: Config, family: TaskFamily) -> Policy:
         config.hidden,
         outputs,
         activation=ACTIVATIONS[config.activation],
+        context=config.context,
         generator=stream(config.seed, "initialization"),
     )
     if isinstance(actions, Discrete):

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,11 @@ from experiments.cli import parse_config
 from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, measure, score_matrix
-from experiments.names import RULES
+from experiments.names import ALGORITHMS, RULES
 from metarl import DivergedError, NonFiniteError, stats
 
+KNOWN = tuple(RULES | ALGORITHMS)
 TUNING_SEED = 1000  # of the runs that choose a step size; never one of the reported seeds
-CONTROLS: dict[str, dict[str, Any]] = {"no-adaptation": {"rule": "maml", "steps": 0}}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Options:
     output: Path
     """folder of the results; an interrupted comparison is continued there"""
     rules: tuple[str, ...] = ("meta-sgd", "maml")
-    """rules by name, or no-adaptation; paired differences are against the last"""
+    """rules by name, no-adaptation, reptile, or all; paired differences are against the last"""
     rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     """grid of (first) step sizes, the same for every rule"""
     seeds: int = 5
@@ -79,9 +79,11 @@ class Job:
 @script
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
-    unknown = [rule for rule in options.rules if rule not in RULES and rule not in CONTROLS and ":" not in rule]
+    if options.rules == ("all",):
+        options = replace(options, rules=tuple(sorted(KNOWN, key=lambda rule: rule == "maml")))  # the reference last
+    unknown = [rule for rule in options.rules if rule not in KNOWN and ":" not in rule]
     if unknown or not options.rules or options.seeds < 1 or not options.rates:
-        raise InputError(f"expected rules of {', '.join([*RULES, *CONTROLS])}, rates and seeds >= 1; got {options}")
+        raise InputError(f"expected rules of {', '.join(KNOWN)}, or all, rates and seeds >= 1; got {options}")
     if config.seed <= TUNING_SEED < config.seed + options.seeds:
         raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
     variants = {rule: variant(config, rule) for rule in options.rules}
@@ -104,7 +106,7 @@ def main(argv: list[str]) -> None:
 
 def variant(config: Config, rule: str) -> Config:
     """The configuration of one contender."""
-    return config.model_copy(update=CONTROLS.get(rule, {"rule": rule}))
+    return config.model_copy(update=ALGORITHMS.get(rule, {"rule": rule}))
 
 
 def protocol(split: str, config: Config, options: Options) -> Protocol:

@@ -22,6 +22,7 @@ class Config(BaseModel):
     env_steps: Count = Field(8_000_000, description="training budget in environment steps, adaptation included")
 
     hidden: tuple[Count, ...] = Field((100, 100), description="units of the policy's hidden layers")
+    context: Annotated[int, Field(ge=0)] = Field(0, description="inputs that are parameters, for CAVIA")
     activation: Literal["tanh", "relu"] = Field("relu", description="between the layers")
     log_std: float = Field(0.0, description="first log standard deviation of a Gaussian policy")
 
@@ -29,6 +30,7 @@ class Config(BaseModel):
     rate: float = Field(0.1, description="first (or fixed) step size of the rule")
     parameterisation: Literal["free", "positive", "bounded"] = Field("free", description="of learned step sizes")
     max_rate: Positive = Field(10.0, description="upper end of bounded step sizes")
+    online_rate: Annotated[float, Field(ge=0.0)] = Field(0.01, description="how fast online rules change step sizes")
     inner_loss: str = Field("lvc", description="loss of adaptation, by name")
     outer_loss: str = Field("clipped", description="loss of the adapted policy, by name")
     clip: Positive = Field(0.2, description="range of clipped losses")

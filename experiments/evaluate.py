@@ -21,10 +21,11 @@ import tyro
 from numpy.typing import NDArray
 
 from experiments import runs
-from experiments.build import Setup, stream
+from experiments.build import Setup
 from experiments.cli import parse
 from experiments.config import Config
 from experiments.errors import InputError, script
+from experiments.streams import stream
 from metarl import Adaptation, AdaptationCurve, evaluate, stats
 from metarl.types import Benchmark, Params
 

@@ -12,22 +12,37 @@ import torch
 from envs import benchmarks as b
 from experiments.config import Config
 from experiments.errors import InputError
+from experiments.streams import stream
 from metarl import losses
 from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline
 from metarl.learner import Learner
 from metarl.optimizers import Descent, MetaOptimizer, Reptile, TrustRegion
 from metarl.rules import (
     SGD,
+    AdamHypergradient,
+    BlockDiagonal,
     Bounded,
+    Chain,
+    Exponentiated,
     FirstOrder,
     Free,
+    GPSchedule,
+    Hypergradient,
     LearnedSGD,
+    LSTMSchedule,
     Masked,
+    MetaCurvature,
     MetaSGD,
+    MLPSchedule,
+    Momentum,
+    Offset,
     Parameterisation,
     PerLayerSGD,
     PerStep,
     Positive,
+    Schedule,
+    Scheduled,
+    UnitNorm,
     UpdateRule,
 )
 from metarl.types import Params
@@ -50,10 +65,39 @@ RULES: dict[str, Rule] = {
     "per-step": lambda c, params, p: PerStep(
         *(PerLayerSGD(params, initial=c.rate, parameterisation=p) for _ in range(max(1, c.steps)))
     ),
+    "per-step-meta-sgd": lambda c, params, p: PerStep(
+        *(MetaSGD(params, initial=c.rate, parameterisation=p) for _ in range(max(1, c.steps)))
+    ),
+    "offset": lambda c, params, p: Offset(LearnedSGD(c.rate, parameterisation=p), params),
+    "offset-meta-sgd": lambda c, params, p: Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params),
+    "momentum": lambda c, params, p: Chain(Momentum(), MetaSGD(params, initial=c.rate, parameterisation=p)),
+    "meta-curvature": lambda c, params, p: Chain(MetaCurvature(params), LearnedSGD(c.rate, parameterisation=p)),
+    "block-diagonal": lambda c, params, p: Chain(BlockDiagonal(params), LearnedSGD(c.rate, parameterisation=p)),
+    "unit-norm": lambda c, params, p: Chain(UnitNorm(), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
     "anil-meta-sgd": lambda c, params, p: Masked(MetaSGD(params, initial=c.rate, parameterisation=p), "head", params),
+    "boil": lambda c, params, p: Masked(SGD(c.rate), "hidden", params),
+    "cavia": lambda c, params, p: Masked(SGD(c.rate), "context", params),
     "first-order-meta-sgd": lambda c, params, p: FirstOrder(MetaSGD(params, initial=c.rate, parameterisation=p)),
+    "mlp-schedule": lambda c, params, p: _scheduled(c, p, MLPSchedule(generator=stream(c.seed, "rule"))),
+    "lstm-schedule": lambda c, params, p: _scheduled(c, p, LSTMSchedule(generator=stream(c.seed, "rule"))),
+    "gp-schedule": lambda c, params, p: _scheduled(c, p, GPSchedule(len(params), steps=max(2, c.steps))),
+    "hypergradient": lambda c, params, p: Hypergradient(c.rate, rate_lr=c.online_rate),
+    "adam-hypergradient": lambda c, params, p: AdamHypergradient(c.rate, rate_lr=c.online_rate),
+    "exponentiated": lambda c, params, p: Exponentiated(c.rate, gain_lr=c.online_rate, scale_lr=c.online_rate),
 }
+
+
+def _scheduled(config: Config, parameterisation: Parameterisation, schedule: Schedule) -> UpdateRule:
+    return Scheduled(LearnedSGD(config.rate, parameterisation=parameterisation), schedule)
+
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "no-adaptation": {"rule": "maml", "steps": 0},
+    "cavia": {"rule": "cavia", "context": 5},
+    "reptile": {"rule": "maml", "meta_optimizer": "reptile", "lr": 0.1},
+}
+"""What takes more than the name of a rule to compare: the fields of the configuration that make it."""
 
 LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
     "vpg": lambda c: losses.vpg,

@@ -58,7 +58,9 @@ class Network(nn.Module, ABC):
 class MLP(Network):
     """Multi-layer perceptron: ``hidden`` layers with an activation between, and a linear ``head``.
 
-    Weights are orthogonal (gain √2 in the hidden layers, ``head_gain`` in the head), biases zero.
+    With a ``context`` there are inputs that are parameters: a task can be told to the network by adapting
+    them alone (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). Weights are orthogonal (gain √2 in the
+    hidden layers, ``head_gain`` in the head), biases and context zero.
     """
 
     def __init__(
@@ -69,30 +71,37 @@ class MLP(Network):
         *,
         activation: Callable[[Tensor], Tensor] = torch.tanh,
         head_gain: float = 0.01,
+        context: int = 0,
         generator: torch.Generator,
     ) -> None:
-        """Sizes in units; ``generator`` draws the weights.
+        """Sizes in units, ``context`` in inputs, which start at zero; ``generator`` draws the weights.
 
         Raises:
             ValueError: a size below 1.
         """
         super().__init__()
-        sizes = [inputs, *hidden]
-        if min(*sizes, outputs) < 1:
+        sizes = [inputs + context, *hidden]
+        if min(inputs, *hidden, outputs) < 1 or context < 0:
             raise ValueError(f"every layer needs at least one unit, got {inputs} -> {list(hidden)} -> {outputs}")
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.hidden = nn.ModuleList([_undrawn(a, b) for a, b in pairs])
         self.head = _undrawn(sizes[-1], outputs)
         self.activation = activation
+        if context:
+            self.context = nn.Parameter(torch.zeros(context))
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-            else:
+            elif name.endswith("weight"):
                 gain = head_gain if name.startswith("head") else 2.0**0.5
                 nn.init.orthogonal_(parameter, gain, generator=generator)
 
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Outputs ``[..., out]``; see `Network.forward`."""
+        if "context" in params:
+            given = params["context"]  # [C], or [T, C] against inputs [T, ..., in]
+            given = given.reshape(*given.shape[:-1], *(1,) * (x.dim() - given.dim()), given.shape[-1])
+            x = torch.cat([x, given.expand(*x.shape[:-1], given.shape[-1])], -1)
         for i in range(len(self.hidden)):
             x = self.activation(affine(x, params[f"hidden.{i}.weight"], params[f"hidden.{i}.bias"]))
         return affine(x, params["head.weight"], params["head.bias"])

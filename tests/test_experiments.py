@@ -13,7 +13,7 @@ import torch
 from experiments import compare, demo, evaluate, runs, train
 from experiments.build import build
 from experiments.config import Config
-from experiments.names import BENCHMARKS, LOSSES, META_OPTIMIZERS, RULES
+from experiments.names import ALGORITHMS, BENCHMARKS, LOSSES, META_OPTIMIZERS, RULES
 from experiments.presets import PRESETS
 from metarl import checkpoints
 
@@ -278,12 +278,14 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "horizon": ({}, {"horizon": 12}),
     "seed": ({}, {"seed": 1}),
     "hidden": ({}, {"hidden": (9,)}),
+    "context": ({}, {"context": 2}),
     "activation": ({}, {"activation": "tanh"}),
     "log_std": ({}, {"log_std": -1.0}),
     "rule": ({}, {"rule": "per-layer"}),
     "rate": ({}, {"rate": 0.2}),
     "parameterisation": ({}, {"parameterisation": "positive"}),
     "max_rate": ({"parameterisation": "bounded"}, {"max_rate": 5.0}),
+    "online_rate": ({"rule": "exponentiated", "steps": 2}, {"online_rate": 1.0}),
     "inner_loss": ({}, {"inner_loss": "vpg"}),
     "outer_loss": ({"lr": 0.05}, {"outer_loss": "surrogate"}),
     "clip": ({"lr": 0.05}, {"clip": 0.01}),
@@ -321,15 +323,11 @@ def test_every_field_changes_what_is_learned(name: str) -> None:
     assert before.shape != after.shape or not torch.equal(before, after)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES | ALGORITHMS)
 def test_every_rule_trains_from_its_name(rule: str) -> None:
-    learned = parameters(SMALL.model_copy(update={"rule": rule, "steps": 2}))
-    start = torch.cat(
-        [
-            p.reshape(-1)
-            for p in build(SMALL.model_copy(update={"rule": rule}), torch.device("cpu")).learner.parameters()
-        ]
-    )
+    config = SMALL.model_copy(update={"steps": 2, **ALGORITHMS.get(rule, {"rule": rule})})
+    learned = parameters(config)
+    start = torch.cat([p.reshape(-1) for p in build(config, torch.device("cpu")).learner.parameters()])
     assert bool(learned.isfinite().all()) and not (learned.shape == start.shape and torch.equal(learned, start))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments.build import build, stream
+from experiments.build import build
 from experiments.config import Config
+from experiments.streams import stream
 from metarl import explore
 from metarl.optimizers import meta_loss
 from metarl.rollouts import to_device

@@ -15,10 +15,11 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from envs import CartPole, Navigation
 from envs.cartpole import POSITION_LIMIT
-from experiments.build import Setup, stream
+from experiments.build import Setup
 from experiments.evaluate import Protocol
 from experiments.figures.page import AFTER, BEFORE, COLORS, INK, MUTED
 from experiments.figures.plane import before_and_after, extent, first_tasks, walks
+from experiments.streams import stream
 from metarl import Batch
 from metarl.types import Params
 

@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from envs import Navigation
-from experiments.build import Setup, stream
+from experiments.build import Setup
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.figures.page import AFTER, BEFORE, COLORS, INK, SHOWN, Array, page
+from experiments.streams import stream
 from metarl import Batch
 from metarl.learner import step_tasks
 from metarl.rollouts import collect, to_device

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.rules.base import RuleState, Step, UpdateRule
-from metarl.rules.rates import Bounded, Rates
+from metarl.rules.rates import Bounded
 from metarl.trees import Tree, subtree, tree_map, with_prefix
 
 
@@ -22,7 +22,7 @@ class Momentum(UpdateRule):
             ValueError: outside (0, 1).
         """
         super().__init__()
-        self.rates = Rates({"decay": ()}, initial=decay, parameterisation=Bounded(0.0, 1.0))
+        self.raw = nn.Parameter(torch.tensor(Bounded(0.0, 1.0).raw(decay)))
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The velocity, zero."""
@@ -30,6 +30,6 @@ class Momentum(UpdateRule):
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """The velocity; see `UpdateRule.update`."""
-        decay = self.rates()["decay"]
+        decay = Bounded(0.0, 1.0).rate(self.raw)
         velocity = tree_map(lambda g, v: decay * v + g, step.grads, subtree(state, "velocity"))
         return velocity, with_prefix("velocity", velocity)

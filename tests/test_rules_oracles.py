@@ -1,0 +1,350 @@
+"""Rules against independent references: sequences by hand, torch's own optimizers and LSTM, closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metarl import Learner, lvc, vpg
+from metarl.rules import (
+    SGD,
+    AdamHypergradient,
+    BlockDiagonal,
+    Chain,
+    Exponentiated,
+    GPSchedule,
+    Hypergradient,
+    LSTMCell,
+    LSTMSchedule,
+    MetaCurvature,
+    MLPSchedule,
+    Momentum,
+    Offset,
+    Scheduled,
+    Step,
+    UnitNorm,
+    UpdateRule,
+)
+from tests.helpers import double_trace, one_task, seeded
+
+Shapes = dict[str, Tensor]
+
+
+def tree(seed: int) -> Shapes:
+    generator = seeded(seed)
+    return {
+        "layer.weight": torch.randn(3, 2, generator=generator).double(),
+        "layer.bias": torch.randn(3, generator=generator).double(),
+    }
+
+
+def at(grads: Shapes, params: Shapes | None = None) -> Step:
+    return Step(grads, grads if params is None else params, torch.tensor(0.5, dtype=torch.float64))
+
+
+def on_a_quadratic(rule: UpdateRule, steps: int) -> list[Shapes]:
+    """The parameters on the way down ``Σ c x² / 2`` with curvatures of 1, 2, 3, ..."""
+    params = tree(0)
+    state, path = rule.init(params), [params]
+    for _ in range(steps):
+        grads = {key: curvature(p) * p for key, p in path[-1].items()}
+        updates, state = rule.update(at(grads, path[-1]), state)
+        path.append({key: (p + updates[key]).detach() for key, p in path[-1].items()})
+    return path
+
+
+def curvature(p: Tensor) -> Tensor:
+    return torch.arange(1.0, p.numel() + 1, dtype=p.dtype).view_as(p)
+
+
+def by_torch(make: Callable[[list[Tensor]], torch.optim.Optimizer], steps: int) -> Shapes:
+    params = {key: nn.Parameter(p) for key, p in tree(0).items()}
+    optimizer = make(list(params.values()))
+    for _ in range(steps):
+        for p in params.values():
+            p.grad = curvature(p) * p.detach()
+        optimizer.step()
+    return {key: p.detach() for key, p in params.items()}
+
+
+OPTIMIZERS: dict[str, tuple[UpdateRule, Callable[[list[Tensor]], torch.optim.Optimizer]]] = {
+    "momentum": (Chain(Momentum(0.9).double(), SGD(0.05)), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+    "adam": (AdamHypergradient(0.05, rate_lr=0.0), lambda p: torch.optim.Adam(p, lr=0.05)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_equal_those_of_torchs_optimizer(name: str) -> None:
+    rule, make = OPTIMIZERS[name]
+    found, expected = on_a_quadratic(rule, 6)[-1], by_torch(make, 6)
+    for key, leaf in expected.items():
+        torch.testing.assert_close(found[key], leaf, rtol=1e-6, atol=1e-9)
+
+
+# step sizes that adapt online
+
+
+def test_hypergradient_by_hand() -> None:
+    # x² / 2 from x = 1, α = 0.1, β = 0.5: g = 1; then α + β g g' with g = 0.9; and once more
+    rule, x = Hypergradient(0.1, rate_lr=0.5), 1.0
+    state, rates = rule.init({"x": torch.zeros(())}), []
+    for _ in range(3):
+        updates, state = rule.update(at({"x": torch.tensor(x)}), state)
+        x += float(updates["x"])
+        rates.append(float(state["rate"]))
+    second = 0.1 + 0.5 * 0.9 * 1.0
+    at_third = 0.9 - second * 0.9
+    third = second + 0.5 * at_third * 0.9
+    assert rates == pytest.approx([0.1, second, third], rel=1e-6)
+    assert x == pytest.approx(at_third * (1 - third), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Hypergradient, AdamHypergradient])
+def test_the_rate_follows_the_derivative_of_the_loss_in_it(kind: Any) -> None:
+    # How the loss after the first step depends on the first rate, by central differences
+    def loss_after(rate: float) -> float:
+        end = on_a_quadratic(kind(rate, rate_lr=0.0), 1)[-1]
+        return sum(float((curvature(p) * p.square()).sum()) / 2 for p in end.values())
+
+    slope = (loss_after(0.1 + 1e-6) - loss_after(0.1 - 1e-6)) / 2e-6
+    rule, path = kind(0.1, rate_lr=0.01), on_a_quadratic(kind(0.1, rate_lr=0.0), 1)
+    state = rule.init(path[0])
+    for params in path:
+        _, state = rule.update(at({key: curvature(p) * p for key, p in params.items()}), state)
+    assert float(state["rate"]) == pytest.approx(0.1 - 0.01 * slope, rel=1e-6)
+
+
+def test_exponentiated_gains_by_hand() -> None:
+    # gradients 1, 0.5, -2 in one coordinate; γ = 0.3: the gain is exp(0.3 * product with the last gradient)
+    rule = Exponentiated(0.1, gain_lr=0.3)
+    state, used = rule.init({"x": torch.zeros(())}), []
+    for g in (1.0, 0.5, -2.0):
+        updates, state = rule.update(at({"x": torch.tensor(g)}), state)
+        used.append(-float(updates["x"]) / g)
+    gains = [0.0, 0.3 * 0.5, 0.3 * 0.5 + 0.3 * -2.0 * 0.5]
+    assert used == pytest.approx([0.1 * math.exp(gain) for gain in gains], rel=1e-5)
+
+
+def test_exponentiated_scale_average_and_momentum_by_hand() -> None:
+    rule = Exponentiated(0.1, gain_lr=0.3, scale_lr=2.0, averaging=0.5, momentum=0.9)
+    state, found = rule.init({"x": torch.zeros((), dtype=torch.float64)}), []
+    p = s = 1.0
+    m = h = 0.0
+    expected = []
+    for g in (1.0, 0.5, -2.0, 3.0):
+        updates, state = rule.update(at({"x": torch.tensor(g, dtype=torch.float64)}), state)
+        found.append(float(updates["x"]))
+        p, s = p * math.exp(0.3 * m * g), s * math.exp(2.0 * h * g)
+        m, h = 0.5 * m + 0.5 * g, 0.9 * h + 0.1 * p * g
+        expected.append(-s * h)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_exponentiated_gains_stay_positive_and_within_their_limits() -> None:
+    rule = Exponentiated(0.1, gain_lr=1.0, limits=(0.5, 4.0))
+    state = rule.init({"x": torch.zeros(2)})
+    for sign in (1.0, 1.0, 1.0, -1.0, 1.0, -1.0):
+        _, state = rule.update(at({"x": torch.tensor([100.0 * sign, 100.0])}), state)
+        assert bool(((state["gain.x"] >= 0.499) & (state["gain.x"] <= 4.001)).all())
+    assert state["gain.x"].tolist() == pytest.approx([0.5, 4.0], rel=1e-5)
+
+
+# linear maps of the gradient
+
+
+def test_meta_curvature_multiplies_every_axis_by_hand() -> None:
+    params, grads = tree(0), tree(1)
+    rule = MetaCurvature(params)
+    with torch.no_grad():
+        for i, p in enumerate(rule.parameters()):
+            p.copy_(torch.randn(p.shape, generator=seeded(i)))
+    maps = rule.maps()
+    mapped, _ = rule.update(at(grads), {})
+    by_hand = maps["layer.weight:0"] @ grads["layer.weight"] @ maps["layer.weight:1"].mT
+    torch.testing.assert_close(mapped["layer.weight"], by_hand, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(mapped["layer.bias"], maps["layer.bias:0"] @ grads["layer.bias"], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 16])
+def test_blocks_equal_one_block_diagonal_matrix(size: int) -> None:
+    params, grads = tree(0), tree(1)
+    rule = BlockDiagonal(params, size=size)
+    with torch.no_grad():
+        for i, p in enumerate(rule.parameters()):
+            p.copy_(torch.randn(p.shape, generator=seeded(i)))
+    mapped, _ = rule.update(at(grads), {})
+    for key, g in grads.items():
+        whole = torch.block_diag(*rule.maps()[key])[: g.numel(), : g.numel()]
+        torch.testing.assert_close(mapped[key], (whole @ g.flatten()).view_as(g), rtol=1e-12, atol=1e-14)
+    with pytest.raises(ValueError, match="at least 1"):
+        BlockDiagonal(params, size=0)
+
+
+def test_unit_norm_keeps_the_direction_only() -> None:
+    for scale in (1e-6, 1.0, 1e6):
+        grads = {key: scale * g for key, g in tree(1).items()}
+        directions, _ = UnitNorm().update(at(grads), {})
+        flat, expected = (torch.cat([leaf.flatten() for leaf in t.values()]) for t in (directions, tree(1)))
+        torch.testing.assert_close(flat, expected / expected.norm(), rtol=1e-9, atol=0)
+    zero, _ = UnitNorm().update(at({"x": torch.zeros(3)}), {})
+    assert not zero["x"].any()
+
+
+# the offset
+
+
+def test_the_offset_moves_the_first_step_only() -> None:
+    params, grads = tree(0), tree(1)
+    rule = Offset(SGD(0.1), params)
+    with torch.no_grad():
+        for i, p in enumerate(rule.parameters()):
+            p.fill_(i + 1.0)
+    first, state = rule.update(at(grads), rule.init(params))
+    second, _ = rule.update(at(grads), state)
+    for i, (key, g) in enumerate(grads.items()):
+        torch.testing.assert_close(first[key], i + 1.0 - 0.1 * g, rtol=1e-12, atol=0)
+        assert torch.equal(second[key], -0.1 * g)
+
+
+def test_an_offset_is_learned_from_the_adapted_policy_alone() -> None:
+    # By hand: θ' = θ - α g(θ) + β, so that dL/dβ is the outer gradient at θ', without any second derivative
+    learner, trace = double_trace(lambda policy: Offset(SGD(0.2), policy.initial()), steps=1, inner=lvc)
+    one = one_task(trace, 0)
+    learner(one).backward()
+    adapted = {key: p.detach().requires_grad_() for key, p in learner.adapt(one.support).items()}
+    outer = vpg(learner.policy(adapted, one.query.observation), one.query)
+    slopes = torch.autograd.grad(outer, list(adapted.values()))
+    assert isinstance(learner.rule, Offset)
+    for found, slope in zip(learner.rule.offsets.parameters(), slopes, strict=True):
+        assert found.grad is not None and bool(slope.any())
+        torch.testing.assert_close(found.grad, slope, rtol=1e-10, atol=1e-14)
+
+
+# schedules
+
+
+def test_the_lstm_cell_is_torchs_lstm() -> None:
+    cell = LSTMCell(5, 3, generator=seeded(0)).double()
+    reference = nn.utils.skip_init(nn.LSTM, 5, 3).double()
+    with torch.no_grad():
+        reference.weight_ih_l0.copy_(cell.gates.weight[:, :5])
+        reference.weight_hh_l0.copy_(cell.gates.weight[:, 5:])
+        reference.bias_ih_l0.copy_(cell.gates.bias)
+        reference.bias_hh_l0.zero_()
+    inputs = torch.randn(7, 4, 5, generator=seeded(1)).double()  # seven steps of four rows
+    expected, _ = reference(inputs)
+    state = cell.init(4, inputs)
+    for k in range(7):
+        hidden, state = cell(inputs[k], state)
+        torch.testing.assert_close(hidden, expected[k], rtol=1e-12, atol=1e-14)
+
+
+def test_the_gp_schedule_is_the_posterior_mean() -> None:
+    schedule = GPSchedule(2, steps=4, length=1.5, noise=0.01).double()
+    values = torch.randn(2, 4, generator=seeded(0)).double()
+    with torch.no_grad():
+        schedule.values.copy_(values)
+    at_steps = np.arange(4.0)
+
+    def kernel(a: Any, b: Any) -> Any:
+        return np.exp(-0.5 * (np.subtract.outer(a, b) / 1.5) ** 2)
+
+    inverse = np.linalg.inv(kernel(at_steps, at_steps) + 0.01 * np.eye(4))
+    for k in (0.0, 1.0, 2.5, 3.0, 5.0, 40.0):
+        found, _ = schedule(torch.zeros(2, 5).double(), torch.tensor(k, dtype=torch.float64), {})
+        expected = kernel(np.array([k]), at_steps) @ inverse @ values.numpy().T
+        assert found.tolist() == pytest.approx(expected[0].tolist(), rel=1e-5, abs=1e-9)
+    assert found.abs().max() < 1e-9  # far beyond the last inducing step the prior is back
+
+
+SCHEDULES: dict[str, Callable[[], Any]] = {
+    "mlp": lambda: MLPSchedule(generator=seeded(0)),
+    "lstm": lambda: LSTMSchedule(generator=seeded(0)),
+    "gp": lambda: GPSchedule(2, steps=2),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_stays_within_its_reach_and_never_loses_its_gradient(name: str) -> None:
+    rule = Scheduled(SGD(0.1), SCHEDULES[name](), reach=math.log(4.0)).double()
+    grads = tree(1)
+    for shift in (0.0, 2.0, -2.0, 5.0):
+        with torch.no_grad():
+            last = rule.schedule.values if name == "gp" else rule.schedule.head.bias
+            last.fill_(shift)
+        state = rule.init(grads)
+        for _ in range(2):
+            updates, state = rule.update(at(grads), state)
+        for key, g in grads.items():
+            factor = (updates[key] / (-0.1 * g)).detach()
+            assert bool(((factor > 0.25 - 1e-9) & (factor < 4.0 + 1e-9)).all())
+            torch.testing.assert_close(factor, factor.flatten()[0].expand_as(factor), rtol=1e-9, atol=0)
+        slope = torch.autograd.grad(sum(u.square().sum() for u in updates.values()), last)[0]
+        assert bool(slope.any())
+
+
+@pytest.mark.parametrize("name", ["mlp", "lstm"])
+def test_a_schedule_sees_the_loss_the_gradient_and_the_last_update(name: str) -> None:
+    rule = Scheduled(SGD(0.1), SCHEDULES[name]()).double()
+    with torch.no_grad():
+        rule.schedule.head.weight.fill_(0.3)
+
+    def second(loss: float = 0.5, size: float = 1.0, sign: float = 1.0) -> float:
+        grads = tree(1)
+        _, state = rule.update(at(grads), rule.init(grads))
+        changed = {key: size * sign * g for key, g in grads.items()}
+        updates, _ = rule.update(Step(changed, grads, torch.tensor(loss, dtype=torch.float64)), state)
+        return float(updates["layer.bias"][0] / (-0.1 * changed["layer.bias"][0]))
+
+    assert len({round(value, 9) for value in (second(), second(loss=-0.5), second(size=3.0), second(sign=-1.0))}) == 4
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_meta_gradients_equal_central_differences(name: str, steps: int) -> None:
+    def make(policy: Any) -> UpdateRule:
+        schedule = GPSchedule(len(policy.initial()), steps=2) if name == "gp" else SCHEDULES[name]()
+        return Scheduled(SGD(0.2), schedule)
+
+    learner, trace = double_trace(make, steps=steps, hidden=(3,))
+    with torch.no_grad():
+        for i, p in enumerate(learner.rule.parameters()):
+            p.add_(0.1 * torch.randn(p.shape, generator=seeded(i)))
+    one = one_task(trace, 0)
+    learner(one).backward()
+    probe: Learner = learner
+    for p in probe.rule.parameters():
+        assert p.grad is not None
+        direction = torch.randn(p.shape, generator=seeded(3)).double()
+        with torch.no_grad():
+            values = []
+            for sign in (1.0, -2.0, 1.0):
+                p.add_(sign * 1e-6 * direction)
+                values.append(float(probe(one)))
+        numeric = (values[0] - values[1]) / 2e-6
+        assert float((p.grad * direction).sum()) == pytest.approx(numeric, rel=1e-5, abs=2e-9)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Hypergradient(math.nan, rate_lr=0.1),
+        lambda: Hypergradient(0.1, rate_lr=-0.1),
+        lambda: AdamHypergradient(0.1, rate_lr=0.1, decays=(1.0, 0.9)),
+        lambda: Exponentiated(0.1, gain_lr=-1.0),
+        lambda: Exponentiated(0.1, gain_lr=0.1, momentum=1.0),
+        lambda: Exponentiated(0.1, gain_lr=0.1, limits=(2.0, 3.0)),
+        lambda: Momentum(1.0),
+        lambda: Scheduled(SGD(0.1), GPSchedule(1, steps=1), reach=0.0),
+        lambda: GPSchedule(1, steps=0),
+    ],
+)
+def test_values_outside_their_range_are_refused(make: Callable[[], UpdateRule]) -> None:
+    with pytest.raises(ValueError, match="must|expected|inside|finite"):
+        make()
