@@ -295,4 +295,5 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]], device: torch.devic
 def write(path: Path | None, device: torch.device, **document: Any) -> None:
     """Write a document together with the machine and the command, if a path is given."""
     if path is not None:
-        runs.write_json(path, {"machine": machine(device), "command": sys.argv, **document})
+        command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+        runs.write_json(path, {"machine": machine(device), "command": command, **document})
