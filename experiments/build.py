@@ -29,6 +29,14 @@ from metarl.types import Benchmark, TaskFamily
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    iteration: int = 0
+    env_steps: int = 0
+
+
+@dataclass(frozen=True)
 class Setup:
     """Everything a training loop needs."""
 
@@ -38,18 +46,27 @@ class Setup:
     plan: Plan
     generator: torch.Generator  # rollout noise, on the device
     task_generator: torch.Generator  # tasks, on the CPU
+    budget: int  # environment steps
+    final_share: float  # of the meta-optimizer's step sizes, reached linearly at the end of the budget
 
-    def train(self, start: int = 0) -> Iterator[tuple[int, dict[str, float]]]:
-        """Meta-train from iteration ``start`` for as long as the caller goes on; see `metarl.meta_train`."""
-        return meta_train(
+    def train(self, done: Progress = Progress()) -> Iterator[tuple[int, dict[str, float]]]:  # noqa: B008 (frozen)
+        """Meta-train on from ``done`` for as long as the caller goes on; see `metarl.meta_train`."""
+        iterations = meta_train(
             self.learner,
             self.optimizer,
             self.benchmark,
             self.plan,
             generator=self.generator,
             task_generator=self.task_generator,
-            start=start,
+            start=done.iteration,
         )
+        spent = done.env_steps
+        while True:
+            left = max(0.0, 1.0 - spent / self.budget)
+            self.optimizer.share = self.final_share + (1.0 - self.final_share) * left
+            iteration, metrics = next(iterations)
+            spent += int(metrics["env_steps"])
+            yield iteration, metrics
 
 
 def build(config: Config, device: torch.device) -> Setup:
@@ -75,7 +92,7 @@ def build(config: Config, device: torch.device) -> Setup:
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
-    return Setup(benchmark, learner, optimizer, plan, noise, tasks)
+    return Setup(benchmark, learner, optimizer, plan, noise, tasks, config.env_steps, config.final_share)
 
 
 def build_benchmark(config: Config) -> Benchmark:

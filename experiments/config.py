@@ -50,6 +50,7 @@ class Config(BaseModel):
     meta_optimizer: str = Field("descent", description="by name")
     lr: Positive = Field(3e-3, description="step size of descent on the initialization; of Reptile's move")
     rate_lr: Positive | None = Field(None, description="step size of descent on learned step sizes; lr unless given")
+    final_share: Share = Field(1.0, description="of the meta-optimizer's step sizes at the end of the budget; linear")
     epochs: Count = Field(5, description="replays of one trace by descent")
     max_norm: Positive | None = Field(1.0, description="clip the meta-gradient to this norm")
     max_kl: Positive = Field(0.01, description="trust region in nats")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,12 @@ from typing import Any
 import torch
 
 import metarl
-from experiments.build import Setup, build
+from experiments.build import Progress, Setup, build
 from experiments.config import Config
 from experiments.errors import InputError, existing
 from metarl import checkpoints
 
 PACKAGES = ("torch", "gymnasium", "numpy", "scipy")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come."""
-
-    iteration: int = 0
-    env_steps: int = 0
 
 
 def prepare_machine(threads: int | None = None) -> None:

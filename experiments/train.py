@@ -88,7 +88,7 @@ def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, sa
     runs.write_json(folder / "status.json", {"status": "running"})
     try:
         with MetricsLog(folder, resume=done.iteration) as log, Progress(config.env_steps, done=done.env_steps) as bar:
-            for iteration, metrics in setup.train(done.iteration):
+            for iteration, metrics in setup.train(done):
                 done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
                 log.write(iteration, metrics | rate_metrics(setup) | {"env_steps_total": float(done.env_steps)})
                 bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})

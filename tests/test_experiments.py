@@ -303,6 +303,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "meta_optimizer": ({}, {"meta_optimizer": "reptile"}),
     "lr": ({}, {"lr": 0.01}),
     "rate_lr": ({}, {"rate_lr": 0.1}),
+    "final_share": ({"env_steps": 2000}, {"final_share": 0.1}),
     "epochs": ({}, {"epochs": 2}),
     "max_norm": ({}, {"max_norm": 1e-6}),
     "max_kl": ({"meta_optimizer": "trust-region"}, {"max_kl": 1e-4}),

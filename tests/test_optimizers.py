@@ -345,6 +345,28 @@ def test_optimizers_without_memory_have_empty_checkpoints() -> None:
         optimizer.load_state_dict({})
 
 
+# A share of the step
+
+
+def test_a_share_of_the_step_size_is_that_much_of_the_step() -> None:
+    moves = {}
+    for kind in ("descent", "trust region", "reptile"):
+        for share in (1.0, 0.25):
+            learner, trace = double_trace(meta_sgd, steps=1, outer=lvc_ratio)
+            before = values(learner)
+            optimizer: Any = TrustRegion(max_kl=1e-4) if kind == "trust region" else Reptile()
+            if kind == "descent":
+                optimizer = Descent(learner, lr=0.01, optimizer=torch.optim.SGD)
+            optimizer.share = share
+            optimizer.step(learner, trace)
+            moves[kind, share] = torch.cat(
+                [(p.detach() - before[key]).flatten() for key, p in learner.named_parameters()]
+            )
+    for kind, factor in (("descent", 0.25), ("trust region", 0.5), ("reptile", 0.25)):  # a KL goes with the square
+        torch.testing.assert_close(moves[kind, 0.25], factor * moves[kind, 1.0], rtol=1e-6, atol=1e-12)
+        assert bool(moves[kind, 1.0].any())
+
+
 # They learn
 
 

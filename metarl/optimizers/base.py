@@ -24,7 +24,13 @@ class DivergedError(RuntimeError):
 
 
 class MetaOptimizer(ABC):
-    """Improves a learner, in place, from one trace."""
+    """Improves a learner, in place, from one trace.
+
+    Attributes:
+        share: of its step sizes to use now, in (0, 1]; lowered by who knows how much of the training is left.
+    """
+
+    share: float = 1.0
 
     @abstractmethod
     def step(self, learner: Learner, trace: Trace) -> Metrics:

@@ -54,6 +54,7 @@ class Descent(MetaOptimizer):
         rule = [p for p in learner.rule.parameters() if p.requires_grad]
         groups = [{"params": policy, "lr": lr}, {"params": rule, "lr": lr if rate_lr is None else rate_lr}]
         self.optimizer = optimizer([group for group in groups if group["params"]], lr=lr)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.epochs, self.max_norm, self.patience = epochs, max_norm, patience
         self.skipped_in_a_row = 0
 
@@ -63,6 +64,8 @@ class Descent(MetaOptimizer):
         Raises:
             DivergedError: ``patience`` non-finite meta-gradients in a row.
         """
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.share
         first = norm = 0.0
         for epoch in range(self.epochs):
             loss, gradient = meta_gradient(learner, trace)

@@ -42,7 +42,7 @@ class Reptile(MetaOptimizer):
         if not all(bool(move.isfinite().all()) for move in moves.values()):
             return {"meta/skipped": 1.0}
         for name, p in learner.policy.initial().items():
-            p.add_(self.step_size * moves[name])
+            p.add_(self.step_size * self.share * moves[name])
         return {"meta/skipped": 0.0, "meta/move": float(global_norm(moves))}
 
     def state_dict(self) -> dict[str, Any]:

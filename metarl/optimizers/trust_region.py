@@ -64,7 +64,9 @@ class TrustRegion(MetaOptimizer):
         curvature = float(direction @ fisher(direction))
         if not 0.0 < curvature < float("inf"):  # a non-finite gradient, or curvature lost to rounding
             return metrics | {"meta/skipped": 1.0, "meta/kl": 0.0}
-        return metrics | self._line_search(learner, trace, params, direction * (2.0 * self.max_kl / curvature) ** 0.5)
+        return metrics | self._line_search(
+            learner, trace, params, direction * (2.0 * self.max_kl * self.share / curvature) ** 0.5
+        )
 
     @torch.no_grad()
     def _line_search(self, learner: Learner, trace: Trace, params: list[nn.Parameter], full: Tensor) -> Metrics:
@@ -74,7 +76,7 @@ class TrustRegion(MetaOptimizer):
             for p, old, move in zip(params, before, _split(full * self.shrink**trial, params), strict=True):
                 p.copy_(old + move)
             loss, kl = assess(learner, trace)
-            if loss < start and kl <= self.max_kl:  # both false for NaN
+            if loss < start and kl <= self.max_kl * self.share:  # both false for NaN
                 return {"meta/skipped": 0.0, "meta/kl": kl, "meta/backtracks": float(trial)}
         for p, old in zip(params, before, strict=True):
             p.copy_(old)
