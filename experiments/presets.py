@@ -28,6 +28,24 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "2-D navigation from the origin to a hidden goal (Li et al. 2017), tuned",
         NAVIGATION.model_copy(update={"benchmark": "navigation-fixed"}),
     ),
+    "navigation-fixed-best": (
+        "the same with a learned offset, so that exploring and acting part: our best at one step",
+        NAVIGATION.model_copy(
+            update={
+                "benchmark": "navigation-fixed",
+                "rule": "offset-meta-sgd",
+                "rate": 1.0,
+                "log_std": 0.5,
+                "baseline": "cross-fitted",
+                "discount": 0.0,
+                "query_decay": 0.95,
+                "lr": 0.01,
+                "epochs": 6,
+                "final_share": 0.02,
+                "env_steps": 4_000_000,
+            }
+        ),
+    ),
     "navigation-varying": (
         "2-D navigation with a hidden goal and a start drawn per task (Li et al. 2017), tuned",
         NAVIGATION.model_copy(update={"benchmark": "navigation-varying"}),

@@ -25,14 +25,18 @@ from metarl import checkpoints
 PACKAGES = ("torch", "gymnasium", "numpy", "scipy")
 
 
-def prepare_machine(threads: int | None = None) -> None:
+def prepare_machine(threads: int | None = None, *, deterministic: bool = False) -> None:
     """Settings of the process, made by scripts and never by the library.
 
+    A CPU gives the same bits in every run anyway; ``deterministic`` asks a GPU for it, at some cost in speed.
     glibc gives big temporaries back to the system after every operation and faults them in again for the
     next: keeping them makes a second-order update up to twice as fast on a CPU.
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's products are first used
+        torch.use_deterministic_algorithms(True)
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         import ctypes
 
@@ -92,6 +96,7 @@ def system(device: torch.device) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "commit": commit.stdout.strip() or None,
     }
 

@@ -34,6 +34,8 @@ class Options:
     """cpu, cuda, cuda:1, ...; auto is the CPU"""
     threads: int | None = None
     """CPU threads; torch's own choice unless given"""
+    deterministic: bool = False
+    """on a GPU the same bits in every run, slower"""
     save_every: int = 50
     """meta-iterations between checkpoints"""
     evaluate: bool = True
@@ -48,6 +50,8 @@ class Resume:
     """run folder"""
     device: str = "auto"
     """as in training"""
+    deterministic: bool = False
+    """as in training"""
     save_every: int = 50
     """meta-iterations between checkpoints"""
     evaluate: bool = True
@@ -60,13 +64,13 @@ class Resume:
 def main(argv: list[str]) -> None:
     if any(part == "--resume" or part.startswith("--resume=") for part in argv):
         again = parse(Resume, argv, __doc__)
-        runs.prepare_machine()
+        runs.prepare_machine(deterministic=again.deterministic)
         device = runs.pick_device(again.device)
         config, setup, done = runs.load(again.resume, device, plugins=again.plugin, restore_threads=True)
         folder, save_every, wanted = again.resume, again.save_every, again.evaluate
     else:
         config, options = parse_config(Options, argv, __doc__)
-        runs.prepare_machine(options.threads)
+        runs.prepare_machine(options.threads, deterministic=options.deterministic)
         device = runs.pick_device(options.device)
         setup, done = build(config, device), runs.Progress()
         folder, save_every, wanted = runs.create(config, options.output, device), options.save_every, options.evaluate

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments import compare, demo, evaluate, runs, train
-from experiments.build import build
+from experiments.build import Progress, build
 from experiments.config import Config
 from experiments.names import ALGORITHMS, BENCHMARKS, LOSSES, META_OPTIMIZERS, RULES
 from experiments.presets import PRESETS
@@ -270,6 +270,31 @@ def test_a_stored_configuration_cannot_have_anything_else_imported(
         checkpoints.save(run, state | {"config": state["config"] | {field: "os:getcwd"}}, 1)
         assert evaluate.main([str(run), "--plugin", "os:getcwd"]) == 2
         assert "unknown" in capsys.readouterr().err
+
+
+def test_step_sizes_fall_linearly_over_the_budget_also_when_resumed() -> None:
+    config = SMALL.model_copy(update={"env_steps": 2000, "final_share": 0.2})
+    setup, shares, spent = build(config, torch.device("cpu")), [], [0]
+    for iteration, metrics in setup.train():
+        shares.append(setup.optimizer.share)
+        spent.append(spent[-1] + int(metrics["env_steps"]))
+        if iteration == 20:
+            break
+    resumed = build(config, torch.device("cpu"))
+    assert next(resumed.train(Progress(5, spent[5])))[0] == 6
+    assert resumed.optimizer.share == shares[5]
+    expected = [0.2 + 0.8 * max(0.0, 1 - done / 2000) for done in spent[:-1]]
+    assert shares == pytest.approx(expected) and shares[0] == 1.0 and shares[-1] == 0.2
+
+
+def test_deterministic_algorithms_are_asked_for_and_written_down(tmp_path: Path) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        assert train_tiny(tmp_path / "run", "--deterministic", "--no-evaluate") == 0
+        assert torch.are_deterministic_algorithms_enabled()
+        assert json.loads((tmp_path / "run" / "system.json").read_text())["deterministic"] is True
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 # What to change each field to, and in which configuration the change can be seen (trap T6: ignored options).

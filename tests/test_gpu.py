@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from experiments import runs
 from experiments.build import build
 from experiments.config import Config
 from experiments.streams import stream
@@ -45,3 +46,23 @@ def test_training_runs_on_the_gpu_and_resumes_its_generator() -> None:
     assert not torch.equal(state, setup.generator.get_state())
     setup.generator.set_state(state)
     assert torch.equal(state, setup.generator.get_state())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_two_deterministic_runs_are_equal(name: str, compiled: bool) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        runs.prepare_machine(deterministic=True)
+        ends = []
+        for _ in range(2):
+            setup = build(CASES[name].model_copy(update={"compile": compiled}), torch.device("cuda"))
+            for iteration, _metrics in setup.train():
+                if iteration == 3:
+                    break
+            ends.append(torch.cat([p.detach().reshape(-1) for p in setup.learner.parameters()]))
+        assert torch.equal(*ends) and bool(ends[0].isfinite().all())
+    finally:
+        torch.use_deterministic_algorithms(before)
