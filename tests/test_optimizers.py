@@ -358,10 +358,10 @@ def test_a_share_of_the_step_size_is_that_much_of_the_step() -> None:
             if kind == "descent":
                 optimizer = Descent(learner, lr=0.01, optimizer=torch.optim.SGD)
             optimizer.share = share
-            optimizer.step(learner, trace)
-            moves[kind, share] = torch.cat(
-                [(p.detach() - before[key]).flatten() for key, p in learner.named_parameters()]
-            )
+            metrics = optimizer.step(learner, trace)
+            taken = 0.8 ** metrics.get("meta/backtracks", 0.0)  # by which the line search shortened the step
+            moved = [(p.detach() - before[key]).flatten() for key, p in learner.named_parameters()]
+            moves[kind, share] = torch.cat(moved) / taken
     for kind, factor in (("descent", 0.25), ("trust region", 0.5), ("reptile", 0.25)):  # a KL goes with the square
         torch.testing.assert_close(moves[kind, 0.25], factor * moves[kind, 1.0], rtol=1e-6, atol=1e-12)
         assert bool(moves[kind, 1.0].any())
