@@ -77,7 +77,7 @@ RULES: dict[str, Rule] = {
     "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
     "anil-meta-sgd": lambda c, params, p: Masked(MetaSGD(params, initial=c.rate, parameterisation=p), "head", params),
     "boil": lambda c, params, p: Masked(SGD(c.rate), "hidden", params),
-    "cavia": lambda c, params, p: Masked(SGD(c.rate), "context", params),
+    "cavia": lambda c, params, p: _cavia(c, params),
     "first-order-meta-sgd": lambda c, params, p: FirstOrder(MetaSGD(params, initial=c.rate, parameterisation=p)),
     "mlp-schedule": lambda c, params, p: _scheduled(c, p, MLPSchedule(generator=stream(c.seed, "rule"))),
     "lstm-schedule": lambda c, params, p: _scheduled(c, p, LSTMSchedule(generator=stream(c.seed, "rule"))),
@@ -86,6 +86,12 @@ RULES: dict[str, Rule] = {
     "adam-hypergradient": lambda c, params, p: AdamHypergradient(c.rate, rate_lr=c.online_rate),
     "exponentiated": lambda c, params, p: Exponentiated(c.rate, gain_lr=c.online_rate, scale_lr=c.online_rate),
 }
+
+
+def _cavia(config: Config, params: Params) -> UpdateRule:
+    if config.context == 0:
+        raise InputError("the rule cavia adapts context inputs and the policy has none: pass --context 5, or as many")
+    return Masked(SGD(config.rate), "context", params)
 
 
 def _scheduled(config: Config, parameterisation: Parameterisation, schedule: Schedule) -> UpdateRule:

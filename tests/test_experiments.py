@@ -146,6 +146,7 @@ WRONG_TRAINING = {
     "seed": (["navigation-fixed", "--seed", "-1"], "seed: Input should be greater"),
     "device": (["navigation-fixed", "--device", "cuda:99"], "use --device cpu"),
     "odd halves": (["navigation-fixed", "--baseline", "cross-fittd"], "unknown baseline"),
+    "cavia without context": (["navigation-fixed", "--rule", "cavia"], "pass --context 5"),
     "resume nothing": (["--resume", "no/such/run"], "no such run folder"),
 }
 
