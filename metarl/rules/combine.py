@@ -11,11 +11,8 @@ from metarl.rules.base import RuleState, Step, UpdateRule
 from metarl.trees import Tree, subtree, tree_detach, tree_map, with_prefix
 
 
-class Chain(UpdateRule):
-    """Feeds the gradient through transformations and then into the last rule.
-
-    All but the last must map gradients to gradients (such as `ClipByNorm`); the last gives the update.
-    """
+class _Several(UpdateRule):
+    """Rules in a row, with their states side by side, prefixed by their position."""
 
     def __init__(self, *rules: UpdateRule) -> None:
         """At least one rule.
@@ -25,13 +22,20 @@ class Chain(UpdateRule):
         """
         super().__init__()
         if not rules:
-            raise ValueError("Chain needs at least one rule, got none")
+            raise ValueError(f"{type(self).__name__} needs at least one rule, got none")
         self.rules = nn.ModuleList(rules)
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The states of all links, prefixed by their position."""
+        """The states of all rules."""
         states = (with_prefix(str(i), _rule(rule).init(params)) for i, rule in enumerate(self.rules))
         return {key: value for own in states for key, value in own.items()}
+
+
+class Chain(_Several):
+    """Feeds the gradient through transformations and then into the last rule.
+
+    All but the last must map gradients to gradients (such as `ClipByNorm`); the last gives the update.
+    """
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """See `UpdateRule.update`."""
@@ -47,30 +51,17 @@ def _rule(module: nn.Module) -> UpdateRule:
     return module
 
 
-class PerStep(UpdateRule):
+class PerStep(_Several):
     """A rule of its own for every adaptation step; steps beyond the last reuse the last rule.
 
     With `PerLayerSGD` these are the per-layer per-step rates of MAML++ (Antoniou et al. 2019,
     arXiv:1810.09502, eq. 3), with `MetaSGD` one learned rate a parameter and step.
     """
 
-    def __init__(self, *rules: UpdateRule) -> None:
-        """One for each step, all with states of fixed structure.
-
-        Raises:
-            ValueError: no rule.
-        """
-        super().__init__()
-        if not rules:
-            raise ValueError("PerStep needs at least one rule, got none")
-        self.rules = nn.ModuleList(rules)
-
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The step counter, a 0-d tensor, and the states of all rules."""
         leaf = next(iter(params.values()))
-        states = [with_prefix(str(i), _rule(rule).init(params)) for i, rule in enumerate(self.rules)]
-        counter = torch.zeros((), dtype=torch.long, device=leaf.device)
-        return {"step": counter} | {key: value for own in states for key, value in own.items()}
+        return {"step": torch.zeros((), dtype=torch.long, device=leaf.device), **super().init(params)}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """The update of the step's rule, whose state alone goes on; see `UpdateRule.update`."""
