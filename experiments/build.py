@@ -46,8 +46,7 @@ class Setup:
     plan: Plan
     generator: torch.Generator  # rollout noise, on the device
     task_generator: torch.Generator  # tasks, on the CPU
-    budget: int  # environment steps
-    final_share: float  # of the meta-optimizer's step sizes, reached linearly at the end of the budget
+    config: Config
 
     def train(self, done: Progress = Progress()) -> Iterator[tuple[int, dict[str, float]]]:  # noqa: B008 (frozen)
         """Meta-train on from ``done`` for as long as the caller goes on; see `metarl.meta_train`."""
@@ -59,11 +58,12 @@ class Setup:
             generator=self.generator,
             task_generator=self.task_generator,
             start=done.iteration,
+            patience=self.config.patience,
         )
         spent = done.env_steps
         while True:
-            left = max(0.0, 1.0 - spent / self.budget)
-            self.optimizer.share = self.final_share + (1.0 - self.final_share) * left
+            left = max(0.0, 1.0 - spent / self.config.env_steps)
+            self.optimizer.share = self.config.final_share + (1.0 - self.config.final_share) * left
             iteration, metrics = next(iterations)
             spent += int(metrics["env_steps"])
             yield iteration, metrics
@@ -92,7 +92,7 @@ def build(config: Config, device: torch.device) -> Setup:
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
-    return Setup(benchmark, learner, optimizer, plan, noise, tasks, config.env_steps, config.final_share)
+    return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
 
 
 def build_benchmark(config: Config) -> Benchmark:

@@ -97,10 +97,9 @@ def main(argv: list[str]) -> None:
         for i in range(options.seeds)
     ]
     finished = run_all(jobs, options)
-    diverged = [job.name for job in jobs if "diverged" in finished[job.key]]
-    if diverged:
-        raise DivergedError(f"no table without {', '.join(diverged)}: these runs diverged; lower their step sizes")
     results = {rule: [finished[job.key] for job in jobs if job.label == rule] for rule in options.rules}
+    if any("diverged" in result for result in results[options.rules[-1]]):
+        raise DivergedError(f"{options.rules[-1]} diverged, and the others are compared with it: name another one last")
     report(config, options, tuned, results)
 
 
@@ -182,12 +181,12 @@ def report(
 ) -> None:
     """Write and print the table, the paired differences and the figure."""
     reference = options.rules[-1]
+    after = f"after {config.steps} step" + "s" * (config.steps > 1)
     lines = [
-        "| rule | rate | step 0 | after one step | IQM | made worse | − " + reference + " (paired) |",
+        f"| rule | rate | step 0 | {after} | IQM | made worse | − {reference} (paired) |",
         "|---|" + "---:|" * 6,
     ]
-    for rule, runs_of_rule in results.items():
-        lines.append(row(rule, tuned[rule], runs_of_rule, results[reference]))
+    lines += [row(rule, reference, tuned, results) for rule in results]
     text = "\n".join(lines)
     print("\n" + text)
     (options.output / "table.md").write_text(text + "\n")
@@ -202,13 +201,22 @@ def report(
         },
         indent=None,
     )
-    figures.comparison(options.output / "comparison", results)
+    whole = {rule: found for rule, found in results.items() if not broken(found)}
+    figures.comparison(options.output / "comparison", whole)
 
 
-def row(rule: str, config: Config, results: list[dict[str, Any]], reference: list[dict[str, Any]]) -> str:
-    """One line of the table, in Markdown."""
-    scores, against = score_matrix(results), score_matrix(reference)
-    after = min(config.steps, 1)
+def broken(results: list[dict[str, Any]]) -> int:
+    """How many of the runs diverged."""
+    return sum("diverged" in result for result in results)
+
+
+def row(rule: str, reference: str, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> str:
+    """One line of the table, in Markdown: after the trained number of steps."""
+    config, after = tuned[rule], tuned[rule].steps
+    if broken(results[rule]):
+        what = f"{broken(results[rule])} of {len(results[rule])} seeds diverged"
+        return f"| {rule} | {config.rate:g} | {what} |" + " – |" * 4
+    scores, against = score_matrix(results[rule]), score_matrix(results[reference])
     mean = stats.interval(scores[..., after], stats.mean, seed=0)
     middle = stats.interval(scores[..., after], stats.iqm, seed=0)
     cells = [
@@ -219,10 +227,9 @@ def row(rule: str, config: Config, results: list[dict[str, Any]], reference: lis
         f"{middle.estimate:.2f}",
         f"{stats.share_worse(scores[..., 0], scores[..., after]):.1%}" if config.steps else "–",
     ]
-    if results is reference:
+    if rule == reference:
         return "| " + " | ".join([*cells, "–"]) + " |"
-    other = against[..., min(1, against.shape[-1] - 1)]
-    difference = stats.paired_interval(scores[..., after], other, stats.mean, seed=0)
+    difference = stats.paired_interval(scores[..., after], against[..., tuned[reference].steps], stats.mean, seed=0)
     return (
         "| " + " | ".join([*cells, f"{difference.estimate:.2f} [{difference.low:.2f}, {difference.high:.2f}]"]) + " |"
     )

@@ -53,6 +53,11 @@ class Config(BaseModel):
     final_share: Share = Field(1.0, description="of the meta-optimizer's step sizes at the end of the budget; linear")
     epochs: Count = Field(5, description="replays of one trace by descent")
     max_norm: Positive | None = Field(1.0, description="clip the meta-gradient to this norm")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        10, description="meta-iterations in a row that may diverge before the run stops"
+    )
+    perturbation: Positive = Field(0.05, description="of what is learned by evolution, a standard deviation")
+    pairs: Count = Field(8, description="of antithetic perturbations a meta-iteration of evolution")
     max_kl: Positive = Field(0.01, description="trust region in nats")
 
     compile: bool = Field(False, description="train with compiled programs: pays in runs of several minutes")

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from metarl import DivergedError, NonFiniteError, TrainingTaskError
 from metarl.checkpoints import CheckpointError
-from metarl.evaluation import TrainingTaskError
-from metarl.optimizers import DivergedError
-from metarl.rollouts import NonFiniteError
 
 USAGE, DIVERGED, IO = 2, 4, 6
 

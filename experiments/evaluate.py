@@ -25,6 +25,7 @@ from experiments.build import Setup
 from experiments.cli import parse
 from experiments.config import Config
 from experiments.errors import InputError, script
+from experiments.learned import describe
 from experiments.streams import stream
 from metarl import Adaptation, AdaptationCurve, evaluate, stats
 from metarl.types import Benchmark, Params
@@ -128,6 +129,7 @@ def measure(config: Config, setup: Setup, protocol: Protocol, device: torch.devi
         "task": {name: value.tolist() for name, value in task.items()},
         "references": {} if references is None else {k: v.tolist() for k, v in references(task).items()},
         **{name: getattr(curve, name).tolist() for name in AdaptationCurve._fields},
+        "learned": describe(setup, task, steps=steps, seed=protocol.seed),
     }
 
 

@@ -119,8 +119,20 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
     "zero": ZeroBaseline,
 }
 
+
+def _descent(config: Config, learner: Learner) -> Descent:
+    return Descent(
+        learner,
+        lr=config.lr,
+        rate_lr=config.rate_lr,
+        epochs=config.epochs,
+        max_norm=config.max_norm,
+        patience=config.patience + 1,
+    )
+
+
 META_OPTIMIZERS: dict[str, Callable[[Config, Learner], MetaOptimizer]] = {
-    "descent": lambda c, learner: Descent(learner, lr=c.lr, rate_lr=c.rate_lr, epochs=c.epochs, max_norm=c.max_norm),
+    "descent": _descent,
     "trust-region": lambda c, learner: TrustRegion(max_kl=c.max_kl),
     "reptile": lambda c, learner: Reptile(step_size=c.lr),
 }

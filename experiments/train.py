@@ -11,8 +11,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from experiments import runs
 from experiments.build import Setup, build
 from experiments.cli import parse, parse_config
@@ -20,8 +18,8 @@ from experiments.config import Config
 from experiments.errors import script
 from experiments.evaluate import Protocol, evaluate_run
 from experiments.figures import draw_run
+from experiments.learned import rate_metrics
 from metarl.metrics import MetricsLog, Progress
-from metarl.rules import Rates
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, sa
         with MetricsLog(folder, resume=done.iteration) as log, Progress(config.env_steps, done=done.env_steps) as bar:
             for iteration, metrics in setup.train(done):
                 done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
-                log.write(iteration, metrics | rate_metrics(setup) | {"env_steps_total": float(done.env_steps)})
+                log.write(iteration, metrics | rate_metrics(setup.learner) | {"env_steps_total": float(done.env_steps)})
                 bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})
                 finished = done.env_steps >= config.env_steps
                 if finished or iteration % save_every == 0:
@@ -109,20 +107,6 @@ def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, sa
         reached = {"iterations": done.iteration, "env_steps": done.env_steps}
         seconds = {"seconds": round(time.perf_counter() - started, 1)}
         runs.write_json(folder / "status.json", ending | reached | seconds)
-
-
-def rate_metrics(setup: Setup) -> dict[str, float]:
-    """What the rule has learned so far: mean, extremes and share of negative step sizes."""
-    tables = [module() for module in setup.learner.rule.modules() if isinstance(module, Rates)]
-    if not tables:
-        return {}
-    rates = torch.cat([rate.detach().reshape(-1) for table in tables for rate in table.values()])
-    return {
-        "meta/rate_mean": float(rates.mean()),
-        "meta/rate_min": float(rates.min()),
-        "meta/rate_max": float(rates.max()),
-        "meta/rate_negative": float((rates < 0).float().mean()),
-    }
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ See `metarl.learner` for the heart of it, and the README for a map.
 
 from metarl.advantages import Advantages
 from metarl.baselines import CrossFitted, LinearBaseline, ZeroBaseline
+from metarl.errors import DivergedError, NonFiniteError
 from metarl.evaluation import Adaptation, AdaptationCurve, TrainingTaskError, adaptation_curve, evaluate
 from metarl.learner import Learner
 from metarl.losses import Clipped, Dice, PreUpdateCredit, WeightedSum, lvc, negative_entropy, sample_kl, vpg
-from metarl.optimizers import Descent, DivergedError, MetaOptimizer, Reptile, TrustRegion
+from metarl.optimizers import Descent, MetaOptimizer, Reptile, TrustRegion
 from metarl.policies import MLP, CategoricalPolicy, GaussianPolicy, ModuleNetwork, Network, Policy
-from metarl.rollouts import NonFiniteError, collect
+from metarl.rollouts import collect
 from metarl.training import Plan, explore, meta_step, meta_train
 from metarl.types import Batch, Benchmark, Params, State, Task, TaskFamily, Trace, Transition
 

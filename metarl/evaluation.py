@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.advantages import Advantages
-from metarl.learner import Learner, step_tasks
+from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.rollouts import collect, task_count, to_device
 from metarl.types import Benchmark, Task, TaskFamily
 
@@ -100,6 +100,7 @@ def adaptation_curve(
         episodes = collect(learner.policy, params, family, task, adaptation.episodes, generator=generator)
         batch = adaptation.support(episodes)
         params, state = step_tasks(learner, params, state, batch)
+        refuse_divergence(learner, params, k + 1)
         spent = spent + batch.steps
     return AdaptationCurve(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
 

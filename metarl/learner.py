@@ -11,6 +11,7 @@ from torch.func import grad_and_value
 
 from metarl.compilation import Programs
 from metarl.distributions import Distribution
+from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.policies import Policy
@@ -65,13 +66,17 @@ class Learner(nn.Module):
 
     def step(self, params: Params, state: RuleState, batch: Batch) -> tuple[Params, RuleState]:
         """One adaptation step on a batch ``[H, N, ...]``; differentiable in θ and φ."""
+        updates, state = self.rule.update(self.look(params, batch), state)
+        return tree_add(params, updates), state
+
+    def look(self, params: Params, batch: Batch) -> Step:
+        """What the rule gets to see before a step on a batch ``[H, N, ...]``."""
 
         def loss(p: Params) -> Tensor:
             return self.inner(self.policy(p, batch.observation), batch)
 
         grads, value = grad_and_value(loss)(params)
-        updates, state = self.rule.update(Step(grads, params, value), state)
-        return tree_add(params, updates), state
+        return Step(grads, params, value)
 
     def adapt(self, support: Sequence[Batch]) -> Params:
         """The parameters after a step on each of the K support batches."""
@@ -100,6 +105,22 @@ class Learner(nn.Module):
 def running(programs: Programs | None, name: str) -> Run:
     """How to run the pieces of a lifted function: plainly, or by the programs under its name."""
     return call if programs is None else functools.partial(programs, (name,))
+
+
+def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
+    """Look at parameters stacked over tasks ``[T, ...]`` after adaptation step ``step``, counted from 1.
+
+    Raises:
+        NonFiniteError: a rule has left the finite numbers; tells which, in which task and at which step.
+    """
+    if all(bool(leaf.isfinite().all()) for leaf in params.values()):
+        return
+    bad = torch.stack([~leaf.isfinite().flatten(1).all(1) for leaf in params.values()]).any(0)
+    raise NonFiniteError(
+        f"the rule {type(learner.rule).__name__} diverged: the parameters of task {int(bad.nonzero()[0])} "
+        f"({int(bad.sum())} of {len(bad)} tasks) are not finite after adaptation step {step}; "
+        "lower or bound its step sizes"
+    )
 
 
 def is_stacked(policy: Policy, params: Params) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl.compilation import Programs
+from metarl.errors import NonFiniteError
 from metarl.policies import Policy
 from metarl.trees import map_leaves
 from metarl.types import Batch, Params, State, Task, TaskFamily
@@ -36,10 +37,6 @@ class _Record(NamedTuple):
 
 _Moment = tuple[State, Tensor, Tensor]
 """Where a rollout stands: states, observations, and which rows are over."""
-
-
-class NonFiniteError(RuntimeError):
-    """An environment or a policy produced NaN or infinity on a step that counts."""
 
 
 def per_row(task: Task) -> dict[str, Tensor]:
@@ -208,7 +205,7 @@ def _refuse_non_finite(batch: Batch) -> None:
     step, task, episode, name = min(found, key=lambda entry: entry[0])
     raise NonFiniteError(
         f"non-finite {name} in task {task}, episode {episode}, step {step}: expected finite numbers; "
-        "check the family's physics, or lower the step sizes if the parameters have diverged"
+        "check the family's physics"
     )
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from metarl.advantages import Advantages
-from metarl.learner import Learner, is_stacked, step_tasks
+from metarl.errors import NonFiniteError
+from metarl.learner import Learner, is_stacked, refuse_divergence, step_tasks
 from metarl.optimizers import MetaOptimizer
 from metarl.rollouts import draw, roll_out, task_count, to_device
 from metarl.rules import RuleState
@@ -86,13 +87,15 @@ def explore_together(
     _refuse_misfits(learners, tasks)
     starts = [learner.start() for learner in learners]
     supports: list[list[Batch]] = []
-    for _ in range(plan.steps):
+    for k in range(plan.steps):
         batch = plan.support(_roll_out(learners, starts, family, tasks, plan.episodes, generators))
         parts = _split(batch, len(learners))
         starts = [
             step_tasks(learner, *start, part, programs=learner.programs)
             for learner, start, part in zip(learners, starts, parts, strict=True)
         ]
+        for learner, (params, _) in zip(learners, starts, strict=True):
+            refuse_divergence(learner, params, k + 1)
         supports.append(parts)
     batch = plan.query(_roll_out(learners, starts, family, tasks, plan.query_episodes, generators))
     queries = _split(batch, len(learners))
@@ -205,6 +208,7 @@ def meta_train(
     generator: torch.Generator,
     task_generator: torch.Generator,
     start: int = 0,
+    patience: int = 0,
 ) -> Iterator[tuple[int, Metrics]]:
     """Meta-train on the benchmark's training tasks for as long as the caller goes on, yielding every iteration.
 
@@ -218,12 +222,31 @@ def meta_train(
         generator: rollout noise.
         task_generator: tasks; separate, so that two algorithms can be trained on the same tasks.
         start: iterations already done, when resuming.
+        patience: iterations in a row that may break off because something is not finite: they leave the learner
+            as it is, cost what they could have cost in environment steps, and have no returns.
 
     Yields:
         The number of iterations done and the metrics of the last.
+
+    Raises:
+        NonFiniteError: of the iteration after ``patience`` broken ones.
     """
-    device = next(learner.parameters()).device
+    device, broken = next(learner.parameters()).device, 0
     for iteration in itertools.count(start + 1):
         task = to_device(benchmark.sample("train", plan.tasks, generator=task_generator), device)
-        metrics = meta_step(learner, optimizer, benchmark.family, task, plan, generator=generator)
+        try:
+            metrics = meta_step(learner, optimizer, benchmark.family, task, plan, generator=generator)
+            broken = 0
+        except NonFiniteError:
+            broken += 1
+            if broken > patience:
+                raise
+            metrics = _broken(plan, benchmark.family.horizon)
         yield iteration, metrics
+
+
+def _broken(plan: Plan, horizon: int) -> Metrics:
+    """Metrics of an iteration that broke off, charged with all the steps it could have taken."""
+    returns = {f"return/step_{k}": float("nan") for k in range(plan.steps + 1)}
+    steps = plan.tasks * horizon * (plan.steps * plan.episodes + plan.query_episodes)
+    return {"meta/skipped": 1.0, **returns, "env_steps": float(steps)}

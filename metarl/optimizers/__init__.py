@@ -1,13 +1,12 @@
 """Meta-optimizers: what to do with a trace. All differentiate (or ignore) the same replay, ``learner(trace)``."""
 
-from metarl.optimizers.base import DivergedError, MetaOptimizer, adapted_kl, meta_loss
+from metarl.optimizers.base import MetaOptimizer, adapted_kl, meta_loss
 from metarl.optimizers.descent import Descent
 from metarl.optimizers.reptile import Reptile
 from metarl.optimizers.trust_region import TrustRegion, conjugate_gradient
 
 __all__ = [
     "Descent",
-    "DivergedError",
     "MetaOptimizer",
     "Reptile",
     "TrustRegion",

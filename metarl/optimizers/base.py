@@ -19,10 +19,6 @@ from metarl.types import Trace
 Metrics = dict[str, float]
 
 
-class DivergedError(RuntimeError):
-    """Meta-training produced NaN or infinity too many times in a row."""
-
-
 class MetaOptimizer(ABC):
     """Improves a learner, in place, from one trace.
 

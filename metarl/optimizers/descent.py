@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from metarl.errors import DivergedError
 from metarl.learner import Learner
-from metarl.optimizers.base import DivergedError, MetaOptimizer, Metrics, meta_gradient, trainable
+from metarl.optimizers.base import MetaOptimizer, Metrics, meta_gradient, trainable
 from metarl.types import Trace
 
 
