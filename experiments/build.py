@@ -12,17 +12,19 @@ from experiments.config import Config
 from experiments.errors import InputError
 from experiments.names import (
     ACTIVATIONS,
-    BASELINES,
     BENCHMARKS,
+    INNER_LOSSES,
     LOSSES,
     META_OPTIMIZERS,
     PARAMETERISATIONS,
     RULES,
     choose,
     choose_or_import,
+    query_advantages,
+    support_advantages,
 )
 from experiments.streams import stream
-from metarl import MLP, Advantages, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
+from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import PreUpdateCredit
 from metarl.rules import UpdateRule
 from metarl.types import Benchmark, TaskFamily
@@ -81,8 +83,8 @@ def build(config: Config, device: torch.device) -> Setup:
         learner = Learner(
             policy,
             build_rule(config, policy),
-            inner=choose("loss", config.inner_loss, LOSSES)(config),
-            outer=choose("loss", config.outer_loss, LOSSES)(config),
+            inner=choose("inner loss", config.inner_loss, INNER_LOSSES)(config),
+            outer=choose("outer loss", config.outer_loss, LOSSES)(config),
             credit=PreUpdateCredit(config.credit) if config.credit else None,
         ).to(device)
         if config.compile:
@@ -138,12 +140,11 @@ def build_rule(config: Config, policy: Policy) -> UpdateRule:
 
 def build_plan(config: Config) -> Plan:
     """What a meta-iteration samples."""
-    baseline = choose("baseline", config.baseline, BASELINES)()
     return Plan(
         tasks=config.tasks,
         episodes=config.episodes,
         query_episodes=config.query_episodes,
         steps=config.steps,
-        support=Advantages(config.discount, config.decay, baseline, time_limit=config.time_limit),
-        query=Advantages(config.query_discount, config.query_decay, baseline, time_limit=config.time_limit),
+        support=support_advantages(config),
+        query=query_advantages(config),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from experiments.config import Config
 from experiments.errors import InputError
 from experiments.streams import stream
 from metarl import losses
+from metarl.advantages import Advantages
 from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline
 from metarl.learner import Learner
-from metarl.optimizers import Descent, MetaOptimizer, Reptile, TrustRegion
+from metarl.objectives import LearnedObjective, WarmStart
+from metarl.optimizers import Descent, Evolution, ExponentiatedGradient, MetaOptimizer, Reptile, TrustRegion
 from metarl.rules import (
     SGD,
     AdamHypergradient,
@@ -29,9 +32,11 @@ from metarl.rules import (
     GPSchedule,
     Hypergradient,
     LearnedSGD,
+    LSTMOptimizer,
     LSTMSchedule,
     Masked,
     MetaCurvature,
+    MetaLSTM,
     MetaSGD,
     MLPSchedule,
     Momentum,
@@ -40,6 +45,7 @@ from metarl.rules import (
     PerLayerSGD,
     PerStep,
     Positive,
+    RLSchedule,
     Schedule,
     Scheduled,
     UnitNorm,
@@ -70,6 +76,9 @@ RULES: dict[str, Rule] = {
     ),
     "offset": lambda c, params, p: Offset(LearnedSGD(c.rate, parameterisation=p), params),
     "offset-meta-sgd": lambda c, params, p: Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params),
+    "learned-exploration": lambda c, params, p: Offset(
+        LearnedSGD(c.rate, parameterisation=p), {name: leaf for name, leaf in params.items() if name == "log_std"}
+    ),
     "momentum": lambda c, params, p: Chain(Momentum(), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "meta-curvature": lambda c, params, p: Chain(MetaCurvature(params), LearnedSGD(c.rate, parameterisation=p)),
     "block-diagonal": lambda c, params, p: Chain(BlockDiagonal(params), LearnedSGD(c.rate, parameterisation=p)),
@@ -82,6 +91,15 @@ RULES: dict[str, Rule] = {
     "mlp-schedule": lambda c, params, p: _scheduled(c, p, MLPSchedule(generator=stream(c.seed, "rule"))),
     "lstm-schedule": lambda c, params, p: _scheduled(c, p, LSTMSchedule(generator=stream(c.seed, "rule"))),
     "gp-schedule": lambda c, params, p: _scheduled(c, p, GPSchedule(len(params), steps=max(2, c.steps))),
+    "rl-schedule": lambda c, params, p: FirstOrder(
+        _scheduled(c, p, RLSchedule(steps=max(1, c.steps), generator=stream(c.seed, "rule")))
+    ),
+    "lstm-optimizer": lambda c, params, p: FirstOrder(
+        LSTMOptimizer(rate=c.rate, generator=stream(c.seed, "rule")),
+    ),
+    "meta-lstm": lambda c, params, p: FirstOrder(
+        MetaLSTM(c.rate, limit=c.max_rate, generator=stream(c.seed, "rule")),
+    ),
     "hypergradient": lambda c, params, p: Hypergradient(c.rate, rate_lr=c.online_rate),
     "adam-hypergradient": lambda c, params, p: AdamHypergradient(c.rate, rate_lr=c.online_rate),
     "exponentiated": lambda c, params, p: Exponentiated(c.rate, gain_lr=c.online_rate, scale_lr=c.online_rate),
@@ -101,6 +119,10 @@ def _scheduled(config: Config, parameterisation: Parameterisation, schedule: Sch
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "no-adaptation": {"rule": "maml", "steps": 0},
     "cavia": {"rule": "cavia", "context": 5},
+    "learned-objective": {"rule": "learned-exploration", "inner_loss": "learned"},
+    "warm-start": {"rule": "learned-rate", "inner_loss": "warm-start"},
+    "exponentiated-meta-sgd": {"rule": "meta-sgd", "meta_optimizer": "exponentiated"},
+    "es-maml": {"rule": "maml", "meta_optimizer": "evolution", "tasks": 5},
     "reptile": {"rule": "maml", "meta_optimizer": "reptile", "lr": 0.1},
 }
 """What takes more than the name of a rule to compare: the fields of the configuration that make it."""
@@ -109,9 +131,22 @@ LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
     "vpg": lambda c: losses.vpg,
     "lvc": lambda c: losses.lvc,
     "dice": lambda c: losses.Dice(c.discount),
+    "tmaml": lambda c: losses.TMAML(c.discount),
+    "loaded-dice": lambda c: losses.LoadedDice(),
     "clipped": lambda c: losses.Clipped(c.clip),
     "surrogate": lambda c: losses.surrogate,
 }
+
+INNER_LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
+    **LOSSES,
+    "learned": lambda c: LearnedObjective(losses.lvc, _within_reach(support_advantages(c))),
+    "warm-start": lambda c: LearnedObjective(
+        losses.lvc,
+        _within_reach(support_advantages(c)),
+        warm_start=WarmStart(generator=stream(c.seed, "objective")),
+    ),
+}
+"""A loss that is learned must not be the outer one, too: it would learn to be easy."""
 
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "linear": LinearBaseline,
@@ -120,7 +155,7 @@ BASELINES: dict[str, Callable[[], Baseline]] = {
 }
 
 
-def _descent(config: Config, learner: Learner) -> Descent:
+def _descent(config: Config, learner: Learner, **more: Any) -> Descent:
     return Descent(
         learner,
         lr=config.lr,
@@ -128,11 +163,38 @@ def _descent(config: Config, learner: Learner) -> Descent:
         epochs=config.epochs,
         max_norm=config.max_norm,
         patience=config.patience + 1,
+        **more,
     )
+
+
+def support_advantages(config: Config) -> Advantages:
+    """Of the inner loss; learned ones start here."""
+    return Advantages(config.discount, config.decay, _baseline(config), time_limit=config.time_limit)
+
+
+def _within_reach(advantages: Advantages) -> Advantages:
+    """Discount and decay not closer to 0 and 1 than a gradient can move them away from."""
+    low, high = 0.01, 0.999
+    discount, decay = (min(max(value, low), high) for value in (advantages.discount, advantages.decay))
+    return replace(advantages, discount=discount, decay=decay)
+
+
+def query_advantages(config: Config) -> Advantages:
+    """Of the outer loss."""
+    return Advantages(config.query_discount, config.query_decay, _baseline(config), time_limit=config.time_limit)
+
+
+def _baseline(config: Config) -> Baseline:
+    baseline: Baseline = choose("baseline", config.baseline, BASELINES)()
+    return baseline
 
 
 META_OPTIMIZERS: dict[str, Callable[[Config, Learner], MetaOptimizer]] = {
     "descent": _descent,
+    "exponentiated": lambda c, learner: _descent(c, learner, rate_optimizer=ExponentiatedGradient),
+    "evolution": lambda c, learner: Evolution(
+        learner, lr=c.lr, rate_lr=c.rate_lr, perturbation=c.perturbation, pairs=c.pairs
+    ),
     "trust-region": lambda c, learner: TrustRegion(max_kl=c.max_kl),
     "reptile": lambda c, learner: Reptile(step_size=c.lr),
 }

@@ -13,8 +13,19 @@ from metarl.baselines import CrossFitted, LinearBaseline, ZeroBaseline
 from metarl.errors import DivergedError, NonFiniteError
 from metarl.evaluation import Adaptation, AdaptationCurve, TrainingTaskError, adaptation_curve, evaluate
 from metarl.learner import Learner
-from metarl.losses import Clipped, Dice, PreUpdateCredit, WeightedSum, lvc, negative_entropy, sample_kl, vpg
-from metarl.optimizers import Descent, MetaOptimizer, Reptile, TrustRegion
+from metarl.losses import (
+    TMAML,
+    Clipped,
+    Dice,
+    LoadedDice,
+    PreUpdateCredit,
+    WeightedSum,
+    lvc,
+    negative_entropy,
+    sample_kl,
+    vpg,
+)
+from metarl.optimizers import Descent, Evolution, ExponentiatedGradient, MetaOptimizer, Reptile, TrustRegion
 from metarl.policies import MLP, CategoricalPolicy, GaussianPolicy, ModuleNetwork, Network, Policy
 from metarl.rollouts import collect
 from metarl.training import Plan, explore, meta_step, meta_train
@@ -24,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "TMAML",
     "Adaptation",
     "AdaptationCurve",
     "Advantages",
@@ -35,9 +47,12 @@ __all__ = [
     "Descent",
     "Dice",
     "DivergedError",
+    "Evolution",
+    "ExponentiatedGradient",
     "GaussianPolicy",
     "Learner",
     "LinearBaseline",
+    "LoadedDice",
     "MetaOptimizer",
     "ModuleNetwork",
     "Network",

@@ -45,30 +45,33 @@ class Advantages:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
         """The batch with ``advantage`` and ``value`` filled in; ``[..., H, N]`` as the batch's rewards."""
-        value, last_value = self._values(batch)
+        return self.estimate(batch, discount=self.discount, decay=self.decay)
+
+    def estimate(self, batch: Batch, *, discount: float | Tensor, decay: float | Tensor) -> Batch:
+        """The same with another γ and λ, 0-d tensors that may carry a gradient: through the baseline's fit, too."""
+        value, last_value = self._values(batch, discount)
         advantage = gae(
             batch.reward,
             value,
             last_value,
             terminated=batch.terminated,
             mask=batch.mask,
-            discount=self.discount,
-            decay=self.decay,
+            discount=discount,
+            decay=decay,
         )
         if self.normalize:
             advantage = normalize(advantage, batch.mask)
         return batch._replace(advantage=advantage, value=value)
 
-    def _values(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        target = discounted_sum(batch.reward, self.discount)
+    def _values(self, batch: Batch, discount: float | Tensor) -> tuple[Tensor, Tensor]:
+        target = discounted_sum(batch.reward, discount)
         value, last_value = self.baseline(batch, target)
         if self.time_limit == "terminal":
             return value, torch.zeros_like(last_value)
         # The cut-off returns miss what would have followed: complete them with the first fit, and refit.
         cut = (batch.mask[..., -1, :] > 0) & ~batch.terminated[..., -1, :]
-        tail = torch.zeros_like(batch.reward)
-        tail[..., -1, :] = self.discount * last_value * cut
-        return self.baseline(batch, target + discounted_sum(tail, self.discount))
+        tail = torch.cat([torch.zeros_like(target[..., 1:, :]), (discount * last_value * cut).unsqueeze(-2)], -2)
+        return self.baseline(batch, target + discounted_sum(tail, discount))
 
 
 def normalize(advantage: Tensor, mask: Tensor) -> Tensor:
@@ -80,5 +83,6 @@ def normalize(advantage: Tensor, mask: Tensor) -> Tensor:
     """
     count = mask.sum((-2, -1), keepdim=True).clamp_min(1.0)
     centred = (advantage - (advantage * mask).sum((-2, -1), keepdim=True) / count) * mask
-    std = (centred.square().sum((-2, -1), keepdim=True) / count).sqrt()
+    variance = centred.square().sum((-2, -1), keepdim=True) / count
+    std = variance.clamp_min(1e-20).sqrt()  # the square root's gradient at zero is infinite
     return centred / (std + 1e-8)

@@ -26,7 +26,7 @@ def effective_rates(learner: Learner, trace: Trace) -> Tree:
     """
 
     def one(task_trace: Trace) -> Tree:
-        params, state = learner.start()
+        params, state = learner.start(task_trace.noise)
         columns: list[Tree] = []
         for batch in task_trace.support:
             step = learner.look(params, batch)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,11 @@ from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.policies import Policy
-from metarl.rules import RuleState, Step, UpdateRule
+from metarl.rules import RuleState, Step, UpdateRule, decided
 from metarl.trees import expand, tree_add, tree_detach
 from metarl.types import Batch, Params, Trace
+
+NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Learner(nn.Module):
@@ -59,10 +62,10 @@ class Learner(nn.Module):
         """How to run the pieces of a lifted function of this learner, which ``name`` tells from its others."""
         return running(self.programs, name)
 
-    def start(self) -> tuple[Params, RuleState]:
-        """The initialization θ, with its graph, and the rule's first state."""
+    def start(self, noise: Mapping[str, Tensor] = NONE) -> tuple[Params, RuleState]:
+        """The initialization θ, with its graph, and the rule's first state, with the ``noise`` of a trace in it."""
         params = self.policy.initial()
-        return params, self.rule.init(params)
+        return params, {**self.rule.init(params), **noise}
 
     def step(self, params: Params, state: RuleState, batch: Batch) -> tuple[Params, RuleState]:
         """One adaptation step on a batch ``[H, N, ...]``; differentiable in θ and φ."""
@@ -78,9 +81,9 @@ class Learner(nn.Module):
         grads, value = grad_and_value(loss)(params)
         return Step(grads, params, value)
 
-    def adapt(self, support: Sequence[Batch]) -> Params:
+    def adapt(self, support: Sequence[Batch], noise: Mapping[str, Tensor] = NONE) -> Params:
         """The parameters after a step on each of the K support batches."""
-        params, state = self.start()
+        params, state = self.start(noise)
         for batch in support:
             params, state = self.step(params, state, batch)
         return params
@@ -91,13 +94,15 @@ class Learner(nn.Module):
 
     def replay(self, trace: Trace) -> tuple[Tensor, Distribution]:
         """The meta-objective of one task, and how the adapted policy acts on its query states ``[H, N, ...]``."""
-        params, state = self.start()
+        params, state = self.start(trace.noise)
         loss = torch.zeros((), device=trace.query.reward.device)
         for batch in trace.support:
             if self.credit is not None:
                 explorer = self.policy(params, batch.observation)
                 loss = loss + self.credit(explorer, batch, trace.outcome)
             params, state = self.step(params, state, batch)
+        for log_prob in decided(state):
+            loss = loss - log_prob * trace.gain
         adapted = self.policy(params, trace.query.observation)
         return loss + self.outer(adapted, trace.query), adapted
 

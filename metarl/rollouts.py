@@ -205,7 +205,7 @@ def _refuse_non_finite(batch: Batch) -> None:
     step, task, episode, name = min(found, key=lambda entry: entry[0])
     raise NonFiniteError(
         f"non-finite {name} in task {task}, episode {episode}, step {step}: expected finite numbers; "
-        "check the family's physics"
+        "check the family's physics, or lower the step sizes if the parameters have diverged"
     )
 
 

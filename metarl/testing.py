@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from metarl.rules import RuleState, Step, UpdateRule
+from metarl.rules import RuleState, Step, UpdateRule, decided
 from metarl.trees import Tree
 from metarl.types import Params
 
@@ -117,8 +117,8 @@ def _gradients(make: Make) -> Iterator[str]:
     learned = dict(rule.named_parameters())
     if not learned:
         return
-    total, _ = _path(rule, params, grads)
-    value = torch.stack([(u * u).sum() for u in total.values()]).sum()
+    total, state = _path(rule, params, grads)
+    value = torch.stack([(u * u).sum() for u in total.values()] + decided(state)).sum()
     leaves = list(learned.values())
     slopes = torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
     for name, slope in zip(learned, slopes, strict=True):

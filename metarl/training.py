@@ -15,7 +15,7 @@ from metarl.errors import NonFiniteError
 from metarl.learner import Learner, is_stacked, refuse_divergence, step_tasks
 from metarl.optimizers import MetaOptimizer
 from metarl.rollouts import draw, roll_out, task_count, to_device
-from metarl.rules import RuleState
+from metarl.rules import RuleState, draw_noise
 from metarl.trees import expand, map_leaves
 from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, Trace
 
@@ -85,7 +85,8 @@ def explore_together(
             buffers).
     """
     _refuse_misfits(learners, tasks)
-    starts = [learner.start() for learner in learners]
+    begun = [_start(*one) for one in zip(learners, tasks, generators, strict=True)]
+    starts, noises = [start for start, _ in begun], [noise for _, noise in begun]
     supports: list[list[Batch]] = []
     for k in range(plan.steps):
         batch = plan.support(_roll_out(learners, starts, family, tasks, plan.episodes, generators))
@@ -99,7 +100,36 @@ def explore_together(
         supports.append(parts)
     batch = plan.query(_roll_out(learners, starts, family, tasks, plan.query_episodes, generators))
     queries = _split(batch, len(learners))
-    return [Trace(tuple(parts[s] for parts in supports), query, _outcome(query)) for s, query in enumerate(queries)]
+    return [
+        _trace(tuple(parts[s] for parts in supports), query, noise)
+        for s, (query, noise) in enumerate(zip(queries, noises, strict=True))
+    ]
+
+
+def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tuple[Params, RuleState], RuleState]:
+    """Where a learner starts on its tasks, and what its rule drew there: if anything, there is one start a task."""
+    params, state = learner.start()
+    noise = draw_noise(state, task_count(task), generator=generator)
+    if noise:
+        params, state = expand(params, task_count(task)), {**expand(state, task_count(task)), **noise}
+    return (params, state), noise
+
+
+def _trace(support: tuple[Batch, ...], query: Batch, noise: RuleState) -> Trace:
+    """With what the tasks came to, each compared with the *other* tasks: a baseline its own data had no part in.
+
+    Divided by the task's mean episode length, as the outer loss is: losses are means over steps.
+    """
+    length = (query.steps / query.mask.shape[-1]).clamp_min(1.0)
+    after = query.episode_return.mean(-1)
+    before = support[0].episode_return.mean(-1) if support else after
+    return Trace(support, query, _surprise(after) / length, _surprise(after - before) / length, noise)
+
+
+def _surprise(score: Tensor) -> Tensor:
+    """Scores ``[T]`` minus the mean of the others'; zero for a task alone."""
+    others = len(score) - 1
+    return score - (score.sum() - score) / others if others else torch.zeros_like(score)
 
 
 def _refuse_misfits(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
@@ -141,19 +171,6 @@ def _split(batch: Batch, learners: int) -> list[Batch]:
     return [map_leaves(lambda leaf, low=s * tasks: leaf[low : low + tasks], batch) for s in range(learners)]
 
 
-def _outcome(query: Batch) -> Tensor:
-    """Each task's mean return minus that of the *other* tasks, a baseline its own data had no part in; ``[T]``.
-
-    Divided by the task's mean episode length, as the outer loss is: losses are means over steps.
-    """
-    score = query.episode_return.mean(-1)
-    others = len(score) - 1
-    if others < 1:
-        return torch.zeros_like(score)
-    length = (query.steps / query.mask.shape[-1]).clamp_min(1.0)
-    return (score - (score.sum() - score) / others) / length
-
-
 def meta_step(
     learner: Learner,
     optimizer: MetaOptimizer,
@@ -182,12 +199,40 @@ def meta_steps(
         The metrics of each; times are shared out equally.
     """
     started = time.perf_counter()
-    traces = explore_together(learners, family, tasks, plan, generators=generators)
+    teams = [
+        optimizer.explorers(one, generator=g)
+        for one, optimizer, g in zip(learners, optimizers, generators, strict=True)
+    ]
+    alike = [[g, *(_twin(g) for _ in team[1:])] for g, team in zip(generators, teams, strict=True)]  # common noise
+    found = explore_together(
+        [one for team in teams for one in team],
+        family,
+        [task for task, team in zip(tasks, teams, strict=True) for _ in team],
+        plan,
+        generators=[g for twins in alike for g in twins],
+    )
+    explored = iter(found)
+    traces = [_join([next(explored) for _ in team]) for team in teams]
     sampled = time.perf_counter()
-    found = [_improve(*one) for one in zip(learners, optimizers, traces, strict=True)]
+    metrics = [_improve(*one) for one in zip(learners, optimizers, traces, strict=True)]
     updated = time.perf_counter()
-    times = {"time/explore": (sampled - started) / len(found), "time/update": (updated - sampled) / len(found)}
-    return [metrics | times for metrics in found]
+    times = {"time/explore": (sampled - started) / len(metrics), "time/update": (updated - sampled) / len(metrics)}
+    return [one | times for one in metrics]
+
+
+def _twin(generator: torch.Generator) -> torch.Generator:
+    """Draws the same numbers."""
+    twin = torch.Generator(generator.device)
+    twin.set_state(generator.get_state())
+    return twin
+
+
+def _join(traces: list[Trace]) -> Trace:
+    """The traces of a team as one, along the tasks."""
+    if len(traces) == 1:
+        return traces[0]
+    joined: Trace = map_leaves(lambda *leaves: torch.cat(leaves), *traces)
+    return joined
 
 
 def _improve(learner: Learner, optimizer: MetaOptimizer, trace: Trace) -> Metrics:

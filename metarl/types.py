@@ -129,4 +129,6 @@ class Trace(NamedTuple):
 
     support: tuple[Batch, ...]  # K batches, each sampled with the parameters before that step
     query: Batch  # sampled with the adapted parameters
-    outcome: Tensor  # [] a task: how well adapting went, minus what was to be expected (for pre-update credit)
+    outcome: Tensor  # [] a task: how well adapting went, minus what was to be expected: credit to the exploring policy
+    gain: Tensor  # [] a task: what adapting gained, minus what was to be expected: credit to a rule acting at random
+    noise: dict[str, Tensor]  # what such a rule drew, by name; empty for others

@@ -192,6 +192,8 @@ def one_task(tree: Any, task: int) -> Any:
     """One task out of a batch or trace stacked over tasks."""
     if isinstance(tree, Tensor):
         return tree[task]
+    if isinstance(tree, dict):
+        return {name: leaf[task] for name, leaf in tree.items()}
     parts = [one_task(leaf, task) for leaf in tree]
     return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
 

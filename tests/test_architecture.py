@@ -19,9 +19,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LAYERS = (
     {"trees", "returns", "stats", "errors"},
     {"types", "compilation", "lifting"},
-    {"distributions", "policies", "losses", "baselines", "advantages", "rules"},
+    {"distributions", "policies", "losses", "baselines", "advantages", "rules", "objectives"},
     {"rollouts", "learner"},
-    {"optimizers", "training", "evaluation"},
+    {"optimizers", "training", "evaluation", "diagnostics"},
     {"checkpoints", "metrics", "report", "sb3", "distributed", "testing"},
 )
 LONE = LAYERS[0]  # these import nothing of ours at all

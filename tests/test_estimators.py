@@ -182,7 +182,8 @@ def expected_gradient(
     assert sum(weights) == pytest.approx(1.0, abs=1e-12)
     support = tuple(as_batch(world, np.array([row[k] for row in tables])) for k in range(steps))
     query = as_batch(world, np.array([row[-1] for row in tables]))
-    losses = torch.vmap(learner)(Trace(support, query, torch.tensor(outcomes, dtype=torch.float64)))
+    outcome_of = torch.tensor(outcomes, dtype=torch.float64)
+    losses = torch.vmap(learner)(Trace(support, query, outcome_of, torch.zeros_like(outcome_of), {}))
     (losses * torch.tensor(weights, dtype=torch.float64)).sum().backward()
     policy_grad, rate_grad = (next(part.parameters()).grad for part in (learner.policy, learner.rule))
     assert policy_grad is not None and rate_grad is not None

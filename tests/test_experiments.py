@@ -13,7 +13,7 @@ import torch
 from experiments import compare, demo, evaluate, runs, train
 from experiments.build import Progress, build
 from experiments.config import Config
-from experiments.names import ALGORITHMS, BENCHMARKS, LOSSES, META_OPTIMIZERS, RULES
+from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES
 from experiments.presets import PRESETS
 from metarl import checkpoints
 
@@ -134,7 +134,7 @@ WRONG_TRAINING = {
     "unknown preset": (["navigation-fixd"], "did you mean 'navigation-fixed'?"),
     "unknown benchmark": (["navigation-fixed", "--benchmark", "cartpole-polarty"], "did you mean 'cartpole-polarity'?"),
     "unknown rule": (["navigation-fixed", "--rule", "metasgd"], "did you mean 'meta-sgd'?"),
-    "unknown loss": (["navigation-fixed", "--inner-loss", "ppo"], "unknown loss"),
+    "unknown loss": (["navigation-fixed", "--inner-loss", "ppo"], "unknown inner loss"),
     "module missing": (["navigation-fixed", "--benchmark", "no_such_module:X"], "cannot be imported"),
     "name missing": (["navigation-fixed", "--benchmark", "envs:Nothing"], "cannot be imported"),
     "NaN rate": (["navigation-fixed", "--rate", "nan"], "rate: Input should be a finite number"),
@@ -332,13 +332,15 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "final_share": ({"env_steps": 2000}, {"final_share": 0.1}),
     "epochs": ({}, {"epochs": 2}),
     "max_norm": ({}, {"max_norm": 1e-6}),
+    "perturbation": ({"meta_optimizer": "evolution"}, {"perturbation": 0.5}),
+    "pairs": ({"meta_optimizer": "evolution"}, {"pairs": 2}),
     "max_kl": ({"meta_optimizer": "trust-region"}, {"max_kl": 1e-4}),
 }
 
 
 def test_every_field_is_in_the_table() -> None:
-    # the budget ends the loop and compiling changes no more than rounding: see the tests of runs and programs
-    assert set(CHANGES) == set(Config.model_fields) - {"env_steps", "compile"}
+    # the budget and the patience end the loop, compiling changes no more than rounding: they have tests of their own
+    assert set(CHANGES) == set(Config.model_fields) - {"env_steps", "compile", "patience"}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -363,7 +365,8 @@ def test_every_preset_builds(name: str) -> None:
     config = PRESETS[name][1]
     setup = build(config, torch.device("cpu"))
     assert setup.benchmark.name in BENCHMARKS
-    assert config.inner_loss in LOSSES and config.meta_optimizer in META_OPTIMIZERS
+    assert config.inner_loss in INNER_LOSSES and config.outer_loss in LOSSES
+    assert config.meta_optimizer in META_OPTIMIZERS
 
 
 def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
@@ -394,7 +397,10 @@ def test_a_diverging_step_size_loses_and_ends_nothing(tmp_path: Path, capsys: py
     tuning = json.loads((tmp_path / "tuning.json").read_text())[0]
     assert tuning["chosen"] == 0.1 and tuning["validation return by rate"]["1e+38"] == "diverged"
     assert compare.main([*argv, "1e38"]) == 4
-    assert "these runs diverged" in capsys.readouterr().err
+    assert "maml diverged" in capsys.readouterr().err
+    argv[argv.index("maml") : argv.index("maml") + 1] = ["maml", "no-adaptation"]
+    assert compare.main([*argv, "1e38"]) == 0
+    assert "| maml | 1e+38 | 1 of 1 seeds diverged |" in (tmp_path / "table.md").read_text()
 
 
 def test_compare_refuses_unknown_rules_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

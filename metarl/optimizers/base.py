@@ -28,9 +28,17 @@ class MetaOptimizer(ABC):
 
     share: float = 1.0
 
+    def explorers(self, learner: Learner, *, generator: torch.Generator) -> list[Learner]:
+        """Who explores in this iteration: the learner itself, or E variations of it whose traces are to be joined."""
+        del generator
+        return [learner]
+
     @abstractmethod
     def step(self, learner: Learner, trace: Trace) -> Metrics:
-        """Change the learner; return metrics by name. ``trace`` holds batches ``[T, H, N, ...]``."""
+        """Change the learner; return metrics by name.
+
+        ``trace`` holds batches ``[T, H, N, ...]``, or ``[E * T, H, N, ...]`` of all explorers, one after another.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -72,6 +80,22 @@ def pieces(learner: Learner, trace: Trace, name: str) -> Pieces:
     """For the function of this learner called ``name``."""
     size = piece_size(trace.query, learner.policy.initial())
     return {"tasks": len(trace.outcome), "size": size, "run": learner.run(name)}
+
+
+def groups(learner: Learner, lr: float, rate_lr: float | None) -> list[dict[str, Any]]:
+    """What is `trainable` as groups of a torch optimizer: the initialization, and what rule and objective learn.
+
+    Raises:
+        ValueError: a step size that is not positive and finite.
+    """
+    for name, value in (("lr", lr), ("rate_lr", rate_lr)):
+        if value is not None and not 0.0 < value < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    policy = {id(p) for p in learner.policy.parameters()}
+    first = [p for p in trainable(learner) if id(p) in policy]
+    rest = [p for p in trainable(learner) if id(p) not in policy]
+    found = [{"params": first, "lr": lr}, {"params": rest, "lr": lr if rate_lr is None else rate_lr}]
+    return [group for group in found if group["params"]]
 
 
 def trainable(learner: Learner) -> list[nn.Parameter]:

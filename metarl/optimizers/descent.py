@@ -10,7 +10,7 @@ from torch import nn
 
 from metarl.errors import DivergedError
 from metarl.learner import Learner
-from metarl.optimizers.base import MetaOptimizer, Metrics, meta_gradient, trainable
+from metarl.optimizers.base import MetaOptimizer, Metrics, groups, meta_gradient, trainable
 from metarl.types import Trace
 
 
@@ -30,6 +30,7 @@ class Descent(MetaOptimizer):
         epochs: int = 1,
         max_norm: float | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        rate_optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         patience: int = 10,
     ) -> None:
         """Build the optimizer over everything the learner learns.
@@ -37,25 +38,26 @@ class Descent(MetaOptimizer):
         Args:
             learner: whose parameters to optimize.
             lr: step size of the policy's initialization.
-            rate_lr: step size of what the rule learns; ``lr`` unless given.
+            rate_lr: step size of what rule and inner objective learn; ``lr`` unless given.
             epochs: replays of one trace; more than one needs an outer loss that bounds the change.
             max_norm: clip the meta-gradient to this norm.
             optimizer: any constructor taking parameter groups.
+            rate_optimizer: another one for what rule and inner objective learn, such as `ExponentiatedGradient`.
             patience: skipped steps in a row that end the run.
 
         Raises:
             ValueError: a step size or norm that is not positive and finite, no epoch, nothing to learn.
         """
-        for name, value in (("lr", lr), ("rate_lr", rate_lr), ("max_norm", max_norm)):
-            if value is not None and not 0.0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+        if max_norm is not None and not 0.0 < max_norm < float("inf"):
+            raise ValueError(f"max_norm must be positive and finite, got {max_norm}")
         if epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {epochs}")
-        policy = [p for p in learner.policy.parameters() if p.requires_grad]
-        rule = [p for p in learner.rule.parameters() if p.requires_grad]
-        groups = [{"params": policy, "lr": lr}, {"params": rule, "lr": lr if rate_lr is None else rate_lr}]
-        self.optimizer = optimizer([group for group in groups if group["params"]], lr=lr)
-        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        parts = groups(learner, lr, rate_lr)
+        if rate_optimizer is None:
+            self.optimizers = [optimizer(parts, lr=lr)]
+        else:
+            self.optimizers = [optimizer(parts[:1], lr=lr)] + [rate_optimizer([rest]) for rest in parts[1:]]
+        self.rates = [[float(group["lr"]) for group in one.param_groups] for one in self.optimizers]
         self.epochs, self.max_norm, self.patience = epochs, max_norm, patience
         self.skipped_in_a_row = 0
 
@@ -65,8 +67,9 @@ class Descent(MetaOptimizer):
         Raises:
             DivergedError: ``patience`` non-finite meta-gradients in a row.
         """
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.share
+        for one, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(one.param_groups, rates, strict=True):
+                group["lr"] = rate * self.share
         first = norm = 0.0
         for epoch in range(self.epochs):
             loss, gradient = meta_gradient(learner, trace)
@@ -76,7 +79,8 @@ class Descent(MetaOptimizer):
             first = float(loss) if epoch == 0 else first
             if not norm < float("inf"):
                 return self._skip(first, norm)
-            self.optimizer.step()
+            for one in self.optimizers:
+                one.step()
         self.skipped_in_a_row = 0
         return {"meta/loss": first, "meta/grad_norm": norm, "meta/skipped": 0.0}
 
@@ -91,9 +95,11 @@ class Descent(MetaOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """See `MetaOptimizer.state_dict`."""
-        return {"optimizer": self.optimizer.state_dict(), "skipped_in_a_row": self.skipped_in_a_row}
+        states = {str(i): one.state_dict() for i, one in enumerate(self.optimizers)}
+        return {"optimizers": states, "skipped_in_a_row": self.skipped_in_a_row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `MetaOptimizer.load_state_dict`."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        for i, one in enumerate(self.optimizers):
+            one.load_state_dict(state["optimizers"][str(i)])
         self.skipped_in_a_row = state["skipped_in_a_row"]

@@ -34,7 +34,7 @@ class Reptile(MetaOptimizer):
     def step(self, learner: Learner, trace: Trace) -> Metrics:
         """See `MetaOptimizer.step`."""
         adapted = over_tasks(
-            lambda one: learner.adapt((*one.support, one.query)),
+            lambda one: learner.adapt((*one.support, one.query), one.noise),
             trace,
             **pieces(learner, trace, "reptile"),
         )

@@ -1,17 +1,20 @@
 """Update rules: how an agent steps. One idea a file; each rule is an `UpdateRule` of two methods."""
 
-from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule, decided, draw_noise
 from metarl.rules.clip import ClipByNorm, UnitNorm
 from metarl.rules.combine import Chain, FirstOrder, Masked, PerStep
 from metarl.rules.curvature import BlockDiagonal, MetaCurvature
 from metarl.rules.exponentiated import Exponentiated
 from metarl.rules.hypergradient import AdamHypergradient, Hypergradient
+from metarl.rules.learned_optimizers import LSTMOptimizer, MetaLSTM
 from metarl.rules.meta_sgd import MetaSGD
 from metarl.rules.momentum import Momentum
+from metarl.rules.networks import LSTMCell
 from metarl.rules.offset import Offset
 from metarl.rules.per_layer import PerLayerSGD
 from metarl.rules.rates import Bounded, Free, Parameterisation, Positive, Rates, Table, layer_of
-from metarl.rules.scheduled import GPSchedule, LSTMCell, LSTMSchedule, MLPSchedule, Schedule, Scheduled
+from metarl.rules.reinforced import RLSchedule
+from metarl.rules.scheduled import GPSchedule, LSTMSchedule, MLPSchedule, Schedule, Scheduled
 from metarl.rules.sgd import SGD, LearnedSGD
 
 __all__ = [
@@ -27,11 +30,13 @@ __all__ = [
     "GPSchedule",
     "Hypergradient",
     "LSTMCell",
+    "LSTMOptimizer",
     "LSTMSchedule",
     "LearnedSGD",
     "MLPSchedule",
     "Masked",
     "MetaCurvature",
+    "MetaLSTM",
     "MetaSGD",
     "Momentum",
     "Offset",
@@ -39,6 +44,7 @@ __all__ = [
     "PerLayerSGD",
     "PerStep",
     "Positive",
+    "RLSchedule",
     "Rates",
     "RuleState",
     "Schedule",
@@ -47,5 +53,7 @@ __all__ = [
     "Table",
     "UnitNorm",
     "UpdateRule",
+    "decided",
+    "draw_noise",
     "layer_of",
 ]

@@ -2,6 +2,10 @@
 
 What a rule *learns* are its ``nn.Parameter``s; what it *remembers* between steps is a dict of tensors
 that it returns and gets back, so that ``vmap`` lifts it over tasks and replay repeats it exactly.
+
+A rule that acts at random asks for its dice by name: a remembered tensor called ``noise`` is zero in `UpdateRule.init`
+and replaced by standard normal numbers, fresh for every task, when a learner explores; one called ``log_prob`` holds
+the log-probability of what has been decided so far, by which the rule is given credit for what adapting gained.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from metarl.trees import Tree
@@ -44,3 +49,21 @@ class UpdateRule(nn.Module, ABC):
             step: the gradient, where it was taken, and the loss there.
             state: of `init` or of the previous `update`; not changed in place.
         """
+
+
+def draw_noise(state: RuleState, tasks: int, *, generator: torch.Generator) -> RuleState:
+    """Standard normal numbers ``[T, ...]`` for every tensor of a rule's first state that is called ``noise``."""
+    return {
+        name: torch.randn(tasks, *leaf.shape, generator=generator, device=generator.device).to(leaf)
+        for name, leaf in state.items()
+        if _is_called(name, "noise")
+    }
+
+
+def decided(state: RuleState) -> list[Tensor]:
+    """The log-probabilities, 0-d, of what a rule has decided at random; empty for most rules."""
+    return [leaf for name, leaf in state.items() if _is_called(name, "log_prob")]
+
+
+def _is_called(name: str, what: str) -> bool:
+    return name.rpartition(".")[2] == what

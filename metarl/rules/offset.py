@@ -20,7 +20,7 @@ class Offset(UpdateRule):
     """Adds a meta-learned β of the parameters' shapes to the first update of a rule; later steps are the rule's own."""
 
     def __init__(self, rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
-        """β starts at zero, so that the rule is at first the wrapped one."""
+        """β starts at zero, so that the rule is at first the wrapped one; only ``params`` of the policy have one."""
         super().__init__()
         self.rule = rule
         self.offsets = Table({name: torch.zeros_like(leaf) for name, leaf in params.items()})
@@ -35,5 +35,5 @@ class Offset(UpdateRule):
         own = {key: value for key, value in state.items() if key != "offset"}
         updates, own = self.rule.update(step, own)
         offsets = self.offsets()
-        moved = {name: u + state["offset"] * offsets[name] for name, u in updates.items()}
+        moved = {name: u + state["offset"] * offsets[name] if name in offsets else u for name, u in updates.items()}
         return moved, {**own, "offset": torch.zeros_like(state["offset"])}

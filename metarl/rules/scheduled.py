@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.networks import LSTMCell, linear, zero_head
 from metarl.trees import Tree, subtree, with_prefix
 
 SIGNALS = 5  # what `signals` gives for a parameter tensor
@@ -96,7 +96,7 @@ class MLPSchedule(Schedule):
     def __init__(self, *, units: int = 16, generator: torch.Generator) -> None:
         """``units`` in one hidden layer; the output starts at zero."""
         super().__init__()
-        self.hidden, self.head = _linear(SIGNALS, units, generator), _zero_head(units)
+        self.hidden, self.head = linear(SIGNALS, units, generator), zero_head(units)
 
     def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
         """See `Schedule.forward`."""
@@ -110,7 +110,7 @@ class LSTMSchedule(Schedule):
     def __init__(self, *, units: int = 16, generator: torch.Generator) -> None:
         """``units`` of memory a parameter tensor; the output starts at zero."""
         super().__init__()
-        self.cell, self.head = LSTMCell(SIGNALS, units, generator=generator), _zero_head(units)
+        self.cell, self.head = LSTMCell(SIGNALS, units, generator=generator), zero_head(units)
 
     def init(self, count: int, like: Tensor) -> RuleState:
         """Empty memory ``[P, units]``."""
@@ -162,42 +162,3 @@ class GPSchedule(Schedule):
         eye = torch.eye(count, dtype=at.dtype, device=at.device)
         weights = torch.linalg.solve(self.kernel(at, at) + self.noise * eye, self.values.mT)
         return (self.kernel(step.reshape(1), at) @ weights).squeeze(0), state
-
-
-class LSTMCell(nn.Module):
-    """One step of an LSTM; the four gates from one linear map, because ``nn.LSTMCell`` has no ``vmap`` rule."""
-
-    def __init__(self, inputs: int, units: int, *, generator: torch.Generator) -> None:
-        """Gates in the order input, forget, cell, output, as in ``torch.nn.LSTM``; forget gates start open."""
-        super().__init__()
-        self.units = units
-        self.gates = _linear(inputs + units, 4 * units, generator)
-        with torch.no_grad():
-            self.gates.bias[units : 2 * units] = 1.0
-
-    def init(self, rows: int, like: Tensor) -> RuleState:
-        """Zeros ``[rows, units]``."""
-        zeros = torch.zeros(rows, self.units, dtype=like.dtype, device=like.device)
-        return {"hidden": zeros, "cell": zeros.clone()}
-
-    def forward(self, inputs: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
-        """From ``[rows, inputs]`` to the hidden state ``[rows, units]``, and the state to give back."""
-        enter, forget, new, leave = self.gates(torch.cat([inputs, state["hidden"]], -1)).chunk(4, -1)
-        cell = forget.sigmoid() * state["cell"] + enter.sigmoid() * new.tanh()
-        hidden = leave.sigmoid() * cell.tanh()
-        return hidden, {"hidden": hidden, "cell": cell}
-
-
-def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        layer.weight.copy_(torch.randn(outputs, inputs, generator=generator) / math.sqrt(inputs))
-        layer.bias.zero_()
-    return layer
-
-
-def _zero_head(inputs: int) -> nn.Linear:
-    layer: nn.Linear = skip_init(nn.Linear, inputs, 1)  # type: ignore[no-untyped-call]
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer

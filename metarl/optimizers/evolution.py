@@ -1,0 +1,96 @@
+"""Evolution strategies: meta-learning without any backpropagation through adaptation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarl.errors import DivergedError
+from metarl.learner import Learner
+from metarl.optimizers.base import MetaOptimizer, Metrics, groups, trainable
+from metarl.types import Trace
+
+
+class Evolution(MetaOptimizer):
+    """ES-MAML (Song et al. 2020, arXiv:1910.01215, algorithm 1 with antithetic pairs) on everything that is learned.
+
+    P learners ``θ + σ ε_i`` and P learners ``θ - σ ε_i`` explore the same tasks with the same noise; the gradient of
+    the return after adapting, smoothed by σ, is estimated by ``1 / (2 P σ) Σ_i (F_i⁺ - F_i⁻) ε_i`` and given to Adam.
+    Adaptation may be anything: nothing is differentiated but the inner loss itself. An iteration costs 2P times the
+    environment steps of another meta-optimizer's.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        lr: float = 1e-2,
+        rate_lr: float | None = None,
+        perturbation: float = 0.05,
+        pairs: int = 8,
+    ) -> None:
+        """Build over everything the learner learns.
+
+        Args:
+            learner: whose parameters to improve.
+            lr: Adam's step size for the policy's initialization.
+            rate_lr: the same for what rule and inner objective learn; ``lr`` unless given.
+            perturbation: σ.
+            pairs: P.
+
+        Raises:
+            ValueError: a value that is not positive.
+        """
+        if not (perturbation > 0.0 and pairs >= 1):
+            raise ValueError(f"expected a positive perturbation and at least one pair, got {(perturbation, pairs)}")
+        self.optimizer = torch.optim.Adam(groups(learner, lr, rate_lr))
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.perturbation, self.pairs = perturbation, pairs
+        self._directions: list[list[Tensor]] = []  # of the iteration under way
+
+    @torch.no_grad()
+    def explorers(self, learner: Learner, *, generator: torch.Generator) -> list[Learner]:
+        """2P copies of the learner, each beside its mirror image."""
+        self._directions = [
+            [torch.randn(p.shape, generator=generator, device=generator.device).to(p) for p in trainable(learner)]
+            for _ in range(self.pairs)
+        ]
+        signs = (1.0, -1.0)
+        return [self._moved(learner, direction, sign) for direction in self._directions for sign in signs]
+
+    def _moved(self, learner: Learner, direction: Sequence[Tensor], sign: float) -> Learner:
+        twin = copy.deepcopy(learner)
+        for p, d in zip(trainable(twin), direction, strict=True):
+            p.add_(sign * self.perturbation * d)
+        return twin
+
+    @torch.no_grad()
+    def step(self, learner: Learner, trace: Trace) -> Metrics:
+        """See `MetaOptimizer.step`; the trace is that of all explorers, one after another.
+
+        Raises:
+            DivergedError: a return that is not finite.
+        """
+        fitness = trace.query.episode_return.mean(-1).reshape(self.pairs, 2, -1).mean(-1)
+        if not bool(fitness.isfinite().all()):
+            raise DivergedError(f"returns of perturbed learners are not finite: {fitness.tolist()}; lower perturbation")
+        weight = (fitness[:, 0] - fitness[:, 1]) / (2.0 * self.pairs * self.perturbation)
+        for i, p in enumerate(trainable(learner)):
+            p.grad = -torch.stack([w * d[i] for w, d in zip(weight, self._directions, strict=True)]).sum(0)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.share
+        norm = float(nn.utils.get_total_norm([p.grad for p in trainable(learner) if p.grad is not None]))
+        self.optimizer.step()
+        return {"meta/loss": -float(fitness.mean()), "meta/grad_norm": norm, "meta/skipped": 0.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `MetaOptimizer.state_dict`."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `MetaOptimizer.load_state_dict`."""
+        self.optimizer.load_state_dict(state["optimizer"])
