@@ -1,42 +1,82 @@
 """Environment families with named constants, and benchmarks over them. Knows nothing of learning."""
 
+from .acrobot import Acrobot, acrobot_success
 from .benchmarks import (
     BENCHMARKS,
+    acrobot_packer,
     cartpole_packer,
     cartpole_polarity,
     cartpole_wide,
+    mountain_car_packer,
+    navigation_actuator,
+    navigation_corners,
     navigation_fixed,
+    navigation_grid,
+    navigation_gridstarts,
+    navigation_halfcircle,
     navigation_holes,
+    navigation_momentum,
     navigation_varying,
+    navigation_walls,
+    navigation_wind,
+    pendulum_packer,
 )
 from .cartpole import CartPole
 from .cells import task_ids
 from .family import Family, Transition
+from .grid_navigation import GridNavigation
+from .mountain_car import ContinuousMountainCar, MountainCar, mountain_car_success
 from .navigation import Navigation
 from .parameters import Parameter
+from .pendulum import Pendulum, pendulum_success
+from .point_mass import PointMass
 from .ranges import Choice, Distribution, Fixed, LogRange, LogUnion, Range, Union
+from .ring_navigation import RingNavigation
 from .splits import TaskBenchmark
+from .walled_navigation import WalledNavigation
 
 __all__ = [
-    "BENCHMARKS",
     "CartPole",
+    "task_ids",
+    "Family",
+    "Transition",
+    "Navigation",
+    "Parameter",
     "Choice",
     "Distribution",
-    "Family",
     "Fixed",
     "LogRange",
     "LogUnion",
-    "Navigation",
-    "Parameter",
     "Range",
-    "TaskBenchmark",
-    "Transition",
     "Union",
+    "TaskBenchmark",
+    "BENCHMARKS",
+    "acrobot_packer",
     "cartpole_packer",
     "cartpole_polarity",
     "cartpole_wide",
+    "mountain_car_packer",
+    "navigation_actuator",
+    "navigation_corners",
     "navigation_fixed",
+    "navigation_grid",
+    "navigation_gridstarts",
+    "navigation_halfcircle",
     "navigation_holes",
+    "navigation_momentum",
     "navigation_varying",
-    "task_ids",
+    "navigation_walls",
+    "navigation_wind",
+    "pendulum_packer",
+    "Acrobot",
+    "acrobot_success",
+    "ContinuousMountainCar",
+    "MountainCar",
+    "mountain_car_success",
+    "Pendulum",
+    "pendulum_success",
+    "GridNavigation",
+    "PointMass",
+    "RingNavigation",
+    "WalledNavigation",
 ]

@@ -180,7 +180,7 @@ def test_no_split_holds_a_training_task(benchmark_under_test):
     for split in bench.splits:
         assert not bool(bench.is_training(drawn[split]).any())
         assert not train_ids & set(task_ids(drawn[split]))  # equal seeds, yet no shared task
-        assert len(drawn[split]["gravity" if "cartpole" in bench.name else "goal_x"]) == 3000
+        assert len(next(iter(drawn[split].values()))) == 3000
         bench.family.validate(drawn[split])
 
 
@@ -196,6 +196,8 @@ def test_validation_and_test_are_disjoint_and_from_the_training_range(benchmark_
 def test_whole_cells_are_held_out(benchmark_under_test):
     # A neighbour within the cell belongs to the same split: membership is not a matter of the last bit.
     bench = benchmark_under_test
+    if not _varied(bench):
+        pytest.skip("cells of single values")
     task = bench.sample("test", 4000, generator=seeded(3))
     nudged = {name: torch.nextafter(values, torch.full_like(values, torch.inf)) for name, values in task.items()}
     nudged = {name: nudged[name] if name == min(_varied(bench)) else task[name] for name in task}

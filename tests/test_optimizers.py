@@ -178,11 +178,11 @@ def test_a_non_finite_gradient_changes_nothing_and_patience_ends_the_run() -> No
     learner, trace = double_trace(meta_sgd, steps=1)
     optimizer = Descent(learner, lr=0.1, patience=3)
     optimizer.step(learner, trace)
-    before, state = values(learner), str(optimizer.state_dict()["optimizer"])
+    before, state = values(learner), str(optimizer.state_dict()["optimizers"])
     for _ in range(2):
         metrics = optimizer.step(learner, poisoned(trace))
         assert metrics["meta/skipped"] == 1.0 and unchanged(learner, before)
-    assert str(optimizer.state_dict()["optimizer"]) == state  # Adam's moments are untouched as well
+    assert str(optimizer.state_dict()["optimizers"]) == state  # Adam's moments are untouched as well
     optimizer.step(learner, trace)  # a good step starts the count anew
     assert not unchanged(learner, before) and optimizer.skipped_in_a_row == 0
     before = values(learner)

@@ -1,0 +1,66 @@
+"""Named benchmarks, one function each, and a table of them.
+
+Each function takes its time limit in steps, ``horizon``, which is part of the benchmark's fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..splits import TaskBenchmark
+from .cartpole import cartpole_packer, cartpole_polarity, cartpole_wide
+from .classic import acrobot_packer, mountain_car_packer, pendulum_packer
+from .navigation import (
+    navigation_actuator,
+    navigation_corners,
+    navigation_fixed,
+    navigation_grid,
+    navigation_gridstarts,
+    navigation_halfcircle,
+    navigation_holes,
+    navigation_momentum,
+    navigation_varying,
+    navigation_walls,
+    navigation_wind,
+)
+
+BENCHMARKS: dict[str, Callable[..., TaskBenchmark]] = {
+    "navigation-fixed": navigation_fixed,
+    "navigation-varying": navigation_varying,
+    "navigation-holes": navigation_holes,
+    "navigation-halfcircle": navigation_halfcircle,
+    "navigation-corners": navigation_corners,
+    "navigation-walls": navigation_walls,
+    "navigation-momentum": navigation_momentum,
+    "navigation-wind": navigation_wind,
+    "navigation-actuator": navigation_actuator,
+    "navigation-grid": navigation_grid,
+    "navigation-gridstarts": navigation_gridstarts,
+    "cartpole-packer": cartpole_packer,
+    "cartpole-wide": cartpole_wide,
+    "cartpole-polarity": cartpole_polarity,
+    "pendulum-packer": pendulum_packer,
+    "acrobot-packer": acrobot_packer,
+    "mountain-car-packer": mountain_car_packer,
+}
+
+__all__ = [
+    "BENCHMARKS",
+    "acrobot_packer",
+    "cartpole_packer",
+    "cartpole_polarity",
+    "cartpole_wide",
+    "mountain_car_packer",
+    "navigation_actuator",
+    "navigation_corners",
+    "navigation_fixed",
+    "navigation_grid",
+    "navigation_gridstarts",
+    "navigation_halfcircle",
+    "navigation_holes",
+    "navigation_momentum",
+    "navigation_varying",
+    "navigation_walls",
+    "navigation_wind",
+    "pendulum_packer",
+]

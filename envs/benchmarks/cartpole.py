@@ -1,0 +1,68 @@
+"""Cart and pole: one published protocol and two of this project's own."""
+
+from __future__ import annotations
+
+from ..cartpole import CartPole
+from ..ranges import Choice, Distribution, LogRange, LogUnion, Range, Union
+from ..splits import TaskBenchmark
+
+
+def cartpole_packer(horizon: int = 200) -> TaskBenchmark:
+    """Packer et al. (2018, arXiv:1810.12282), CartPole: train on R, hold out the default D and the extremes E."""
+    return TaskBenchmark(
+        "cartpole-packer",
+        CartPole(horizon, force_magnitude=Range(5, 15), half_length=Range(0.25, 0.75), pole_mass=Range(0.05, 0.5)),
+        {
+            "default": CartPole(horizon),
+            "extrapolation": CartPole(
+                horizon,
+                force_magnitude=Union(((1, 5), (15, 20))),
+                half_length=Union(((0.05, 0.25), (0.75, 1.0))),
+                pole_mass=Union(((0.01, 0.05), (0.5, 1.0))),
+            ),
+        },
+    )
+
+
+def cartpole_wide(horizon: int = 500) -> TaskBenchmark:
+    """500 steps, five constants varied widely; poles of middling length are a hole, the extremes lie beyond.
+
+    The extremes are mild enough for a force at its weakest to hold up the heaviest cart and pole.
+    """
+    ranges: dict[str, Distribution] = {
+        "gravity": Range(5, 15),
+        "cart_mass": Range(0.5, 2),
+        "pole_mass": Range(0.05, 0.5),
+        "half_length": Range(0.25, 1),
+        "force_magnitude": Range(5, 20),
+    }
+    beyond: dict[str, Distribution] = {
+        "gravity": Union(((3, 5), (15, 18))),
+        "cart_mass": Union(((0.4, 0.5), (2, 2.5))),
+        "pole_mass": Union(((0.03, 0.05), (0.5, 0.6))),
+        "half_length": Union(((0.2, 0.25), (1, 1.4))),
+        "force_magnitude": Union(((4, 5), (20, 24))),
+    }
+    hole = ranges | {"half_length": Range(0.6, 0.75)}
+    return TaskBenchmark(
+        "cartpole-wide",
+        CartPole(horizon, **ranges),
+        {"interpolation": CartPole(horizon, **hole), "extrapolation": CartPole(horizon, **beyond)},
+    )
+
+
+def cartpole_polarity(horizon: int = 500) -> TaskBenchmark:
+    """500 steps of default physics: which way does the actuator push, and how hard?
+
+    Strengths are log-uniform within a third and three times the default 10 N; the hole is around the
+    default; extrapolation takes a quarter to a third and three to four times.
+    """
+    sign = Choice((-1.0, 1.0))
+    return TaskBenchmark(
+        "cartpole-polarity",
+        CartPole(horizon, polarity=sign, force_magnitude=LogRange(10 / 3, 30)),
+        {
+            "interpolation": CartPole(horizon, polarity=sign, force_magnitude=LogRange(8, 12.5)),
+            "extrapolation": CartPole(horizon, polarity=sign, force_magnitude=LogUnion(((2.5, 10 / 3), (30, 40)))),
+        },
+    )

@@ -1,0 +1,191 @@
+"""Mountain car: an engine too weak for the hill must first back up the other one.
+
+The road's height is proportional to sin(3 x). With push u, force f, gravity g and rolling friction r,
+
+    v <- (1 - r) v + f u - g cos(3 x),  clipped to 0.07
+    x <- x + v,                         clipped to [-1.2, 0.6]
+
+and the wall at -1.2 stops the car (Moore 1990, "Efficient memory-based learning for robot control";
+Singh & Sutton 1996, "Reinforcement learning with replacing eligibility traces"). Without friction these
+are the equations of Gymnasium's MountainCar-v0 and MountainCarContinuous-v0 at any value of the constants.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from .family import Family, State, Task, Transition
+from .parameters import Parameter
+from .ranges import Distribution
+
+WALL, ROAD_END = -1.2, 0.6  # as in Gymnasium
+SPEED_LIMIT = 0.07  # a step, as in Gymnasium
+START_LOW, START_HIGH = -0.6, -0.4  # ends of the uniform start, about the valley at -pi/6
+PRIZE, PUSH_COST = 100.0, 0.1  # of the continuous car, as in Gymnasium
+
+ARRIVAL = 110  # steps, Packer et al.'s success
+
+
+def _constants(force: float, gravity: float, goal: float) -> dict[str, Parameter]:
+    """The declared constants of both cars, which differ in defaults."""
+    # Stronger gravity than 0.1 outruns the step; a goal left of -0.3 can be reached by rolling freely;
+    # one at the road's very end, 0.6, may be missed by rounding.
+    return {
+        "force": Parameter(force, 0.0, 1.0, "length/step^2", "acceleration by a full push"),
+        "gravity": Parameter(gravity, 0.0, 0.1, "length/step^2", "acceleration where the road is steepest"),
+        "goal_position": Parameter(goal, -0.3, 0.59, "length", "where the episode ends"),
+        "goal_velocity": Parameter(0.0, -SPEED_LIMIT, 0.069, "length/step", "least velocity that ends it there"),
+        "friction": Parameter(0.0, 0.0, 1.0, "1/step", "share of the velocity that one step loses"),
+        "polarity": Parameter(1.0, -1.0, 1.0, "1", "sign of the engine", choices=(-1.0, 1.0)),
+    }
+
+
+class _Car(Family, ABC):
+    """The road, which both cars share."""
+
+    def __init__(self, horizon: int, ranges: dict[str, Distribution | float]) -> None:
+        super().__init__(horizon, ranges)
+        low, high = (np.array(ends, dtype=np.float32) for ends in ((WALL, -SPEED_LIMIT), (ROAD_END, SPEED_LIMIT)))
+        self._observation_space = Box(low, high, dtype=np.float32)
+
+    @property
+    def observation_space(self) -> Box:
+        """``(x, v)``, the velocity per step."""
+        return self._observation_space
+
+    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
+        """At rest, uniform in ``[-0.6, -0.4)``, on the device and in the precision of the task."""
+        share = torch.rand(rows, generator=generator, device=generator.device).to(task["force"])
+        return {"x": START_LOW + (START_HIGH - START_LOW) * share, "v": torch.zeros_like(share)}
+
+    def observe(self, task: Task, state: State) -> Tensor:
+        """Position and velocity, ``[*rows, 2]``; the constants stay hidden."""
+        return torch.stack((state["x"], state["v"]), -1)
+
+    def _roll(self, task: Task, state: State, push: Tensor) -> tuple[State, Tensor]:
+        """One step under a push ``[*rows]`` in ``[-1, 1]``: the state after it, and whether it is the goal."""
+        rolling = state["v"] * (1 - task["friction"])
+        pushed = rolling + task["polarity"] * task["force"] * push
+        # addcmul(a, b, c) = a + b c in one kernel: small tensors are bound by the number of kernels.
+        v = torch.addcmul(pushed, task["gravity"], (3 * state["x"]).cos(), value=-1).clamp(-SPEED_LIMIT, SPEED_LIMIT)
+        moved = state["x"] + v
+        x = moved.clamp(WALL, ROAD_END)
+        v = v.masked_fill((moved <= WALL) & (v < 0), 0.0)
+        return {"x": x, "v": v}, (x >= task["goal_position"]) & (v >= task["goal_velocity"])
+
+
+@final
+class MountainCar(_Car):
+    """Gymnasium's MountainCar-v0 with six constants.
+
+    Reward -1 for every step taken, the ending one included. The episode ends when after a step
+    ``x >= goal_position`` and ``v >= goal_velocity``. The car starts at rest, uniformly in ``[-0.6, -0.4)``.
+    Actions are 0 (push left), 1 (coast) and 2 (push right); ``polarity=-1`` swaps 0 and 2.
+
+    Args:
+        horizon: time limit in steps.
+        ranges: a number or distribution for any constant of ``MountainCar.parameters``.
+
+    Raises:
+        ValueError: see ``Family``.
+        TypeError: see ``Family``.
+
+    >>> family = MountainCar(goal_position=0.25)
+    >>> family.sample(2, generator=torch.Generator().manual_seed(0))["goal_position"]
+    tensor([0.2500, 0.2500])
+    """
+
+    parameters: ClassVar = _constants(force=0.001, gravity=0.0025, goal=0.5)
+
+    def __init__(self, horizon: int = 200, **ranges: Distribution | float) -> None:
+        super().__init__(horizon, ranges)
+        self._action_space = Discrete(3)
+
+    @property
+    def action_space(self) -> Discrete:
+        """0 pushes left, 1 coasts, 2 pushes right."""
+        return self._action_space
+
+    def step(self, task: Task, state: State, action: Tensor) -> Transition:
+        """One step. ``action`` is ``[*rows]`` of any dtype holding 0, 1 and 2."""
+        after, terminated = self._roll(task, state, action - 1.0)
+        return Transition(after, -torch.ones_like(after["x"]), terminated)
+
+    def references(self, task: Task) -> dict[str, Tensor]:
+        """Bounds between which every return lies, each of the values' shape.
+
+        ``floor`` is minus the horizon, the return of every policy that does not arrive, such as one that
+        coasts. ``ceiling`` is minus the fewest steps in which a car could arrive from -0.4 if engine and
+        slope both pushed it forward all the way: a bound that real roads do not reach (at the default
+        constants 23 steps, where pushing along with the motion takes about 119).
+        """
+        full = (task["force"] + task["gravity"]).double()
+        steps = torch.arange(1, self.horizon + 1, dtype=torch.float64, device=full.device)
+        speed = (steps.reshape(-1, *[1] * full.dim()) * full).clamp_max(SPEED_LIMIT)  # [H, ...]
+        short = START_HIGH + speed.cumsum(0) < task["goal_position"].double()
+        earliest = (short.sum(0) + 1).clamp_max(self.horizon).to(task["force"])
+        return {"ceiling": -earliest, "floor": torch.full_like(earliest, -float(self.horizon))}
+
+
+@final
+class ContinuousMountainCar(_Car):
+    """Gymnasium's MountainCarContinuous-v0 with six constants.
+
+    The push is the action, clipped to [-1, 1]. The reward is ``-0.1 a^2`` for every step, of the action as
+    given, not as clipped (so does Gymnasium), and 100 more for the one that arrives. Everything else, but for
+    the defaults of force and goal, is ``MountainCar``'s.
+
+    Args:
+        horizon: time limit in steps.
+        ranges: a number or distribution for any constant of ``ContinuousMountainCar.parameters``.
+
+    Raises:
+        ValueError: see ``Family``.
+        TypeError: see ``Family``.
+    """
+
+    parameters: ClassVar = _constants(force=0.0015, gravity=0.0025, goal=0.45)
+
+    def __init__(self, horizon: int = 999, **ranges: Distribution | float) -> None:
+        super().__init__(horizon, ranges)
+        self._action_space = Box(-1.0, 1.0, (1,), dtype=np.float32)
+
+    @property
+    def action_space(self) -> Box:
+        """From -1, full push left, to 1, full push right."""
+        return self._action_space
+
+    def step(self, task: Task, state: State, action: Tensor) -> Transition:
+        """One step. ``action`` is ``[*rows, 1]``."""
+        push = action.squeeze(-1)
+        after, terminated = self._roll(task, state, push.clamp(-1, 1))
+        prize = PRIZE * terminated.to(after["x"].dtype)
+        return Transition(after, torch.add(prize, push.square(), alpha=-PUSH_COST), terminated)
+
+    def references(self, task: Task) -> dict[str, Tensor]:
+        """Returns between which scores are normalised, each of the values' shape.
+
+        ``ceiling`` is 100, that of arriving without a push: an upper bound. ``floor`` is 0, the exact return
+        of never pushing, since no valid goal can be reached so; pushing in vain scores less.
+        """
+        ceiling = torch.full_like(task["force"], PRIZE)
+        return {"ceiling": ceiling, "floor": torch.zeros_like(ceiling)}
+
+
+def mountain_car_success(terminated: Tensor, steps: int = ARRIVAL) -> Tensor:
+    """Which episodes succeed by Packer et al.: the car arrives within 110 steps.
+
+    Args:
+        terminated: bool ``[..., H, N]``, as of a batch.
+        steps: how many steps are granted.
+
+    Returns:
+        Bool ``[..., N]``.
+    """
+    return terminated[..., :steps, :].any(-2)

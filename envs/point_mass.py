@@ -1,0 +1,134 @@
+"""Navigation with physics: a point with momentum and friction, in a wind, with a twisted actuator.
+
+With position p, velocity v, action a clipped to [-1, 1] per axis, friction f, gain g, rotation matrix R
+and wind w,
+
+    v' = (1 - f) v + 0.1 g R a
+    p' = p + v' + w
+
+At friction 1 nothing is left of the old velocity, and default constants give ``Navigation``'s steps. At
+friction 0 it is the double integrator of ProMP's code for corners with momentum (Rothfuss et al. 2019,
+arXiv:1810.06784), started at rest. Wind, rotation and gain are this project's own: what CartPole's
+polarity is in one dimension, a full circle is here. An episode ends by the clock alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from .family import Family, State, Task, Transition
+from .navigation import REWARDS, STRIDE
+from .parameters import Parameter
+from .ranges import Distribution, Range
+
+CALM = 0.05  # strongest wind along an axis: the weakest actuator still holds its place in it
+WEAK = CALM * math.sqrt(2) / STRIDE  # the gain that just does
+
+
+@final
+class PointMass(Family):
+    """A point with velocity, an unseen goal, and unseen constants of motion.
+
+    By default the point starts at rest at the origin, goals are uniform in ``[-0.5, 0.5]^2`` and all else is
+    as in ``Navigation``. The velocity is observed, without the wind.
+
+    Args:
+        horizon: time limit in steps.
+        reward: of the offset to the goal after the move, ``"distance"`` or ``"squared"``.
+        ranges: a number or distribution for any constant of ``PointMass.parameters``.
+
+    Raises:
+        ValueError: an unknown reward, or see ``Family``.
+        TypeError: see ``Family``.
+    """
+
+    parameters: ClassVar = {
+        "friction": Parameter(1.0, 0.0, 1.0, "1", "share of the velocity lost in one step"),
+        "gain": Parameter(1.0, WEAK, 100.0, "1", "strength of the actuator"),
+        "rotation": Parameter(0.0, -2 * math.pi, 2 * math.pi, "rad", "angle by which the actuator is turned"),
+        "wind_x": Parameter(0.0, -CALM, CALM, "length/step", "drift, first coordinate"),
+        "wind_y": Parameter(0.0, -CALM, CALM, "length/step", "drift, second coordinate"),
+        "goal_x": Parameter(0.0, -100.0, 100.0, "length", "goal, first coordinate"),
+        "goal_y": Parameter(0.0, -100.0, 100.0, "length", "goal, second coordinate"),
+        "start_x": Parameter(0.0, -100.0, 100.0, "length", "start, first coordinate"),
+        "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, second coordinate"),
+    }
+
+    def __init__(self, horizon: int = 100, reward: str = "distance", **ranges: Distribution | float) -> None:
+        square = {"goal_x": Range(-0.5, 0.5), "goal_y": Range(-0.5, 0.5)}
+        super().__init__(horizon, {**square, **ranges}, {"reward": reward})
+        if reward not in REWARDS:
+            raise ValueError(f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}; choose one")
+        self._name = reward
+        self._reward = REWARDS[reward]
+        self._observation_space = Box(-np.inf, np.inf, (4,), dtype=np.float32)
+        self._action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)
+
+    @property
+    def observation_space(self) -> Box:
+        """``(x, y, v_x, v_y)``, lengths and lengths per step."""
+        return self._observation_space
+
+    @property
+    def action_space(self) -> Box:
+        """The thrust along both axes of the actuator; larger ones are clipped."""
+        return self._action_space
+
+    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
+        """Every row at rest at the start; draws nothing."""
+        x, y = task["start_x"].expand(rows).clone(), task["start_y"].expand(rows).clone()
+        return {"x": x, "y": y, "v_x": torch.zeros_like(x), "v_y": torch.zeros_like(y)}
+
+    def observe(self, task: Task, state: State) -> Tensor:
+        """Position and velocity, ``[*rows, 4]``; goal and constants stay hidden."""
+        return torch.stack((state["x"], state["y"], state["v_x"], state["v_y"]), -1)
+
+    def step(self, task: Task, state: State, action: Tensor) -> Transition:
+        """Push, move, then score the new position. ``action`` is ``[*rows, 2]``."""
+        push_x, push_y = _turn(task["rotation"], *(action.clamp(-1, 1) * STRIDE).unbind(-1))
+        kept = 1 - task["friction"]
+        v_x = kept * state["v_x"] + task["gain"] * push_x
+        v_y = kept * state["v_y"] + task["gain"] * push_y
+        x, y = state["x"] + v_x + task["wind_x"], state["y"] + v_y + task["wind_y"]
+        reward = self._reward(x - task["goal_x"], y - task["goal_y"])
+        after = {"x": x, "y": y, "v_x": v_x, "v_y": v_y}
+        return Transition(after, reward, torch.zeros_like(reward, dtype=torch.bool))
+
+    def references(self, task: Task) -> dict[str, Tensor]:
+        """Returns per task, of the values' shape.
+
+        ``ceiling``: after t steps of full thrust c_t along both of the actuator's axes, nobody can be nearer
+        than ``max(|e - w t| - c_t, 0)`` per axis, with offset e and wind w in the actuator's frame. The sum
+        of these rewards is an upper bound, and it is attained wherever the point can stop in one step, as
+        ``(1 - f) / f + |w| / (0.1 g) <= 1`` ensures: at friction 1 in every task, in calm air from 1/2 on.
+        With less friction the point must brake, or overshoot, and may stay below it.
+        ``floor``: no thrust, exact. ``random``, for the squared distance: the exact expectation for
+        actions uniform in ``[-1, 1]^2``.
+        """
+        exact = {name: values.double() for name, values in task.items()}
+        dx, dy = exact["goal_x"] - exact["start_x"], exact["goal_y"] - exact["start_y"]
+        steps = torch.arange(1, self.horizon + 1, dtype=torch.float64, device=dx.device)
+        steps = steps.reshape(-1, *[1] * dx.dim())  # [H, ...]
+        drift_x, drift_y = dx - exact["wind_x"] * steps, dy - exact["wind_y"] * steps
+        kick = STRIDE * exact["gain"] * ((1 - exact["friction"]) ** (steps - 1)).cumsum(0)  # way that one push has led
+        ahead, aside = (way.abs() - kick.cumsum(0) for way in _turn(-exact["rotation"], drift_x, drift_y))
+        values = {
+            "ceiling": self._reward(ahead.clamp_min(0), aside.clamp_min(0)).sum(0),
+            "floor": self._reward(drift_x, drift_y).sum(0),
+        }
+        if self._name == "squared":
+            # Independent pushes of variance 1/3 along each axis spread the position around its drift.
+            values["random"] = values["floor"] - (2 / 3 * kick.square()).cumsum(0).sum(0)
+        return {name: value.to(task["goal_x"]) for name, value in values.items()}
+
+
+def _turn(angle: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate vectors counterclockwise."""
+    cosine, sine = angle.cos(), angle.sin()
+    return cosine * x - sine * y, sine * x + cosine * y

@@ -1,0 +1,145 @@
+"""Navigation with a wall between start and goal, and a gap in it that cannot be seen.
+
+The wall is the whole line x = 0 but for ``|y - gap_y| <= gap_half_width``. A step moves first along y and
+then along x; if the second part would cross the wall where it is closed, it does not take place, and
+the point stays on its side. Reward and end of an episode are those of ``Navigation``: the distance
+pulls the point against the wall, so that an agent has to look for the gap where nothing pays.
+
+ProMP's code (Rothfuss et al. 2019, arXiv:1810.06784) has two circular walls with gaps; one straight wall
+keeps the idea and has an optimum that can be computed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from .family import Family, State, Task, Transition
+from .navigation import REWARDS, STRIDE
+from .parameters import Parameter
+from .ranges import Distribution, Range
+
+
+@final
+class WalledNavigation(Family):
+    """A point left of a wall, a goal right of it, and a gap that the task has moved.
+
+    By default the point starts at ``(-0.5, 0)``, the goal is ``(0.5, 0)`` and the gap, 0.2 wide, is centred
+    uniformly in ``[-0.4, 0.4]``. The episode ends early once both offsets to the goal are smaller than ``box``.
+
+    Args:
+        horizon: time limit in steps.
+        reward: ``"distance"`` or ``"squared"``.
+        box: half-width of the square around the goal that ends the episode; None never ends it.
+        ranges: a number or distribution for any constant of ``WalledNavigation.parameters``.
+
+    Raises:
+        ValueError: an unknown reward, a box that is not positive, or see ``Family``.
+        TypeError: see ``Family``.
+    """
+
+    parameters: ClassVar = {
+        "gap_y": Parameter(0.0, -100.0, 100.0, "length", "middle of the gap"),
+        "gap_half_width": Parameter(0.1, 0.0, 100.0, "length", "half the width of the gap"),
+        "goal_x": Parameter(0.5, 1e-3, 100.0, "length", "goal, distance from the wall"),
+        "goal_y": Parameter(0.0, -100.0, 100.0, "length", "goal, coordinate along the wall"),
+        "start_x": Parameter(-0.5, -100.0, 0.0, "length", "start, minus the distance from the wall"),
+        "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, coordinate along the wall"),
+    }
+
+    def __init__(
+        self,
+        horizon: int = 100,
+        reward: str = "distance",
+        box: float | None = 0.01,
+        **ranges: Distribution | float,
+    ) -> None:
+        super().__init__(horizon, {"gap_y": Range(-0.4, 0.4), **ranges}, {"reward": reward, "box": box})
+        if reward not in REWARDS:
+            raise ValueError(f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}; choose one")
+        if box is not None and not (math.isfinite(box) and box > 0):
+            raise ValueError(f"box: expected a positive half-width or None, got {box}; None never terminates")
+        self._reward = REWARDS[reward]
+        self._box = 0.0 if box is None else box  # no offset is smaller than 0
+        self._observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)
+        self._action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)
+
+    @property
+    def observation_space(self) -> Box:
+        """The position ``(x, y)``."""
+        return self._observation_space
+
+    @property
+    def action_space(self) -> Box:
+        """The move ``(x, y)`` in units of 0.1; larger ones are clipped."""
+        return self._action_space
+
+    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
+        """Every row at the start; draws nothing."""
+        return {"x": task["start_x"].expand(rows).clone(), "y": task["start_y"].expand(rows).clone()}
+
+    def observe(self, task: Task, state: State) -> Tensor:
+        """The position, ``[*rows, 2]``; gap and goal stay hidden."""
+        return torch.stack((state["x"], state["y"]), -1)
+
+    def step(self, task: Task, state: State, action: Tensor) -> Transition:
+        """Move along y, then along x unless the wall is in the way; then score. ``action`` is ``[*rows, 2]``."""
+        move_x, move_y = (action.clamp(-1, 1) * STRIDE).unbind(-1)
+        x, y = state["x"] + move_x, state["y"] + move_y
+        crosses = (x > 0) != (state["x"] > 0)  # the wall itself belongs to the start's side
+        closed = (y - task["gap_y"]).abs() > task["gap_half_width"]
+        x = torch.where(crosses & closed, state["x"], x)
+        dx, dy = x - task["goal_x"], y - task["goal_y"]
+        terminated = torch.maximum(dx.abs(), dy.abs()) < self._box
+        return Transition({"x": x, "y": y}, self._reward(dx, dy), terminated)
+
+    def references(self, task: Task) -> dict[str, Tensor]:
+        """Exact returns per task, of the values' shape.
+
+        ``ceiling``: the best policy, the best over all steps at which it may first pass the wall, or never.
+        ``blocked``: the best policy that never passes. ``floor``: stand still.
+        """
+        exact = {name: values.double() for name, values in task.items()}
+        dx, dy = (exact["goal_x"] - exact["start_x"]), (exact["goal_y"] - exact["start_y"])
+        still = self._sum_until_box(dx.expand(self.horizon, *dx.shape), dy.expand(self.horizon, *dy.shape))
+        blocked = self._best_return(exact, None)
+        ceiling = blocked
+        for passing in range(1, self.horizon + 1):
+            ceiling = torch.maximum(ceiling, self._best_return(exact, passing))
+        values = {"ceiling": ceiling, "blocked": blocked, "floor": still}
+        return {name: value.to(task["gap_y"]) for name, value in values.items()}
+
+    def _best_return(self, task: Task, passing: int | None) -> Tensor:
+        """Best return of those who first pass the wall in step ``passing``; minus infinity if nobody can.
+
+        After every step each coordinate lies in an interval that follows from the longest move, and the
+        passage ties y to the gap at one step and x to the wall before it. The ends of the intervals move
+        by at most one stride a step, hence so does the point of each that is nearest to the goal: those
+        points are a path, and no path is nearer along either axis at any time.
+        """
+        steps = torch.arange(1, self.horizon + 1, dtype=torch.float64, device=task["gap_y"].device)
+        steps = steps.reshape(-1, *[1] * task["gap_y"].dim())  # [H, ...]
+        x = (task["start_x"] + STRIDE * steps).clamp_max(0)
+        low, high = task["start_y"] - STRIDE * steps, task["start_y"] + STRIDE * steps
+        possible = torch.ones_like(task["gap_y"], dtype=torch.bool)
+        if passing is not None:
+            before = (task["start_x"] + STRIDE * (passing - 1)).clamp_max(0)
+            beyond = torch.minimum(before + STRIDE * (steps - passing + 1), task["goal_x"])
+            x = torch.where(steps < passing, x, beyond)
+            room = task["gap_half_width"] + STRIDE * (steps - passing).abs()
+            low, high = torch.maximum(low, task["gap_y"] - room), torch.minimum(high, task["gap_y"] + room)
+            possible = (before + STRIDE > 0) & (low <= high).all(0)
+        y = torch.minimum(torch.maximum(task["goal_y"], low), high)
+        total = self._sum_until_box(task["goal_x"] - x, task["goal_y"] - y)
+        return torch.where(possible, total, -math.inf)
+
+    def _sum_until_box(self, dx: Tensor, dy: Tensor) -> Tensor:
+        """Sum the rewards of offsets ``[H, ...]`` to the first step in the box, that step included."""
+        arrived = torch.maximum(dx.abs(), dy.abs()) < self._box
+        earlier = torch.cat((torch.zeros_like(arrived[:1]), arrived[:-1])).cumsum(0) > 0
+        return (self._reward(dx, dy) * ~earlier).sum(0)
