@@ -1,9 +1,11 @@
 """Environment families with named constants, and benchmarks over them. Knows nothing of learning."""
 
 from .acrobot import Acrobot, acrobot_success
+from .bandits import BernoulliBandit
 from .benchmarks import (
     BENCHMARKS,
     acrobot_packer,
+    bandit,
     cartpole_packer,
     cartpole_polarity,
     cartpole_wide,
@@ -20,10 +22,12 @@ from .benchmarks import (
     navigation_walls,
     navigation_wind,
     pendulum_packer,
+    tabular_random,
 )
 from .cartpole import CartPole
 from .cells import task_ids
 from .family import Family, Transition
+from .gittins import bayes_value, gittins_index, gittins_table
 from .grid_navigation import GridNavigation
 from .mountain_car import ContinuousMountainCar, MountainCar, mountain_car_success
 from .navigation import Navigation
@@ -33,9 +37,17 @@ from .point_mass import PointMass
 from .ranges import Choice, Distribution, Fixed, LogRange, LogUnion, Range, Union
 from .ring_navigation import RingNavigation
 from .splits import TaskBenchmark
+from .tabular import TabularMDP
 from .walled_navigation import WalledNavigation
 
 __all__ = [
+    "BernoulliBandit",
+    "TabularMDP",
+    "bandit",
+    "bayes_value",
+    "gittins_index",
+    "gittins_table",
+    "tabular_random",
     "CartPole",
     "task_ids",
     "Family",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .counter import mix
 from .family import Family, Task
 from .ranges import Choice, Distribution, stored
 
@@ -36,21 +37,8 @@ def bucket(index: Tensor, start: int) -> Tensor:
     """Hash vectors of cell indices ``[..., C]`` (int64) to ``0..7``, evenly. ``start`` is the salt."""
     state = torch.full_like(index[..., 0], start)
     for column in index.unbind(-1):
-        state = _mix(state + column)
+        state = mix(state + column)
     return torch.bitwise_and(state, BUCKETS - 1)
-
-
-def _mix(z: Tensor) -> Tensor:
-    """One round of splitmix64 (Steele, Lea & Flood 2014). int64 products wrap modulo 2^64."""
-    z = z + (0x9E3779B97F4A7C15 - 2**64)
-    z = (z ^ _shift(z, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    z = (z ^ _shift(z, 27)) * (0x94D049BB133111EB - 2**64)
-    return z ^ _shift(z, 31)
-
-
-def _shift(z: Tensor, bits: int) -> Tensor:
-    """Shift right without the sign."""
-    return torch.bitwise_and(z >> bits, 2 ** (64 - bits) - 1)
 
 
 def indices(family: Family, task: Task, bins: int) -> Tensor:

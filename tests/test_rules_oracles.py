@@ -18,20 +18,26 @@ from metarl.rules import (
     BlockDiagonal,
     Chain,
     Exponentiated,
+    FirstOrder,
     GPSchedule,
     Hypergradient,
     LSTMCell,
+    LSTMOptimizer,
     LSTMSchedule,
     MetaCurvature,
+    MetaLSTM,
     MLPSchedule,
     Momentum,
     Offset,
+    RLSchedule,
     Scheduled,
     Step,
     UnitNorm,
     UpdateRule,
 )
-from tests.helpers import double_trace, one_task, seeded
+from metarl.rules.learned_optimizers import preprocess
+from metarl.rules.scheduled import SIGNALS
+from tests.helpers import double_trace, one_task, randomize, seeded
 
 Shapes = dict[str, Tensor]
 
@@ -343,8 +349,155 @@ def test_schedules_meta_gradients_equal_central_differences(name: str, steps: in
         lambda: Momentum(1.0),
         lambda: Scheduled(SGD(0.1), GPSchedule(1, steps=1), reach=0.0),
         lambda: GPSchedule(1, steps=0),
+        lambda: RLSchedule(steps=0, generator=seeded(0)),
+        lambda: RLSchedule(steps=1, spread=0.0, generator=seeded(0)),
+        lambda: LSTMOptimizer(rate=math.inf, generator=seeded(0)),
+        lambda: MetaLSTM(1.0, generator=seeded(0)),
+        lambda: MetaLSTM(0.1, remember=1.0, generator=seeded(0)),
     ],
 )
 def test_values_outside_their_range_are_refused(make: Callable[[], UpdateRule]) -> None:
     with pytest.raises(ValueError, match="must|expected|inside|finite"):
         make()
+
+
+def test_preprocessing_by_hand_and_without_nan_at_zero() -> None:
+    p = 10.0
+    x = torch.tensor([0.0, 2.0, -0.5, 1e-6, -1e-6, math.exp(-p)], dtype=torch.float64, requires_grad=True)
+    found = preprocess(x)
+    tiny = math.exp(p) * 1e-6
+    by_hand = [
+        [-1.0, 0.0],
+        [math.log(2.0) / p, 1.0],
+        [math.log(0.5) / p, -1.0],
+        [-1.0, tiny],
+        [-1.0, -tiny],
+        [-1.0, 1.0],
+    ]
+    torch.testing.assert_close(found.detach(), torch.tensor(by_hand, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    found.sum().backward()
+    assert x.grad is not None and bool(x.grad.isfinite().all())
+
+
+def test_the_lstm_optimizer_is_torchs_two_layers_on_every_coordinate() -> None:
+    rule = LSTMOptimizer(rate=0.3, units=5, scale=0.1, generator=seeded(0)).double()
+    randomize(rule, 1)
+    reference = nn.LSTM(2, 5, num_layers=2).double()
+    with torch.no_grad():
+        for layer, cell in enumerate((rule.first, rule.second)):
+            inputs = 2 if layer == 0 else 5
+            getattr(reference, f"weight_ih_l{layer}").copy_(cell.gates.weight[:, :inputs])
+            getattr(reference, f"weight_hh_l{layer}").copy_(cell.gates.weight[:, inputs:])
+            getattr(reference, f"bias_ih_l{layer}").copy_(cell.gates.bias)
+            getattr(reference, f"bias_hh_l{layer}").zero_()
+    gradients = [tree(seed) for seed in (3, 4, 5)]
+    flat = torch.stack([torch.cat([g.flatten() for g in one.values()]) for one in gradients])  # [steps, coordinates]
+    hidden, _ = reference(preprocess(flat))
+    expected = 0.1 * rule.head(hidden).squeeze(-1) - 0.3 * flat
+    state = rule.init(gradients[0])
+    for k, grads in enumerate(gradients):
+        updates, state = rule.update(at(grads), state)
+        torch.testing.assert_close(
+            torch.cat([u.flatten() for u in updates.values()]), expected[k], rtol=1e-12, atol=0.0
+        )
+
+
+def test_the_meta_lstm_by_hand() -> None:
+    rule = MetaLSTM(0.2, limit=0.5, remember=0.9, units=3, generator=seeded(0)).double()
+    params, grads = {"x": torch.tensor([0.7], dtype=torch.float64)}, {"x": torch.tensor([2.0], dtype=torch.float64)}
+    updates, state = rule.update(at(grads, params), rule.init(params))  # zero weights: the gates are their biases
+    assert float(updates["x"].detach()) == pytest.approx((0.9 - 1.0) * 0.7 - 0.2 * 2.0, rel=1e-6)
+    randomize(rule, 1)
+    state = rule.init(params)
+    loss = preprocess(torch.tensor([0.5], dtype=torch.float64))
+    lstm = rule.cell.init(1, params["x"])
+    last_i = last_f = torch.zeros(1, dtype=torch.float64)
+    for _ in range(2):
+        hidden, lstm = rule.cell(torch.cat([preprocess(grads["x"]), loss], -1), lstm)
+        i, f = (
+            torch.sigmoid(
+                gate.weight[0, :3] @ hidden[0] + gate.weight[0, 3] * 0.7 + gate.weight[0, 4] * last + gate.bias
+            )
+            for gate, last in ((rule.enter, last_i), (rule.forget, last_f))
+        )
+        updates, state = rule.update(at(grads, params), state)
+        torch.testing.assert_close(updates["x"], f * 0.7 - 0.5 * i * 2.0 - 0.7, rtol=1e-12, atol=1e-14)
+        last_i, last_f = i, f
+
+
+def test_the_score_of_a_reinforced_schedule_is_the_gradient_of_the_expected_reward() -> None:
+    # E of the reward -(s - c)^2 under s ~ N(m, σ²) is -(m - c)² - σ²
+    schedule = RLSchedule(steps=1, units=2, spread=0.5, generator=seeded(0)).double()
+    draws, wanted, mean = 400_000, 0.4, 0.1
+    with torch.no_grad():
+        schedule.head.bias.fill_(mean)
+    seen, step = torch.zeros(1, SIGNALS, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    noise = torch.randn(draws, 1, 1, generator=seeded(1), dtype=torch.float64)
+
+    def one(noise: Tensor) -> tuple[Tensor, Tensor]:
+        state = {"noise": noise, "log_prob": torch.zeros((), dtype=torch.float64)}
+        drawn, after = schedule(seen, step, state)
+        return drawn[0], after["log_prob"]
+
+    drawn, log_prob = torch.vmap(one)(noise)
+    assert not drawn.requires_grad and float(drawn.std()) == pytest.approx(0.5, rel=0.01)
+    reward = -(drawn - wanted).square()
+    ((reward - reward.mean()) * log_prob).mean().backward()
+    assert schedule.head.bias.grad is not None and schedule.log_std.grad is not None
+    assert float(schedule.head.bias.grad) == pytest.approx(-2 * (mean - wanted), rel=0.02)
+    assert float(schedule.log_std.grad) == pytest.approx(-2 * 0.5**2, rel=0.03)
+
+
+def test_a_reinforced_schedule_acts_by_its_mean_without_noise_and_after_the_steps_it_was_made_for() -> None:
+    schedule = RLSchedule(steps=2, units=2, generator=seeded(0)).double()
+    randomize(schedule, 1)
+    like = torch.zeros((), dtype=torch.float64)
+    seen = torch.randn(3, SIGNALS, generator=seeded(2), dtype=torch.float64)
+    mean, quiet = schedule(seen, like, schedule.init(3, like))
+    noisy = schedule.init(3, like) | {"noise": torch.ones(2, 3, dtype=torch.float64)}
+    std = float(schedule.log_std.detach().exp())
+    for k, shift in ((0, std), (1, std), (2, 0.0)):
+        drawn, after = schedule(seen, like + k, noisy)
+        torch.testing.assert_close(drawn, mean + shift, rtol=1e-12, atol=0.0)
+        assert bool(after["log_prob"] == 0.0) == (k == 2)
+    assert float(quiet["log_prob"].detach()) == pytest.approx(-3 * float(schedule.log_std.detach()))
+
+
+def test_no_gradient_passes_through_the_inner_loop_to_a_reinforced_schedule() -> None:
+    def make(policy: Any) -> UpdateRule:
+        schedule = RLSchedule(steps=2, units=3, generator=seeded(0))
+        randomize(schedule, 1)
+        return FirstOrder(Scheduled(SGD(0.2), schedule))
+
+    learner, trace = double_trace(make, steps=2)
+    assert set(trace.noise) == {"schedule.noise"} and trace.noise["schedule.noise"].shape[:2] == (3, 2)
+    adapted = torch.vmap(learner.adapt)(trace.support, trace.noise)  # replay of what was explored
+    log_prob = torch.vmap(learner.policy)(adapted, trace.query.observation).log_prob(trace.query.action)
+    torch.testing.assert_close(log_prob.detach(), trace.query.log_prob, rtol=1e-9, atol=1e-9)
+    torch.vmap(learner)(trace._replace(gain=torch.zeros_like(trace.gain))).mean().backward()
+    assert all(p.grad is None or not p.grad.any() for p in learner.rule.parameters())
+    torch.vmap(learner)(trace).mean().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in learner.rule.parameters())
+
+
+def test_a_reinforced_schedule_learns_what_pays() -> None:
+    # one parameter tensor, one step: the reward is best where the rate is twice as large
+    schedule = RLSchedule(steps=1, units=2, generator=seeded(0)).double()
+    optimizer = torch.optim.Adam(schedule.parameters(), lr=0.03)
+    generator, like = seeded(1), torch.zeros((), dtype=torch.float64)
+    seen = torch.zeros(1, SIGNALS, dtype=torch.float64)
+    for _ in range(150):
+        noise = torch.randn(64, 1, 1, generator=generator, dtype=torch.float64)
+        drawn, log_prob = torch.vmap(lambda n: _drawn(schedule, seen, like, n))(noise)
+        gain = -((math.log(10.0) * drawn.tanh()).exp() - 2.0).square()
+        loss = -((gain - gain.mean()) * log_prob).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    mean, _ = schedule(seen, like, schedule.init(1, like))
+    assert float((math.log(10.0) * mean.tanh()).exp().detach()) == pytest.approx(2.0, rel=0.15)
+
+
+def _drawn(schedule: RLSchedule, seen: Tensor, step: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    drawn, after = schedule(seen, step, {"noise": noise, "log_prob": torch.zeros_like(step)})
+    return drawn[0], after["log_prob"]

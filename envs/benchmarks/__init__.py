@@ -5,11 +5,13 @@ Each function takes its time limit in steps, ``horizon``, which is part of the b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from ..splits import TaskBenchmark
 from .cartpole import cartpole_packer, cartpole_polarity, cartpole_wide
 from .classic import acrobot_packer, mountain_car_packer, pendulum_packer
+from .discrete import bandit, tabular_random
 from .navigation import (
     navigation_actuator,
     navigation_corners,
@@ -39,6 +41,10 @@ BENCHMARKS: dict[str, Callable[..., TaskBenchmark]] = {
     "cartpole-packer": cartpole_packer,
     "cartpole-wide": cartpole_wide,
     "cartpole-polarity": cartpole_polarity,
+    "bandit-5": functools.partial(bandit, 5),
+    "bandit-10": functools.partial(bandit, 10),
+    "bandit-50": functools.partial(bandit, 50),
+    "tabular-random": tabular_random,
     "pendulum-packer": pendulum_packer,
     "acrobot-packer": acrobot_packer,
     "mountain-car-packer": mountain_car_packer,
@@ -47,6 +53,7 @@ BENCHMARKS: dict[str, Callable[..., TaskBenchmark]] = {
 __all__ = [
     "BENCHMARKS",
     "acrobot_packer",
+    "bandit",
     "cartpole_packer",
     "cartpole_polarity",
     "cartpole_wide",
@@ -63,4 +70,5 @@ __all__ = [
     "navigation_walls",
     "navigation_wind",
     "pendulum_packer",
+    "tabular_random",
 ]

@@ -1,0 +1,68 @@
+"""What the bandit and the tabular MDP share: sizes, one-hot vectors, and what the agent is told.
+
+``"plain"`` observations hold what the task itself shows. ``"feedback"`` observations are followed by the
+previous action, one-hot, and the previous reward, all zero before the first step: what RL^2 (Duan et al.
+2016, arXiv:1611.02779) feeds its recurrent policy, which can learn a task from nothing else. A policy
+without memory that adapts by gradients finds the same facts in its batch, and to it they are noise.
+"""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from .family import State
+
+OBSERVATIONS = ("plain", "feedback")
+
+
+def size(name: str, value: int) -> int:
+    """``value`` as a Python int.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer, got {value!r}; give an int")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}; give a larger number")
+    return int(value)
+
+
+def one_hot(index: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """``[..., count]`` of ``index`` ``[...]``; zero everywhere for -1."""
+    return (index.unsqueeze(-1) == torch.arange(count, device=index.device)).to(dtype)
+
+
+def space(plain: Box, actions: int, reward: tuple[float, float], observation: str) -> Box:
+    """The space of observations that begin with ``plain``.
+
+    Args:
+        plain: flat.
+        actions: how many there are.
+        reward: smallest and largest reward.
+        observation: one of `OBSERVATIONS`.
+
+    Raises:
+        ValueError: another word.
+    """
+    if observation not in OBSERVATIONS:
+        raise ValueError(f"observation: expected one of {', '.join(OBSERVATIONS)}, got {observation!r}; choose one")
+    if observation == "plain":
+        return plain
+    # Before the first step the previous reward reads 0, whatever rewards there are.
+    low = np.concatenate((plain.low, np.zeros(actions), [min(reward[0], 0.0)]))
+    high = np.concatenate((plain.high, np.ones(actions), [max(reward[1], 0.0)]))
+    return Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+
+
+def observed(plain: Tensor, state: State, actions: int, observation: str) -> Tensor:
+    """The observation that begins with ``plain`` ``[*rows, P]``, from the state's ``action`` and ``reward``."""
+    if observation == "plain":
+        return plain
+    return torch.cat((plain, one_hot(state["action"], actions, plain.dtype), state["reward"].unsqueeze(-1)), -1)
