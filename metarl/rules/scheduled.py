@@ -87,7 +87,7 @@ def signals(step: Step, last: Tree, count: Tensor) -> Tensor:
         size = g.square().mean().add(1e-12)
         cosine = -(g * last[name]).sum() / (g.square().sum() * last[name].square().sum() + 1e-24).sqrt()
         rows.append(torch.stack([shared[0], shared[1], size.log() / 10, cosine, shared[2]]))
-    return torch.stack(rows)
+    return torch.stack(rows).detach()
 
 
 class MLPSchedule(Schedule):
