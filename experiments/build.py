@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from envs import Family, TaskBenchmark
 from experiments.config import Config
 from experiments.errors import InputError
 from experiments.names import (
@@ -98,15 +100,38 @@ def build(config: Config, device: torch.device) -> Setup:
 
 
 def build_benchmark(config: Config) -> Benchmark:
-    """The benchmark by name; an imported one may be an object or a function that makes it."""
-    found = choose_or_import("benchmark", config.benchmark, BENCHMARKS)
-    if callable(found):
-        made: Benchmark = found(**({} if config.horizon is None else {"horizon": config.horizon}))
-        return made
-    if config.horizon is not None:
-        raise InputError(f"{config.benchmark} is an object with a horizon of its own; leave --horizon out")
-    benchmark: Benchmark = found
-    return benchmark
+    """The benchmark by name. An imported one may be a benchmark or a family, or a function or class that makes it.
+
+    A family of ``envs`` becomes a benchmark of its ranges, whose only held-out splits are validation and test. Its
+    cells are dealt by the name it is given here.
+
+    Raises:
+        InputError: what was found is neither, or has a horizon of its own.
+    """
+    found = find_benchmark(config.benchmark, config.horizon)
+    if all(hasattr(found, member) for member in ("family", "splits", "sample", "is_training", "fingerprint")):
+        benchmark: Benchmark = found
+        return benchmark
+    if isinstance(found, Family):
+        return TaskBenchmark(config.benchmark, found)
+    raise InputError(
+        f"benchmark {config.benchmark!r} is a {type(found).__name__}; expected a metarl.types.Benchmark, such as an"
+        " envs.TaskBenchmark, or an envs.Family that can be made one"
+    )
+
+
+def find_benchmark(name: str, horizon: int | None) -> Any:
+    """What the name stands for, made if it is a function or a class that makes it.
+
+    Raises:
+        InputError: no such name, or an object whose horizon was to be changed.
+    """
+    found = choose_or_import("benchmark", name, BENCHMARKS)
+    if isinstance(found, type) or callable(found) and not hasattr(found, "step"):
+        return found(**({} if horizon is None else {"horizon": horizon}))
+    if horizon is not None:
+        raise InputError(f"{name} is an object with a horizon of its own; leave --horizon out")
+    return found
 
 
 def build_policy(config: Config, family: TaskFamily) -> Policy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -119,8 +120,13 @@ def _scheduled(config: Config, parameterisation: Parameterisation, schedule: Sch
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "no-adaptation": {"rule": "maml", "steps": 0},
     "cavia": {"rule": "cavia", "context": 5},
+    "positive-meta-sgd": {"rule": "meta-sgd", "parameterisation": "positive"},
+    **{
+        rule: {"rule": rule, "rate_lr": 3e-3}  # networks: their weights are not step sizes
+        for rule in ("mlp-schedule", "lstm-schedule", "rl-schedule", "lstm-optimizer", "meta-lstm")
+    },
     "learned-objective": {"rule": "learned-exploration", "inner_loss": "learned"},
-    "warm-start": {"rule": "learned-rate", "inner_loss": "warm-start"},
+    "warm-start": {"rule": "learned-rate", "inner_loss": "warm-start", "rate_lr": 3e-3},
     "exponentiated-meta-sgd": {"rule": "meta-sgd", "meta_optimizer": "exponentiated"},
     "es-maml": {"rule": "maml", "meta_optimizer": "evolution", "tasks": 5},
     "reptile": {"rule": "maml", "meta_optimizer": "reptile", "lr": 0.1},
@@ -199,6 +205,28 @@ META_OPTIMIZERS: dict[str, Callable[[Config, Learner], MetaOptimizer]] = {
     "reptile": lambda c, learner: Reptile(step_size=c.lr),
 }
 
+Variant = Callable[[Learner], Learner]
+ESTIMATORS: dict[str, Variant] = {
+    "first-order": lambda learner: _estimating(learner, losses.vpg, FirstOrder(learner.rule)),
+    "vpg": lambda learner: _estimating(learner, losses.vpg),
+    "lvc": lambda learner: _estimating(learner, losses.lvc),
+    "loaded-dice-half": lambda learner: _estimating(learner, losses.LoadedDice(0.5)),
+    "loaded-dice": lambda learner: _estimating(learner, losses.LoadedDice(1.0)),
+    "credit": lambda learner: _estimating(learner, losses.vpg, credit=losses.PreUpdateCredit()),
+}
+"""Ways to estimate one learner's meta-gradient: all step alike and differ in what they differentiate."""
+
+
+def _estimating(
+    learner: Learner,
+    inner: losses.Loss,
+    rule: UpdateRule | None = None,
+    credit: losses.PreUpdateCredit | None = None,
+) -> Learner:
+    chosen = learner.rule if rule is None else rule
+    return Learner(learner.policy, chosen, inner=inner, outer=learner.outer, credit=credit)
+
+
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 
 
@@ -216,17 +244,39 @@ def choose(kind: str, name: str, table: Mapping[str, Any]) -> Any:
 
 
 def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The table's entry, or the object at an import path ``package.module:NAME``.
+    """The table's entry, or the object that an installed package offers, or at a path ``package.module:NAME``.
 
     Only benchmarks and rules may be imported, and `runs.load` asks the user before a stored configuration may.
+
+    An installed package may offer names of its own, in the entry-point group ``metarl.benchmarks``: read from its
+    metadata, and imported only if the user gives one. They cannot take the place of a name in the table.
 
     Raises:
         InputError: neither.
     """
-    if ":" not in name:
-        return choose(kind, name, table)
-    module, _, attribute = name.partition(":")
+    if ":" in name:
+        return _imported(kind, name, name)
+    offered = {} if name in table else offered_names(kind)
+    if name not in offered:
+        return choose(kind, name, {**offered, **table})
+    if len(offered[name]) > 1:
+        raise InputError(f"{kind} {name!r} is offered by several packages; give one of {', '.join(offered[name])}")
+    return _imported(kind, name, offered[name][0])
+
+
+def offered_names(kind: str) -> dict[str, list[str]]:
+    """Import paths ``package.module:NAME`` that installed packages offer, by name; nothing is imported."""
+    paths: dict[str, list[str]] = {}
+    for entry in importlib.metadata.entry_points(group=f"metarl.{kind}s"):
+        if entry.value not in paths.setdefault(entry.name, []):
+            paths[entry.name].append(entry.value)
+    return paths
+
+
+def _imported(kind: str, name: str, path: str) -> Any:
+    """The object at an import path; errors speak of the name that the user gave."""
+    module, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module.strip()), attribute.strip())
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME") from error

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from metarl.learner import Learner
 from metarl.lifting import over_tasks, piece_size
+from metarl.optimizers.base import meta_gradient, trainable
+from metarl.optimizers.reptile import adapted_mean
 from metarl.trees import Tree, tree_add
 from metarl.types import Trace
 
@@ -44,3 +51,67 @@ def effective_rates(learner: Learner, trace: Trace) -> Tree:
 
 def _along(update: Tensor, gradient: Tensor) -> Tensor:
     return -(update * gradient).sum() / gradient.square().sum().clamp_min(1e-30)
+
+
+class Estimates(NamedTuple):
+    """Meta-gradients of the initialization from several traces."""
+
+    gradients: Tensor  # [B, P]: one a trace, all parameters one after another
+    seconds: float  # a trace
+
+    @property
+    def mean(self) -> Tensor:
+        """``[P]``."""
+        return self.gradients.mean(0)
+
+    @property
+    def noise(self) -> float:
+        """Noise to signal: standard deviation of one trace's gradient over the length of the mean.
+
+        Of the squared length of the mean, what noise alone would give is taken away; infinite where nothing is left.
+        """
+        spread = float(self.gradients.var(0).sum())
+        signal = float(self.mean.square().sum()) - spread / len(self.gradients)
+        return math.sqrt(spread / signal) if signal > 0.0 else math.inf
+
+
+def estimate(gradient: Callable[[Trace], Sequence[Tensor]], traces: Sequence[Trace]) -> Estimates:
+    """What ``gradient`` makes of each of B traces; see `initial_gradient`, `reptile_direction`."""
+    started = time.perf_counter()
+    rows = [torch.cat([leaf.detach().reshape(-1) for leaf in gradient(trace)]) for trace in traces]
+    return Estimates(torch.stack(rows), (time.perf_counter() - started) / len(traces))
+
+
+def initial_gradient(learner: Learner) -> Callable[[Trace], list[Tensor]]:
+    """The meta-gradient of a learner's initialization, by its own inner loss, rule and credit."""
+    wanted = [id(p) for p in learner.policy.initial().values()]
+
+    def gradient(trace: Trace) -> list[Tensor]:
+        _, found = meta_gradient(learner, trace)
+        by_id = {id(p): g for p, g in zip(trainable(learner), found, strict=True)}
+        return [by_id[one] for one in wanted]
+
+    return gradient
+
+
+def reptile_direction(learner: Learner) -> Callable[[Trace], list[Tensor]]:
+    """Where `Reptile` would move the initialization from, as a gradient: θ minus the mean of the adapted parameters."""
+
+    @torch.no_grad()
+    def direction(trace: Trace) -> list[Tensor]:
+        adapted = adapted_mean(learner, trace)
+        return [p - adapted[name] for name, p in learner.policy.initial().items()]
+
+    return direction
+
+
+def cosines(estimates: Mapping[str, Estimates]) -> Tensor:
+    """Cosines between the means of all estimates, ``[E, E]``; on the diagonal, between two halves of the traces.
+
+    A diagonal near zero says that the mean itself is noise, and so are the cosines of its row.
+    """
+    means = torch.stack([one.mean for one in estimates.values()])
+    between = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)
+    halves = [(one.gradients[::2].mean(0), one.gradients[1::2].mean(0)) for one in estimates.values()]
+    own = torch.stack([torch.nn.functional.cosine_similarity(a, b, dim=0) for a, b in halves])
+    return between - torch.diag(between.diagonal()) + torch.diag(own)

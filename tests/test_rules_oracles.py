@@ -311,13 +311,13 @@ def test_a_schedule_sees_the_loss_the_gradient_and_the_last_update(name: str) ->
     assert len({round(value, 9) for value in (second(), second(loss=-0.5), second(size=3.0), second(sign=-1.0))}) == 4
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(("name", "steps"), [*((name, 1) for name in SCHEDULES), ("gp", 2)])
 def test_schedules_meta_gradients_equal_central_differences(name: str, steps: int) -> None:
     def make(policy: Any) -> UpdateRule:
         schedule = GPSchedule(len(policy.initial()), steps=2) if name == "gp" else SCHEDULES[name]()
         return Scheduled(SGD(0.2), schedule)
 
+    # the others' second step depends on the first through signals, which are data
     learner, trace = double_trace(make, steps=steps, hidden=(3,))
     with torch.no_grad():
         for i, p in enumerate(learner.rule.parameters()):

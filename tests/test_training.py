@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from metarl import (
     Descent,
     Learner,
     ModuleNetwork,
+    NonFiniteError,
     Plan,
     Reptile,
     TrustRegion,
+    adaptation_curve,
     collect,
     explore,
     lvc,
@@ -28,8 +31,9 @@ from metarl import (
     vpg,
 )
 from metarl import training as training_module
+from metarl.evaluation import Adaptation
 from metarl.learner import step_tasks
-from metarl.rules import MetaSGD
+from metarl.rules import SGD, MetaSGD
 from metarl.training import explore_together, meta_steps
 from metarl.types import Batch, Trace
 from tests.helpers import (
@@ -361,3 +365,61 @@ def test_learners_that_cannot_be_explored_together_are_refused() -> None:
     uneven = [tasks[0], family.sample(4, generator=seeded(1))]
     with pytest.raises(ValueError, match="equal"):
         explore_together(learners, family, uneven, plan, generators=[seeded(0), seeded(1)])
+
+
+def test_the_gain_is_what_adapting_added_against_the_other_tasks() -> None:
+    learner, family = make_learner(), Navigation(horizon=5)
+    trace = explore(learner, family, family.sample(3, generator=seeded(0)), PLAN, generator=seeded(1))
+    gains = (trace.query.episode_return.mean(-1) - trace.support[0].episode_return.mean(-1)).tolist()
+    expected = [(gains[t] - sum(gains[:t] + gains[t + 1 :]) / 2) / 5 for t in range(3)]
+    torch.testing.assert_close(trace.gain, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+class Exploding(SGD):
+    """Leaves the finite numbers at its second step, on tasks whose gradient is not small."""
+
+    def init(self, params: Any) -> dict[str, Tensor]:
+        return {"count": torch.zeros(())}
+
+    def update(self, step: Any, state: dict[str, Tensor]) -> Any:
+        updates, _ = super().update(step, {})
+        broken = state["count"] >= 1.0
+        return {name: torch.where(broken, u / 0.0, u) for name, u in updates.items()}, {"count": state["count"] + 1}
+
+
+def test_a_rule_that_diverges_is_named_with_task_and_step() -> None:
+    learner, family = Learner(gaussian_policy(), Exploding(0.1), inner=vpg, outer=vpg), Navigation(horizon=5)
+    plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=2)
+    task = family.sample(3, generator=seeded(0))
+    for run in (
+        lambda: explore(learner, family, task, plan, generator=seeded(1)),
+        lambda: adaptation_curve(learner, family, task, Adaptation(2, 4, 4), generator=seeded(1)),
+    ):
+        with pytest.raises(NonFiniteError, match=r"rule Exploding diverged.*task 0 \(3 of 3 tasks\).*step 2"):
+            run()
+
+
+def test_broken_iterations_are_survived_as_configured() -> None:
+    family = Navigation(horizon=5)
+    plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=2)
+
+    def train(patience: int) -> list[tuple[int, dict[str, float]]]:
+        learner = Learner(gaussian_policy(), Exploding(0.1), inner=vpg, outer=vpg)
+        before = [p.detach().clone() for p in learner.parameters()]
+        run = meta_train(
+            learner, Descent(learner), Stub(family, "goal_x", 0.2), plan,
+            generator=seeded(0), task_generator=seeded(1), patience=patience,
+        )  # fmt: skip
+        found = []
+        with pytest.raises(NonFiniteError, match="diverged"):
+            for one in run:
+                found.append(one)  # noqa: PERF402 (it raises)
+        assert all(torch.equal(p, old) for p, old in zip(learner.parameters(), before, strict=True))
+        return found
+
+    assert train(0) == []
+    survived = train(2)
+    assert [iteration for iteration, _ in survived] == [1, 2]
+    for _, metrics in survived:
+        assert metrics["meta/skipped"] == 1.0 and metrics["env_steps"] == 3 * 5 * (2 * 4 + 4)
+        assert all(math.isnan(metrics[f"return/step_{k}"]) for k in range(3))

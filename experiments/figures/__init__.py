@@ -14,11 +14,20 @@ import torch
 from experiments.build import Setup
 from experiments.config import Config
 from experiments.figures.curves import adaptation_curves, comparison
+from experiments.figures.estimators import estimators
 from experiments.figures.learning import learning_curve
 from experiments.figures.plane import paths_in_the_plane
 from experiments.figures.rates import step_sizes
 
-__all__ = ["adaptation_curves", "comparison", "draw_run", "learning_curve", "paths_in_the_plane", "step_sizes"]
+__all__ = [
+    "adaptation_curves",
+    "comparison",
+    "draw_run",
+    "estimators",
+    "learning_curve",
+    "paths_in_the_plane",
+    "step_sizes",
+]
 
 
 def draw_run(folder: Path, config: Config, setup: Setup, device: torch.device) -> list[Path]:

@@ -10,7 +10,15 @@ from metarl.learner import Learner
 from metarl.lifting import over_tasks
 from metarl.optimizers.base import MetaOptimizer, Metrics, pieces
 from metarl.trees import global_norm
-from metarl.types import Trace
+from metarl.types import Params, Trace
+
+
+def adapted_mean(learner: Learner, trace: Trace) -> Params:
+    """The mean over tasks of the parameters after a step on every support batch and one on the query batch."""
+    adapted: Params = over_tasks(
+        lambda one: learner.adapt((*one.support, one.query), one.noise), trace, **pieces(learner, trace, "reptile")
+    )
+    return {name: leaf.mean(0) for name, leaf in adapted.items()}
 
 
 class Reptile(MetaOptimizer):
@@ -33,12 +41,8 @@ class Reptile(MetaOptimizer):
     @torch.no_grad()
     def step(self, learner: Learner, trace: Trace) -> Metrics:
         """See `MetaOptimizer.step`."""
-        adapted = over_tasks(
-            lambda one: learner.adapt((*one.support, one.query), one.noise),
-            trace,
-            **pieces(learner, trace, "reptile"),
-        )
-        moves = {name: adapted[name].mean(0) - p for name, p in learner.policy.initial().items()}
+        adapted = adapted_mean(learner, trace)
+        moves = {name: adapted[name] - p for name, p in learner.policy.initial().items()}
         if not all(bool(move.isfinite().all()) for move in moves.values()):
             return {"meta/skipped": 1.0}
         for name, p in learner.policy.initial().items():

@@ -75,7 +75,10 @@ class Scheduled(UpdateRule):
 
 
 def signals(step: Step, last: Tree, count: Tensor) -> Tensor:
-    """The training state as a schedule sees it, ``[P, 5]``, every entry of the size of one.
+    """The training state as a schedule sees it, ``[P, 5]``, every entry of the size of one; data, without a graph.
+
+    The logarithm of a small gradient has a huge derivative: differentiated, it drowned the meta-gradient, and the
+    initialization ran away. (Andrychowicz et al. 2016 drop these derivatives, too.)
 
     For each parameter tensor: sign and logarithm of the loss, logarithm of the gradient's root mean square,
     cosine between the last update and the direction downhill (zero at the first step), and the step index.

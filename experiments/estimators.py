@@ -1,0 +1,121 @@
+"""Compare meta-gradient estimators on the same batches: do they agree, how noisy are they, what do they cost?
+
+    python experiments/estimators.py navigation-fixed --env-steps 400000 --output results/NAME
+
+Trains the preset for its budget of environment steps (0 is not possible: a first iteration is always trained), then
+explores batches of training tasks with the learner, unchanged, and estimates the meta-gradient of its initialization
+from each batch in every way. `Dice` and `TMAML` weigh rewards by γ^t and so adapt differently; ``loaded-dice`` is
+their form for the advantages at hand. Evolution explores with perturbed learners on tasks of its own.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments import figures, runs
+from experiments.build import Setup, build
+from experiments.cli import parse_config
+from experiments.errors import InputError, script
+from experiments.names import ESTIMATORS
+from metarl import Evolution, Trace, explore
+from metarl.diagnostics import Estimates, cosines, estimate, initial_gradient, reptile_direction
+from metarl.training import meta_steps
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    output: Path | None = None
+    """folder for estimators.json, table.md and a figure; only printed unless given"""
+    batches: int = 16
+    """batches of tasks, each as large as a meta-iteration's"""
+    evolution: bool = True
+    """also by evolution, which explores for itself"""
+
+
+@script
+def main(argv: list[str]) -> None:
+    config, options = parse_config(Options, argv, __doc__)
+    if options.batches < 4:
+        raise InputError(f"expected at least 4 batches to tell signal from noise, got {options.batches}")
+    if config.steps < 1:
+        raise InputError("expected at least one adaptation step to differentiate through; pass --steps 1")
+    runs.prepare_machine()
+    setup, spent = build(config, torch.device("cpu")), 0
+    for _, metrics in setup.train():
+        spent += int(metrics["env_steps"])
+        if spent >= config.env_steps:
+            break
+    estimates = by_replay(setup, options.batches)
+    if options.evolution:
+        estimates["evolution"] = by_evolution(setup, options.batches)
+    text = table(estimates)
+    print(f"\n{config.benchmark}, {config.rule}, after {spent:,} environment steps; {options.batches} batches\n")
+    print(text)
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "table.md").write_text(text + "\n")
+        found = {
+            "command": shlex.join(["python", *sys.argv]),
+            "system": runs.system(torch.device("cpu")),
+            "config": config.model_dump(mode="json"),
+            "env_steps": spent,
+            "batches": options.batches,
+            "estimators": list(estimates),
+            "noise": [one.noise if one.noise < float("inf") else None for one in estimates.values()],
+            "seconds": [one.seconds for one in estimates.values()],
+            "cosines": cosines(estimates).tolist(),
+        }
+        runs.write_json(options.output / "estimators.json", found)
+        figures.estimators(options.output / "estimators", estimates)
+
+
+def by_replay(setup: Setup, batches: int) -> dict[str, Estimates]:
+    """Every estimator on the same traces of the learner as it is."""
+    plan, learner = setup.plan, setup.learner
+    traces: list[Trace] = []
+    for _ in range(batches):
+        task = setup.benchmark.sample("train", plan.tasks, generator=setup.task_generator)
+        traces.append(explore(learner, setup.benchmark.family, task, plan, generator=setup.generator))
+    found = {name: estimate(initial_gradient(make(learner)), traces) for name, make in ESTIMATORS.items()}
+    return found | {"reptile": estimate(reptile_direction(learner), traces)}
+
+
+def by_evolution(setup: Setup, batches: int) -> Estimates:
+    """The same from returns of perturbed learners; its seconds include their exploring."""
+    config, learner = setup.config, setup.learner
+    before = {name: leaf.clone() for name, leaf in learner.state_dict().items()}
+    optimizer = Evolution(learner, perturbation=config.perturbation, pairs=config.pairs)
+
+    def gradient(task: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        meta_steps([learner], [optimizer], setup.benchmark.family, [task], setup.plan, generators=[setup.generator])
+        slopes = [p.grad for p in learner.policy.initial().values() if p.grad is not None]
+        learner.load_state_dict(before)
+        return slopes
+
+    tasks = [
+        dict(setup.benchmark.sample("train", setup.plan.tasks, generator=setup.task_generator)) for _ in range(batches)
+    ]
+    return estimate(gradient, tasks)
+
+
+def table(estimates: dict[str, Estimates]) -> str:
+    """Noise, cost and cosines, in Markdown."""
+    names = list(estimates)
+    head = ["estimator", "noise / signal", "ms a batch", *names]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for name, row in zip(names, cosines(estimates).tolist(), strict=True):
+        one = estimates[name]
+        cells = [name, f"{one.noise:.2f}", f"{1000 * one.seconds:.0f}", *(f"{value:.2f}" for value in row)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
