@@ -35,6 +35,7 @@ from experiments.names import ALGORITHMS, RULES
 from metarl import DivergedError, NonFiniteError, stats
 
 KNOWN = tuple(RULES | ALGORITHMS)
+FEW = 6  # curves that can be told apart in one picture; more are ranked
 TUNING_SEED = 1000  # of the runs that choose a step size; never one of the reported seeds
 
 
@@ -202,7 +203,12 @@ def report(
         indent=None,
     )
     whole = {rule: found for rule, found in results.items() if not broken(found)}
-    figures.comparison(options.output / "comparison", whole)
+    steps = {rule: tuned[rule].steps for rule in whole}
+    if len(whole) <= FEW:
+        figures.comparison(options.output / "comparison", whole)
+    else:
+        figures.ranking(options.output / "ranking", whole, steps, reference=reference)
+    figures.step_lengths(options.output / "step-lengths", whole)
 
 
 def broken(results: list[dict[str, Any]]) -> int:

@@ -22,6 +22,7 @@ from experiments.evaluate import Protocol, held_out_tasks, measure
 from experiments.figures import animations, curves, learning, page, plane
 from experiments.figures import rates as drawn_rates
 from metarl import Plan, stats
+from metarl.diagnostics import Estimates
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -332,3 +333,35 @@ def test_the_arrow_points_where_the_force_pushes(polarity: float, action: float)
     center = animations.WIDTH / 4
     pushed = polarity * (2 * action - 1)
     assert blue.any() and np.sign(np.nonzero(blue)[1].mean() - center) == pushed
+
+
+def learned(seed: int, rule: str, *, shift: float = 0.0) -> dict[str, Any]:
+    rates = {"network.head.weight": [0.1, 0.2, 0.2], "log_std": [-0.1, 0.0, 3.0]}
+    return result(seed, shift=shift) | {
+        "rule": rule,
+        "learned": {"effective rates": rates, "meta/rate_negative": 0.25},
+    }
+
+
+def test_rules_are_ranked_and_their_steps_drawn(tmp_path: Path) -> None:
+    results = {
+        rule: [learned(seed, rule, shift=shift) for seed in range(2)]
+        for rule, shift in (("maml", 0.0), ("broken", -900.0), ("meta-sgd", 3.0))
+    }
+    assert_drawn(figures.ranking(tmp_path / "ranking", results, dict.fromkeys(results, 2), reference="maml"))
+    results["no-adaptation"] = [result(seed) for seed in range(2)]  # has nothing to tell about steps
+    assert_drawn(figures.step_lengths(tmp_path / "steps", results))
+    assert figures.ranking(tmp_path / "none", {}, {}, reference="maml") == []
+    assert figures.step_lengths(tmp_path / "none", {"no-adaptation": [result()]}) == []
+    assert not list(tmp_path.glob("none*"))
+
+
+def test_estimators_are_drawn(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.randn(50, generator=generator)
+    found = {
+        name: Estimates(signal + noise * torch.randn(8, 50, generator=generator), 0.1)
+        for name, noise in (("lvc", 0.5), ("credit", 100.0))
+    }
+    assert found["lvc"].noise < 1.0 and found["credit"].noise > 10.0
+    assert_drawn(figures.estimators(tmp_path / "estimators", found))

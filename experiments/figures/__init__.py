@@ -18,6 +18,7 @@ from experiments.figures.estimators import estimators
 from experiments.figures.learning import learning_curve
 from experiments.figures.plane import paths_in_the_plane
 from experiments.figures.rates import step_sizes
+from experiments.figures.rules import ranking, step_lengths
 
 __all__ = [
     "adaptation_curves",
@@ -26,6 +27,8 @@ __all__ = [
     "estimators",
     "learning_curve",
     "paths_in_the_plane",
+    "ranking",
+    "step_lengths",
     "step_sizes",
 ]
 

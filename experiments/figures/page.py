@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 Results = Mapping[str, list[dict[str, Any]]]
 
 # Okabe & Ito (2008): told apart with any of the common colour-vision deficiencies.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A")
 BEFORE, AFTER, INK, MUTED = "#8C8C8C", COLORS[0], "#222222", "#5F5F5F"
 SHOWN = 4  # episodes drawn of a policy: more of them hide each other
 DASHED: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.4}
