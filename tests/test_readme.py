@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare, evaluate, train
+from experiments import compare, estimators, evaluate, train
 from experiments.cli import PRESETS
 from experiments.config import Config
 from experiments.names import BENCHMARKS, RULES
@@ -30,7 +30,7 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:
-    scripts = {"train": train, "evaluate": evaluate, "compare": compare}
+    scripts = {"train": train, "evaluate": evaluate, "compare": compare, "estimators": estimators}
     known = set(Config.model_fields)
     for module in scripts.values():
         for options in ("Options", "Resume", "Protocol"):
@@ -42,7 +42,7 @@ def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:
         for flag in re.findall(r"--([a-z-]+)", arguments):
             assert flag.replace("-", "_") in known | {"help"}, flag
         words = arguments.split()
-        if script in ("train", "compare") and not words[0].startswith("-"):
+        if script in ("train", "compare", "estimators") and not words[0].startswith("-"):
             assert words[0] in PRESETS
 
 

@@ -1,0 +1,50 @@
+"""The estimator script from the shell: a table, a figure, and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import estimators
+from experiments.build import build
+from experiments.config import Config
+from experiments.names import ESTIMATORS
+from metarl import explore
+
+TINY = ["--horizon", "8", "--tasks", "3", "--episodes", "4", "--query-episodes", "4", "--hidden", "8", "--pairs", "2"]
+
+
+def test_it_tells_agreement_noise_and_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["navigation-fixed", *TINY, "--env-steps", "100", "--batches", "4", "--output", str(tmp_path)]
+    assert estimators.main(argv) == 0
+    printed = capsys.readouterr().out
+    names = [*ESTIMATORS, "reptile", "evolution"]
+    assert all(f"| {name} |" in printed for name in names)
+    found = json.loads((tmp_path / "estimators.json").read_text())
+    assert found["estimators"] == names and len(found["cosines"]) == len(names)
+    rows = dict(zip(names, found["cosines"], strict=True))
+    assert all(-1.0 <= value <= 1.0 for row in rows.values() for value in row)
+    assert rows["vpg"][names.index("lvc")] > 0.9 and rows["loaded-dice-half"][names.index("lvc")] > 0.9
+    assert (tmp_path / "table.md").exists() and (tmp_path / "estimators.png").exists()
+
+
+def test_estimators_step_alike_and_differ_in_what_they_differentiate() -> None:
+    config = Config(horizon=8, tasks=3, episodes=4, query_episodes=4, hidden=(8,), inner_loss="vpg")
+    setup = build(config, torch.device("cpu"))
+    task = setup.benchmark.sample("train", 3, generator=setup.task_generator)
+    trace = explore(setup.learner, setup.benchmark.family, task, setup.plan, generator=setup.generator)
+    adapted = {name: torch.vmap(make(setup.learner).adapt)(trace.support) for name, make in ESTIMATORS.items()}
+    for name, params in adapted.items():
+        for key, leaf in adapted["vpg"].items():
+            torch.testing.assert_close(params[key], leaf, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"), [(["--batches", "2"], "at least 4 batches"), (["--steps", "0"], "at least one adaptation step")]
+)
+def test_wrong_input_is_one_line(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert estimators.main(["navigation-fixed", *TINY, *flags]) == 2
+    assert words in capsys.readouterr().err
