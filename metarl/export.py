@@ -1,0 +1,161 @@
+"""What was learned, for the world outside: plain torch modules, files, and an optimizer with learned step sizes.
+
+Nothing made here needs this project to be used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from metarl.learner import Learner
+from metarl.policies import MLP, CategoricalPolicy, GaussianPolicy, Policy
+from metarl.rules import Step
+from metarl.types import Params
+
+ACTIVATIONS: dict[Callable[[Tensor], Tensor], type[nn.Module]] = {torch.tanh: nn.Tanh, torch.relu: nn.ReLU}
+
+
+class PerParameterSGD(torch.optim.Optimizer):
+    """``p ← p - α ∘ g`` with a step size for every parameter: what Meta-SGD learned, for any training loop.
+
+    A parameter without a tensor of its own in ``rates`` gets ``lr``; ``scale`` (a group's ``lr`` of 1 in schedulers)
+    multiplies all of them, so that torch's learning-rate schedulers work.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], rates: Iterable[Tensor | float], *, scale: float = 1.0) -> None:
+        """One rate a parameter: a number, or a tensor that broadcasts against it.
+
+        Raises:
+            ValueError: different counts, or a rate that does not fit its parameter.
+        """
+        given, alphas = list(params), list(rates)
+        if len(given) != len(alphas):
+            raise ValueError(f"expected a rate for each of {len(given)} parameters, got {len(alphas)}")
+        groups: list[dict[str, Any]] = []
+        for p, alpha in zip(given, alphas, strict=True):
+            rate = torch.as_tensor(alpha, dtype=p.dtype, device=p.device).detach()
+            try:
+                rate = rate.expand(p.shape).clone()
+            except RuntimeError as error:
+                shapes = f"{tuple(rate.shape)} does not fit a parameter of {tuple(p.shape)}"
+                raise ValueError(f"a rate of shape {shapes}") from error
+            groups.append({"params": [p], "rate": rate})
+        super().__init__(groups, {"lr": scale})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step on the gradients in ``.grad``."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.addcmul_(group["rate"], p.grad, value=-group["lr"])
+        return loss
+
+
+def learned_rates(learner: Learner) -> Params:
+    """The step size of every parameter at the first step, by name and of the parameter's shape.
+
+    Raises:
+        ValueError: the rule is more than a step size a parameter (clipping, curvature, an offset, ...).
+    """
+    params = {name: p.detach() for name, p in learner.policy.initial().items()}
+    loss = torch.zeros((), dtype=next(iter(params.values())).dtype)
+
+    @torch.no_grad()
+    def updates(grads: Mapping[str, Tensor]) -> Params:
+        return learner.rule.update(Step(dict(grads), params, loss), learner.rule.init(params))[0]
+
+    ones = updates({name: torch.ones_like(p) for name, p in params.items()})
+    generator = torch.Generator().manual_seed(0)
+    probe = {name: torch.randn(p.shape, generator=generator).to(p) for name, p in params.items()}
+    for name, u in updates(probe).items():
+        if not torch.allclose(u, ones[name] * probe[name], rtol=1e-4, atol=1e-7):
+            raise ValueError(
+                f"the rule {type(learner.rule).__name__} is not a step size a parameter: its update of {name} is not "
+                "proportional to the gradient, so that no optimizer of step sizes can carry it"
+            )
+    return {name: -u for name, u in ones.items()}
+
+
+def to_module(policy: Policy, params: Mapping[str, Tensor]) -> nn.Sequential:
+    """The network of an `MLP` policy as ``nn.Sequential``: observations to action means or logits.
+
+    Args:
+        policy: Gaussian or categorical on an `MLP` without context inputs.
+        params: of one task: the initialization, or one task's adapted ones.
+
+    Raises:
+        TypeError: another policy, network or activation.
+        ValueError: parameters stacked over several tasks.
+    """
+    network = mlp_of(policy)
+    own = {name.removeprefix("network."): leaf for name, leaf in params.items() if name.startswith("network.")}
+    layers: list[nn.Module] = []
+    for i in range(len(network.hidden)):
+        layers += [_linear(own, f"hidden.{i}"), ACTIVATIONS[network.activation]()]
+    return nn.Sequential(*layers, _linear(own, "head"))
+
+
+def mlp_of(policy: Policy) -> MLP:
+    """The network of a policy that other libraries can hold.
+
+    Raises:
+        TypeError: not a Gaussian or categorical policy on an `MLP` with tanh or ReLU and without context inputs.
+    """
+    network = policy.network if isinstance(policy, GaussianPolicy | CategoricalPolicy) else None
+    if not isinstance(network, MLP) or network.activation not in ACTIVATIONS or hasattr(network, "context"):
+        raise TypeError(
+            "expected a Gaussian or categorical policy on an MLP with tanh or ReLU and no context inputs, got "
+            f"{type(policy).__name__} on {type(network).__name__}"
+        )
+    return network
+
+
+def _linear(params: Mapping[str, Tensor], name: str) -> nn.Linear:
+    weight, bias = params[f"{name}.weight"].detach(), params[f"{name}.bias"].detach()
+    if weight.dim() != 2:
+        raise ValueError(
+            f"expected the parameters of one task, got {name}.weight of shape {tuple(weight.shape)}: index the task"
+        )
+    layer: nn.Linear = skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype, device=weight.device
+    )
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    return layer
+
+
+def save_policy(path: str | os.PathLike[str], policy: Policy, params: Mapping[str, Tensor]) -> None:
+    """Write `to_module`'s weights as a safetensors file, with what it takes to rebuild the policy as metadata.
+
+    Tensors are named as in the ``nn.Sequential`` (``0.weight``, ...); a Gaussian's ``log_std`` ``[A]`` is beside them.
+    Metadata: ``distribution`` (``gaussian`` or ``categorical``), ``activation`` (``tanh`` or ``relu``), ``sizes``.
+
+    Raises:
+        ImportError: safetensors is not installed.
+        TypeError: see `to_module`.
+    """
+    from safetensors.torch import save_file
+
+    module, network = to_module(policy, params), mlp_of(policy)
+    tensors = {name: leaf.detach().cpu().contiguous() for name, leaf in module.state_dict().items()}
+    if isinstance(policy, GaussianPolicy):
+        tensors["log_std"] = params["log_std"].detach().clamp_min(policy.min_log_std).cpu().contiguous()
+    sizes = [module[0].in_features, *(layer.out_features for layer in module if isinstance(layer, nn.Linear))]
+    metadata = {
+        "distribution": "gaussian" if isinstance(policy, GaussianPolicy) else "categorical",
+        "activation": ACTIVATIONS[network.activation].__name__.lower(),
+        "sizes": " ".join(map(str, sizes)),
+    }
+    save_file(tensors, os.fspath(path), metadata)

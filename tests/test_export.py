@@ -1,0 +1,140 @@
+"""Exports act as the policies they are made of, without this project; learned step sizes step alike outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from metarl import MLP, GaussianPolicy, Learner, ModuleNetwork, vpg
+from metarl.export import PerParameterSGD, learned_rates, save_policy, to_module
+from metarl.rules import (
+    SGD,
+    Chain,
+    ClipByNorm,
+    LearnedSGD,
+    Masked,
+    MetaCurvature,
+    MetaSGD,
+    Offset,
+    PerLayerSGD,
+    Positive,
+    UpdateRule,
+)
+from tests.helpers import categorical_policy, gaussian_policy, one_task, randomize, seeded
+from tests.helpers import double_trace as traced
+
+
+@pytest.mark.parametrize("make", [gaussian_policy, categorical_policy])
+def test_the_module_gives_the_policys_means_or_logits(make: Any) -> None:
+    policy = make(hidden=(8, 5))
+    randomize(policy, 1)
+    params = {name: p + 0.1 for name, p in policy.initial().items()}
+    module = to_module(policy, params)
+    x = torch.randn(7, next(module.parameters()).shape[1], generator=seeded(2))
+    torch.testing.assert_close(module(x), policy(params, x)[0], rtol=1e-6, atol=1e-6)
+    assert [type(layer).__name__ for layer in module] == ["Linear", "Tanh", "Linear", "Tanh", "Linear"]
+
+
+def test_a_saved_policy_acts_without_this_project(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    policy = GaussianPolicy(MLP(3, (6,), 2, activation=torch.relu, generator=seeded(0)), 2, log_std=-7.0)
+    randomize(policy.network, 1)
+    save_policy(tmp_path / "policy.safetensors", policy, policy.initial())
+    x = torch.tensor([[0.1, -0.4, 2.0]])
+    script = f"""
+import torch
+from safetensors import safe_open
+file = safe_open({str(tmp_path / "policy.safetensors")!r}, "pt")
+about, weights = file.metadata(), {{name: file.get_tensor(name) for name in file.keys()}}
+sizes = [int(size) for size in about["sizes"].split()]
+layers = []
+for a, b in zip(sizes[:-1], sizes[1:]):
+    layers += [torch.nn.Linear(a, b), {{"relu": torch.nn.ReLU(), "tanh": torch.nn.Tanh()}}[about["activation"]]]
+log_std = weights.pop("log_std")
+network = torch.nn.Sequential(*layers[:-1])
+network.load_state_dict(weights)
+print(about["distribution"], *network(torch.tensor({x.tolist()})).flatten().tolist(), *log_std.tolist())
+import sys
+assert "metarl" not in sys.modules
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    kind, *numbers = found.stdout.split()
+    acted = policy(policy.initial(), x)
+    expected = [*acted.mean.flatten().tolist(), *acted.log_std.flatten().tolist()]
+    assert kind == "gaussian" and [float(n) for n in numbers] == pytest.approx(expected, rel=1e-5)
+    assert expected[-1] == -5.0  # the floor of the policy is the file's
+
+
+RULES: dict[str, Any] = {
+    "sgd": lambda p: SGD(0.3),
+    "learned": lambda p: LearnedSGD(0.3),
+    "layers": lambda p: PerLayerSGD(p, initial=0.3),
+    "meta-sgd": lambda p: MetaSGD(p, initial=(0.01, 0.5), generator=seeded(1)),
+    "positive": lambda p: MetaSGD(p, initial=0.1, parameterisation=Positive()),
+    "masked": lambda p: Masked(MetaSGD(p, initial=0.2), "head", p),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_optimizer_takes_the_learners_step(name: str) -> None:
+    learner, trace = traced(lambda policy: RULES[name](policy.initial()), steps=1)
+    batch = one_task(trace.support[0], 0)
+    expected, _ = learner.step(*learner.start(), batch)
+    rates = learned_rates(learner)
+    leaves = {key: nn.Parameter(p.detach().clone()) for key, p in learner.policy.initial().items()}
+    optimizer = PerParameterSGD(leaves.values(), [rates[key] for key in leaves])
+    vpg(learner.policy(leaves, batch.observation), batch).backward()
+    optimizer.step()
+    for key, leaf in leaves.items():
+        torch.testing.assert_close(leaf.detach(), expected[key].detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_schedulers_and_checkpoints_work() -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = PerParameterSGD([p], [torch.tensor([0.1, 0.2, 0.4])])
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    for _ in range(2):
+        p.grad = torch.ones(3)
+        optimizer.step()
+        scheduler.step()
+    torch.testing.assert_close(p.detach(), torch.ones(3) - 1.5 * torch.tensor([0.1, 0.2, 0.4]))
+    twin = PerParameterSGD([nn.Parameter(torch.ones(3))], [0.0])
+    twin.load_state_dict(optimizer.state_dict())
+    assert torch.equal(twin.param_groups[0]["rate"], optimizer.param_groups[0]["rate"])
+    assert twin.param_groups[0]["lr"] == 0.25
+
+
+NOT_RATES: dict[str, Any] = {
+    "clip": lambda p: Chain(ClipByNorm(0.01), SGD(0.1)),
+    "offset": lambda p: Offset(SGD(0.1), p),
+    "curvature": lambda p: Chain(MetaCurvature(p), SGD(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RATES)
+def test_rules_that_are_more_than_step_sizes_are_refused(name: str) -> None:
+    policy = gaussian_policy()
+    rule: UpdateRule = NOT_RATES[name](policy.initial())
+    randomize(rule, 1)
+    with pytest.raises(ValueError, match="not a step size a parameter"):
+        learned_rates(Learner(policy, rule, inner=vpg, outer=vpg))
+
+
+def test_what_cannot_be_exported_is_refused_in_words() -> None:
+    with pytest.raises(TypeError, match="expected a Gaussian or categorical policy on an MLP"):
+        to_module(GaussianPolicy(ModuleNetwork(nn.Linear(2, 2)), 2), {})
+    with pytest.raises(TypeError, match="no context inputs"):
+        to_module(GaussianPolicy(MLP(2, (3,), 2, context=2, generator=seeded(0)), 2), {})
+    policy = gaussian_policy()
+    with pytest.raises(ValueError, match="parameters of one task"):
+        to_module(policy, {name: torch.stack([p, p]) for name, p in policy.initial().items()})
+    with pytest.raises(ValueError, match="a rate for each of 1"):
+        PerParameterSGD([nn.Parameter(torch.ones(2))], [])
+    with pytest.raises(ValueError, match="does not fit"):
+        PerParameterSGD([nn.Parameter(torch.ones(2))], [torch.ones(3, 2)])
