@@ -6,8 +6,10 @@ from .benchmarks import (
     BENCHMARKS,
     acrobot_packer,
     bandit,
+    cartpole_all,
     cartpole_packer,
     cartpole_polarity,
+    cartpole_scrambled,
     cartpole_wide,
     mountain_car_packer,
     navigation_actuator,
@@ -26,6 +28,7 @@ from .benchmarks import (
 )
 from .cartpole import CartPole
 from .cells import task_ids
+from .coarse import Coarse
 from .family import Family, Transition
 from .gittins import bayes_value, gittins_index, gittins_table
 from .grid_navigation import GridNavigation
@@ -39,8 +42,37 @@ from .ring_navigation import RingNavigation
 from .splits import TaskBenchmark
 from .tabular import TabularMDP
 from .walled_navigation import WalledNavigation
+from .wrappers import (
+    Changing,
+    DeadActions,
+    Delayed,
+    NoisySensors,
+    Repeated,
+    RewiredSensors,
+    ScaledActions,
+    ScaledReward,
+    ScaledSensors,
+    ShiftedReward,
+    SwappedActions,
+    Wrapper,
+)
 
 __all__ = [
+    "Changing",
+    "DeadActions",
+    "Delayed",
+    "NoisySensors",
+    "Repeated",
+    "RewiredSensors",
+    "ScaledActions",
+    "ScaledReward",
+    "ScaledSensors",
+    "ShiftedReward",
+    "SwappedActions",
+    "Wrapper",
+    "Coarse",
+    "cartpole_all",
+    "cartpole_scrambled",
     "BernoulliBandit",
     "TabularMDP",
     "bandit",

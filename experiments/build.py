@@ -115,8 +115,8 @@ def build_benchmark(config: Config) -> Benchmark:
     if isinstance(found, Family):
         return TaskBenchmark(config.benchmark, found)
     raise InputError(
-        f"benchmark {config.benchmark!r} is a {type(found).__name__}; expected a metarl.types.Benchmark, such as an"
-        " envs.TaskBenchmark, or an envs.Family that can be made one"
+        f"benchmark {config.benchmark!r} is of type {type(found).__name__}; expected a metarl.types.Benchmark, such as"
+        " an envs.TaskBenchmark, or an envs.Family that can be made one"
     )
 
 

@@ -13,7 +13,6 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 import tyro
 
 from experiments.build import find_benchmark
@@ -28,7 +27,7 @@ FOUND = 1
 class Options:
     """What to check."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional] = ""
     """benchmark or family, by name or package.module:NAME"""
     horizon: int | None = None
     """time limit in steps; its own unless given"""
@@ -42,14 +41,15 @@ def main(argv: list[str]) -> int:
 def check(argv: list[str]) -> list[str]:
     """Check and print what was found, one line a finding."""
     options = parse(Options, argv, __doc__)
+    if not options.name:
+        raise InputError("expected a benchmark or family, by name or package.module:NAME; see --help")
     try:
         made = find_benchmark(options.name, options.horizon)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
     family = getattr(made, "family", made)
     if not hasattr(family, "step"):
-        raise InputError(f"{options.name!r} is a {type(made).__name__}; expected a benchmark or a family")
-    torch.set_num_threads(1)  # rows are few: threads would only wait for each other
+        raise InputError(f"{options.name!r} is of type {type(made).__name__}; expected a benchmark or a family")
     found = check_family(family)
     for line in found:
         print(f"- {line}")

@@ -190,22 +190,26 @@ def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     spent = score_matrix(results, "adaptation_steps")
     rows = [["steps", "mean", "95 %", "IQM", "95 %", "mean action", "made worse", "env steps spent"]]
     for k in range(sampled.shape[-1]):
-        mean = stats.interval(sampled[..., k], stats.mean, seed=0)
-        middle = stats.interval(sampled[..., k], stats.iqm, seed=0)
         worse = "" if k == 0 else f"{stats.share_worse(sampled[..., 0], sampled[..., k]):.1%}"
         rows.append(
             [
                 str(k),
-                f"{mean.estimate:.2f}",
-                f"[{mean.low:.2f}, {mean.high:.2f}]",
-                f"{middle.estimate:.2f}",
-                f"[{middle.low:.2f}, {middle.high:.2f}]",
+                *with_interval(sampled[..., k], stats.mean),
+                *with_interval(sampled[..., k], stats.iqm),
                 f"{mode[..., k].mean():.2f}",
                 worse,
                 f"{spent[..., k].mean():,.0f}",
             ]
         )
     return rows
+
+
+def with_interval(scores: NDArray[np.float64], statistic: stats.Statistic) -> tuple[str, str]:
+    """The statistic and its interval as text; one score alone has none."""
+    if scores.size < 2:
+        return f"{float(statistic(scores)):.2f}", "–"
+    found = stats.interval(scores, statistic, seed=0)
+    return f"{found.estimate:.2f}", f"[{found.low:.2f}, {found.high:.2f}]"
 
 
 def print_table(results: Sequence[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -248,17 +249,18 @@ def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
 
     Only benchmarks and rules may be imported, and `runs.load` asks the user before a stored configuration may.
 
-    An installed package may offer names of its own, in the entry-point group ``metarl.benchmarks``: read from its
-    metadata, and imported only if the user gives one. They cannot take the place of a name in the table.
+    An installed package may offer names of its own, in the entry-point groups ``metarl.benchmarks`` and
+    ``metarl.rules``. They are read from its metadata, and imported only if the user gives one. A name of the
+    table cannot be taken.
 
     Raises:
-        InputError: neither.
+        InputError: none of these, or a name that several packages offer.
     """
     if ":" in name:
         return _imported(kind, name, name)
     offered = {} if name in table else offered_names(kind)
     if name not in offered:
-        return choose(kind, name, {**offered, **table})
+        return choose(kind, name, {**table, **offered})
     if len(offered[name]) > 1:
         raise InputError(f"{kind} {name!r} is offered by several packages; give one of {', '.join(offered[name])}")
     return _imported(kind, name, offered[name][0])
@@ -268,8 +270,9 @@ def offered_names(kind: str) -> dict[str, list[str]]:
     """Import paths ``package.module:NAME`` that installed packages offer, by name; nothing is imported."""
     paths: dict[str, list[str]] = {}
     for entry in importlib.metadata.entry_points(group=f"metarl.{kind}s"):
-        if entry.value not in paths.setdefault(entry.name, []):
-            paths[entry.name].append(entry.value)
+        path = entry.value.partition("[")[0].strip()  # what follows are extras, which nobody installs here
+        if path not in paths.setdefault(entry.name, []):
+            paths[entry.name].append(path)
     return paths
 
 
@@ -277,6 +280,11 @@ def _imported(kind: str, name: str, path: str) -> Any:
     """The object at an import path; errors speak of the name that the user gave."""
     module, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module.strip()), attribute.strip())
+        return operator.attrgetter(attribute.strip())(importlib.import_module(module.strip()))
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME, installed or found by"
+            " PYTHONPATH (. is this folder)"
+        ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME") from error

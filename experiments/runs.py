@@ -20,6 +20,7 @@ import metarl
 from experiments.build import Progress, Setup, build
 from experiments.config import Config
 from experiments.errors import InputError, existing
+from experiments.names import BENCHMARKS, RULES, offered_names
 from metarl import checkpoints
 
 PACKAGES = ("torch", "gymnasium", "numpy", "scipy")
@@ -144,8 +145,8 @@ def load(
     if "config" not in state or "benchmark" not in state:
         raise InputError(f"{folder}: this checkpoint is not of a training run; expected one written by train.py")
     config = Config(**state["config"])
-    for name in (config.benchmark, config.rule):
-        if ":" in name and name not in plugins:
+    for kind, name, table in (("benchmark", config.benchmark, BENCHMARKS), ("rule", config.rule, RULES)):
+        if name not in table and (":" in name or name in offered_names(kind)) and name not in plugins:
             raise InputError(f"{folder}: the run uses the plug-in {name}; allow its import with --plugin {name}")
     if restore_threads:
         torch.set_num_threads(state["threads"])

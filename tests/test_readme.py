@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare, estimators, evaluate, train
+from experiments import check_family, compare, estimators, evaluate, train
 from experiments.cli import PRESETS
 from experiments.config import Config
 from experiments.names import BENCHMARKS, RULES
@@ -29,8 +29,11 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < before <= 500 and 0 < after <= 500
 
 
+SCRIPTS = (train, evaluate, compare, estimators, check_family)
+
+
 def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:
-    scripts = {"train": train, "evaluate": evaluate, "compare": compare, "estimators": estimators}
+    scripts = {module.__name__.rpartition(".")[2]: module for module in SCRIPTS}
     known = set(Config.model_fields)
     for module in scripts.values():
         for options in ("Options", "Resume", "Protocol"):

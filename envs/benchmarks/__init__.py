@@ -25,6 +25,7 @@ from .navigation import (
     navigation_walls,
     navigation_wind,
 )
+from .variants import cartpole_all, cartpole_scrambled
 
 BENCHMARKS: dict[str, Callable[..., TaskBenchmark]] = {
     "navigation-fixed": navigation_fixed,
@@ -41,6 +42,8 @@ BENCHMARKS: dict[str, Callable[..., TaskBenchmark]] = {
     "cartpole-packer": cartpole_packer,
     "cartpole-wide": cartpole_wide,
     "cartpole-polarity": cartpole_polarity,
+    "cartpole-all": cartpole_all,
+    "cartpole-scrambled": cartpole_scrambled,
     "bandit-5": functools.partial(bandit, 5),
     "bandit-10": functools.partial(bandit, 10),
     "bandit-50": functools.partial(bandit, 50),
@@ -54,8 +57,10 @@ __all__ = [
     "BENCHMARKS",
     "acrobot_packer",
     "bandit",
+    "cartpole_all",
     "cartpole_packer",
     "cartpole_polarity",
+    "cartpole_scrambled",
     "cartpole_wide",
     "mountain_car_packer",
     "navigation_actuator",

@@ -1,4 +1,4 @@
-"""Contracts for plug-in authors: one call says in plain words what is wrong with a rule of one's own."""
+"""What is wrong with an update rule, in plain words: the contract of `metarl.rules.UpdateRule`."""
 
 from __future__ import annotations
 

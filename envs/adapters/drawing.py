@@ -1,0 +1,175 @@
+"""Pictures of one environment, drawn with numpy alone: no display, no graphics library.
+
+Every primitive colours the pixels whose centre it covers, on a canvas with world coordinates: x to the
+right, y upwards. Pictures are for looking at; nothing is read back from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ..acrobot import Acrobot
+from ..cartpole import POSITION_LIMIT, CartPole
+from ..family import Family
+from ..grid_navigation import GridNavigation
+from ..mountain_car import ROAD_END, WALL, ContinuousMountainCar, MountainCar
+from ..pendulum import Pendulum
+
+Frame = npt.NDArray[np.uint8]  # [HEIGHT, WIDTH, 3]
+Point = tuple[float, float]
+Numbers = Mapping[str, float]
+
+WIDTH, HEIGHT = 300, 200  # pixels
+BLACK, GREY, RED, GREEN, BLUE = (20, 20, 20), (190, 190, 190), (200, 60, 50), (60, 150, 80), (50, 90, 190)
+Colour = tuple[int, int, int]
+
+
+class Canvas:
+    """A white picture of the world around ``centre``, ``height`` of its units high.
+
+    Attributes:
+        pixels: ``[HEIGHT, WIDTH, 3]`` uint8, the first row on top.
+    """
+
+    def __init__(self, height: float, centre: Point = (0.0, 0.0)) -> None:
+        self.pixels: Frame = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
+        unit = height / HEIGHT
+        self._x = (centre[0] + unit * (np.arange(WIDTH) + 0.5 - WIDTH / 2))[None, :]
+        self._y = (centre[1] - unit * (np.arange(HEIGHT) + 0.5 - HEIGHT / 2))[:, None]
+
+    def disc(self, centre: Point, radius: float, colour: Colour) -> None:
+        """All within ``radius`` of ``centre``."""
+        self.line(centre, centre, 2 * radius, colour)
+
+    def box(self, low: Point, high: Point, colour: Colour) -> None:
+        """The rectangle between two corners."""
+        inside = (self._x >= low[0]) & (self._x <= high[0]) & (self._y >= low[1]) & (self._y <= high[1])
+        self.pixels[inside] = colour
+
+    def line(self, start: Point, end: Point, width: float, colour: Colour) -> None:
+        """All within half of ``width`` of the straight line between two points."""
+        dx, dy = end[0] - start[0], end[1] - start[1]
+        x, y = self._x - start[0], self._y - start[1]
+        square = dx * dx + dy * dy
+        share = np.clip((x * dx + y * dy) / square, 0.0, 1.0) if square > 0 else 0.0
+        self.pixels[(x - share * dx) ** 2 + (y - share * dy) ** 2 <= width * width / 4] = colour
+
+
+def picture(family: Family, task: Numbers, state: Numbers, observation: npt.NDArray[np.float32]) -> Frame:
+    """One environment as it stands, ``[200, 300, 3]`` uint8.
+
+    Args:
+        family: decides what is drawn: the machine for the classic ones, the plane from above for points that
+            move in it, and a bar for every number observed for the rest.
+        task: its constants.
+        state: where it stands.
+        observation: ``[...]``.
+    """
+    draw = PICTURES.get(type(family))
+    if draw is None and {"x", "y"} <= state.keys():
+        draw = _plane
+    return draw(task, state) if draw else _bars(np.ravel(observation))
+
+
+def scalars(values: Mapping[str, Tensor], row: int | None = None) -> dict[str, float]:
+    """What is one number in a row ``[...]`` of tensors by name, or in tensors of one row; the rest is left out."""
+    own = values if row is None else {name: value[row] for name, value in values.items()}
+    return {name: value.item() for name, value in own.items() if value.dim() == 0}
+
+
+def _cart_pole(task: Numbers, state: Numbers) -> Frame:
+    canvas = Canvas(height=2 * POSITION_LIMIT * HEIGHT / WIDTH, centre=(0.0, 0.8))
+    canvas.line((-POSITION_LIMIT, 0.0), (POSITION_LIMIT, 0.0), 0.02, GREY)
+    x, length = state["x"], 2 * task["half_length"]
+    canvas.box((x - 0.2, -0.1), (x + 0.2, 0.1), BLACK)
+    tip = (x + length * math.sin(state["theta"]), 0.1 + length * math.cos(state["theta"]))
+    canvas.line((x, 0.1), tip, 0.08, RED)
+    return canvas.pixels
+
+
+def _pendulum(task: Numbers, state: Numbers) -> Frame:
+    canvas = Canvas(height=2.4 * task["length"])
+    tip = (-task["length"] * math.sin(state["theta"]), task["length"] * math.cos(state["theta"]))
+    canvas.line((0.0, 0.0), tip, 0.12 * task["length"], RED)
+    canvas.disc((0.0, 0.0), 0.04 * task["length"], BLACK)
+    return canvas.pixels
+
+
+def _acrobot(task: Numbers, state: Numbers) -> Frame:
+    """Links of equal length, as the height to be reached counts them."""
+    canvas = Canvas(height=4.4)
+    canvas.line((-5.0, task["goal_height"]), (5.0, task["goal_height"]), 0.03, GREEN)
+    first, second = state["theta_1"], state["theta_1"] + state["theta_2"]
+    elbow = (math.sin(first), -math.cos(first))
+    tip = (elbow[0] + math.sin(second), elbow[1] - math.cos(second))
+    canvas.line((0.0, 0.0), elbow, 0.15, BLUE)
+    canvas.line(elbow, tip, 0.15, RED)
+    return canvas.pixels
+
+
+def _mountain_car(task: Numbers, state: Numbers) -> Frame:
+    """The road is sin(3 x), whose slope is what pulls the car."""
+    canvas = Canvas(height=(ROAD_END - WALL) * HEIGHT / WIDTH, centre=((ROAD_END + WALL) / 2, 0.05))
+
+    def road(x: float) -> Point:
+        return x, 0.45 * math.sin(3 * x)
+
+    xs = [float(x) for x in np.linspace(WALL, ROAD_END, 41)]
+    for left, right in zip(xs, xs[1:], strict=False):
+        canvas.line(road(left), road(right), 0.015, GREY)
+    canvas.disc(road(task["goal_position"]), 0.03, GREEN)
+    canvas.disc(road(state["x"]), 0.05, RED)
+    return canvas.pixels
+
+
+def _grid(task: Numbers, state: Numbers) -> Frame:
+    canvas = Canvas(height=6.0, centre=(2.0, 2.0))
+    for x in range(5):
+        for y in range(5):
+            goal = task["goal"] == 5 * x + y
+            canvas.box((x - 0.45, y - 0.45), (x + 0.45, y + 0.45), GREEN if goal else GREY)
+    canvas.disc((state["x"], state["y"]), 0.3, RED)
+    return canvas.pixels
+
+
+def _plane(task: Numbers, state: Numbers) -> Frame:
+    """The point, its goal and, where there is one, the wall; the goal is drawn although the agent cannot see it."""
+    goal = (task.get("goal_x", 0.0), task.get("goal_y", 0.0))
+    if {"angle", "radius"} <= task.keys():
+        goal = (task["radius"] * math.cos(task["angle"]), task["radius"] * math.sin(task["angle"]))
+    places = (*goal, task.get("start_x", 0.0), task.get("start_y", 0.0), state["x"], state["y"])
+    extent = max(0.5, *(abs(place) for place in places))  # all of it is always in view
+    canvas = Canvas(height=2.4 * extent)
+    if {"gap_y", "gap_half_width"} <= task.keys():
+        for side in (-1.0, 1.0):
+            edge = task["gap_y"] + side * task["gap_half_width"]
+            canvas.line((0.0, edge), (0.0, edge + side * 10 * extent), 0.02 * extent, BLACK)
+    canvas.disc(goal, 0.05 * extent, GREEN)
+    canvas.disc((state["x"], state["y"]), 0.05 * extent, RED)
+    return canvas.pixels
+
+
+def _bars(numbers: npt.NDArray[np.float32]) -> Frame:
+    """Upwards for positive numbers, downwards for negative ones, squashed into the picture."""
+    canvas = Canvas(height=2.0)
+    width = 2.0 * WIDTH / HEIGHT / len(numbers)
+    for i, number in enumerate(numbers):
+        left, end = -WIDTH / HEIGHT + i * width, float(np.tanh(number))
+        canvas.box((left + 0.1 * width, min(0.0, end)), (left + 0.9 * width, max(0.0, end)), BLUE)
+    canvas.line((-WIDTH / HEIGHT, 0.0), (WIDTH / HEIGHT, 0.0), 0.02, GREY)
+    return canvas.pixels
+
+
+PICTURES: dict[type[Family], Callable[[Numbers, Numbers], Frame]] = {
+    CartPole: _cart_pole,
+    Pendulum: _pendulum,
+    Acrobot: _acrobot,
+    MountainCar: _mountain_car,
+    ContinuousMountainCar: _mountain_car,
+    GridNavigation: _grid,
+}

@@ -1,0 +1,423 @@
+"""Any Gymnasium environment as a family: named constants with ranges, a task for each of their values.
+
+The family protocol is a set of functions; a Gymnasium environment is an object that lives. So here the state
+of an episode is a ticket, the number of its row and of its step, and the family keeps the environments that
+the tickets stand for:
+
+* ``reset`` begins an episode in as many environments as there are rows, each with its task's constants and
+  with a seed of its own drawn from the generator.
+* ``step`` moves all rows of one or more resets together, from their last state only: nothing can be replayed
+  from an earlier one. A row whose episode has ended repeats its last observation with reward 0.
+* The next ``reset`` takes back the environments of every reset that has been stepped since. Those that wait
+  for their first step are left alone, so that several resets may be rolled out as one.
+
+``metarl``'s rollouts, meta-training and evaluation work so. Compiled programs do not, and say so.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, final
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.spaces import Box, Discrete, Space
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from ..family import Family, State, Task, Transition
+from ..parameters import Parameter
+from ..ranges import Distribution
+from .rows import (
+    Builder,
+    Constants,
+    Constructor,
+    Env,
+    Kind,
+    LocalRows,
+    Recipe,
+    Rows,
+    Setter,
+    WorkerRows,
+    copied,
+    line,
+    make,
+    write_attributes,
+)
+
+LARGEST = 3e38  # about the largest float32, in which tasks are stored
+Numbers = npt.NDArray[Any]
+
+
+class _Reset:
+    """The rows of one reset: those with tickets ``first``, ``first + 1``, ..."""
+
+    def __init__(self, rows: Rows, first: int, count: int, observation: Numbers) -> None:
+        self.rows, self.first, self.count, self.observation = rows, first, count, observation
+        self.steps = 0
+
+
+@final
+class GymnasiumFamily(Family):
+    """A Gymnasium environment with named constants.
+
+    How a constant reaches the environment:
+
+    * by default it is written to the attribute of that name of ``env.unwrapped``. Where the constructor
+      computes something else from that attribute (CartPole's ``total_mass``), this is refused, because
+      the product would keep its old value;
+    * with ``setter`` by a function ``(env.unwrapped, constants) -> None``;
+    * with ``rebuild=True`` as an argument of the constructor: every task has an environment made for it;
+    * with ``rebuild`` a function ``(constants) -> Env`` by calling it for every task.
+
+    Constants arrive as Python floats of their float32 values, or as bool or int where the attribute or
+    the constructor's default is one. The family keeps the time limit and turns Gymnasium's own off.
+    Observations are those of a ``Box``, or one-hot for ``Discrete``; actions are those of a ``Discrete``, counted
+    from 0, or of a ``Box``, clipped to its bounds.
+
+    Args:
+        env: a registered id, or ``"module:id"`` to import a module that registers it.
+        ranges: a number or a distribution for every constant that is given; at least one.
+        horizon: time limit in steps; None for the id's own.
+        setter: writes the constants.
+        rebuild: True, or a function that makes an environment.
+        workers: processes that step the environments; 0 for none. What is run is the same.
+        timeout: seconds to wait for workers; a wait covers one step of all environments, or their reset.
+        kwargs: further arguments of the constructor, the same for every task.
+
+    Raises:
+        ValueError: no such id, version, attribute or argument; an attribute that others are computed from;
+            values that the environment refuses; no constants; no time limit; settings that contradict.
+        ImportError: the module, or one that the environment needs, is not installed.
+        TypeError: an observation or action space of another kind.
+
+    >>> from envs import Range
+    >>> family = GymnasiumFamily("Pendulum-v1", {"g": Range(5.0, 15.0), "m": 1.0})
+    >>> family.horizon, sorted(family.ranges)
+    (200, ['g', 'm'])
+    """
+
+    def __init__(
+        self,
+        env: str,
+        ranges: Mapping[str, Distribution | float],
+        horizon: int | None = None,
+        setter: Callable[[Any, Constants], None] | None = None,
+        rebuild: bool | Callable[[Constants], Env] = False,
+        workers: int = 0,
+        timeout: float = 60.0,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not ranges:
+            raise ValueError(f"{env}: expected at least one constant, got none; give one, if only its default")
+        if setter is not None and rebuild is not False:
+            raise ValueError(f"{env}: expected setter or rebuild, got both; one of them makes the task")
+        if workers < 0 or not timeout > 0:
+            raise ValueError(f"{env}: expected workers >= 0 and timeout > 0, got {workers} and {timeout}; correct it")
+        self._name, self._workers, self._timeout = env, workers, timeout
+        given = dict(kwargs or {})
+        example = _example(env, {} if callable(rebuild) else given)
+        spec = example.spec
+        if spec is None:
+            raise ValueError(f"{env}: expected an environment with a spec; register it")
+        recipe, how = _recipe(spec, example, list(ranges), setter, rebuild, given)
+        # Declared for all instances alike by the base class; here each has those of its environment.
+        self.parameters = {  # type: ignore[misc]
+            name: Parameter(0.0, -LARGEST, LARGEST, "as in Gymnasium", f"{name} of {spec.id}") for name in ranges
+        }
+        settings = {"env": spec.id, "constants": how, "kwargs": repr(sorted(given.items()))}
+        super().__init__(_time_limit(spec.id, horizon), ranges, settings)
+        example.close()
+        self._kind = self._probe(recipe)
+        self._observation_space, self._action_space = _our_spaces(self._kind)
+        self._live: list[_Reset] = []
+        self._idle: dict[int, list[Rows]] = {}  # by the number of rows
+        self._next = 0
+
+    @property
+    def observation_space(self) -> Box:
+        """The environment's; ``[n]`` one-hot where it is ``Discrete``."""
+        return self._observation_space
+
+    @property
+    def action_space(self) -> Box | Discrete:
+        """The environment's, counted from 0 where it is ``Discrete``."""
+        return self._action_space
+
+    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
+        """Tickets of episodes begun in ``rows`` environments; see the module for what it does to earlier ones.
+
+        Raises:
+            ValueError: a constant is missing, unknown or not finite.
+            RuntimeError: an environment raised, or a worker died.
+            TimeoutError: a worker gave no answer in time.
+        """
+        self.validate(task)
+        device = next(iter(task.values())).device
+        seeds = torch.randint(2**31 - 1, rows, generator=generator, device=generator.device).flatten().tolist()
+        values = {name: task[name].expand(rows).flatten().tolist() for name in self.parameters}
+        constants = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+        self._take_back()
+        live = self._idle.get(len(seeds), [])
+        free = live.pop() if live else self._rows(len(seeds))
+        try:
+            observation = free.begin(seeds, constants)
+        except BaseException:
+            free.close()
+            raise
+        self._live.append(_Reset(free, self._next, len(seeds), observation))
+        ticket = torch.arange(self._next, self._next + len(seeds), device=device).reshape(rows)
+        self._next += len(seeds)
+        return {"row": ticket, "step": torch.zeros_like(ticket)}
+
+    def observe(self, task: Task, state: State) -> Tensor:
+        """``[*rows, *observation_space.shape]``, on the device and in the precision of the task.
+
+        Raises:
+            RuntimeError: the state is not the last of its rows.
+        """
+        found = self._find(state)
+        seen = np.empty((state["row"].numel(), *(self._kind.observation_space.shape or ())))
+        for reset, order in found:
+            seen[order] = reset.observation
+        space = self._kind.observation_space
+        if isinstance(space, Discrete):
+            seen = np.eye(int(space.n))[seen.astype(np.int64) - int(space.start)]
+        like = next(iter(task.values()))
+        return torch.from_numpy(seen).to(like).reshape(*state["row"].shape, *self._observation_space.shape)
+
+    def step(self, task: Task, state: State, action: Tensor) -> Transition:
+        """One step of every row; ``action`` is ``[*rows, *action_space.shape]``. The constants are those of ``reset``.
+
+        Raises:
+            RuntimeError: the state is not the last of its rows, or lacks rows that were reset with them; an
+                environment raised; or a worker died.
+            TimeoutError: a worker gave no answer in time.
+        """
+        shape, like = state["row"].shape, next(iter(task.values()))
+        found = self._find(state)
+        given = action.detach().reshape(state["row"].numel(), *(self._action_space.shape or ())).cpu().numpy()
+        given = given.astype(self._action_space.dtype)
+        reward, terminated = np.empty(len(given)), np.empty(len(given), dtype=np.bool_)
+        for reset, order in found:
+            try:
+                outcome = reset.rows.step(given[order])
+            except BaseException:
+                self._live.remove(reset)  # half of its rows may have moved
+                reset.rows.close()
+                raise
+            reset.observation, reward[order], terminated[order] = outcome
+            reset.steps += 1
+        after = {"row": state["row"], "step": state["step"] + 1}
+        ended = torch.from_numpy(terminated).reshape(shape).to(like.device)
+        return Transition(after, torch.from_numpy(reward).to(like).reshape(shape), ended)
+
+    def close(self) -> None:
+        """Close every environment and end every worker; the next reset makes new ones."""
+        idle = [rows for free in self._idle.values() for rows in free]
+        live = [reset.rows for reset in self._live]
+        self._idle, self._live = {}, []
+        for rows in (*idle, *live):
+            rows.close()
+
+    def __enter__(self) -> GymnasiumFamily:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_live"):
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies have no environments yet."""
+        return {**self.__dict__, "_live": [], "_idle": {}}
+
+    def _rows(self, count: int) -> Rows:
+        if self._workers:
+            return WorkerRows(self._kind, count, self._workers, self._timeout)
+        return LocalRows(self._kind, count)
+
+    def _take_back(self) -> None:
+        for reset in [reset for reset in self._live if reset.steps]:
+            self._live.remove(reset)
+            self._idle.setdefault(reset.count, []).append(reset.rows)
+
+    def _find(self, state: State) -> list[tuple[_Reset, Numbers]]:
+        """The resets that the tickets are of, each with the places of its rows ``[count]`` among them.
+
+        Raises:
+            RuntimeError: see `step`.
+        """
+        if get_proxy_mode() is not None:
+            raise RuntimeError(f"{self._name}: a live environment cannot be compiled; do without learner.compile()")
+        tickets = state["row"].flatten().cpu().numpy()
+        steps = state["step"].flatten().cpu().numpy()
+        found, missing = [], len(tickets)
+        for reset in self._live:
+            places = np.flatnonzero((tickets >= reset.first) & (tickets < reset.first + reset.count))
+            if not len(places):
+                continue
+            order = places[np.argsort(tickets[places], kind="stable")]
+            if not np.array_equal(tickets[order], np.arange(reset.first, reset.first + reset.count)):
+                raise RuntimeError(
+                    f"{self._name}: expected all {reset.count} rows of a reset at once; step them together"
+                )
+            if (steps[order] != reset.steps).any():
+                raise RuntimeError(f"{self._name}: the state is not the last; live environments cannot go back")
+            found.append((reset, order))
+            missing -= len(order)
+        if missing:
+            raise RuntimeError(
+                f"{self._name}: a later reset has taken {missing} of the rows; roll out, then reset again"
+            )
+        return found
+
+    def _probe(self, recipe: Recipe) -> Kind:
+        """Make an environment at both ends of all ranges, so that what is wrong shows before a run."""
+        kinds: list[Kind] = []
+        for end in (0, 1):
+            constants = {name: float(np.float32(one.bounds[end])) for name, one in self.ranges.items()}
+            shown = ", ".join(f"{name}={value:g}" for name, value in constants.items())
+            try:
+                env = recipe.renew(None, constants)
+            except Exception as error:
+                raise ValueError(f"{self._name} refused {shown}: {line(error)}; correct the range") from error
+            try:
+                observation_space, action_space = _supported(self._name, env)
+            finally:
+                env.close()
+            kinds.append(Kind(self._name, recipe, observation_space, action_space, self.horizon))
+        low, high = kinds
+        same = low.observation_space.shape == high.observation_space.shape and low.action_space == high.action_space
+        if not same:
+            raise ValueError(
+                f"{self._name}: its spaces change with the constants; a family has the same for every task"
+            )
+        return low
+
+
+def _example(name: str, kwargs: Mapping[str, Any]) -> Env:
+    """One environment of that id, to look at."""
+    try:
+        return make(name, kwargs)
+    except (ModuleNotFoundError, DependencyNotInstalled) as error:
+        raise ImportError(f"{name}: {line(error)}") from error
+    except TypeError as error:
+        raise ValueError(f"{name} refused {dict(kwargs)}: {line(error)}; correct kwargs=") from error
+    except gymnasium.error.Error as error:
+        known = list(gymnasium.registry)
+        close = difflib.get_close_matches(name.split(":")[-1], known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "gymnasium.pprint_registry() shows those there are"
+        raise ValueError(f"there is no environment {name!r}; {hint}") from error
+
+
+def _recipe(
+    spec: EnvSpec,
+    example: Env,
+    names: list[str],
+    setter: Callable[[Any, Constants], None] | None,
+    rebuild: bool | Callable[[Constants], Env],
+    kwargs: Mapping[str, Any],
+) -> tuple[Recipe, str]:
+    """The recipe that is asked for, and its name in the family's description."""
+    if callable(rebuild):
+        return Builder(rebuild), _title(rebuild)
+    if setter is not None:
+        return Setter(spec, setter, kwargs), _title(setter)
+    if rebuild:
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        taken = inspect.signature(creator).parameters if creator else {}
+        if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+            _check_known(f"the constructor of {spec.id}", "argument", names, taken)
+        return Constructor(spec, {name: one.default for name, one in taken.items()}, kwargs), "constructor"
+    unwrapped = example.unwrapped
+    numeric = [
+        n for n, v in vars(unwrapped).items() if isinstance(v, int | float | np.number) and not n.startswith("_")
+    ]
+    _check_known(type(unwrapped).__name__, "attribute", [n for n in names if not hasattr(unwrapped, n)], numeric)
+    for name in names:
+        if stale := derived(type(unwrapped), name):
+            raise ValueError(
+                f"{name}: the constructor of {type(unwrapped).__name__} computes {', '.join(stale)} from it, which"
+                " would keep the old value; give a setter that writes those too, or rebuild="
+            )
+    return Setter(spec, write_attributes, kwargs), "attributes"
+
+
+def _title(function: Callable[..., Any]) -> str:
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function))
+    return f"{module}:{name}"
+
+
+def _check_known(owner: str, what: str, names: list[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in (there := list(known)):
+            close = difflib.get_close_matches(name, there, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"{owner} has no {what} {name!r}; {hint}known are {', '.join(there)}")
+
+
+def derived(cls: type, attribute: str) -> list[str]:
+    """Attributes that the constructors of a class compute from ``attribute``, as far as their source shows it.
+
+    Follows assignments ``self.a = ...`` and ``a = ...`` in order; blind to what other methods do.
+    """
+    found: list[str] = []
+    for base in reversed(cls.__mro__):
+        if "__init__" not in vars(base):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(vars(base)["__init__"])))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        tainted = {f"self.{attribute}"}
+        assignments = [node for node in ast.walk(tree) if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)]
+        for node in sorted(assignments, key=lambda node: node.lineno):
+            if node.value is None:
+                continue
+            used = {ast.unparse(part) for part in ast.walk(node.value) if isinstance(part, ast.Name | ast.Attribute)}
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if used & tainted:
+                tainted |= {ast.unparse(target) for target in targets}
+        found += [name.removeprefix("self.") for name in sorted(tainted) if name.startswith("self.")]
+    return [name for name in dict.fromkeys(found) if name != attribute]
+
+
+def _time_limit(name: str, horizon: int | None) -> int:
+    if horizon is not None:
+        return horizon
+    limit = gymnasium.spec(name).max_episode_steps
+    if limit is None:
+        raise ValueError(f"{name} has no time limit of its own; give horizon= in steps")
+    return limit
+
+
+def _supported(name: str, env: Env) -> tuple[Space[Any], Box | Discrete]:
+    """Its spaces.
+
+    Raises:
+        TypeError: we have no policies for them.
+    """
+    for what, space in (("observation", env.observation_space), ("action", env.action_space)):
+        if not isinstance(space, Box | Discrete):
+            raise TypeError(f"{name}: expected a Box or Discrete {what} space, got {type(space).__name__}; wrap it")
+    return copied(env.observation_space), copied(env.action_space)  # type: ignore[return-value]
+
+
+def _our_spaces(kind: Kind) -> tuple[Box, Box | Discrete]:
+    seen, acts = copied(kind.observation_space), copied(kind.action_space)
+    if isinstance(seen, Discrete):
+        seen = Box(0.0, 1.0, (int(seen.n),), dtype=np.float32)
+    if isinstance(acts, Discrete):
+        acts = Discrete(int(acts.n))
+    return seen, acts  # type: ignore[return-value]

@@ -1,0 +1,151 @@
+"""Our families under Gymnasium ids: ``gymnasium.make("metarl/CartPole-v0", gravity=12.0)``.
+
+Nothing is registered by importing this package: `register` does it, and importing ``envs.adapters.registered``
+calls it, so that a program that knows nothing of us can ask for
+``gymnasium.make("envs.adapters.registered:metarl/CartPole-v0")``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import AutoresetMode
+
+from ..acrobot import Acrobot
+from ..bandits import BernoulliBandit
+from ..benchmarks import BENCHMARKS
+from ..cartpole import CartPole
+from ..family import Family
+from ..grid_navigation import GridNavigation
+from ..mountain_car import ContinuousMountainCar, MountainCar
+from ..navigation import Navigation
+from ..pendulum import Pendulum
+from ..point_mass import PointMass
+from ..ring_navigation import RingNavigation
+from ..splits import TaskBenchmark
+from ..tabular import TabularMDP
+from ..walled_navigation import WalledNavigation
+from .single import FamilyEnv
+from .sources import Source, Values
+from .vector import FamilyVectorEnv
+
+NAMESPACE, VERSION = "metarl", 0
+
+FAMILIES: dict[str, type[Family]] = {
+    "Acrobot": Acrobot,
+    "BernoulliBandit": BernoulliBandit,
+    "CartPole": CartPole,
+    "ContinuousMountainCar": ContinuousMountainCar,
+    "GridNavigation": GridNavigation,
+    "MountainCar": MountainCar,
+    "Navigation": Navigation,
+    "Pendulum": Pendulum,
+    "PointMass": PointMass,
+    "RingNavigation": RingNavigation,
+    "TabularMDP": TabularMDP,
+    "WalledNavigation": WalledNavigation,
+}
+
+
+def register() -> tuple[str, ...]:
+    """Make every family known to Gymnasium; calling it again changes nothing.
+
+    Returns:
+        The ids, such as ``"metarl/CartPole-v0"``. Their keyword arguments are those of `make_single`.
+    """
+    ids = {f"{NAMESPACE}/{name}-v{VERSION}": name for name in FAMILIES}
+    for env_id, name in ids.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                env_id,
+                entry_point=f"{__name__}:make_single",
+                vector_entry_point=f"{__name__}:make_vector",
+                max_episode_steps=inspect.signature(FAMILIES[name]).parameters["horizon"].default,
+                kwargs={"family": name},
+            )
+    return tuple(ids)
+
+
+def make_single(
+    family: str,
+    benchmark: TaskBenchmark | str | None = None,
+    split: str = "train",
+    task: Values | None = None,
+    render_mode: str | None = None,
+    **constants: Any,
+) -> FamilyEnv:
+    """What ``gymnasium.make`` calls. The time limit is left to Gymnasium's wrapper, and to ``max_episode_steps``.
+
+    Args:
+        family: a name in `FAMILIES`; filled in by the id.
+        benchmark: draws the tasks, in place of constants: one of this family, or its name in ``envs.BENCHMARKS``.
+        split: of the benchmark.
+        task: constants to pin.
+        render_mode: None or ``"rgb_array"``.
+        constants: of the family: numbers, distributions, and its settings, such as ``reward="squared"``.
+
+    Raises:
+        ValueError: an unknown benchmark, one of another family, or one beside constants; a horizon; or see the
+            family and ``FamilyEnv``.
+    """
+    source = _source(family, benchmark, constants)
+    return FamilyEnv(source, task, split=split, max_episode_steps=-1, render_mode=render_mode)
+
+
+def make_vector(
+    num_envs: int,
+    family: str,
+    benchmark: TaskBenchmark | str | None = None,
+    split: str = "train",
+    autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    **constants: Any,
+) -> FamilyVectorEnv:
+    """What ``gymnasium.make_vec`` calls: `make_single` for many rows; ``task`` comes with the constants.
+
+    Args:
+        num_envs: how many rows.
+        family: a name in `FAMILIES`; filled in by the id.
+        benchmark: draws the tasks, in place of constants.
+        split: of the benchmark.
+        autoreset_mode: see ``FamilyVectorEnv``.
+        max_episode_steps: time limit; the id's own where none is given.
+        render_mode: None or ``"rgb_array"``.
+        constants: of the family.
+
+    Raises:
+        ValueError: as `make_single`.
+    """
+    task = constants.pop("task", None)
+    source = _source(family, benchmark, constants)
+    return FamilyVectorEnv(
+        source,
+        num_envs,
+        task,
+        split=split,
+        autoreset_mode=autoreset_mode,
+        max_episode_steps=max_episode_steps,
+        render_mode=render_mode,
+    )
+
+
+def _source(family: str, benchmark: TaskBenchmark | str | None, constants: dict[str, Any]) -> Source:
+    if "horizon" in constants:
+        raise ValueError("horizon: Gymnasium calls the time limit max_episode_steps; give that instead")
+    if benchmark is None:
+        return FAMILIES[family](**constants)
+    if constants:
+        raise ValueError(f"{', '.join(constants)}: the benchmark draws the constants; pin them by task={{...}}")
+    if isinstance(benchmark, str):
+        if benchmark not in BENCHMARKS:
+            close = difflib.get_close_matches(benchmark, BENCHMARKS, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"benchmark: there is no {benchmark!r}; {hint}known are {', '.join(BENCHMARKS)}")
+        benchmark = BENCHMARKS[benchmark]()
+    if type(benchmark.family) is not FAMILIES[family]:
+        raise ValueError(f"benchmark: {benchmark.name} is one of {type(benchmark.family).__name__}, not of {family}")
+    return benchmark

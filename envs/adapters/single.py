@@ -1,0 +1,177 @@
+"""One environment of a family as a ``gymnasium.Env``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, SupportsFloat, final
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.error import ResetNeeded
+from torch import Tensor
+
+from ..family import State
+from .drawing import Frame, picture, scalars
+from .sources import Source, Tasks, Values, known_options, own_spaces, read_action, stream, time_limit
+
+RENDER_MODES = (None, "rgb_array")
+FPS = 30
+
+Observation = npt.NDArray[Any]
+
+
+@final
+class FamilyEnv(gymnasium.Env[Observation, Any]):
+    """One environment of a family, with one task until it is told otherwise.
+
+    The task is drawn at the first reset and at every reset with a seed; a reset without one starts the next
+    episode of the same task. ``reset(options={"task": {"gravity": 12.0}})`` pins constants, and keeps them
+    pinned until the option comes again; ``options={"task": "sample"}`` unpins all and draws a new task.
+
+    An episode that the rules of the task end is ``terminated``; one that lives to the time limit is
+    ``truncated`` (both, if it happens in the same step, as with Gymnasium's ``TimeLimit``).
+
+    Args:
+        source: a family, whose ranges tasks are drawn from; or a benchmark.
+        task: constants to pin from the start, by name.
+        split: of the benchmark: ``"train"`` or a held-out split.
+        max_episode_steps: time limit; None for the family's horizon, -1 for none.
+        render_mode: None, or ``"rgb_array"``: ``[200, 300, 3]`` uint8, drawn without a display.
+
+    Raises:
+        ValueError: an unknown split, constant, render mode, or a value that a constant cannot have.
+        TypeError: a source that is neither family nor benchmark.
+
+    >>> from envs import CartPole
+    >>> env = FamilyEnv(CartPole(), {"gravity": 12.0})
+    >>> observation, info = env.reset(seed=0)
+    >>> observation.shape, env.task["gravity"]
+    ((4,), 12.0)
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
+
+    def __init__(
+        self,
+        source: Source,
+        task: Values | None = None,
+        *,
+        split: str = "train",
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self._tasks = Tasks(source, split, task, 1)
+        self._family = self._tasks.family
+        self._limit = time_limit(self._family, max_episode_steps)
+        self.render_mode = checked_render_mode(render_mode)
+        self.observation_space, self.action_space = own_spaces(self._family)
+        self._generator: torch.Generator | None = None
+        self._drawn: dict[str, Tensor] = {}  # [1]
+        self._task: dict[str, Tensor] = {}  # []
+        self._state: State = {}
+        self._steps = 0
+        self._running = False
+
+    @property
+    def task(self) -> dict[str, float]:
+        """The constants of the episode, by name; empty before the first reset. The agent does not see them."""
+        return {name: value.item() for name, value in self._task.items()}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: from here on everything is a function of it: the task, the first state, later resets.
+            options: ``{"task": {name: value}}`` pins constants, ``{"task": "sample"}`` draws a new task.
+
+        Returns:
+            The first observation and an empty info.
+
+        Raises:
+            ValueError: an unknown option or constant, or a value that a constant cannot have.
+        """
+        chosen = known_options(options).get("task")
+        again = check_choice(chosen)
+        if chosen is not None:
+            self._tasks.pin({} if again else chosen, np.arange(1))
+        super().reset(seed=seed)
+        if seed is not None or self._generator is None:
+            self._generator = stream(self.np_random)
+            again = True
+        if again:
+            self._drawn = self._tasks.draw(1, self._generator)
+        self._task = {name: value[0] for name, value in self._tasks.put(self._drawn).items()}
+        self._state = self._family.reset(self._task, (), generator=self._generator)
+        self._steps, self._running = 0, True
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        """One step.
+
+        Args:
+            action: of ``action_space``; a continuous one beyond its bounds is clipped by the family.
+
+        Returns:
+            Observation, reward, terminated, truncated and an empty info.
+
+        Raises:
+            ResetNeeded: before the first reset, after the end of an episode, or after ``close``.
+            ValueError: an action of another shape, not finite, or that does not exist.
+        """
+        if not self._running:
+            raise ResetNeeded("step: there is no episode, or it has ended; call reset first")
+        tensor = read_action(self.action_space, action, ())
+        state, reward, ended = self._family.step(self._task, self._state, tensor)
+        self._state, self._steps = state, self._steps + 1
+        terminated = bool(ended)
+        truncated = self._limit is not None and self._steps >= self._limit
+        self._running = not (terminated or truncated)
+        return self._observe(), float(reward), terminated, truncated, {}
+
+    def render(self) -> Frame | None:
+        """The environment as it stands, ``[200, 300, 3]`` uint8; None without a render mode.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        if self.render_mode is None:
+            return None
+        if not self._state:
+            raise ResetNeeded("render: there is nothing to draw yet; call reset first")
+        return picture(self._family, self.task, scalars(self._state), self._observe())
+
+    def close(self) -> None:
+        """End the episode; there is nothing else to give back, and a reset begins another."""
+        self._state, self._running = {}, False
+
+    def _observe(self) -> Observation:
+        seen = self._family.observe(self._task, self._state).numpy()
+        return seen.astype(self.observation_space.dtype)  # a copy
+
+
+def check_choice(chosen: Any) -> bool:
+    """Whether the option ``task`` asks for a new draw.
+
+    Raises:
+        ValueError: neither ``"sample"`` nor constants by name.
+    """
+    if chosen is None or isinstance(chosen, Mapping):
+        return False
+    if chosen != "sample":
+        raise ValueError(f"task: expected constants by name or 'sample', got {chosen!r}; give {{'gravity': 12.0}}")
+    return True
+
+
+def checked_render_mode(render_mode: str | None) -> str | None:
+    """The render mode, if there is such a one.
+
+    Raises:
+        ValueError: there is not.
+    """
+    if render_mode not in RENDER_MODES:
+        raise ValueError(f"render_mode: expected 'rgb_array' or None, got {render_mode!r}; choose one")
+    return render_mode

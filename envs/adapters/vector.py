@@ -1,0 +1,256 @@
+"""Many environments of a family as one ``gymnasium.vector.VectorEnv``: all rows step in the same few kernels.
+
+Gymnasium has three ways to go on after an episode's end, and this environment keeps to each as
+``SyncVectorEnv`` does: in the *next step*, whose action is ignored and whose reward is 0; in the *same step*,
+with the last observation in ``infos["final_obs"]``; or not at all (*disabled*), where the caller resets
+the rows that ended with ``options={"reset_mask": mask}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from ..family import State, Task
+from .drawing import Frame, picture, scalars
+from .single import FPS, check_choice, checked_render_mode
+from .sources import Indices, Source, Streams, Tasks, Values, known_options, own_spaces, read_action, time_limit
+
+Array = npt.NDArray[Any]
+Outcome = tuple[Array, Array, Array, Array, dict[str, Any]]
+
+
+@final
+class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
+    """``num_envs`` environments of a family, each with a task of its own.
+
+    Tasks are drawn at the first reset and at every reset with a seed; a row keeps its task over episodes and
+    autoresets. ``reset(options={"task": ...})`` is that of ``FamilyEnv``, with a number or ``[num_envs]`` of
+    them for every constant. After ``reset(seed=7)`` one stream of random numbers serves all rows;
+    after ``reset(seed=[7, 8, ...])`` every row has its own and lives exactly as a ``FamilyEnv`` of that seed,
+    at the price of resets one by one.
+
+    Args:
+        source: a family, whose ranges tasks are drawn from; or a benchmark.
+        num_envs: how many rows.
+        task: constants to pin from the start, by name; each a number or ``[num_envs]``.
+        split: of the benchmark: ``"train"`` or a held-out split.
+        autoreset_mode: an ``AutoresetMode`` or its value: ``"NextStep"``, ``"SameStep"``, ``"Disabled"``.
+        max_episode_steps: time limit; None for the family's horizon, -1 for none.
+        render_mode: None, or ``"rgb_array"``.
+
+    Raises:
+        ValueError: an unknown split, constant, autoreset mode or render mode, a value that a constant cannot
+            have, or no rows.
+        TypeError: a source that is neither family nor benchmark.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        num_envs: int,
+        task: Values | None = None,
+        *,
+        split: str = "train",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs: expected at least 1, got {num_envs}; give more")
+        self.num_envs = num_envs
+        self._tasks = Tasks(source, split, task, num_envs)
+        self._family = self._tasks.family
+        self._limit = time_limit(self._family, max_episode_steps)
+        self.render_mode = checked_render_mode(render_mode)
+        self._mode = _mode(autoreset_mode)
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS, "autoreset_mode": self._mode}
+        self.single_observation_space, self.single_action_space = own_spaces(self._family)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._streams = Streams()
+        self._drawn: dict[str, Tensor] = {}
+        self._task: dict[str, Tensor] = {}
+        self._state: State = {}
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._over = np.zeros(num_envs, dtype=np.bool_)
+
+    @property
+    def task(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The constants of every row by name, ``[num_envs]`` float32; empty before the first reset."""
+        return {name: value.numpy().copy() for name, value in self._task.items()}
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start episodes.
+
+        Args:
+            seed: one for all rows, or one a row (None keeps the row's stream).
+            options: ``{"task": ...}`` as in ``FamilyEnv``; ``{"reset_mask": [num_envs] bool}`` resets only the
+                rows where it is true and leaves tasks and episodes of the others alone.
+
+        Returns:
+            Observations of all rows ``[num_envs, ...]`` and an empty info.
+
+        Raises:
+            ValueError: an unknown option or constant, a wrong number of seeds, a mask of another shape or
+                without a true entry.
+            TypeError: a mask that is no numpy array of bool.
+            ResetNeeded: a mask at the first reset that leaves rows out.
+            ClosedEnvironmentError: after ``close``.
+        """
+        self._refuse_closed()
+        given = known_options(options, ("task", "reset_mask"))
+        rows = self._masked(given)
+        chosen = given.get("task")
+        again = check_choice(chosen)
+        fresh = self._seed(seed, rows)
+        if chosen is not None:
+            self._tasks.pin({} if again else chosen, rows)
+        self._renew_tasks(rows if again else fresh)
+        self._start(rows)
+        self._over[rows] = False
+        return self._observe(), {}
+
+    def step(self, actions: Array) -> Outcome:
+        """One step of every row.
+
+        Args:
+            actions: ``[num_envs, *single_action_space.shape]``.
+
+        Returns:
+            Observations, rewards (float64), terminated, truncated, and infos with ``final_obs`` in the
+            same-step mode.
+
+        Raises:
+            ResetNeeded: before the first reset; or, with autoreset disabled, where a row's episode has ended.
+            ValueError: actions of another shape, not finite, or that do not exist.
+            ClosedEnvironmentError: after ``close``.
+        """
+        self._refuse_closed()
+        if not self._state:
+            raise ResetNeeded("step: no episode has begun; call reset first")
+        if self._mode is AutoresetMode.DISABLED and self._over.any():
+            ended = np.flatnonzero(self._over).tolist()
+            raise ResetNeeded(f"step: the episodes of rows {ended} have ended; reset them by options['reset_mask']")
+        tensor = read_action(self.single_action_space, actions, (self.num_envs,))
+        self._state, gained, ended_now = self._family.step(self._task, self._state, tensor)
+        self._steps += 1
+        reward = gained.numpy().astype(np.float64)
+        terminated = ended_now.numpy().copy()
+        late = np.zeros_like(terminated) if self._limit is None else self._steps >= self._limit
+        infos: dict[str, Any] = {}
+        if self._mode is AutoresetMode.NEXT_STEP and self._over.any():
+            reward[self._over], terminated[self._over], late[self._over] = 0.0, False, False
+            self._start(np.flatnonzero(self._over))
+        self._over = terminated | late
+        observation = self._observe()
+        if self._mode is AutoresetMode.SAME_STEP and self._over.any():
+            infos = _final(observation, self._over)
+            self._start(np.flatnonzero(self._over))
+            observation = self._observe()
+        return observation, reward, terminated, late, infos
+
+    def render(self) -> tuple[Frame, ...] | None:
+        """A picture of every row, ``[200, 300, 3]`` uint8 each; None without a render mode.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._refuse_closed()
+        if self.render_mode is None:
+            return None
+        if not self._state:
+            raise ResetNeeded("render: there is nothing to draw yet; call reset first")
+        observation = self._observe()
+        shown = [(scalars(self._task, row), scalars(self._state, row)) for row in range(self.num_envs)]
+        return tuple(picture(self._family, *one, seen) for one, seen in zip(shown, observation, strict=True))
+
+    def _masked(self, options: Mapping[str, Any]) -> Indices:
+        """The rows to reset."""
+        if "reset_mask" not in options:
+            return np.arange(self.num_envs)
+        mask = options["reset_mask"]
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"reset_mask: expected a numpy array of bool, got {mask!r}; give one entry a row")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(f"reset_mask: expected shape ({self.num_envs},) with a true entry, got {mask}")
+        if not self._state and not mask.all():
+            raise ResetNeeded("reset_mask: no episode has begun; reset all rows first")
+        return np.flatnonzero(mask)
+
+    def _seed(self, seed: int | Sequence[int | None] | None, rows: Indices) -> Indices:
+        """Which of the rows have new random numbers and therefore need a new task."""
+        if seed is None or isinstance(seed, int | np.integer):
+            super().reset(seed=None if seed is None else int(seed))
+            if seed is None and all(self._streams.has(int(row)) for row in rows):
+                return rows[:0]
+            self._streams.seed(self.np_random)
+            return rows
+        if len(seed) != self.num_envs:
+            raise ValueError(f"seed: expected one, or one for each of {self.num_envs} rows, got {len(seed)}")
+        fresh = [
+            int(row) for row in rows if seed[row] is not None or self._streams.shared or not self._streams.has(row)
+        ]
+        for row in range(self.num_envs) if self._streams.shared else fresh:
+            self._streams.seed_row(row, seeding.np_random(seed[row] if row in fresh else None)[0])
+        return np.array(fresh, dtype=np.int64)
+
+    def _renew_tasks(self, rows: Indices) -> None:
+        if len(rows):
+            part = self._streams.draw(rows, lambda some, generator: self._tasks.draw(len(some), generator))
+            self._drawn = _into(self._drawn, rows, part, self.num_envs)
+        self._task = self._tasks.put(self._drawn)
+
+    def _start(self, rows: Indices) -> None:
+        """New episodes in these rows."""
+
+        def first(some: Indices, generator: torch.Generator) -> Task:
+            index = torch.from_numpy(some)
+            task = {name: value[index] for name, value in self._task.items()}
+            return self._family.reset(task, (len(some),), generator=generator)
+
+        self._state = _into(self._state, rows, self._streams.draw(rows, first), self.num_envs)
+        self._steps[rows] = 0
+
+    def _observe(self) -> Array:
+        seen = self._family.observe(self._task, self._state).numpy()
+        return seen.astype(self.single_observation_space.dtype)  # a copy
+
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("the environment is closed; make a new one")
+
+
+def _mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        known = ", ".join(repr(one.value) for one in AutoresetMode)
+        raise ValueError(f"autoreset_mode: expected one of {known}, got {mode!r}; choose one") from error
+
+
+def _into(whole: Task, rows: Indices, part: Task, count: int) -> dict[str, Tensor]:
+    """``whole`` with ``part`` in the given rows; never written in place, for its tensors may be shared."""
+    if len(rows) == count:
+        return dict(part)
+    index = torch.from_numpy(rows)
+    return {name: whole[name].index_copy(0, index, value) for name, value in part.items()}
+
+
+def _final(observation: Array, over: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Infos of the same-step mode, in the form that ``SyncVectorEnv`` gives them."""
+    last = np.full(len(over), None, dtype=object)
+    for row in np.flatnonzero(over):
+        last[row] = observation[row].copy()
+    return {"final_obs": last, "_final_obs": over.copy(), "final_info": {}, "_final_info": over.copy()}

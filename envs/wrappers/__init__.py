@@ -1,0 +1,33 @@
+"""Variants by wrapping: each takes a family and gives a family, and they nest in any order.
+
+What a wrapper adds is declared as constants of the task, hidden from the agent like all others; they are
+drawn, validated, hashed and split like the wrapped family's own. At the default constants a wrapper changes
+nothing. The outermost wrapper is the nearest to the agent: its action passes through that wrapper first,
+and its observation last.
+"""
+
+from __future__ import annotations
+
+from .actions import DeadActions, ScaledActions, SwappedActions
+from .base import Wrapper
+from .changing import Changing
+from .delayed import Delayed
+from .noise import NoisySensors
+from .repeated import Repeated
+from .rewards import ScaledReward, ShiftedReward
+from .sensors import RewiredSensors, ScaledSensors
+
+__all__ = [
+    "DeadActions",
+    "ScaledActions",
+    "SwappedActions",
+    "Wrapper",
+    "Changing",
+    "Delayed",
+    "NoisySensors",
+    "Repeated",
+    "ScaledReward",
+    "ShiftedReward",
+    "RewiredSensors",
+    "ScaledSensors",
+]

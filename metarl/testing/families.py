@@ -1,0 +1,403 @@
+"""What is wrong with a family of environments, in plain words: the contract of `metarl.types.TaskFamily`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from metarl.rollouts import per_row
+from metarl.testing.episodes import EPISODES, LONGEST, TASKS, Moment, Watched, actions, generator, same, walk
+from metarl.types import State, Task, TaskFamily
+
+MEMBERS = ("observation_space", "action_space", "horizon", "sample", "reset", "observe", "step")
+LOOKED_AT = 20  # steps of an episode that are repeated
+ATTEMPTS = 32  # sets of episodes in which a constant may show
+Check = Callable[[Watched], Iterator[str]]
+
+
+def check_family(family: TaskFamily) -> list[str]:
+    """What is wrong with a family of environments; empty if nothing was found.
+
+    Args:
+        family: anything with the members of `metarl.types.TaskFamily`. Where it also has ``contains``, ``validate``
+            or ``references``, as those of ``envs`` do, they are checked against what it samples and plays.
+
+    Checked: spaces and time limit; shapes, dtypes and ranges of tasks, states, observations, rewards and
+    endings; equal generators give equal episodes and nothing is remembered between calls; many environments
+    at once as one by one; every constant that differs between tasks tells in what is seen, paid or ended; no reset
+    or step writes to what it was given; no use of global random numbers; finite values throughout an episode (the
+    message names the step, and steps count from 0); tensors on the tasks' device.
+
+    What cannot be seen from outside is not found: equations that are wrong, but consistently so. Episodes
+    are of random actions and at most 1000 steps long, so what happens beyond is not seen either.
+    """
+    watched = Watched(family)
+    found: list[str] = []
+    for stage in STAGES:
+        for check in stage:
+            try:
+                found.extend(check(watched))
+            except Exception as error:
+                if not found:  # else it is most likely a consequence
+                    what = (check.__doc__ or "").rstrip(".")
+                    found.append(f"{what}: the family raised {type(error).__name__}: {error}")
+        if found:  # what is checked later takes this for granted
+            break
+    return found + list(watched.found)
+
+
+def _spaces(watched: Watched) -> Iterator[str]:
+    """Members and spaces."""
+    missing = [name for name in MEMBERS if not hasattr(watched.family, name)]
+    if missing:
+        yield f"a family has the members {', '.join(MEMBERS)}; missing: {', '.join(missing)}"
+        return
+    observations, moves = watched.family.observation_space, watched.family.action_space
+    if not isinstance(observations, Box) or len(observations.shape) != 1 or observations.dtype != np.float32:
+        yield f"observation_space must be a Box of one dimension and float32, which policies read; got {observations}"
+    if isinstance(moves, Discrete):
+        if moves.n < 2 or moves.start != 0:
+            yield f"action_space must count at least 2 actions from 0; got {moves}"
+    elif not isinstance(moves, Box) or len(moves.shape) != 1 or not np.issubdtype(moves.dtype, np.floating):
+        yield f"action_space must be Discrete or a Box of one dimension and floating point; got {moves}"
+    if observations != watched.family.observation_space or moves != watched.family.action_space:
+        yield "the spaces differ from one look to the next; they must be the same for every task"
+
+
+def _horizon(watched: Watched) -> Iterator[str]:
+    """Time limit."""
+    horizon: Any = watched.family.horizon
+    if isinstance(horizon, bool) or not isinstance(horizon, Integral) or horizon < 1:
+        yield f"horizon must be an int of at least 1 step; got {horizon!r}"
+
+
+def _sampling(watched: Watched) -> Iterator[str]:
+    """Sampling tasks."""
+    for count in (1, TASKS):
+        task = watched.sample(count, generator=generator(0))
+        if not isinstance(task, Mapping) or not task or not all(isinstance(v, Tensor) for v in task.values()):
+            yield f"sample must give a mapping from names of constants to tensors; got {task!r}"
+            return
+        found = [line for name, value in task.items() for line in _constant(name, value, count)]
+        yield from found
+        if found:
+            return
+    again, other = (watched.sample(TASKS, generator=generator(seed)) for seed in (0, 1))
+    if not same(task, again):
+        yield "sample gives other tasks from an equal generator; draw from that generator alone"
+    elif same(task, other):
+        constant = not _varied(task)
+        yield (
+            "sample gives the same task again and again: there is nothing to adapt to; vary at least one constant"
+            if constant
+            else "sample gives the same tasks from different generators; draw from the generator it is given"
+        )
+    yield from _declared(watched, task)
+
+
+def _constant(name: str, value: Tensor, count: int) -> Iterator[str]:
+    if value.shape != (count,) or value.dtype != torch.float32:
+        yield f"sample({count}) must give {name} as ({count},), torch.float32; got {_kind(value)}"
+    elif not bool(value.isfinite().all()):
+        yield f"sample gives {name} values that are not finite"
+
+
+def _declared(watched: Watched, task: Task) -> Iterator[str]:
+    """What the family itself says about its tasks, if it says anything."""
+    validate, contains = (getattr(watched.family, name, None) for name in ("validate", "contains"))
+    try:
+        if validate is not None:
+            validate(task)
+    except ValueError as error:
+        yield f"sample draws tasks that the family's own validate refuses: {error}"
+    if contains is not None and not bool(contains(task).all()):
+        first = int((~contains(task)).nonzero()[0])
+        yield f"sample draws tasks outside the family's own ranges, such as {_one(task, first)}"
+
+
+def _shapes(watched: Watched) -> Iterator[str]:
+    """Shapes and dtypes."""
+    yield from _shapes_of(watched, per_row(watched.sample(TASKS, generator=generator(0))), (TASKS, EPISODES))
+
+
+def _single(watched: Watched) -> Iterator[str]:
+    """One environment, whose constants have no dimensions."""
+    task = watched.sample(TASKS, generator=generator(0))
+    for line in _shapes_of(watched, {name: value[0] for name, value in task.items()}, ()):
+        yield f"for one environment, whose constants have no dimensions, {line}"
+
+
+def _shapes_of(watched: Watched, task: Task, rows: tuple[int, ...]) -> Iterator[str]:
+    """What is wrong with one reset and one step of the given rows."""
+    family = watched.family
+    state = watched.reset(task, rows, generator=generator(0))
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        yield f"reset must give a dict of tensors; got {state!r}"
+        return
+    yield from (f"the state's {k} must be {rows}; got {_kind(v)}" for k, v in state.items() if v.shape != rows)
+    seen = (*rows, *family.observation_space.shape)
+    yield from _expect("observe", watched.observe(task, state), seen, torch.float32)
+    action = actions(family.action_space, 1, (TASKS, EPISODES), 0)[0]
+    transition = watched.step(task, state, action if rows else action[0, 0])
+    if not isinstance(transition, tuple) or len(transition) != 3 or not isinstance(transition[0], dict):
+        yield f"a step must give (state, reward, terminated); got {transition!r}"
+        return
+    after, reward, terminated = transition
+    yield from _expect("the reward of a step", reward, rows, torch.float32)
+    yield from _expect("terminated", terminated, rows, torch.bool)
+    before, later = ({k: _kind(v) for k, v in s.items()} for s in (state, after))
+    if before.keys() != later.keys():
+        yield f"a step changes the names of the state from {list(before)} to {list(later)}"
+    else:
+        yield from (
+            f"a step changes the state's {k} from {before[k]} to {later[k]}" for k in before if before[k] != later[k]
+        )
+
+
+def _expect(what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[str]:
+    if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
+        yield f"{what} must be {tuple(shape)}, {dtype}; got {_kind(value)}"
+
+
+def _repeats(watched: Watched) -> Iterator[str]:
+    """Repeating calls."""
+    task = watched.sample(TASKS, generator=generator(0))
+    rows, constants, before = (TASKS, EPISODES), per_row(task), _attributes(watched.family)
+    first = watched.reset(constants, rows, generator=generator(0))
+    if not same(first, watched.reset(constants, rows, generator=generator(0))):
+        yield "reset gives other first states from an equal generator; draw from that generator alone"
+    moments = list(walk(watched, task, steps=LOOKED_AT))
+    if any(_steps_otherwise(watched, constants, moment) for moment in moments[:1]):
+        yield (
+            "a step repeated at once gives something else: it must follow from task, state and action alone"
+            f"{_changed(watched, before)}"
+        )
+        return
+    other = watched.sample(TASKS, generator=generator(5))
+    for _ in walk(watched, other, seed=6, steps=3):
+        pass
+    if any(_steps_otherwise(watched, constants, moment) for moment in reversed(moments)):
+        yield (
+            "a step gives something else once other tasks were sampled, reset and stepped: the family remembers what it"
+            f" must compute from the task{_changed(watched, before)}"
+        )
+    elif not same(first, watched.reset(constants, rows, generator=generator(0))):
+        yield f"reset gives other first states once other tasks were sampled and stepped{_changed(watched, before)}"
+
+
+def _steps_otherwise(watched: Watched, constants: Task, moment: Moment) -> bool:
+    again = watched.step(constants, moment.state, moment.action)
+    seen = watched.observe(constants, again[0])
+    return not same((moment.after, moment.reward, moment.terminated, moment.seen), (*again, seen))
+
+
+def _attributes(family: TaskFamily) -> dict[str, Any]:
+    """The family's attributes by name, as something that can be compared later."""
+
+    def frozen(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: frozen(part) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [frozen(part) for part in value]
+        if isinstance(value, Tensor | np.ndarray):
+            return value.clone() if isinstance(value, Tensor) else value.copy()
+        return value if isinstance(value, int | float | str | None) else id(value)
+
+    return {name: frozen(value) for name, value in getattr(family, "__dict__", {}).items()}
+
+
+def _changed(watched: Watched, before: dict[str, Any]) -> str:
+    """Names of the family's attributes that are no longer what they were, for a sentence."""
+    after = _attributes(watched.family)
+    names = [name for name in {**before, **after} if not same(before.get(name), after.get(name))]
+    return f"; changed on the family: {', '.join(names)}" if names else ""
+
+
+def _alone(watched: Watched) -> Iterator[str]:
+    """Many environments at once."""
+    task = watched.sample(TASKS, generator=generator(0))
+    constants = per_row(task)
+    moments = list(walk(watched, task))
+    every = max(1, len(moments) // LOOKED_AT)
+    for step in range(0, len(moments), every):
+        moment = moments[step]
+        living = moment.alive.nonzero().tolist()
+        for row, episode in living[:: max(1, len(living) // 8)]:
+            wrong = _differs_alone(watched, task, moment, row, episode)
+            if wrong:
+                yield (
+                    f"an environment alone steps differently than as one of many, in {wrong} at step {step} of task"
+                    f" {row}: what happens in a row must follow from that row alone, not from a sum, any() or index"
+                    " over rows"
+                )
+                return
+    rows = (TASKS, EPISODES)
+    first = watched.reset(constants, rows, generator=generator(2))
+    alike = {name: value[:1].repeat(TASKS) for name, value in task.items()}
+    mixed = watched.reset(per_row(alike), rows, generator=generator(2))
+    if not same({k: v[:1] for k, v in first.items()}, {k: v[:1] for k, v in mixed.items()}):
+        yield "the first states of a task change with the constants of other tasks in the same reset"
+
+
+def _differs_alone(watched: Watched, task: Task, moment: Moment, row: int, episode: int) -> str:
+    """What differs when one of the rows is stepped by itself; empty if nothing does."""
+    constants = {name: value[row] for name, value in task.items()}
+    state = {name: value[row, episode] for name, value in moment.state.items()}
+    after, reward, terminated = watched.step(constants, state, moment.action[row, episode])
+    pairs = {f"the state's {name}": (moment.after[name][row, episode], value) for name, value in after.items()}
+    pairs["the reward"] = moment.reward[row, episode], reward
+    pairs["terminated"] = moment.terminated[row, episode], terminated
+    pairs["the observation"] = moment.seen[row, episode], watched.observe(constants, after)
+    return ", ".join(what for what, (many, one) in pairs.items() if not _close(many, one))
+
+
+def _close(one: Tensor, other: Tensor, tolerance: float = 1e-4) -> bool:
+    """Equal up to the rounding of vectorised kernels; whole numbers and booleans exactly."""
+    if one.dtype.is_floating_point:
+        return torch.allclose(one, other, rtol=tolerance, atol=0.1 * tolerance, equal_nan=True)
+    return same(one, other)
+
+
+def _constants(watched: Watched) -> Iterator[str]:
+    """Constants that differ between tasks."""
+    task = watched.sample(TASKS, generator=generator(0))
+    silent, attempts, steps = _varied(task), 0, 0
+    while silent and attempts < ATTEMPTS and steps < 2 * LONGEST:  # some are met rarely: one arm of many, a far goal
+        moments = list(walk(watched, task, seed=2 * attempts))
+        silent = [name for name in silent if not _matters(watched, task, name, moments, 2 * attempts)]
+        attempts, steps = attempts + 1, steps + len(moments)
+    for name in silent:
+        yield (
+            f"{name} changes nothing: in {attempts * TASKS * EPISODES} episodes of random actions another value gives"
+            " the same observations, rewards and endings; use it in step, or leave it out of the task"
+        )
+
+
+def _matters(watched: Watched, task: Task, name: str, moments: list[Moment], seed: int) -> bool:
+    """Whether another value of one constant changes what an agent meets in these episodes."""
+    value = task[name]
+    other = next(rolled for k in range(1, TASKS) if not same(rolled := value.roll(k), value))
+    changed = walk(watched, {**task, name: other}, seed=seed)
+    return any(_tells(one, two) for one, two in zip(moments, changed, strict=False))
+
+
+def _tells(one: Moment, two: Moment) -> bool:
+    """Whether what an agent meets in a step differs in a living row."""
+    alive = one.alive & two.alive
+    pairs = ((getattr(one, what), getattr(two, what)) for what in ("observation", "reward", "terminated", "seen"))
+    return any(not same(a[alive], b[alive]) for a, b in pairs)
+
+
+def _varied(task: Task) -> list[str]:
+    """Names of the constants that are not the same in every task."""
+    return [name for name, value in task.items() if bool((value != value[0]).any())]
+
+
+def _values(watched: Watched) -> Iterator[str]:
+    """Values met in an episode."""
+    task = watched.sample(4 * TASKS, generator=generator(3))
+    told: set[str] = set()
+    moments = list(walk(watched, task))
+    last = moments[-1]
+    for step, moment in enumerate(
+        [*moments, last._replace(alive=last.alive & ~last.terminated, observation=last.seen)]
+    ):
+        for what, where in _unsound(watched.family.observation_space, moment).items():
+            bad = (where & moment.alive).nonzero()
+            if len(bad) and what not in told:
+                told.add(what)
+                yield f"{what} at step {step}, first in {_one(task, int(bad[0, 0]))}"
+    if watched.family.horizon > 1 and len(moments) == 1:
+        yield "every episode ends with its first step: terminated is True where an episode ends, not where it goes on"
+
+
+def _unsound(space: Any, moment: Moment) -> dict[str, Tensor]:
+    """Rows whose values cannot be worked with, by what is wrong with them."""
+    low, high = (torch.from_numpy(end) for end in (space.low, space.high))
+    slack = 1e-5 * (1 + torch.maximum(low.abs(), high.abs()).nan_to_num(posinf=0.0))  # rounding is no fault
+    outside = (moment.observation < low - slack) | (moment.observation > high + slack)
+    return {
+        "the observation is not finite": ~moment.observation.isfinite().all(-1),
+        "the observation lies outside observation_space": outside.any(-1),
+        "the reward is not finite": ~moment.reward.isfinite(),
+        **{f"the state's {name} is NaN": value.isnan() for name, value in moment.state.items()},
+    }
+
+
+def _references(watched: Watched) -> Iterator[str]:
+    """Reference returns."""
+    references = getattr(watched.family, "references", None)
+    if references is None:
+        return
+    for name, value in references(watched.sample(TASKS, generator=generator(0))).items():
+        yield from _expect(f"reference {name!r}", value, (TASKS,), torch.float32)
+        if isinstance(value, Tensor) and not bool(value.isfinite().all()):
+            yield f"reference {name!r} is not finite"
+
+
+def _devices(watched: Watched) -> Iterator[str]:
+    """Other devices."""
+    task = watched.sample(TASKS, generator=generator(0))
+    expected = next(walk(watched, task))
+    for device in ("meta", "cuda") if torch.cuda.is_available() else ("meta",):
+        try:
+            met = _first_step(watched.family, task, expected.action, device)
+        except Exception as error:
+            # Tensors without data stand for a GPU where there is none. Decisions that read values are refused there,
+            # with errors that do not speak of devices, and would work on a GPU.
+            if device == "cuda" or "device" in str(error):
+                yield f"with tasks on another device the family raises {type(error).__name__}: {_line(error)}"
+            continue
+        astray = [name for name, value in met.items() if value.device.type != device]
+        if astray:
+            yield f"with tasks on another device, {', '.join(astray)} stay behind; make tensors on the tasks' device"
+        elif device == "cuda":
+            cpu = _named(expected.state, expected.after, expected.reward, expected.terminated, expected.seen)
+            wrong = [name for name, value in met.items() if not _close(value.cpu(), cpu[name], 1e-3)]
+            if wrong:
+                yield f"on a GPU the same generator gives other numbers, in {', '.join(wrong)}"
+
+
+def _first_step(family: TaskFamily, task: Task, action: Tensor, device: str) -> dict[str, Tensor]:
+    """First states and one step by name, with the task on a device and the generator on the CPU."""
+    constants = {name: value.to(device) for name, value in per_row(task).items()}
+    state = family.reset(constants, (TASKS, EPISODES), generator=generator(0))
+    after, reward, terminated = family.step(constants, state, action.to(device))
+    return _named(state, after, reward, terminated, family.observe(constants, after))
+
+
+def _named(state: State, after: State, reward: Tensor, terminated: Tensor, seen: Tensor) -> dict[str, Tensor]:
+    first = {f"the first state's {name}": value for name, value in state.items()}
+    then = {f"the next state's {name}": value for name, value in after.items()}
+    return {**first, **then, "the reward": reward, "terminated": terminated, "the observation": seen}
+
+
+def _kind(value: Any) -> str:
+    return f"{tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _one(task: Task, index: int) -> str:
+    """One task in words: the constants that tell it from others."""
+    named = ", ".join(f"{name}={float(task[name][index]):.4g}" for name in _varied(task) or task)
+    return f"task {index} ({named})"
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else ""
+
+
+STAGES: tuple[tuple[Check, ...], ...] = (
+    (_spaces,),
+    (_horizon,),
+    (_sampling,),
+    (_shapes,),
+    (_repeats,),
+    (_single, _alone, _values, _constants, _references, _devices),
+)
+"""What a later one takes for granted, an earlier one has checked."""

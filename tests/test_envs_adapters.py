@@ -1,0 +1,475 @@
+"""Families as Gymnasium environments: against Gymnasium's checkers, its SyncVectorEnv and its own CartPole."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.spaces import Box, Discrete
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import envs
+from envs import (
+    CartPole,
+    Family,
+    Navigation,
+    Parameter,
+    Range,
+    RingNavigation,
+    TabularMDP,
+    Transition,
+    cartpole_wide,
+    navigation_fixed,
+)
+from envs.adapters import FamilyEnv, FamilyVectorEnv, GymnasiumFamily, register
+from envs.adapters.registration import FAMILIES
+
+IDS = register()
+MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
+# What the checkers recommend and Gymnasium's own CartPole-v1 and Pendulum-v1 do not follow either.
+RECOMMENDATIONS = ("infinity. This is probably too", "recommend using a symmetric and normalized", "symmetric and norm")
+
+TINY: dict[str, Family] = {
+    "cartpole": CartPole(horizon=12, half_length=Range(0.05, 0.5), force_magnitude=Range(5.0, 20.0)),
+    "navigation": Navigation(horizon=7, box=0.15),
+    "bandit": TabularMDP(3, 2, horizon=4, observation="feedback"),
+}
+
+
+def actions_of(env: Any, seed: int) -> Any:
+    env.action_space.seed(seed)
+    return env.action_space
+
+
+def heard(call: Any) -> list[str]:
+    """Messages of warnings that are more than recommendations."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in caught if not any(known in str(w.message) for known in RECOMMENDATIONS)]
+
+
+# ---------------------------------------------------------------------------------------------- one environment
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_gymnasiums_checker_finds_nothing(env_id: str) -> None:
+    env = gymnasium.make(env_id)
+    assert heard(lambda: check_env(env.unwrapped)) == []
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_sb3s_checker_finds_nothing(env_id: str) -> None:
+    env = gymnasium.make(env_id, render_mode="rgb_array")
+    assert heard(lambda: sb3_check_env(env, skip_render_check=False)) == []
+
+
+def test_the_recommendations_left_out_are_those_that_gymnasiums_own_miss() -> None:
+    for env_id in ("CartPole-v1", "Pendulum-v1"):
+        with pytest.warns(UserWarning, match="|".join(RECOMMENDATIONS)):
+            check_env(gymnasium.make(env_id).unwrapped, skip_render_check=True)
+
+
+def test_every_family_is_registered_and_only_by_the_call() -> None:
+    families = [cls for cls in vars(envs).values() if isinstance(cls, type) and issubclass(cls, Family)]
+    alone = {cls for cls in families if "horizon" in inspect.signature(cls).parameters and not inspect.isabstract(cls)}
+    assert set(FAMILIES.values()) == alone - {GymnasiumFamily}  # a wrapper takes its horizon from what it wraps
+    assert register() == IDS
+    code = (
+        "import gymnasium, envs, envs.adapters; ids = lambda: [i for i in gymnasium.registry if 'metarl/' in i];"
+        "before = ids(); gymnasium.make('envs.adapters.registered:metarl/CartPole-v0'); print(before, len(ids()))"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=120)
+    assert done.stdout.strip() == f"[] {len(IDS)}", done.stderr
+
+
+def test_cartpole_equals_gymnasiums_step_by_step() -> None:
+    ours, theirs = gymnasium.make("metarl/CartPole-v0", gravity=12.0), gymnasium.make("CartPole-v1")
+    theirs.unwrapped.gravity = 12.0
+    space = actions_of(ours, 0)
+    for seed in range(5):
+        observation, _ = ours.reset(seed=seed)
+        theirs.reset(seed=0)
+        theirs.unwrapped.state = observation.astype(np.float64)
+        while True:
+            action = space.sample()
+            mine, yours = ours.step(action), theirs.step(action)
+            np.testing.assert_allclose(mine[0], yours[0], atol=1e-5)
+            assert mine[1:4] == yours[1:4]
+            if mine[2] or mine[3]:
+                break
+    assert (ours.spec.max_episode_steps, ours.observation_space) == (500, theirs.observation_space)
+
+
+@pytest.mark.parametrize(
+    ("make", "limit"),
+    [
+        (lambda: gymnasium.make("metarl/Navigation-v0", box=None), 100),
+        (lambda: gymnasium.make("metarl/Navigation-v0", box=None, max_episode_steps=130), 130),
+        (lambda: gymnasium.make("metarl/Navigation-v0", box=None, max_episode_steps=3), 3),
+        (lambda: FamilyEnv(Navigation(9, box=None)), 9),
+        (lambda: FamilyEnv(Navigation(9, box=None), max_episode_steps=4), 4),
+    ],
+)
+def test_the_time_limit_truncates_and_only_it(make: Any, limit: int) -> None:
+    env = make()
+    env.reset(seed=0)
+    flags = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(limit)]
+    assert flags == [(False, False)] * (limit - 1) + [(False, True)]
+
+
+def test_an_end_by_the_rules_is_no_truncation_and_both_may_meet() -> None:
+    push = np.array([1.0, 0.0], np.float32)
+    for limit, late in ((5, False), (3, True)):
+        env = FamilyEnv(Navigation(limit, goal_x=0.3, goal_y=0.0))
+        env.reset(seed=0)
+        assert [env.step(push)[2:4] for _ in range(3)] == [(False, False)] * 2 + [(True, late)]
+    env = FamilyEnv(Navigation(5, box=None), max_episode_steps=-1)
+    env.reset(seed=0)
+    assert not any(env.step(push)[3] for _ in range(50))
+
+
+def test_a_seed_decides_everything_and_a_task_stays_until_the_next() -> None:
+    env, twin = (FamilyEnv(TINY["cartpole"]) for _ in range(2))
+    first, _ = env.reset(seed=3)
+    task = env.task
+    second, _ = env.reset()
+    assert env.task == task and not np.array_equal(first, second)
+    assert np.array_equal(twin.reset(seed=3)[0], first) and twin.task == task
+    assert np.array_equal(twin.reset()[0], second)
+    env.reset(seed=4)
+    assert env.task != task
+    unseeded = [FamilyEnv(TINY["cartpole"]).reset()[0] for _ in range(2)]
+    assert not np.array_equal(*unseeded)
+
+
+def test_options_pin_constants_and_draw_new_tasks() -> None:
+    env = FamilyEnv(TINY["cartpole"], {"gravity": 3.0})
+    env.reset(seed=0)
+    task = env.task
+    assert task["gravity"] == 3.0
+    env.reset(options={"task": {"half_length": 0.25}})
+    assert env.task == {**task, "gravity": pytest.approx(9.8), "half_length": 0.25}
+    env.reset(seed=1)
+    assert env.task["half_length"] == 0.25 and env.task["force_magnitude"] != task["force_magnitude"]
+    env.reset(options={"task": "sample"})
+    assert env.task["half_length"] != 0.25
+
+
+def test_benchmark_tasks_come_from_the_split() -> None:
+    benchmark = cartpole_wide()
+    for split in ("train", "test", "validation"):
+        env = FamilyEnv(benchmark, split=split)
+        for seed in range(3):
+            env.reset(seed=seed)
+            drawn = {name: torch.tensor([value]) for name, value in env.task.items()}
+            assert bool(benchmark.is_training(drawn)) == (split == "train")
+    named = gymnasium.make("metarl/Navigation-v0", benchmark="navigation-fixed", split="test").unwrapped
+    named.reset(seed=0)
+    drawn = {name: torch.tensor([value]) for name, value in named.task.items()}
+    assert not bool(navigation_fixed().is_training(drawn))
+
+
+def test_global_random_state_is_untouched() -> None:
+    numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()
+    env, many = FamilyEnv(TINY["cartpole"]), FamilyVectorEnv(TINY["cartpole"], 3)
+    env.reset(), env.step(0), many.reset(), many.step(np.zeros(3, np.int64))
+    assert np.array_equal(np.random.get_state()[1], numpy_before)
+    assert torch.equal(torch.random.get_rng_state(), torch_before)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: gymnasium.make("metarl/CartPole-v0", gravty=1.0), ValueError, "did you mean 'gravity'"),
+        (lambda: gymnasium.make("metarl/CartPole-v0", gravity=-1.0), ValueError, r"gravity: expected within \[0.0"),
+        (lambda: gymnasium.make("metarl/CartPole-v0", horizon=9), ValueError, "max_episode_steps"),
+        (lambda: gymnasium.make("metarl/CartPole-v0", benchmark="cartpole-wild"), ValueError, "did you mean"),
+        (lambda: gymnasium.make("metarl/CartPole-v0", benchmark="bandit-5"), ValueError, "not of CartPole"),
+        (lambda: gymnasium.make("metarl/CartPole-v0", benchmark="cartpole-wide", gravity=1), ValueError, "pin them"),
+        (lambda: FamilyEnv(CartPole(), {"gravty": 1.0}), ValueError, "did you mean 'gravity'"),
+        (lambda: FamilyEnv(CartPole(), {"gravity": float("nan")}), ValueError, "gravity: expected within"),
+        (lambda: FamilyEnv(CartPole(), {"gravity": "high"}), TypeError, "gravity: expected a number"),
+        (lambda: FamilyEnv("CartPole"), TypeError, "Family or a TaskBenchmark"),
+        (lambda: FamilyEnv(CartPole(), split="test"), ValueError, "split: expected one of train"),
+        (lambda: FamilyEnv(CartPole(), render_mode="human"), ValueError, "rgb_array"),
+        (lambda: FamilyEnv(CartPole(), max_episode_steps=0), ValueError, "max_episode_steps: expected at least 1"),
+        (lambda: FamilyEnv(CartPole()).step(0), ResetNeeded, "call reset"),
+        (lambda: FamilyEnv(CartPole()).reset(options={"tasks": {}}), ValueError, "no option 'tasks'"),
+        (lambda: FamilyEnv(CartPole()).reset(options={"task": 3}), ValueError, "task: expected constants"),
+        (lambda: FamilyVectorEnv(CartPole(), 0), ValueError, "num_envs"),
+        (lambda: FamilyVectorEnv(CartPole(), 2, autoreset_mode="Sometimes"), ValueError, "'NextStep'"),
+        (lambda: FamilyVectorEnv(CartPole(), 2).step(np.zeros(2, np.int64)), ResetNeeded, "call reset"),
+        (lambda: FamilyVectorEnv(CartPole(), 2).reset(seed=[1, 2, 3]), ValueError, "seed: expected"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(call: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "action"),
+    [
+        (CartPole(), 2),
+        (CartPole(), -1),
+        (CartPole(), 0.5),
+        (CartPole(), [0]),
+        (Navigation(), [0.0]),
+        (Navigation(), [0.0, float("nan")]),
+    ],
+)
+def test_bad_actions_are_refused(family: Family, action: Any) -> None:
+    env, many = FamilyEnv(family), FamilyVectorEnv(family, 2)
+    env.reset(seed=0), many.reset(seed=0)
+    with pytest.raises(ValueError, match="action: expected"):
+        env.step(action)
+    with pytest.raises(ValueError, match="action: expected"):
+        many.step(np.array([action, action]))
+
+
+def test_nothing_moves_after_the_end_or_after_closing() -> None:
+    env = FamilyEnv(CartPole(horizon=1))
+    env.reset(seed=0)
+    env.step(0)
+    with pytest.raises(ResetNeeded):
+        env.step(0)
+    env.reset()
+    env.close()
+    with pytest.raises(ResetNeeded):
+        env.step(0)
+    many = FamilyVectorEnv(CartPole(), 2)
+    many.close()
+    for call in (many.reset, many.render, lambda: many.step(np.zeros(2, np.int64))):
+        with pytest.raises(ClosedEnvironmentError):
+            call()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pictures_are_new_and_follow_the_state(name: str) -> None:
+    env = gymnasium.make(f"metarl/{name}-v0", render_mode="rgb_array")
+    env.reset(seed=0)
+    first = env.render()
+    assert (first.shape, first.dtype) == ((200, 300, 3), np.uint8)
+    assert (first != 255).any() and np.array_equal(first, env.render())
+    if name == "BernoulliBandit":
+        return  # observes a constant, and looks like it
+    for _ in range(30):
+        *_, terminated, truncated, _ = env.step(actions_of(env, 1).sample())
+        if not np.array_equal(env.render(), first):
+            return
+        if terminated or truncated:
+            env.reset()
+    pytest.fail("the picture never changed")
+
+
+def test_the_pole_leans_where_it_is_drawn() -> None:
+    env = FamilyEnv(CartPole(), render_mode="rgb_array")
+    env.reset(seed=0)
+    red = []
+    for _ in range(40):
+        if env.step(1)[2]:
+            break
+    rows, columns = np.nonzero((env.render() == (200, 60, 50)).all(-1))
+    red = columns[rows == rows.min()].mean() - columns[rows == rows.max()].mean()
+    assert env._observe()[2] < 0 and red < -5  # pushed to the right, it falls to the left
+
+
+# ---------------------------------------------------------------------------------------------- many at once
+
+
+def sync(family: Family, count: int, mode: AutoresetMode, **kwargs: Any) -> SyncVectorEnv:
+    return SyncVectorEnv([lambda: FamilyEnv(family, **kwargs) for _ in range(count)], autoreset_mode=mode)
+
+
+def assert_same(mine: Any, theirs: Any) -> None:
+    """Observations, flags, rewards and infos of one step, or of a reset."""
+    *ours, our_infos = mine
+    *yours, your_infos = theirs
+    for a, b in zip(ours, yours, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    assert our_infos.keys() == your_infos.keys()
+    for name, value in your_infos.items():
+        if name == "final_obs":
+            assert our_infos[name].dtype == object
+            for a, b in zip(our_infos[name], value, strict=True):
+                assert (a is None) == (b is None)
+                if a is not None:
+                    np.testing.assert_allclose(a, b, atol=2e-6)
+        elif isinstance(value, dict):
+            assert our_infos[name] == value
+        else:
+            np.testing.assert_array_equal(our_infos[name], value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", TINY)
+def test_every_step_equals_gymnasiums_sync_vector_env(name: str, mode: AutoresetMode) -> None:
+    count, family = 5, TINY[name]
+    ours, theirs = FamilyVectorEnv(family, count, autoreset_mode=mode), sync(family, count, mode)
+    assert ours.metadata["autoreset_mode"] is theirs.metadata["autoreset_mode"] is mode
+    assert ours.observation_space == theirs.observation_space and ours.action_space == theirs.action_space
+    seeds = list(range(10, 10 + count))
+    assert_same(ours.reset(seed=seeds), theirs.reset(seed=seeds))
+    space, ends = actions_of(ours, 0), np.zeros(2)
+    for step in range(80):
+        action = space.sample()
+        mine = ours.step(action)
+        assert_same(mine, theirs.step(action))
+        ends += mine[2].sum(), mine[3].sum()
+        mask = mine[2] | mine[3] if mode is AutoresetMode.DISABLED else np.arange(count) == step % 50
+        if mask.any():  # in the other modes too a caller may start some rows again
+            options = {"reset_mask": mask}
+            assert_same(ours.reset(options=dict(options)), theirs.reset(options=dict(options)))
+    assert ends[1] > 0 and (ends[0] > 0 or name == "bandit")
+    tasks = [env.task for env in theirs.envs]
+    for constant, values in ours.task.items():
+        np.testing.assert_array_equal(values, [np.float32(task[constant]) for task in tasks])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_partial_resets_with_seeds_and_tasks_equal_gymnasiums(mode: AutoresetMode) -> None:
+    ours, theirs = FamilyVectorEnv(TINY["cartpole"], 4, autoreset_mode=mode), sync(TINY["cartpole"], 4, mode)
+    for env in (ours, theirs):
+        env.reset(seed=[1, 2, 3, 4])
+        env.step(np.ones(4, np.int64))
+    mask = np.array([True, False, True, False])
+    for seed, task in (([9, None, None, None], None), (None, {"gravity": 4.0}), (None, "sample"), ([7] * 4, None)):
+        options = {"reset_mask": mask} if task is None else {"reset_mask": mask, "task": task}
+        mine, yours = (env.reset(seed=seed, options=dict(options)) for env in (ours, theirs))
+        assert_same(mine, yours)
+        for constant in ("gravity", "half_length"):
+            np.testing.assert_array_equal(ours.task[constant], np.float32([env.task[constant] for env in theirs.envs]))
+        if not (mode is AutoresetMode.DISABLED and ours._over.any()):
+            assert_same(ours.step(np.zeros(4, np.int64)), theirs.step(np.zeros(4, np.int64)))
+
+
+def test_one_seed_serves_all_rows_repeatably() -> None:
+    first, second = FamilyVectorEnv(TINY["cartpole"], 6), FamilyVectorEnv(TINY["cartpole"], 6)
+    space = actions_of(first, 0)
+    assert_same(first.reset(seed=5), second.reset(seed=5))
+    for _ in range(40):
+        action = space.sample()
+        assert_same(first.step(action), second.step(action))
+    assert len(np.unique(first.task["half_length"])) == 6
+    task = first.task["half_length"]
+    first.reset()
+    np.testing.assert_array_equal(first.task["half_length"], task)
+    first.reset(seed=6)
+    assert not np.array_equal(first.task["half_length"], task)
+
+
+def test_rows_can_be_pinned_to_tasks_of_their_own() -> None:
+    many = FamilyVectorEnv(CartPole(), 3, {"gravity": [1.0, 2.0, 3.0]})
+    many.reset(seed=0)
+    np.testing.assert_array_equal(many.task["gravity"], [1.0, 2.0, 3.0])
+    many.reset(options={"task": {"cart_mass": [4.0, 5.0, 6.0]}, "reset_mask": np.array([False, True, False])})
+    np.testing.assert_array_equal(many.task["gravity"], np.float32([1.0, 9.8, 3.0]))
+    np.testing.assert_array_equal(many.task["cart_mass"], [1.0, 5.0, 1.0])
+
+
+def test_what_is_returned_is_never_written_to_again() -> None:
+    many = FamilyVectorEnv(Navigation(3), 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    kept = [many.reset(seed=0)[0]]
+    copies = [kept[0].copy()]
+    for _ in range(7):
+        outcome = many.step(np.ones((2, 2), np.float32))
+        kept += list(outcome[:4])
+        copies += [x.copy() for x in outcome[:4]]
+    assert all(np.array_equal(a, b) for a, b in zip(kept, copies, strict=True))
+
+
+def test_disabled_autoreset_refuses_rows_that_have_ended() -> None:
+    many = FamilyVectorEnv(Navigation(1), 2, autoreset_mode="Disabled")
+    many.reset(seed=0)
+    many.step(np.zeros((2, 2), np.float32))
+    with pytest.raises(ResetNeeded, match=r"rows \[0, 1\]"):
+        many.step(np.zeros((2, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind"),
+    [
+        ([True, False], TypeError),
+        (np.array([1, 0]), TypeError),
+        (np.array([True]), ValueError),
+        (np.array([False, False]), ValueError),
+    ],
+)
+def test_bad_masks_are_refused_as_gymnasium_refuses_them(mask: Any, kind: type[Exception]) -> None:
+    for env in (FamilyVectorEnv(Navigation(), 2), sync(Navigation(), 2, AutoresetMode.DISABLED)):
+        env.reset(seed=0)
+        with pytest.raises(kind, match="reset_mask"):
+            env.reset(options={"reset_mask": mask})
+
+
+def test_make_vec_uses_ours_and_passes_everything_on() -> None:
+    many = gymnasium.make_vec("metarl/CartPole-v0", 3, gravity=12.0, autoreset_mode=AutoresetMode.SAME_STEP)
+    assert isinstance(many, FamilyVectorEnv) and many.num_envs == 3
+    assert many.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    many.reset(seed=0)
+    np.testing.assert_array_equal(many.task["gravity"], [12.0] * 3)
+    short = gymnasium.make_vec("metarl/Navigation-v0", 2, box=None, max_episode_steps=2, task={"goal_x": 0.25})
+    short.reset(seed=0)
+    late = [short.step(np.zeros((2, 2), np.float32))[3].all() for _ in range(2)]
+    assert late == [False, True] and short.task["goal_x"].tolist() == [0.25] * 2
+    assert len(gymnasium.make_vec("metarl/CartPole-v0", 2, vectorization_mode="sync", gravity=5.0).envs) == 2
+
+
+def test_many_rows_can_be_drawn() -> None:
+    many = FamilyVectorEnv(RingNavigation(), 2, render_mode="rgb_array")
+    many.reset(seed=0)
+    frames = many.render()
+    assert len(frames) == 2 and not np.array_equal(*frames)
+
+
+class Remembering(Family):
+    """A stranger's family: a state with a row of its own a row, and its reward the same tensor as its state."""
+
+    parameters = {"pace": Parameter(1.0, 0.0, 10.0, "1", "how fast")}
+    observation_space = Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = Discrete(2)
+
+    def __init__(self, horizon: int = 4, **ranges: Any) -> None:
+        super().__init__(horizon, ranges)
+
+    def reset(self, task: Any, rows: tuple[int, ...], *, generator: torch.Generator) -> Any:
+        return {"trail": torch.rand((*rows, 3), generator=generator), "sum": torch.zeros(rows)}
+
+    def observe(self, task: Any, state: Any) -> torch.Tensor:
+        return state["trail"]
+
+    def step(self, task: Any, state: Any, action: torch.Tensor) -> Transition:
+        moved = state["trail"].roll(1, -1) + (task["pace"] * action).unsqueeze(-1)
+        total = moved.sum(-1)
+        return Transition({"trail": moved, "sum": total}, total, total > 5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_strangers_family_with_shared_and_wide_tensors_works_too(mode: AutoresetMode) -> None:
+    family = Remembering(pace=Range(0.1, 1.0))
+    ours, theirs = FamilyVectorEnv(family, 3, autoreset_mode=mode, render_mode="rgb_array"), sync(family, 3, mode)
+    assert_same(ours.reset(seed=[1, 2, 3]), theirs.reset(seed=[1, 2, 3]))
+    space = actions_of(ours, 0)
+    for _ in range(20):
+        action = space.sample()
+        mine = ours.step(action)
+        assert_same(mine, theirs.step(action))
+        if mode is AutoresetMode.DISABLED and (mine[2] | mine[3]).any():
+            options = {"reset_mask": mine[2] | mine[3]}
+            assert_same(ours.reset(options=dict(options)), theirs.reset(options=dict(options)))
+    assert len(ours.render()) == 3

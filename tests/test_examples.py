@@ -1,0 +1,57 @@
+"""The worked examples do what they promise."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples import own_family
+from experiments import check_family as shell
+from experiments import evaluate, train
+from experiments.presets import PRESETS
+from metarl.testing import check_family
+
+SOURCE = Path(own_family.__file__).read_text()
+NAME = "examples.own_family:benchmark"
+
+
+def test_the_family_is_sound_and_short() -> None:
+    benchmark = own_family.benchmark()
+    assert check_family(benchmark.family) == [] == check_family(benchmark.heldout["extrapolation"])
+    assert len(SOURCE.splitlines()) <= 60
+
+
+def test_its_water_runs_out_as_torricelli_says() -> None:
+    """Closed form without inflow: the root of the level falls linearly. Euler's steps are a little faster."""
+    leak, steps = 0.004, 10
+    family = own_family.Tank(leak=leak)
+    task = family.sample(1, generator=torch.Generator().manual_seed(0))
+    state, still = {"level": torch.ones(1)}, -torch.ones(1, 1)
+    for _ in range(steps):
+        state, reward, terminated = family.step(task, state, still)
+    seconds = steps * own_family.STEP
+    exact = (1 - leak / own_family.AREA * (own_family.GRAVITY / 2) ** 0.5 * seconds) ** 2
+    assert float(state["level"]) == pytest.approx(exact, abs=0.02) and not terminated.any()
+    assert float(reward) == pytest.approx(1 - (1 - float(state["level"])) / own_family.HEIGHT)
+
+
+def test_the_commands_of_its_docstring_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = SOURCE.replace("$TANK", NAME).replace("--env-steps 1500000", "--env-steps 1000")
+    assert f"TANK={NAME}" in text and "--env-steps 1000" in text
+    commands = dict(re.findall(r"python experiments/(\w+)\.py (.*)", text))
+    assert set(commands) == {"check_family", "train", "evaluate"}
+    assert shell.main(commands["check_family"].split()) == 0
+    run = tmp_path / "tank"
+    argv = commands["train"].replace("runs/tank", str(run)).split()
+    assert argv[0] in PRESETS and NAME in argv
+    tiny = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4"]
+    assert train.main([*argv, *tiny, "--no-evaluate"]) == 0
+    argv = commands["evaluate"].replace("runs/tank", str(run)).split()
+    assert evaluate.main([*argv, "--tasks", "3", "--steps", "1"]) == 0
+    result = json.loads((run / "evaluation" / "extrapolation.json").read_text())
+    assert len(result["sampled"]) == 3 and result["benchmark"] == NAME
+    assert "held-out tasks" in capsys.readouterr().out

@@ -1,0 +1,204 @@
+"""Benchmarks and families from outside, by import path or entry point, and the check of families from the shell."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from envs import BENCHMARKS, TaskBenchmark
+from experiments import check_family, evaluate, names, train
+from experiments.build import build_benchmark
+from experiments.config import Config
+from experiments.errors import InputError
+from metarl.rules import SGD
+
+TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4", "--env-steps", "200"]
+
+PLUGIN = """
+from envs import CartPole, Navigation, Range, TaskBenchmark
+from metarl.rules import SGD
+
+def short(horizon=5):
+    return TaskBenchmark("short", Navigation(horizon))
+
+def rule(params):
+    return SGD(0.1)
+
+class Namespace:
+    nested = short()
+
+heavy = CartPole(5, pole_mass=Range(0.1, 0.5))
+same = CartPole(5)
+number = 3
+
+class Foreign:  # a family that is none of envs
+    def __getattr__(self, name):
+        if name not in ("observation_space", "action_space", "horizon", "sample", "reset", "observe", "step"):
+            raise AttributeError(name)
+        return getattr(heavy, name)
+
+foreign = Foreign()
+
+class Dull(Foreign):
+    def observe(self, task, state):
+        return 0 * heavy.observe(task, state)
+
+dull = Dull()
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module outside of this repository that nobody has imported."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "their_plugin.py").write_text(PLUGIN)
+    (tmp_path / "elsewhere" / "their_broken.py").write_text("import a_module_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
+    monkeypatch.delitem(sys.modules, "their_plugin", raising=False)
+    return "their_plugin"
+
+
+@pytest.fixture
+def installed(plugin: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Packages that offer names, among them one of ours, one twice and one that cannot be imported."""
+    offered = [
+        ("their-short", "their_plugin:short"),
+        ("their-short", "their_plugin:short"),  # the same package, met twice on the path
+        ("their-nested", "their_plugin:Namespace.nested [extra]"),
+        ("navigation-fixed", "their_plugin:short"),
+        ("disputed", "their_plugin:short"),
+        ("disputed", "another_plugin:short"),
+        ("broken", "their_broken:benchmark"),
+        ("vanished", "their_plugin:vanished"),
+    ]
+    points = [EntryPoint(name, value, "metarl.benchmarks") for name, value in offered]
+    points += [EntryPoint("their-rule", "their_plugin:rule", "metarl.rules"), EntryPoint("x", "y:z", "console_scripts")]
+
+    def entry_points(**given: Any) -> EntryPoints:
+        return EntryPoints(points).select(**given)
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    return plugin
+
+
+def test_an_installed_benchmark_is_reached_by_its_name_and_imported_only_then(installed: str) -> None:
+    assert build_benchmark(Config()).name == "navigation-fixed"
+    with pytest.raises(InputError, match=r"did you mean 'their-short'\?.*known are navigation-fixed.*their-nested"):
+        build_benchmark(Config(benchmark="their-shor"))
+    assert installed not in sys.modules
+    assert build_benchmark(Config(benchmark="their-short", horizon=7)).family.horizon == 7
+    assert build_benchmark(Config(benchmark="their-nested")).name == "short"
+
+
+def test_a_rule_is_too(installed: str) -> None:
+    rule = names.choose_or_import("rule", "their-rule", names.RULES)({"w": torch.zeros(2)})
+    assert isinstance(rule, SGD)
+    with pytest.raises(InputError, match="did you mean 'their-rule'"):
+        names.choose_or_import("rule", "their-rul", names.RULES)
+
+
+def test_a_name_of_ours_cannot_be_taken(installed: str) -> None:
+    assert build_benchmark(Config(benchmark="navigation-fixed")).family.horizon == 100
+    assert installed not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("disputed", "offered by several packages; give one of their_plugin:short, another_plugin:short"),
+        ("broken", "'broken' cannot be imported: No module named 'a_module_that_is_not_there'"),
+        ("vanished", "'vanished' cannot be imported: module 'their_plugin' has no attribute 'vanished'"),
+    ],
+)
+def test_what_cannot_be_had_is_said_in_one_line(
+    name: str, message: str, installed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["navigation-fixed", "--benchmark", name]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+
+
+def test_a_bare_family_becomes_a_benchmark(plugin: str, tmp_path: Path) -> None:
+    benchmark = build_benchmark(Config(benchmark="their_plugin:heavy"))
+    assert isinstance(benchmark, TaskBenchmark) and benchmark.splits == ("validation", "test")
+    assert benchmark.name == "their_plugin:heavy" and benchmark.family.horizon == 5
+    made = build_benchmark(Config(benchmark="envs:Navigation", horizon=9))
+    assert made.family.horizon == 9 and made.splits == ("validation", "test")
+    run = tmp_path / "run"
+    flags = ["--benchmark", "their_plugin:heavy", *TINY, "--no-evaluate", "--output", str(run)]
+    assert train.main(["navigation-fixed", *flags]) == 0
+    assert evaluate.main([str(run), "--tasks", "2", "--steps", "1", "--plugin", "their_plugin:heavy"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("their_plugin:number", "is of type int; expected a metarl.types.Benchmark"),
+        (
+            "their_plugin:foreign",
+            "is of type Foreign; expected a metarl.types.Benchmark, such as an envs.TaskBenchmark",
+        ),
+        ("their_plugin:same", "expected a training range that leaves tasks"),
+        ("their_plugin", "unknown benchmark"),
+        ("their_plugn:short", "PYTHONPATH"),
+        ("their_plugin:", "cannot be imported"),
+        (":short", "cannot be imported"),
+    ],
+)
+def test_what_is_no_benchmark_is_refused(
+    name: str, message: str, plugin: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["navigation-fixed", "--benchmark", name]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+
+
+@pytest.mark.parametrize("name", ["their_plugin:short", "their_plugin:heavy", "their_plugin:foreign", "bandit-5"])
+def test_the_shell_says_that_nothing_was_found(name: str, plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert name in BENCHMARKS or name.startswith(plugin)
+    assert check_family.main([name]) == 0
+    assert capsys.readouterr().out == f"{name}: nothing found\n"
+
+
+def test_the_shell_says_what_was_found_and_ends_with_1(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_family.main(["their_plugin:same"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "- sample gives the same task again and again: there is nothing to adapt to; vary at least one constant",
+        "their_plugin:same: 1 finding(s)",
+    ]
+    assert check_family.main(["their_plugin:dull"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "expected a benchmark or family"),
+        (["cartpole-wid"], "did you mean 'cartpole-wide'?"),
+        (["their_plugin:number"], "is of type int; expected a benchmark or a family"),
+        (["their_plugin:heavy", "--horizon", "3"], "leave --horizon out"),
+        (["cartpole-wide", "--horizon", "0"], "horizon: expected"),
+        (["their_plugin:rule"], "missing 1 required positional argument"),
+    ],
+)
+def test_nothing_to_check_is_one_line_and_exit_code_2(
+    argv: list[str], message: str, plugin: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check_family.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
+def test_a_stored_name_of_an_installed_package_is_imported_only_if_allowed(
+    installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    assert train.main(["navigation-fixed", "--benchmark", "their-short", *TINY, "--no-evaluate", "--output", run]) == 0
+    monkeypatch.delitem(sys.modules, installed)
+    assert evaluate.main([run]) == 2
+    assert "--plugin their-short" in capsys.readouterr().err and installed not in sys.modules
+    assert evaluate.main([run, "--tasks", "2", "--steps", "1", "--plugin", "their-short"]) == 0
