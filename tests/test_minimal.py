@@ -39,9 +39,8 @@ def test_it_adapts_and_differentiates_as_the_library_does() -> None:
     ours = {key: policy.initial()[f"network.{name}"] for key, name in NAMES.items()} | {"log_std": policy.log_std}
     rates = learner.rule.rates()  # type: ignore[union-attr,operator]
     theta = {key: p.detach().clone().requires_grad_() for key, p in ours.items()}
-    alpha = {
-        key: rates[f"network.{NAMES[key]}" if key in NAMES else key].detach().clone().requires_grad_() for key in theta
-    }
+    full = {key: f"network.{NAMES[key]}" if key in NAMES else key for key in theta}
+    alpha = {key: rates[full[key]].detach().clone().requires_grad_() for key in theta}
     support, query = trace.support[0], trace.query
     constant = torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64))  # two action dimensions, half each
     found = torch.vmap(lambda s, q: small.meta_loss(theta, alpha, s, q))(
