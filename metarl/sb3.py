@@ -1,4 +1,4 @@
-"""Families for stable-baselines3: its PPO and the like train on the same environments and tasks as we do.
+"""Between stable-baselines3 and us: environments and tasks for its algorithms, policies and step sizes for its PPO.
 
 The only module that imports stable_baselines3, and imported by no other.
 """
@@ -6,19 +6,25 @@ The only module that imports stable_baselines3, and imported by no other.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Space
+from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
-from torch import Tensor
+from torch import Tensor, nn
 
+from metarl.export import ACTIVATIONS, PerParameterSGD, learned_rates, mlp_of, to_module
+from metarl.learner import Learner
+from metarl.policies import GaussianPolicy, Policy
 from metarl.rollouts import task_count
 from metarl.types import State, Task, TaskFamily
+
+PARTS = ("weight", "bias")
 
 
 @final
@@ -157,3 +163,66 @@ class TaskVecEnv(VecEnv):
     def _observe(self) -> np.ndarray:
         space: Space[Any] = self.observation_space
         return self._family.observe(self._rows, self._state).numpy().astype(space.dtype)  # a copy
+
+
+def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: Any) -> PPO:
+    """Stable-Baselines3's PPO with this policy's action distribution; its value network is drawn afresh.
+
+    Args:
+        policy: see `metarl.export.to_module`.
+        params: of one task: the initialization, or one task's adapted ones.
+        env: what SB3 takes, such as a `TaskVecEnv`; with the policy's spaces.
+        settings: of ``PPO``; SB3 draws the value network from torch's global numbers, or from ``seed``.
+
+    Raises:
+        TypeError: a policy that SB3 has no counterpart of.
+        ValueError: spaces that are not the policy's, or ``policy_kwargs`` that would change the network.
+    """
+    network = mlp_of(policy)
+    own = {"net_arch", "activation_fn"} & set(settings.get("policy_kwargs") or {})
+    if own:
+        raise ValueError(f"{', '.join(sorted(own))} follow from the policy: leave them out of policy_kwargs")
+    source = to_module(policy, params)
+    hidden = [layer.out_features for layer in source[:-1] if isinstance(layer, nn.Linear)]
+    shape = {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": ACTIVATIONS[network.activation]}
+    model = PPO("MlpPolicy", env, **{**settings, "policy_kwargs": {**(settings.get("policy_kwargs") or {}), **shape}})
+    target = nn.Sequential(*model.policy.mlp_extractor.policy_net, model.policy.action_net)
+    with torch.no_grad():
+        for (name, leaf), (_, given) in zip(target.named_parameters(), source.named_parameters(), strict=True):
+            if leaf.shape != given.shape:
+                shapes = f"{tuple(given.shape)}, the environment's needs {tuple(leaf.shape)}"
+                raise ValueError(f"the policy's layer {name} is {shapes}: give an environment of the policy's spaces")
+            leaf.copy_(given)
+        if isinstance(policy, GaussianPolicy):
+            model.policy.log_std.copy_(params["log_std"].clamp_min(policy.min_log_std))
+    return model
+
+
+def with_learned_rates(model: PPO, learner: Learner, *, value_lr: float = 1e-3) -> PPO:
+    """Continue training a model of `to_ppo` by the learner's step sizes: plain descent, a rate for every parameter.
+
+    Args:
+        model: changed in place: its optimizer, and its learning-rate schedule, which from now on scales all rates.
+        learner: whose rule holds the rates; see `metarl.export.learned_rates`.
+        value_lr: step size of the value network, which has no learned ones.
+
+    Raises:
+        ValueError: the rule is more than a step size a parameter.
+    """
+    rates = learned_rates(learner)
+    flat = [rates[f"network.hidden.{i}.{part}"] for i in range(len(mlp_of(learner.policy).hidden)) for part in PARTS]
+    flat += [rates[f"network.head.{part}"] for part in PARTS]
+    leaves = [*model.policy.mlp_extractor.policy_net.parameters(), *model.policy.action_net.parameters()]
+    if "log_std" in rates:
+        leaves, flat = [*leaves, model.policy.log_std], [*flat, rates["log_std"]]
+    known = {id(leaf) for leaf in leaves}
+    rest = [leaf for leaf in model.policy.parameters() if id(leaf) not in known]
+    alphas: list[Tensor | float] = [*flat, *(value_lr for _ in rest)]
+    model.policy.optimizer = PerParameterSGD([*leaves, *rest], alphas)
+    model.learning_rate, model.lr_schedule = 1.0, _one
+    return model
+
+
+def _one(progress: float) -> float:
+    del progress
+    return 1.0

@@ -1,0 +1,84 @@
+"""What was learned, inside Stable-Baselines3: equal distributions, equal steps, and PPO goes on from there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from envs import CartPole, Navigation
+from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, Policy, lvc
+from metarl.export import learned_rates
+from metarl.rules import LearnedSGD, MetaSGD, Offset
+from metarl.sb3 import TaskVecEnv, to_ppo, with_learned_rates
+from tests.helpers import randomize, seeded
+
+SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "device": "cpu", "seed": 0}
+
+
+def setting(kind: str) -> tuple[Policy, TaskVecEnv]:
+    policy: Policy
+    if kind == "cartpole":
+        family: Any = CartPole(horizon=20)
+        policy = CategoricalPolicy(MLP(4, (8, 6), 2, activation=torch.tanh, generator=seeded(0)))
+    else:
+        family = Navigation(horizon=10)
+        policy = GaussianPolicy(MLP(2, (8, 6), 2, activation=torch.relu, generator=seeded(0)), 2, log_std=-0.5)
+    randomize(policy, 1)
+    return policy, TaskVecEnv(family, family.sample(2, generator=seeded(2)), episodes=2)
+
+
+@pytest.mark.parametrize("kind", ["cartpole", "navigation"])
+def test_actions_have_the_same_probabilities_and_the_same_mode(kind: str) -> None:
+    policy, env = setting(kind)
+    params = policy.initial()
+    model = to_ppo(policy, params, env, **SMALL)
+    x = 2.0 * torch.randn(200, *env.observation_space.shape, generator=seeded(3))
+    ours = policy(params, x)
+    theirs = model.policy.get_distribution(x)
+    noise = policy.noise((200,), generator=seeded(4))
+    for action in (ours.sample(noise), ours.mode()):
+        torch.testing.assert_close(theirs.log_prob(action), ours.log_prob(action), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(theirs.entropy(), ours.entropy(), rtol=1e-6, atol=1e-6)
+    greedy, _ = model.predict(x.numpy(), deterministic=True)
+    expected = ours.mode() if kind == "cartpole" else ours.mode().clamp(-1.0, 1.0)
+    torch.testing.assert_close(torch.from_numpy(greedy), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cartpole", "navigation"])
+def test_ppo_goes_on_with_learned_step_sizes(kind: str) -> None:
+    policy, env = setting(kind)
+    learner = Learner(policy, MetaSGD(policy.initial(), initial=(0.01, 0.1), generator=seeded(1)), inner=lvc, outer=lvc)
+    model = with_learned_rates(to_ppo(policy, policy.initial(), env, max_grad_norm=1e9, **SMALL), learner)
+    rates = learned_rates(learner)
+    before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
+    steps: list[dict[str, torch.Tensor]] = []
+    plain = model.policy.optimizer.step
+
+    def watched(*args: Any) -> Any:
+        steps.append({name: p.grad.clone() for name, p in model.policy.named_parameters() if p.grad is not None})
+        return plain(*args)
+
+    model.policy.optimizer.step = watched  # type: ignore[method-assign]
+    model.learn(8 * env.num_envs)
+    assert len(steps) == 4  # one epoch of four minibatches
+    head = "action_net.weight"
+    moved = before[head] - sum(rates["network.head.weight"] * step[head] for step in steps)
+    torch.testing.assert_close(model.policy.get_parameter(head).detach(), moved, rtol=1e-5, atol=1e-7)
+    value = "value_net.weight"
+    moved = before[value] - sum(1e-3 * step[value] for step in steps)
+    torch.testing.assert_close(model.policy.get_parameter(value).detach(), moved, rtol=1e-5, atol=1e-7)
+
+
+def test_refusals_are_in_words() -> None:
+    policy, env = setting("navigation")
+    with pytest.raises(ValueError, match="leave them out of policy_kwargs"):
+        to_ppo(policy, policy.initial(), env, policy_kwargs={"net_arch": [3]}, **SMALL)
+    other, _ = setting("cartpole")
+    with pytest.raises(ValueError, match="environment of the policy's spaces"):
+        to_ppo(other, other.initial(), env, **SMALL)
+    learner = Learner(policy, Offset(LearnedSGD(0.1), policy.initial()), inner=lvc, outer=lvc)
+    randomize(learner.rule, 1)
+    with pytest.raises(ValueError, match="not a step size a parameter"):
+        with_learned_rates(to_ppo(policy, policy.initial(), env, **SMALL), learner)
