@@ -183,7 +183,7 @@ def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: A
     if own:
         raise ValueError(f"{', '.join(sorted(own))} follow from the policy: leave them out of policy_kwargs")
     source = to_module(policy, params)
-    hidden = [layer.out_features for layer in source[:-1] if isinstance(layer, nn.Linear)]
+    hidden = [layer.out_features for layer in list(source)[:-1] if isinstance(layer, nn.Linear)]
     shape = {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": ACTIVATIONS[network.activation]}
     model = PPO("MlpPolicy", env, **{**settings, "policy_kwargs": {**(settings.get("policy_kwargs") or {}), **shape}})
     target = nn.Sequential(*model.policy.mlp_extractor.policy_net, model.policy.action_net)

@@ -17,7 +17,10 @@ quantile at Satterthwaite's (1946) degrees of freedom, in the spirit of Hesterbe
 percentile interval. A nominal 95% interval then covers 94 to 97% with 5 seeds and normal effects, more where noise is
 all there is, and about 88% where the effects of 5 seeds are as skewed as an exponential.
 
-The interquartile mean and the probability of improvement are those of Agarwal et al. (2021, arXiv:2108.13264).
+The interquartile mean, the median, the optimality gap, performance profiles and the probability of improvement are
+those of Agarwal et al. (2021, arXiv:2108.13264). Their stratified bootstrap redraws runs within each task: it takes the
+tasks as given, and the runs of one task as independent of those of the next. Here one run is scored on all tasks, so
+that its luck is common to a whole row, and it would leave out all of A and B; :func:`interval` is used for all of them.
 """
 
 from __future__ import annotations
@@ -72,6 +75,55 @@ def iqm(scores: ArrayLike) -> Any:
 def mean(scores: ArrayLike) -> Any:
     """Mean over seeds and tasks, ``[..., seeds, tasks]`` to ``[...]``. Raises as :func:`iqm` does."""
     return _finite(scores, "scores").mean((-2, -1))
+
+
+def median(scores: ArrayLike) -> Any:
+    """Median over tasks of the mean over seeds, ``[..., seeds, tasks]`` to ``[...]``. Raises as :func:`iqm` does."""
+    return np.median(_finite(scores, "scores").mean(-2), axis=-1)
+
+
+def worst_decile(scores: ArrayLike) -> Any:
+    """Mean of the worst tenth of the tasks (rounded up) of each seed, then over seeds; raises as :func:`iqm` does.
+
+    Every seed has worst tasks of its own, as the user of one trained learner would meet them. A nominal 95% interval of
+    it covers 90 to 94%: a tenth of the tasks is few to resample a tail from.
+
+    >>> float(worst_decile([[5.0, 1.0, 9.0], [5.0, 9.0, 3.0]]))  # one task of three: (1 + 3) / 2
+    2.0
+    """
+    array = _finite(scores, "scores")
+    count = -(-array.shape[-1] // 10)
+    return np.partition(array, count - 1, axis=-1)[..., :count].mean((-2, -1))
+
+
+def optimality_gap(scores: ArrayLike, *, target: float = 1.0) -> Any:
+    """How far normalised scores fall short of ``target`` on average; better ones count as it. Lower is better.
+
+    Takes ``[..., seeds, tasks]``, as :func:`normalize` gives them, to ``[...]``. Raises as :func:`iqm` does.
+    """
+    return np.maximum(target - _finite(scores, "scores"), 0.0).mean((-2, -1))
+
+
+def normalize(scores: ArrayLike, floor: ArrayLike, ceiling: ArrayLike) -> Array:
+    """Each task's scores on the scale of that task: 0 at its floor, 1 at its ceiling; not clipped.
+
+    Args:
+        scores: ``[..., seeds, tasks]``.
+        floor: ``[tasks]`` or one number, in units of the score: what doing nothing is worth.
+        ceiling: ``[tasks]`` or one number: what the best possible policy is worth.
+
+    Raises:
+        ValueError: references of another shape or not above each other, or as for :func:`iqm`.
+    """
+    array = _finite(scores, "scores")
+    low, high = np.asarray(floor, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
+    if any(reference.shape not in {(), array.shape[-1:]} for reference in (low, high)):
+        raise ValueError(f"expected references [{array.shape[-1]}], got {low.shape} and {high.shape}; one a task")
+    if not (np.isfinite(high - low).all() and (high > low).all()):
+        raise ValueError(
+            f"expected every ceiling above its floor, got {high - low} between them; leave those tasks out"
+        )
+    return (array - low) / (high - low)
 
 
 def interval(
@@ -168,6 +220,46 @@ def share_worse(before: ArrayLike, after: ArrayLike, *, margin: float = 0.0) -> 
         raise ValueError(f"expected a margin of 0 or more, got {margin}; give it in units of the score")
     first, second = _same(before, after, "before", "after")
     return float((second < first - margin).mean())
+
+
+class Profile(NamedTuple):
+    """The share of scores above each threshold, and pointwise confidence intervals of it; ``[thresholds]`` each."""
+
+    share: Array
+    low: Array
+    high: Array
+
+
+def performance_profile(
+    scores: ArrayLike, thresholds: ArrayLike, *, level: float = 0.95, resamples: int = 500, seed: int
+) -> Profile:
+    """Share of seed-task pairs that score more than each of ``thresholds [N]``, with :func:`interval`'s intervals.
+
+    Takes ``[seeds, tasks]``. Raises as :func:`interval` does, or for thresholds that are no finite vector.
+    """
+    matrix, points = _matrix(scores, "scores"), np.asarray(thresholds, dtype=np.float64)
+    if points.ndim != 1 or not points.size or not np.isfinite(points).all():
+        raise ValueError(f"expected thresholds [N], finite, got {list(points.shape)}; give np.linspace(0, 1, 21)")
+    found = [interval(matrix > point, mean, level=level, resamples=resamples, seed=seed) for point in points]
+    low, high, share = (np.clip(ends, 0.0, 1.0) for ends in np.array([one[:3] for one in found]).T)
+    return Profile(share, low, high)
+
+
+def cost_to_reach(scores: ArrayLike, cost: ArrayLike, target: float) -> Array:
+    """The cost at which each curve ``[..., points]`` first scores ``target``, ``[...]``; infinite where it never does.
+
+    The cost (environment steps, ...) is broadcast to the scores, of which a NaN has reached nothing. Raises ValueError
+    for curves without points and for shapes that do not fit.
+    """
+    try:
+        curve, paid = np.broadcast_arrays(np.asarray(scores, np.float64), np.asarray(cost, np.float64))
+    except ValueError as error:
+        raise ValueError(f"expected a cost for every point, got {_short(error)}; give them one shape") from error
+    if not curve.ndim or not curve.shape[-1]:
+        raise ValueError(f"expected scores [..., points], got {list(curve.shape)}; give a curve")
+    there = curve >= target
+    first = np.take_along_axis(paid, there.argmax(-1)[..., None], -1)[..., 0]
+    return np.where(there.any(-1), first, np.inf)
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:

@@ -138,6 +138,90 @@ def test_probability_of_improvement_is_mann_whitneys() -> None:
     assert stats.probability_of_improvement(a + 100, b) == 1.0
 
 
+def test_median_is_over_tasks_of_the_mean_over_seeds() -> None:
+    scores = [[0.0, 10.0, 4.0], [2.0, 30.0, 6.0]]  # means 1, 20, 5
+    assert stats.median(scores) == 5.0
+    many = np.random.default_rng(13).normal(size=(4, 5, 8))
+    # the counterpart in scipy: a trimmed mean that leaves the two middle tasks
+    expected = [scipy.stats.trim_mean(one.mean(0), 3 / 8) for one in many]
+    np.testing.assert_allclose(stats.median(many), expected, rtol=1e-12)
+
+
+def test_worst_decile_by_hand() -> None:
+    scores = np.arange(40.0).reshape(2, 20)  # two tasks of each seed: (0 + 1) / 2 and (20 + 21) / 2
+    assert stats.worst_decile(scores[:, ::-1]) == 10.5
+    assert stats.worst_decile([[3.0, 1.0], [0.0, 4.0]]) == 0.5  # each seed has a worst task of its own
+    assert stats.worst_decile(np.arange(11.0)[None]) == 0.5  # a tenth of eleven is rounded up to two
+    stacked = np.stack((scores, scores + 1.0))
+    np.testing.assert_allclose(stats.worst_decile(stacked), [10.5, 11.5])
+
+
+def test_optimality_gap_by_hand() -> None:
+    assert stats.optimality_gap([[0.5, 2.0], [1.0, -1.0]]) == (0.5 + 0.0 + 0.0 + 2.0) / 4
+    assert stats.optimality_gap([[0.5, 0.25]], target=0.5) == 0.125
+    scores = np.random.default_rng(14).uniform(-1, 2, size=(5, 7))
+    assert stats.optimality_gap(scores) == pytest.approx(1.0 - np.minimum(scores, 1.0).mean())  # as rliable has it
+
+
+def test_normalized_scores_have_a_scale_for_every_task() -> None:
+    scores = [[0.0, 5.0], [10.0, 9.0]]
+    np.testing.assert_allclose(stats.normalize(scores, [0.0, 1.0], [10.0, 9.0]), [[0.0, 0.5], [1.0, 1.0]])
+    np.testing.assert_allclose(stats.normalize(scores, 0.0, 10.0), np.array(scores) / 10.0)
+
+
+def test_performance_profile_is_one_minus_scipys_empirical_distribution() -> None:
+    scores = np.random.default_rng(15).normal(size=(4, 30))
+    points = np.linspace(-1.5, 1.5, 9)
+    found = stats.performance_profile(scores, points, resamples=100, seed=0)
+    np.testing.assert_allclose(found.share, scipy.stats.ecdf(scores.ravel()).sf.evaluate(points), rtol=1e-12)
+    assert (np.diff(found.share) <= 0.0).all()
+    assert ((found.low >= 0.0) & (found.low <= found.share) & (found.share <= found.high) & (found.high <= 1.0)).all()
+    one = stats.interval(scores > points[3], stats.mean, resamples=100, seed=0)
+    assert (found.low[3], found.high[3]) == (one.low, one.high)
+    assert stats.performance_profile([[1.0, 2.0]], [1.0], resamples=100, seed=0).share == [0.5]  # above, not at
+
+
+def test_cost_to_reach_by_hand() -> None:
+    curve, cost = [1.0, float("nan"), 4.0, 3.0], [10.0, 20.0, 30.0, 40.0]
+    assert stats.cost_to_reach(curve, cost, 4.0) == 30.0
+    assert stats.cost_to_reach(curve, cost, -5.0) == 10.0
+    assert stats.cost_to_reach(curve, cost, 5.0) == np.inf
+    np.testing.assert_array_equal(stats.cost_to_reach([curve, curve[::-1]], cost, 3.0), [30.0, 10.0])
+
+
+def gap(scores: np.ndarray) -> np.ndarray:
+    """The optimality gap to a target in the middle of the scores below."""
+    return np.asarray(stats.optimality_gap(scores, target=0.0))
+
+
+def above(scores: np.ndarray) -> np.ndarray:
+    """One point of a performance profile."""
+    return np.asarray((scores > 0.5).mean((-2, -1)))
+
+
+@pytest.mark.parametrize(
+    ("statistic", "least"), [(stats.median, 0.93), (gap, 0.93), (above, 0.93), (stats.worst_decile, 0.90)]
+)
+def test_intervals_of_the_other_statistics_cover_as_often_as_they_say(statistic: stats.Statistic, least: float) -> None:
+    """95 %, give or take 2 % and the 1 % that 400 experiments leave to chance; less for a tail, as it says."""
+    effects, shape, rng = (0.5, 1.0, 0.5), (10, 50), np.random.default_rng(16)
+    truth = float(np.mean(statistic(experiments(4000, *shape, effects, rng)[0])))
+    scores, _ = experiments(400, *shape, effects, rng)
+    found = [stats.interval(matrix, statistic, resamples=200, seed=i) for i, matrix in enumerate(scores)]
+    share = float(np.mean([one.low <= truth <= one.high for one in found]))
+    assert least - 0.01 <= share <= 0.97 + 0.01
+
+
+def test_a_stratified_bootstrap_covers_far_too_rarely_where_runs_are_scored_on_all_tasks() -> None:
+    """Redrawing runs within each task, as for runs that are one task's own, leaves out the luck of whole runs."""
+    rng, tasks = np.random.default_rng(17), np.arange(40)
+    covered = []
+    for matrix in experiments(200, 5, 40, (1.0, 1.0, 1.0), rng)[0]:
+        draws = matrix[rng.integers(5, size=(200, 5, 40)), tasks].mean((1, 2))
+        covered.append(np.quantile(draws, 0.025) <= 0.0 <= np.quantile(draws, 0.975))
+    assert np.mean(covered) < 0.6
+
+
 GOOD = np.random.default_rng(0).normal(size=(3, 4))
 
 
@@ -160,6 +244,17 @@ GOOD = np.random.default_rng(0).normal(size=(3, 4))
         lambda: stats.share_worse(GOOD, GOOD.T),
         lambda: stats.share_worse(GOOD, GOOD, margin=-1.0),
         lambda: stats.probability_of_improvement(GOOD, GOOD[:, :2]),
+        lambda: stats.median([1.0, 2.0]),
+        lambda: stats.worst_decile([[1.0, float("nan")]]),
+        lambda: stats.optimality_gap([[float("inf")]]),
+        lambda: stats.normalize(GOOD, [0.0, 1.0], 2.0),
+        lambda: stats.normalize(GOOD, 1.0, 1.0),
+        lambda: stats.normalize(GOOD, 0.0, float("nan")),
+        lambda: stats.performance_profile(GOOD, [], seed=0),
+        lambda: stats.performance_profile(GOOD, [[0.0]], seed=0),
+        lambda: stats.performance_profile(GOOD, [float("nan")], seed=0),
+        lambda: stats.cost_to_reach([], [], 0.0),
+        lambda: stats.cost_to_reach([1.0, 2.0], [1.0, 2.0, 3.0], 0.0),
     ],
 )
 def test_bad_input_is_refused_in_one_line(call: object) -> None:
