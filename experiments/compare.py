@@ -9,15 +9,10 @@ noise. Finished jobs are kept in the output folder: an interrupted comparison go
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import multiprocessing
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +26,7 @@ from experiments.cli import parse_config
 from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, measure, score_matrix
+from experiments.jobs import key_of, run_all
 from experiments.names import ALGORITHMS, RULES
 from metarl import DivergedError, NonFiniteError, stats
 
@@ -73,8 +69,18 @@ class Job:
     @property
     def key(self) -> str:
         """Decides whether a finished job on the disk is this one."""
-        text = json.dumps([self.config.model_dump(mode="json"), vars(self.protocol)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return key_of(self.config.model_dump(mode="json"), vars(self.protocol))
+
+    def run(self) -> dict[str, Any]:
+        """Train within the budget and evaluate; one that diverges must not end the others."""
+        try:
+            return train_and_measure(self)
+        except (DivergedError, NonFiniteError) as error:
+            return {"diverged": str(error)}
+
+    def summary(self, result: dict[str, Any]) -> str:
+        """The score on held-out tasks."""
+        return str(result.get("diverged") or score(self, result))
 
 
 @script
@@ -97,7 +103,7 @@ def main(argv: list[str]) -> None:
         for rule in options.rules
         for i in range(options.seeds)
     ]
-    finished = run_all(jobs, options)
+    finished = run_all(jobs, options.output / "jobs", options.workers)
     results = {rule: [finished[job.key] for job in jobs if job.label == rule] for rule in options.rules}
     if any("diverged" in result for result in results[options.rules[-1]]):
         raise DivergedError(f"{options.rules[-1]} diverged, and the others are compared with it: name another one last")
@@ -123,7 +129,7 @@ def tune(variants: dict[str, Config], options: Options) -> dict[str, Config]:
         for rule, config in variants.items()
         for rate in (options.rates if config.steps else options.rates[:1])
     ]
-    finished = run_all(jobs, options)
+    finished = run_all(jobs, options.output / "jobs", options.workers)
     chosen, trials = {}, []
     for rule, config in variants.items():
         scores = {job.config.rate: score(job, finished[job.key]) for job in jobs if job.label == rule}
@@ -138,29 +144,6 @@ def tune(variants: dict[str, Config], options: Options) -> dict[str, Config]:
 def score(job: Job, result: dict[str, Any]) -> float:
     """Mean held-out return after the trained number of steps; a diverged run is worse than any other."""
     return -math.inf if "diverged" in result else float(np.mean([row[job.config.steps] for row in result["sampled"]]))
-
-
-def run_all(jobs: Sequence[Job], options: Options) -> dict[str, dict[str, Any]]:
-    """Results by job key; only what is not on the disk yet is run."""
-    folder = options.output / "jobs"
-    folder.mkdir(exist_ok=True)
-    missing = [job for job in jobs if not (folder / f"{job.key}.json").exists()]
-    spawn = multiprocessing.get_context("spawn")  # a forked torch process may hang
-    with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
-        pending = {pool.submit(run_job, job): job for job in missing}
-        for number, future in enumerate(as_completed(pending), 1):
-            job, result = pending[future], future.result()
-            runs.write_json(folder / f"{job.key}.json", result)
-            print(f"[{number}/{len(missing)}] {job.name}: {result.get('diverged') or score(job, result)}", flush=True)
-    return {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
-
-
-def run_job(job: Job) -> dict[str, Any]:
-    """Train within the budget and evaluate, in a process of its own; one that diverges must not end the others."""
-    try:
-        return train_and_measure(job)
-    except (DivergedError, NonFiniteError) as error:
-        return {"diverged": str(error)}
 
 
 def train_and_measure(job: Job) -> dict[str, Any]:

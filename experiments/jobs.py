@@ -1,0 +1,53 @@
+"""Long work as jobs: side by side in processes of one thread each, and never done twice.
+
+A finished job is a file named after its key in the output folder: work that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Protocol
+
+from experiments import runs
+
+
+class Job(Protocol):
+    """What can be done in a process of its own; everything it holds can be pickled."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+
+    @property
+    def key(self) -> str:
+        """Decides whether a finished job on the disk is this one."""
+
+    def run(self) -> dict[str, Any]:
+        """Do it; plain JSON values."""
+
+    def summary(self, result: dict[str, Any]) -> str:
+        """The result in a few words."""
+
+
+def key_of(*parts: Any) -> str:
+    """A short hash of plain values."""
+    return hashlib.sha256(json.dumps(list(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
+    """Results by job key; only what is not in the folder yet is run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [job for job in jobs if not (folder / f"{job.key}.json").exists()]
+    spawn = multiprocessing.get_context("spawn")  # a forked torch process may hang
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        pending = {pool.submit(job.run): job for job in missing}
+        for number, future in enumerate(as_completed(pending), 1):
+            job, result = pending[future], future.result()
+            runs.write_json(folder / f"{job.key}.json", result)
+            print(f"[{number}/{len(missing)}] {job.name}: {job.summary(result)}", flush=True)
+    return {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}

@@ -1,0 +1,187 @@
+"""Make one of the project's tables: train every column from every seed, measure every row on held-out tasks.
+
+    python experiments/reproduce.py navigation-fixed --seeds 10
+
+Writes ``results/reproduce-TABLE/``: raw per-seed and per-task scores, the table, and what made it. Finished runs are
+kept: an interrupted table goes on where it stopped. Rows and columns are data in ``tables.py``.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+
+from experiments import runs
+from experiments.build import build
+from experiments.cli import parse
+from experiments.compare import TUNING_SEED
+from experiments.config import Config
+from experiments.errors import InputError, script
+from experiments.evaluate import Protocol, measure, score_matrix
+from experiments.jobs import key_of, run_all
+from experiments.names import choose
+from experiments.tables import TABLES, Row, Table
+from metarl import DivergedError, NonFiniteError, stats
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which table, and how thoroughly."""
+
+    table: Annotated[str, tyro.conf.Positional]
+    """by name; an unknown one lists them"""
+    seeds: int = 10
+    """training seeds, counted from 0"""
+    workers: int = 2
+    """processes, one thread each"""
+    output: Path | None = None
+    """folder; results/reproduce-TABLE unless given"""
+    env_steps: int | None = None
+    """another training budget for every column: for trying the command out, not for reporting"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run, measured under several protocols."""
+
+    label: str
+    config: Config
+    protocols: tuple[Protocol, ...]
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"{self.label}, seed {self.config.seed}"
+
+    @property
+    def key(self) -> str:
+        """Decides whether a finished job on the disk is this one."""
+        return key_of(self.config.model_dump(mode="json"), [asdict(one) for one in self.protocols])
+
+    def run(self) -> dict[str, Any]:
+        """Train within the budget, then measure; a run that diverges is a result, too."""
+        runs.prepare_machine(threads=1)
+        device, started, spent = torch.device("cpu"), time.perf_counter(), 0
+        setup = build(self.config, device)
+        try:
+            for _, metrics in setup.train():
+                spent += int(metrics["env_steps"])
+                if spent >= self.config.env_steps:
+                    break
+            seconds = round(time.perf_counter() - started, 1)
+            measures = [measure(self.config, setup, one, device) for one in self.protocols]
+        except (DivergedError, NonFiniteError) as error:
+            return {"diverged": str(error)}
+        return {"seed": self.config.seed, "seconds": seconds, "training_env_steps": spent, "measures": measures}
+
+    def summary(self, result: dict[str, Any]) -> str:
+        """Mean scores after every number of steps, a protocol after the other."""
+        if "diverged" in result:
+            return str(result["diverged"])
+        means = [np.mean(one["sampled"], axis=0).round(2).tolist() for one in result["measures"]]
+        return f"{means} in {result['seconds']:.0f} s"
+
+
+@script
+def main(argv: list[str]) -> None:
+    options = parse(Options, argv, __doc__)
+    table: Table = choose("table", options.table, TABLES)
+    if not 1 <= options.seeds <= TUNING_SEED:
+        raise InputError(f"expected 1 to {TUNING_SEED} seeds, got {options.seeds}")
+    output = options.output if options.output is not None else Path("results") / f"reproduce-{options.table}"
+    protocols = tuple(dict.fromkeys(row.protocol for row in table.rows))
+    changes = {} if options.env_steps is None else {"env_steps": options.env_steps}
+    columns = {name: config.model_copy(update=changes) for name, config in table.columns.items()}
+    jobs = [
+        Job(name, config.model_copy(update={"seed": seed}), protocols_for(config, protocols))
+        for name, config in columns.items()
+        for seed in range(options.seeds)
+    ]
+    for job in jobs[:: options.seeds]:
+        build(job.config, torch.device("cpu"))  # refuse what cannot run before hours of work
+    finished = run_all(jobs, output / "jobs", options.workers)
+    results = {name: [finished[job.key] for job in jobs if job.label == name] for name in columns}
+    text = "\n".join(lines(table, protocols, results))
+    print("\n" + text)
+    (output / "table.md").write_text(text + "\n")
+    found = {
+        "about": table.about,
+        "command": shlex.join(["python", *sys.argv]),
+        "system": runs.system(torch.device("cpu")),
+        "columns": {name: config.model_dump(mode="json") for name, config in columns.items()},
+        "rows": [asdict(row) for row in table.rows],
+    }
+    runs.write_json(output / "about.json", found)
+
+
+def protocols_for(config: Config, protocols: Sequence[Protocol]) -> tuple[Protocol, ...]:
+    """A policy trained without adapting is scored without adapting."""
+    if config.steps:
+        return tuple(protocols)
+    return tuple(Protocol(one.split, one.tasks, 0, one.episodes, one.score_episodes, one.seed) for one in protocols)
+
+
+def lines(table: Table, protocols: Sequence[Protocol], results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The table in Markdown, with intervals over seeds and tasks, and the paired differences to the last column."""
+    names = list(results)
+    head = ["", "published", *names, "ceiling", *(f"{name} − {names[-1]}, paired" for name in names[:-1])]
+    text = [table.about + ".", "", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for row in table.rows:
+        at = list(protocols).index(row.protocol)
+        scores = [scores_of(results[name], at, row) for name in names]
+        cells = [row.label, row.published, *map(with_interval, scores), ceiling(results, at)]
+        cells += [difference(one, scores[-1]) for one in scores[:-1]]
+        text.append("| " + " | ".join(cells) + " |")
+    minutes = [
+        np.mean([run["seconds"] for run in found if "seconds" in run] or [0.0]) / 60 for found in results.values()
+    ]
+    took = ", ".join(f"{name} {value:.1f}" for name, value in zip(names, minutes, strict=True))
+    seeds = len(results[names[0]])
+    return [*text, "", f"{seeds} seeds; 95 % intervals over seeds and tasks; minutes of one core a run: {took}."]
+
+
+def scores_of(found: Sequence[dict[str, Any]], at: int, row: Row) -> Any:
+    """``[seeds, tasks]`` under the protocol numbered ``at``, or in words why there are none."""
+    broken = sum("diverged" in run for run in found)
+    if broken:
+        return f"{broken} of {len(found)} seeds diverged"
+    scores = score_matrix([run["measures"][at] for run in found])
+    return scores[..., min(row.step, scores.shape[-1] - 1)]
+
+
+def with_interval(scores: Any) -> str:
+    """The mean and its interval."""
+    if isinstance(scores, str):
+        return scores
+    found = stats.interval(scores, stats.mean, seed=0)
+    return f"**{found.estimate:.2f}** [{found.low:.2f}, {found.high:.2f}]"
+
+
+def difference(scores: Any, reference: Any) -> str:
+    """The paired difference and its interval, where both have scores."""
+    if isinstance(scores, str) or isinstance(reference, str):
+        return "–"
+    found = stats.paired_interval(scores, reference, stats.mean, seed=0)
+    return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def ceiling(results: dict[str, list[dict[str, Any]]], at: int) -> str:
+    """The mean of the tasks' ceilings, where the family knows them."""
+    for found in results.values():
+        for run in found:
+            if "measures" in run and "ceiling" in run["measures"][at]["references"]:
+                return f"{np.mean(run['measures'][at]['references']['ceiling']):.2f}"
+    return "–"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

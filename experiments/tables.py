@@ -1,0 +1,71 @@
+"""The tables that `reproduce.py` makes, as data: what was published, how it was measured, what stands beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from experiments.config import Config
+from experiments.evaluate import Protocol
+from experiments.presets import PRESETS
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: held-out return after some steps under a protocol."""
+
+    label: str
+    protocol: Protocol
+    step: int
+    """gradient steps after which to score"""
+    published: str = "–"
+    """what the source prints"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns are ways of ours, each trained from every seed; rows are what is measured of each."""
+
+    about: str
+    columns: Mapping[str, Config]
+    rows: tuple[Row, ...]
+
+
+def preset(name: str, **changes: object) -> Config:
+    """A preset with changes."""
+    return PRESETS[name][1].model_copy(update=changes)
+
+
+def episodes(*counts: int, split: str = "test", published: str = "–") -> tuple[Row, ...]:
+    """One gradient step from several numbers of adaptation episodes."""
+    return tuple(
+        Row(f"{split}, one step from {n} episode{'s' * (n > 1)}", Protocol(split, 100, 1, n), 1, published)
+        for n in counts
+    )
+
+
+NAVIGATION = Protocol("test", tasks=600, steps=1, episodes=20, score_episodes=20)
+
+TABLES: dict[str, Table] = {
+    "navigation-fixed": Table(
+        "Meta-SGD, Table 4, fixed start (Li et al. 2017, arXiv:1707.09835): one step, 600 tasks. Published: MAML "
+        "−9.12 ± 0.66, Meta-SGD −8.64 ± 0.68 (one run; the spread is over tasks)",
+        {
+            "best": preset("navigation-fixed-best", env_steps=8_000_000),
+            "Meta-SGD": preset("navigation-fixed", env_steps=8_000_000),
+            "MAML": preset("navigation-fixed", rule="maml", rate=0.1, env_steps=8_000_000),
+        },
+        (
+            Row("before", NAVIGATION, 0),
+            Row("after one step", NAVIGATION, 1, "−8.64 ± 0.68"),
+        ),
+    ),
+    "cartpole-polarity": Table(
+        "Sign and strength of the actuator hidden (this project's own): one gradient step",
+        {
+            "best": preset("cartpole-polarity"),
+            "K = 0": preset("cartpole-polarity", rule="maml", steps=0),
+        },
+        (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
+    ),
+}

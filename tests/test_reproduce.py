@@ -1,0 +1,73 @@
+"""Tables from the shell: every column from every seed, nothing twice, broken runs told, wrong names refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import compare, reproduce
+from experiments.build import build
+from experiments.config import Config
+from experiments.evaluate import Protocol
+from experiments.tables import TABLES, Row, Table
+
+TINY = Config(horizon=8, env_steps=100, tasks=2, episodes=4, query_episodes=4, hidden=(8,))
+SMALL = Protocol("test", tasks=5, steps=1, episodes=4, score_episodes=2)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"best": TINY, "K = 0": TINY.model_copy(update={"rule": "maml", "steps": 0})}
+    rows = (
+        Row("before", SMALL, 0),
+        Row("after", SMALL, 1, "−8.6"),
+        Row("far", Protocol("extrapolation", 5, 1, 2, 2), 1),
+    )
+    monkeypatch.setitem(TABLES, "tiny", Table("A table", columns, rows))
+
+
+def test_a_table_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["tiny", "--seeds", "2", "--workers", "1", "--output", str(tmp_path)]
+    assert reproduce.main(argv) == 0
+    first = capsys.readouterr().out
+    assert "[4/4]" in first
+    table = (tmp_path / "table.md").read_text()
+    assert "| after | −8.6 | **" in table and "2 seeds" in table and "| far |" in table
+    about = json.loads((tmp_path / "about.json").read_text())
+    assert about["columns"]["best"]["env_steps"] == 100 and about["command"].startswith("python ")
+    assert reproduce.main(argv) == 0
+    again = capsys.readouterr().out
+    assert "[1/" not in again and (tmp_path / "table.md").read_text() == table
+    runs = [json.loads(file.read_text()) for file in (tmp_path / "jobs").glob("*.json")]
+    assert len(runs) == 4 and all(len(run["measures"]) == 2 for run in runs)  # before and after share a protocol
+    assert {len(run["measures"][0]["sampled"][0]) for run in runs} == {1, 2}  # K = 0 is scored without adapting
+
+
+def test_a_run_that_diverges_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = TINY.model_copy(update={"rule": "maml", "rate": 1e38, "patience": 0})
+    monkeypatch.setitem(TABLES, "tiny", Table("A table", {"broken": broken, "best": TINY}, (Row("after", SMALL, 1),)))
+    assert reproduce.main(["tiny", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)]) == 0
+    assert "1 of 1 seeds diverged" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "tiny"])
+def test_every_table_can_be_built_and_measures_what_exists(name: str) -> None:
+    table = TABLES[name]
+    for config in table.columns.values():
+        setup = build(config, torch.device("cpu"))
+        assert {row.protocol.split for row in table.rows} <= set(setup.benchmark.splits)
+        assert config.seed <= compare.TUNING_SEED
+    assert all(0 <= row.step <= (row.protocol.steps or 0) for row in table.rows)
+    assert all(row.protocol.split != "validation" for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [(["navigation-fxed"], "did you mean 'navigation-fixed'"), (["tiny", "--seeds", "0"], "1 to 1000")],
+)
+def test_wrong_input_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(argv) == 2
+    assert words in capsys.readouterr().err
