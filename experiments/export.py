@@ -1,0 +1,74 @@
+"""Take a trained policy out of this project: weights as safetensors, usable with torch alone.
+
+    python experiments/export.py runs/NAME --output policy.safetensors                  # the initialization
+    python experiments/export.py runs/NAME --output policy.safetensors --steps 1 --constants gravity=12
+
+With steps, the policy is first adapted to one task: that of the constants, or the first of the ``test`` split.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from experiments import runs
+from experiments.build import Setup
+from experiments.cli import parse
+from experiments.errors import InputError, script
+from experiments.evaluate import Protocol, held_out_tasks
+from experiments.streams import stream
+from metarl import explore
+from metarl.export import save_policy
+from metarl.types import Params
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to take out."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """run folder"""
+    output: Path
+    """file to write"""
+    steps: int = 0
+    """adaptation steps first; 0 is the initialization"""
+    constants: tuple[str, ...] = ()
+    """the task to adapt to, as constant=value; the first of the test split unless given"""
+    plugin: tuple[str, ...] = ()
+    """import paths that the run may import"""
+
+
+@script
+def main(argv: list[str]) -> None:
+    options = parse(Options, argv, __doc__)
+    if options.steps < 0 or options.output.is_dir():
+        raise InputError(f"expected steps >= 0 and a file to write, got {options.steps} and {options.output}")
+    _, setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)
+    params = setup.learner.policy.initial()
+    if options.steps:
+        params = adapted(setup, options.steps, options.constants)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_policy(options.output, setup.learner.policy, params)
+    except TypeError as error:
+        raise InputError(str(error)) from error
+    print(f"{options.output}: {sum(leaf.numel() for leaf in params.values()):,} numbers")
+
+
+def adapted(setup: Setup, steps: int, constants: tuple[str, ...]) -> Params:
+    """The parameters after steps on one held-out task, or on one of the user's."""
+    task = held_out_tasks(setup.benchmark, Protocol(tasks=1, constants=constants))
+    plan = replace(setup.plan, steps=steps, query_episodes=1)
+    noise = stream(setup.config.seed, "exporting")
+    trace = explore(setup.learner, setup.benchmark.family, task, plan, generator=noise)
+    with torch.no_grad():
+        return {name: leaf[0] for name, leaf in torch.vmap(setup.learner.adapt)(trace.support, trace.noise).items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,75 @@
+"""A trained run leaves as a file that torch alone can use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from experiments import export, runs, train
+
+TINY = [
+    "--horizon",
+    "8",
+    "--tasks",
+    "2",
+    "--episodes",
+    "4",
+    "--query-episodes",
+    "4",
+    "--hidden",
+    "8",
+    "--env-steps",
+    "200",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert train.main(["navigation-fixed", *TINY, "--no-evaluate", "--output", str(folder)]) == 0
+    return folder
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    with safe_open(str(file), "pt") as found:
+        return {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def test_the_initialization_and_what_it_becomes_on_a_task(run: Path, tmp_path: Path) -> None:
+    first, far, near = (tmp_path / name for name in ("first.st", "far.st", "near.st"))
+    assert export.main([str(run), "--output", str(first)]) == 0
+    _, setup, _ = runs.load(run, torch.device("cpu"))
+    initial = setup.learner.policy.initial()
+    found = weights(first)
+    assert torch.equal(found["0.weight"], initial["network.hidden.0.weight"])
+    assert torch.equal(found["2.bias"], initial["network.head.bias"]) and set(found) >= {"log_std", "2.weight"}
+    for file, goal in ((far, "goal_x=0.4"), (near, "goal_x=-0.4")):
+        assert export.main([str(run), "--output", str(file), "--steps", "1", "--constants", goal]) == 0
+    assert not torch.equal(weights(far)["2.bias"], found["2.bias"])
+    assert not torch.equal(weights(far)["2.bias"], weights(near)["2.bias"])
+    assert export.main([str(run), "--output", str(near), "--steps", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--output", "."], "a file to write"),
+        (["--output", "x.st", "--steps", "-1"], "steps >= 0"),
+        (["--output", "x.st", "--steps", "1", "--constants", "mass=3"], "mass"),
+    ],
+)
+def test_wrong_input_is_one_line(run: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export.main([str(run), *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_policy_that_torch_cannot_hold_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "cavia"
+    argv = ["navigation-fixed", *TINY, "--rule", "cavia", "--context", "2", "--no-evaluate", "--output", str(folder)]
+    assert train.main(argv) == 0
+    capsys.readouterr()
+    assert export.main([str(folder), "--output", str(tmp_path / "x.st")]) == 2
+    assert "no context inputs" in capsys.readouterr().err
