@@ -16,6 +16,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "balance with an actuator of hidden sign and strength; one gradient step must find out",
         CARTPOLE.model_copy(update={"benchmark": "cartpole-polarity", "env_steps": 2_000_000}),
     ),
+    "cartpole-all": (
+        "everything about the cart, the pole and the actuator hidden, with a delay; one gradient step",
+        CARTPOLE.model_copy(update={"benchmark": "cartpole-all", "env_steps": 6_000_000}),
+    ),
+    "cartpole-scrambled": (
+        "besides, the sensors permuted and sign-flipped: three gradient steps",
+        CARTPOLE.model_copy(update={"benchmark": "cartpole-scrambled", "env_steps": 10_000_000, "steps": 3}),
+    ),
     "cartpole-wide": (
         "five physical constants varied widely, 500 steps",
         CARTPOLE.model_copy(update={"benchmark": "cartpole-wide", "env_steps": 8_000_000}),

@@ -68,4 +68,16 @@ TABLES: dict[str, Table] = {
         },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),
+    "cartpole-all": Table(
+        "Everything about cart, pole and actuator hidden, with a delay (this project's own): one gradient step",
+        {"best": preset("cartpole-all"), "K = 0": preset("cartpole-all", rule="maml", steps=0)},
+        (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
+    ),
+    "cartpole-scrambled": Table(
+        "Besides, sensors permuted and sign-flipped, on wirings never trained on (this project's own)",
+        {"best": preset("cartpole-scrambled")},
+        tuple(
+            Row(f"test, {k} step{'s' * (k > 1)} of 20 episodes", Protocol("test", 100, 3, 20), k) for k in range(1, 4)
+        ),
+    ),
 }

@@ -40,6 +40,7 @@ def draw_run(folder: Path, config: Config, setup: Setup, device: torch.device) -
     for source in sorted((folder / "evaluation").glob("*.json")):
         result = json.loads(source.read_text())
         files += adaptation_curves(target / f"adaptation-{source.stem}", {name: [result]})
+        files += step_lengths(target / f"step-lengths-{source.stem}", {name: [result]})
     if (folder / "metrics.jsonl").exists():
         files += learning_curve(target / "learning", {name: [folder]})
     files += step_sizes(target / "step-sizes", setup.learner)
