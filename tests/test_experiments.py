@@ -231,6 +231,15 @@ def test_several_seeds_are_evaluated_together_and_mixed_runs_refused(
     assert "differs from" in capsys.readouterr().err
 
 
+def test_one_task_of_ones_own_is_scored_without_an_interval(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--constants", "goal_x=0.7", "goal_y=0.7", "--steps", "1"]  # beyond what training draws
+    assert evaluate.main([str(finished_run), *own]) == 0
+    printed = capsys.readouterr().out
+    assert "split 'constants'" in printed and " – " in printed
+
+
 def test_evaluation_repeats_itself_and_leaves_the_run_alone(finished_run: Path) -> None:
     before = checkpoints.load(finished_run)
     results = []
