@@ -17,10 +17,9 @@ quantile at Satterthwaite's (1946) degrees of freedom, in the spirit of Hesterbe
 percentile interval. A nominal 95% interval then covers 94 to 97% with 5 seeds and normal effects, more where noise is
 all there is, and about 88% where the effects of 5 seeds are as skewed as an exponential.
 
-The interquartile mean, the median, the optimality gap, performance profiles and the probability of improvement are
-those of Agarwal et al. (2021, arXiv:2108.13264). Their stratified bootstrap redraws runs within each task: it takes the
-tasks as given, and the runs of one task as independent of those of the next. Here one run is scored on all tasks, so
-that its luck is common to a whole row, and it would leave out all of A and B; :func:`interval` is used for all of them.
+The other statistics are those of Agarwal et al. (2021, arXiv:2108.13264), except the worst decile. Their stratified
+bootstrap redraws runs within each task: it takes tasks as given, and the runs of one task as independent of the next
+one's. Here a run's luck is common to all tasks, and that would leave out nearly all of A and all of B.
 """
 
 from __future__ import annotations
@@ -54,10 +53,7 @@ def iqm(scores: ArrayLike) -> Any:
     Equals ``scipy.stats.trim_mean(scores, 0.25, axis=None)`` for one matrix.
 
     Args:
-        scores: ``[..., seeds, tasks]``.
-
-    Returns:
-        ``[...]``, a scalar for one matrix.
+        scores: ``[..., seeds, tasks]``, to ``[...]``; one matrix to a scalar.
 
     Raises:
         ValueError: fewer than two dimensions, no scores, or a number that is not finite.

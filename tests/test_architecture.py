@@ -25,7 +25,7 @@ LAYERS = (
     {"checkpoints", "metrics", "report", "sb3", "distributed", "testing"},
 )
 LONE = LAYERS[0]  # these import nothing of ours at all
-HEAVY = ("scipy", "matplotlib", "stable_baselines3", "tensorboard", "tyro", "pydantic")
+HEAVY = ("scipy", "matplotlib", "jinja2", "stable_baselines3", "tensorboard", "tyro", "pydantic")
 
 
 def name_of(path: Path) -> str:

@@ -1,0 +1,128 @@
+"""What can only be seen by letting the trained learner act again: its step sizes, paths and a moving picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from envs import CartPole, Navigation
+from experiments import runs
+from experiments.build import Setup, find_benchmark
+from experiments.errors import InputError
+from experiments.evaluate import Protocol
+from experiments.figures.animations import animate_cartpole, animate_navigation
+from experiments.figures.page import SHOWN, Array
+from experiments.figures.plane import first_tasks, walks
+from experiments.reporting.sources import Contender, Missing
+from experiments.reporting.tables import clean
+from experiments.streams import stream
+from metarl import Batch
+from metarl.checkpoints import CheckpointError
+from metarl.learner import step_tasks
+from metarl.rollouts import collect, to_device
+from metarl.rules import Rates
+
+CPU = torch.device("cpu")
+Plane = tuple[list[list[Array]], Array, Array, float]
+"""Paths ``[time, 2]`` of every episode after 0, 1, ... steps, start, goal, and half the side of the picture."""
+
+UNREADABLE = (InputError, CheckpointError, ValidationError, OSError, KeyError, TypeError, ValueError, RuntimeError)
+
+
+class Live:
+    """The learner of a run folder, loaded when it is first asked for.
+
+    Args:
+        folders: of one run and its other seeds; the first is shown.
+        plugins: import paths that the run may import.
+        moving: whether moving pictures are made.
+    """
+
+    def __init__(self, folders: Sequence[Path], *, plugins: Sequence[str] = (), moving: bool = True) -> None:
+        self.missing: Missing = []
+        self._folder = folders[0] if folders else None
+        self._plugins, self._moving = tuple(plugins), moving
+        self._setup: Setup | None = None
+        self._tried = False
+
+    def setup(self) -> Setup | None:
+        """The learner as its last checkpoint left it; None, and a line in ``missing``, where there is none."""
+        if not self._tried and self._folder is not None:
+            self._tried = True
+            try:
+                _, self._setup, _ = runs.load(self._folder, CPU, plugins=self._plugins)
+            except UNREADABLE as error:
+                what = f"no checkpoint of {self._folder.name} can be used ({clean(error, 160)})"
+                self.missing.append((what, "step sizes, paths and moving pictures are left out"))
+        return self._setup
+
+    def family(self, contender: Contender) -> Any:
+        """The environments with their training ranges; None if they are not at hand or not those that were scored."""
+        name, horizon = contender.config.get("benchmark"), contender.config.get("horizon")
+        results = [result for found in contender.results.values() for result in found]
+        if not isinstance(name, str) or (":" in name and name not in self._plugins):
+            return None
+        try:
+            benchmark = find_benchmark(name, horizon)
+            same = all(result["fingerprint"] == benchmark.fingerprint() for result in results)
+        except (InputError, AttributeError, TypeError, ValueError):
+            return None
+        known = same and hasattr(benchmark.family, "ranges") and hasattr(benchmark.family, "parameters")
+        return benchmark.family if known else None
+
+    def rate_tables(self) -> dict[str, Array]:
+        """Learned step sizes by parameter tensor, flat; empty where the rule has no table of them."""
+        setup = self.setup()
+        modules = [module for module in setup.learner.rule.modules() if isinstance(module, Rates)] if setup else []
+        found: dict[str, Array] = {}
+        for i, module in enumerate(modules):
+            for name, rate in module().items():
+                key = name if len(modules) == 1 else f"{name} ({i + 1})"
+                found[key] = rate.detach().cpu().double().reshape(-1).numpy()
+        return found
+
+    @torch.no_grad()
+    def planes(self, tasks: int) -> list[Plane]:
+        """Paths of 2-D navigation on held-out tasks after every step; empty for other families."""
+        setup = self.setup()
+        if setup is None or not isinstance(setup.benchmark.family, Navigation) or not setup.config.steps:
+            return []
+        task = first_tasks(setup, tasks)
+        noise, on = stream(Protocol().seed, "paths by step", CPU), to_device(task, CPU)
+        learner, family = setup.learner, setup.benchmark.family
+        params, state = learner.start()
+        batches: list[Batch] = []
+        for k in range(setup.config.steps + 1):
+            batches.append(collect(learner.policy, params, family, on, setup.plan.episodes, generator=noise))
+            if k < setup.config.steps:
+                params, state = step_tasks(learner, params, state, setup.plan.support(batches[-1]))
+        found = []
+        for i in range(tasks):
+            paths = [walks(batch, task, i)[:SHOWN] for batch in batches]
+            start, goal = (np.array([float(task[f"{what}_{axis}"][i]) for axis in "xy"]) for what in ("start", "goal"))
+            every = np.abs(np.concatenate([walk for episodes in paths for walk in episodes]))
+            limit = max(1.3 * float(np.abs([*start, *goal]).max()), 1.1 * float(np.quantile(every, 0.995)))
+            found.append((paths, start, goal, limit))
+        return found
+
+    def animate(self, path: Path) -> tuple[Path, Path] | None:
+        """A GIF of one held-out task and its last picture; None for other families than CartPole and Navigation."""
+        setup = self.setup() if self._moving else None
+        if setup is None or not setup.config.steps:
+            return None
+        makers: dict[type, Callable[..., Path]] = {CartPole: animate_cartpole, Navigation: animate_navigation}
+        make = makers.get(type(setup.benchmark.family))
+        if make is None:
+            return None
+        file = make(path, setup, CPU)
+        still = file.with_suffix(".png")
+        with Image.open(file) as image:
+            image.seek(image.n_frames - 1)  # type: ignore[attr-defined]
+            image.convert("RGB").quantize(64).save(still, optimize=True)
+        return file, still

@@ -1,0 +1,321 @@
+"""The sections of the page, one function each: figures and tables, and what to see in them.
+
+Each returns None where there is nothing to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from experiments.figures import panels
+from experiments.figures.learning import read_metrics, running_mean
+from experiments.figures.page import BEFORE, COLORS
+from experiments.reporting import summaries
+from experiments.reporting import tables as t
+from experiments.reporting.desk import FEW, Desk, Figure, Section, address
+from experiments.reporting.sources import Array, Contender
+from experiments.reporting.tables import Table
+from metarl import stats
+from metarl.stats import Interval
+
+PLANES = 3  # tasks whose paths are drawn
+POINTS = 41  # of a performance profile
+RETURN = "return of an episode"
+NOTE = (
+    " Worst tenth: the mean over the worst tenth of the tasks of each seed; its intervals cover 90 to 94 %. Made "
+    "worse: the share of seeds and tasks whose return fell, one half where adapting does nothing."
+)
+GAP = (
+    "Normalised: each task from its floor (0) to the best possible (1). Optimality gap: how far tasks fall short of 1 "
+    "on average, lower is better. Median task: the median over tasks of the mean over seeds."
+)
+
+
+def comparison(desk: Desk) -> Section | None:
+    """Who is better than whom, and how sure that is."""
+    if len(desk.scored) < 2:
+        return None
+    reference, split = desk.reference, desk.split
+    order = summaries.ranked(desk.scored, split)
+    section = Section("comparison", "Comparison")
+
+    def row(contender: Contender, found: Interval) -> panels.Row:
+        return panels.Row(contender.label, found, desk.colors[contender.label])
+
+    finals = {contender.label: summaries.interval(summaries.final(contender, split)) for contender in order}
+    rows = [row(contender, finals[contender.label]) for contender in order]
+    title = "Return after the trained number of steps"
+    drawn = panels.forest(desk.path("ranking"), title, rows, RETURN, line=finals[reference.label].estimate)
+    section.draw(drawn, f"Best first; dotted: {reference.label}. Arrows point at what lies outside.")
+    gains = summaries.differences(order, reference, split)
+    if gains:
+        rows = [row(contender, gains[contender.label]) for contender in order if contender.label in gains]
+        title = f"Difference to {t.short(reference.label)}"
+        drawn = panels.forest(desk.path("differences"), title, rows, "difference in return", line=0.0)
+        section.draw(drawn, f"Minus {reference.label}, paired by task and seed: an interval across zero may be chance.")
+    section.tables.append(summaries.comparison(desk.scored, reference, split, desk.swatches))
+    section.note = (
+        "“After” is after the number of steps each rule was trained for. Worst tenth: the mean over the worst tenth of "
+        "the tasks of each seed. “Beats”: the probability that a random seed beats a random seed of "
+        f"{reference.label} on a task; 50 % is a tie."
+    )
+    return section
+
+
+def adaptation(desk: Desk) -> Section | None:
+    """Return against adaptation steps, task by task, and as a profile."""
+    if not desk.scored:
+        return None
+    shown, section = desk.few(), Section("adaptation", "Adaptation")
+    steps = max(contender.after(desk.split) for contender in shown)
+    results = {contender.label: contender.results[desk.split] for contender in shown}
+    drawn = panels.curves(desk.path("adaptation"), results, steps, desk.colors)
+    most = f"The best {len(shown)} of {len(desk.scored)} rules. " if len(shown) < len(desk.scored) else ""
+    what = "The rise up to the trained number of steps is what was learned; shaded steps were never trained."
+    section.draw(drawn, most + (what if steps else "Trained without adapting."))
+    if desk.alone and steps:
+        _scatter(desk, section, shown[0])
+    if desk.alone:
+        _profiles(desk, section, shown)
+        section.tables.append(summaries.adaptation(desk.scored[0], desk.split))
+        scaled = summaries.aggregates(desk.scored, desk.split, desk.swatches)
+        section.tables += [replace(scaled, caption="Normalised scores")] if scaled is not None else []
+    else:
+        section.tables.append(summaries.by_step(desk.scored, desk.split, desk.swatches))
+    section.note = "In bold: after the trained number of steps." + (f"{NOTE} {GAP}" if desk.alone else "")
+    return section
+
+
+def _scatter(desk: Desk, section: Section, contender: Contender) -> None:
+    """Every task before and after."""
+    scores, after = contender.scores(desk.split).mean(0), contender.after(desk.split)
+    title = f"{contender.label}: every held-out task"
+    words = summaries.steps_words(after)
+    drawn = panels.scatter(desk.path("tasks", contender), title, scores[:, 0], scores[:, after], words)
+    worse = int((scores[:, after] < scores[:, 0]).sum())
+    who = "A point a task" if desk.alone else contender.label
+    section.draw(drawn, f"{who}; below the dotted line it got worse: {worse} of {len(scores)}.")
+
+
+def tasks(desk: Desk) -> Section | None:
+    """Every task before and after, for several contenders."""
+    shown = [contender for contender in desk.few() if contender.after(desk.split)] if desk.scored else []
+    if desk.alone or not shown:
+        return None
+    section = Section("tasks", "Task by task", "One point a task, its mean over seeds.")
+    for contender in shown:
+        _scatter(desk, section, contender)
+    return section
+
+
+def _profiles(desk: Desk, section: Section, shown: list[Contender]) -> None:
+    """Performance profiles, normalised where every task has a floor and a ceiling."""
+    finals = {contender.label: summaries.final(contender, desk.split) for contender in shown}
+    colors = dict(desk.colors)
+    if desk.alone and shown[0].after(desk.split):
+        finals = {"before adapting": shown[0].scores(desk.split)[..., 0], **finals}
+        colors["before adapting"] = BEFORE
+    scaled = {label: summaries.normalized(shown[0], desk.split, scores) for label, scores in finals.items()}
+    known = {label: scores for label, scores in scaled.items() if scores is not None}
+    scores = known if len(known) == len(finals) else finals
+    if min(one.size for one in scores.values()) < 2:
+        return
+    # from nearly the worst of any, but not far below doing nothing: a rule that broke has no profile worth the room
+    ends = np.array([np.quantile(one, [0.02, 1.0]) for one in scores.values()])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    low = max(low, -0.5) if scores is known else panels.visible(ends.reshape(-1))[0]
+    pad = 0.02 * (high - low) or 1.0
+    points = np.linspace(low - pad, high + pad, POINTS)
+    found = {label: stats.performance_profile(one, points, seed=0) for label, one in scores.items()}
+    label = "normalised return (0: floor, 1: best possible)" if scores is known else RETURN
+    drawn = panels.profiles(desk.path("profiles"), found, points, colors, label)
+    section.draw(drawn, "The share of tasks that score more: higher is better, and an early fall means bad tasks.")
+
+
+def aggregates(desk: Desk) -> Section | None:
+    """Performance profiles and normalised aggregates of several contenders."""
+    if len(desk.scored) < 2:
+        return None
+    table = summaries.aggregates(desk.scored, desk.split, desk.swatches)
+    section = Section("aggregates", "Normalised scores" if table else "Performance profiles")
+    _profiles(desk, section, desk.few())
+    if table is not None:
+        section.tables.append(table)
+        section.note = GAP
+    return section if section.figures or section.tables else None
+
+
+def splits(desk: Desk) -> Section | None:
+    """Held-out splits side by side, and which of their tasks are hard."""
+    several = [c for c in desk.material.contenders if len([split for split in c.results if c.results[split]]) > 1]
+    if not several and not (desk.alone and desk.scored):
+        return None
+    section = Section("splits", "Held-out splits side by side" if several else "Held-out tasks")
+    section.lead = "None of these tasks can have been trained on."
+    for contender in (several or desk.scored)[:FEW]:
+        names = [split for split in desk.material.splits if contender.results.get(split)]
+        if several:
+            _split_forest(desk, section, contender, names)
+        if desk.alone:
+            _by_constant(desk, section, contender, names)
+        family = desk.live.family(contender)
+        table = summaries.splits(contender, names, None if family is None else family.ranges)
+        section.tables.append(Table(desk.path("splits", contender).name, *table, "" if desk.alone else contender.label))
+    section.note = (
+        "Outside the training range: the median task's distance to its nearest end, and the largest, in percent of its "
+        "width (on a logarithmic scale where training draws on one); of the constant that is furthest outside."
+    )
+    return section
+
+
+def _split_forest(desk: Desk, section: Section, contender: Contender, names: list[str]) -> None:
+    rows = []
+    for split in names:
+        now, color = summaries.interval(summaries.final(contender, split)), desk.colors[contender.label]
+        before = summaries.interval(contender.scores(split)[..., 0]) if contender.after(split) else None
+        rows.append(panels.Row(split, now, color, before))
+    title = f"{contender.label}: return before and after adapting"
+    drawn = panels.forest(desk.path("splits", contender), title, rows, RETURN)
+    who = "" if desk.alone else f"{contender.label}. "
+    section.draw(drawn, f"{who}In colour after the trained number of steps, in grey before adapting.")
+
+
+def _by_constant(desk: Desk, section: Section, contender: Contender, names: list[str]) -> None:
+    """Return against the constant that tells most about it."""
+    family = desk.live.family(contender)
+    name = summaries.telling_constant(contender, desk.split)
+    if name is None or family is None:
+        return
+    groups = {}
+    for i, split in enumerate(names):
+        values = np.asarray(contender.results[split][0]["task"][name], dtype=np.float64)
+        groups[split] = (values, summaries.final(contender, split).mean(0), COLORS[i % len(COLORS)])
+    unit = getattr(family.parameters[name], "unit", "1")
+    log = type(family.ranges[name]).__name__.startswith("Log") and all((v > 0).all() for v, _, _ in groups.values())
+    words = f"{name} ({unit})" if unit not in {"", "1"} else name
+    drawn = panels.by_constant(desk.path("by-constant"), words, groups, log=log)
+    section.draw(drawn, "A point a task: the hidden constant that tells most about the return.")
+
+
+def step_sizes(desk: Desk) -> Section | None:
+    """What was learned about stepping."""
+    section = Section("steps", "Learned step sizes")
+    rates = desk.live.rate_tables() if desk.alone else {}
+    if rates:
+        drawn = panels.rate_strips(desk.path("step-sizes"), rates)
+        section.draw(drawn, "Thin: all; pale: 90 %; bold: half; tick: median. Left of zero a step goes uphill.")
+        section.tables.append(summaries.rate_table(rates))
+    for contender in desk.material.contenders[: 2 * FEW]:
+        found = summaries.effective_rates(contender)
+        if not found:
+            continue
+        drawn = panels.rates_by_step(desk.path("steps", contender), f"{contender.label}: how far each step goes", found)
+        negative = summaries.negative_share(contender)
+        told = f"; {negative} of its step sizes are negative" if negative else ""
+        section.draw(drawn, f"{contender.label}: how far each step goes along the gradient, a line a tensor{told}.")
+        table = summaries.effective_table(found)
+        caption = "Effective step sizes" if desk.alone else contender.label
+        section.tables.append(Table(desk.path("steps", contender).name, *table, caption))
+    if not section.figures:
+        if desk.scored:
+            desk.material.missing.append(("learned step sizes: not recorded in these results", "evaluate them again"))
+        return None
+    section.note = (
+        "The effective step size of a step u and its gradient g is −⟨u, g⟩ / ⟨g, g⟩: the rate of plain gradient "
+        "descent that goes as far along the gradient; median over 20 tasks."
+    )
+    return section
+
+
+def planes(desk: Desk) -> Section | None:
+    """Navigation: paths before and after each step."""
+    found = desk.live.planes(PLANES) if desk.alone else []
+    if not found:
+        return None
+    section = Section("plane", "In the plane", "The first tasks of the split test. The agent does not see the goal.")
+    for i, plane in enumerate(found, 1):
+        drawn = panels.paths_by_step(desk.path(f"plane-{i}"), f"Paths on held-out task {i}", *plane)
+        section.draw(drawn, f"Task {i}: episodes before adapting, and after each gradient step.")
+    return section
+
+
+def motion(desk: Desk) -> Section | None:
+    """A moving picture of one held-out task."""
+    made = desk.live.animate(desk.path("before_and_after.gif")) if desk.alone else None
+    if made is None:
+        return None
+    file, still = made
+    caption = "Left: before adapting. Right: after one gradient step on the episodes of the left."
+    alt = "One held-out task before and after one gradient step"
+    figure = Figure(caption, moving=address(file, "image/gif"), still=address(still, "image/png"), alt=alt)
+    return Section("motion", "One held-out task in motion", figures=[figure])
+
+
+def learning(desk: Desk) -> Section | None:
+    """Return on training tasks."""
+    lines: list[tuple[str, str, str, Array, Array]] = []
+    reached = []
+    for contender in desk.material.contenders[:FEW]:
+        for folder in contender.folders:
+            try:
+                found = _lines(read_metrics(folder), contender.label, desk.colors[contender.label], desk.alone)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                desk.material.missing.append((f"metrics.jsonl of {folder.name} cannot be read", "no learning curve"))
+                continue
+            lines += found
+            reached += [_budget_of_most(line) for line in found[-1:]]
+    if not lines:
+        return None
+    drawn = panels.learning(desk.path("learning"), lines)
+    caption = "On training tasks, not held-out ones; smoothed."
+    if np.isfinite(steps := float(np.median(reached))):
+        caption += f" Nine tenths of the gain were there after {steps / 1e6:.2g} million environment steps."
+    section = Section("learning", "Meta-training")
+    section.draw(drawn, caption)
+    return section
+
+
+def _lines(
+    metrics: Mapping[str, Array], label: str, color: str, alone: bool
+) -> list[tuple[str, str, str, Array, Array]]:
+    """Smoothed returns before and after all steps, as `panels.learning` draws them."""
+    keys = [key for key in metrics if key.startswith("return/step_")]
+    keys = sorted(keys, key=lambda key: int(key.rpartition("_")[2]))
+    found = []
+    for key in dict.fromkeys([*keys[:1], *keys[-1:]]):
+        values, steps = metrics[key], metrics["env_steps_total"]
+        fine = np.isfinite(values) & np.isfinite(steps)
+        if fine.sum() < 2:
+            continue
+        before = key == keys[0] and len(keys) > 1
+        words = "before adapting" if before else "after adapting" if len(keys) > 1 else "without adapting"
+        look = (BEFORE, "-") if before and alone else (color, ":" if before else "-")
+        found.append((words if alone else f"{label}, {words}", *look, steps[fine], running_mean(values[fine])))
+    return found
+
+
+def _budget_of_most(line: tuple[str, str, str, Array, Array]) -> float:
+    """Environment steps to nine tenths of what was gained from the first return to the best."""
+    *_, steps, returns = line
+    target = returns[0] + 0.9 * (returns.max() - returns[0])
+    return float(stats.cost_to_reach(returns, steps, float(target)))
+
+
+def tuning(desk: Desk) -> Section | None:
+    """The same tuning effort for every rule."""
+    made = summaries.tuning(desk.material.tuning, desk.swatches)
+    if made is None:
+        return None
+    table, lines = made
+    section = Section("tuning", "Same tuning effort", tables=[table])
+    section.lead = (
+        "Every rule's (first) step size was chosen from one grid by its return on validation tasks, trained from a "
+        "seed that is not reported. Other settings are common, apart from what makes a rule; they may suit some better."
+    )
+    if lines:
+        drawn = panels.tuning(desk.path("tuning"), lines, desk.colors)
+        section.draw(drawn, "Filled: chosen. Flat lines forgive a poor first guess; a choice at an end asks for more.")
+    return section

@@ -1,0 +1,370 @@
+"""What lies in run folders and comparison folders, read with suspicion.
+
+Nothing here fails because of what is in a folder: a file that is missing or cannot be used is named, with what to do
+about it, and the page is made of the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.config import Config
+from experiments.errors import InputError, existing
+from experiments.names import ALGORITHMS
+from experiments.presets import PRESETS
+from experiments.reporting.tables import clean, short
+
+Array = NDArray[np.float64]
+Result = dict[str, Any]
+Missing = list[tuple[str, str]]
+"""What is not there, and what to do about it."""
+
+RUN = ("config.json", "metrics.jsonl", "status.json", "evaluation", "checkpoints")
+COMPARISON = ("comparison.json", "tuning.json", "jobs")
+TABLES = ("sampled", "mode", "adaptation_steps")  # of a result, [tasks, K + 1]
+DEFAULTS: Mapping[str, Any] = MappingProxyType(Config().model_dump(mode="json"))
+LARGEST = 200_000_000  # bytes that are read of one file
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A rule with its configuration, and what every seed scored on every split."""
+
+    label: str
+    config: Mapping[str, Any]
+    results: Mapping[str, list[Result]]
+    folders: tuple[Path, ...] = ()
+    diverged: int = 0
+
+    @property
+    def trained(self) -> int:
+        """Adaptation steps it was trained for."""
+        steps = self.config.get("steps", 1)
+        return steps if isinstance(steps, int) and not isinstance(steps, bool) and steps >= 0 else 1
+
+    def after(self, split: str) -> int:
+        """The column of its scores that counts: after the trained steps, or after the last that was scored."""
+        return min(self.trained, len(self.results[split][0]["sampled"][0]) - 1)
+
+    def scores(self, split: str, name: str = "sampled") -> Array:
+        """``[seeds, tasks, K + 1]``."""
+        return np.asarray([result[name] for result in self.results[split]], dtype=np.float64)
+
+
+@dataclass
+class Material:
+    """Everything a page is made of."""
+
+    contenders: list[Contender]
+    commands: list[str] = field(default_factory=list)
+    base: tuple[str, Mapping[str, Any]] = ("the defaults", DEFAULTS)
+    """what configurations are compared with: its name and its fields"""
+    systems: list[Mapping[str, Any]] = field(default_factory=list)
+    statuses: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    tuning: list[Mapping[str, Any]] = field(default_factory=list)
+    missing: Missing = field(default_factory=list)
+    compared: bool = False
+    """came from a comparison folder"""
+
+    @property
+    def splits(self) -> list[str]:
+        """Held-out splits that were scored: test first, then by name."""
+        found = {split for contender in self.contenders for split in contender.results}
+        return sorted(found, key=lambda split: (split != "test", split))
+
+    def on(self, split: str) -> list[Contender]:
+        """Contenders that were scored on the split."""
+        return [contender for contender in self.contenders if contender.results.get(split)]
+
+
+def read(folders: Sequence[Path]) -> Material:
+    """What the folders hold.
+
+    Raises:
+        InputError: a path that is no folder, or one that holds nothing of a run or a comparison; several comparisons,
+            or a comparison and a run.
+    """
+    if not folders:
+        raise InputError("expected run folders or a comparison folder, got none; see --help")
+    for folder in folders:
+        existing(folder, "folder")
+        if not any((folder / name).exists() for name in RUN + COMPARISON):
+            raise InputError(f"{folder}: expected a run folder or a comparison folder, found nothing of either there")
+    compared = [folder for folder in folders if any((folder / name).exists() for name in COMPARISON)]
+    if compared and len(folders) > 1:
+        raise InputError(f"expected run folders, or one comparison folder alone, got {len(folders)} with {compared[0]}")
+    return read_comparison(folders[0]) if compared else read_runs(folders)
+
+
+def read_json(path: Path, missing: Missing, advice: str) -> Any:
+    """The file's value; None, and a line in ``missing``, where there is none."""
+    if not path.is_file():
+        missing.append((f"{path.parent.name}/{path.name} is not there", advice))
+        return None
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"larger than {LARGEST / 1e6:.0f} MB")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        missing.append((f"{path.parent.name}/{path.name} cannot be read ({clean(error, 120)})", advice))
+        return None
+
+
+def fault(result: Any) -> str | None:
+    """What is wrong with an evaluation, in words; None if every number a page needs is there."""
+    needed = ("fingerprint", "seed", "split", "protocol", "task", "references", *TABLES)
+    if not isinstance(result, dict):
+        return "not an evaluation"
+    if absent := [name for name in needed if name not in result]:
+        return f"has no {absent[0]!r}"
+    if not all(isinstance(result[name], dict) for name in ("protocol", "task", "references")):
+        return "protocol, task or references are not tables"
+    if not all(isinstance(result[name], str | int) for name in ("fingerprint", "seed", "split")):
+        return "fingerprint, seed or split are no plain values"
+    try:
+        tables = [np.asarray(result[name], dtype=np.float64) for name in TABLES]
+        columns = [
+            np.asarray(result[part][name], dtype=np.float64) for part in ("task", "references") for name in result[part]
+        ]
+    except (TypeError, ValueError):
+        return "holds something other than numbers, or rows of different lengths"
+    shape = tables[0].shape
+    if len(shape) != 2 or 0 in shape or any(table.shape != shape for table in tables):
+        return "tables of scores do not fit each other"
+    if any(column.shape != shape[:1] for column in columns):
+        return "constants or references do not fit the scores"
+    if not all(np.isfinite(table).all() for table in [*tables, *columns]):
+        return "holds numbers that are not finite"
+    return None
+
+
+# --- runs -------------------------------------------------------------------------------------------------------
+
+
+def read_runs(folders: Sequence[Path]) -> Material:
+    """Runs of one configuration are one contender with several seeds."""
+    material = Material([])
+    groups: dict[str, list[tuple[Path, dict[str, Any], dict[str, Result]]]] = {}
+    for folder in folders:
+        record = _read_run(folder, material)
+        config = record[1]
+        key = json.dumps({**DEFAULTS, **config, "seed": 0}, sort_keys=True) if config else str(folder)
+        if config and any(config.get("seed") == other[1].get("seed") for other in groups.get(key, [])):
+            material.missing.append(
+                (f"{folder.name} repeats a run that is already here", "it was left out: same configuration and seed")
+            )
+            continue
+        groups.setdefault(key, []).append(record)
+    _check_one_benchmark(groups)
+    labels = _labels([group[0][1] for group in groups.values()], [group[0][0].name for group in groups.values()])
+    for label, group in zip(labels, groups.values(), strict=True):
+        splits = {split for _, _, results in group for split in results}
+        results = {split: [found[split] for _, _, found in group if split in found] for split in sorted(splits)}
+        kept = {split: _alike(runs, f"{label}, {split}", material.missing) for split, runs in results.items()}
+        material.contenders.append(Contender(label, group[0][1], kept, tuple(folder for folder, _, _ in group)))
+    if len({_budget(contender) for contender in material.contenders}) > 1:
+        material.missing.append(("the runs had different budgets of environment steps", "equal ones would be fair"))
+    if not material.splits:
+        names = " ".join(shlex.quote(str(folder)) for folder in folders)
+        material.missing.insert(0, ("no held-out evaluation", f"python experiments/evaluate.py {names}"))
+    return material
+
+
+def _budget(contender: Contender) -> str:
+    return json.dumps(contender.config.get("env_steps"))
+
+
+def _check_one_benchmark(groups: Mapping[str, list[tuple[Path, dict[str, Any], dict[str, Result]]]]) -> None:
+    """Returns of different benchmarks cannot be compared.
+
+    Raises:
+        InputError: naming two folders.
+    """
+    first: dict[str, Path] = {}
+    for folder, _, results in (record for group in groups.values() for record in group):
+        for result in results.values():
+            first.setdefault(str(result["fingerprint"]), folder)
+    if len(first) > 1:
+        one, other = list(first.values())[:2]
+        raise InputError(f"{one} and {other} were scored on different benchmarks; make a page for each")
+
+
+def _read_run(folder: Path, material: Material) -> tuple[Path, dict[str, Any], dict[str, Result]]:
+    """One run folder: its configuration and its evaluations by split; the rest goes into the material."""
+    missing, advice = material.missing, f"is {folder.name} a run folder of train.py?"
+    config = read_json(folder / "config.json", missing, advice)
+    config = config if isinstance(config, dict) else {}
+    status = read_json(
+        folder / "status.json", missing, f"python experiments/train.py --resume {shlex.quote(str(folder))}"
+    )
+    if isinstance(status, dict):
+        material.statuses.append((folder.name, status))
+        if status.get("status") != "finished":
+            what = f"{folder.name} is not finished: {clean(status.get('status', 'unknown'))}"
+            reason = f" ({clean(status['reason'], 200)})" if status.get("reason") else ""
+            material.missing.append((what + reason, f"python experiments/train.py --resume {shlex.quote(str(folder))}"))
+    system = read_json(folder / "system.json", missing, "versions and machine are not known")
+    if isinstance(system, dict):
+        material.systems.append(system)
+    command = folder / "command.txt"
+    if command.is_file():
+        line = clean(command.read_text(encoding="utf-8", errors="replace"), 2000)
+        material.commands.append(line)
+        material.base = _base(line)
+    else:
+        missing.append((f"{folder.name}/command.txt is not there", "how it was run is not known"))
+    results = {}
+    for source in sorted((folder / "evaluation").glob("*.json")):
+        found = read_json(source, missing, "evaluate the run again")
+        if found is None:
+            continue
+        if wrong := fault(found):
+            missing.append((f"evaluation/{source.name}: {wrong}", "evaluate the run again"))
+        else:
+            results[clean(found["split"])] = found
+    return folder, config, results
+
+
+def _base(command: str) -> tuple[str, Mapping[str, Any]]:
+    """The preset that a command started from, or the defaults."""
+    try:
+        parts = shlex.split(command)
+    except ValueError:
+        parts = []
+    for part in parts[2:3]:
+        if part in PRESETS:
+            return f"the preset {part}", PRESETS[part][1].model_dump(mode="json")
+    return "the defaults", DEFAULTS
+
+
+def _labels(configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """The rule of every contender, and where rules repeat what else is different."""
+    rules = [clean(config.get("rule", name)) for config, name in zip(configs, names, strict=True)]
+    whole = [{**DEFAULTS, **config} for config in configs]
+    fields = [key for key in DEFAULTS if key not in {"rule", "seed"}]
+    told = [key for key in fields if len({json.dumps(config[key]) for config in whole}) > 1]
+    found = []
+    for rule, config, name in zip(rules, whole, names, strict=True):
+        if rules.count(rule) == 1:
+            found.append(rule)
+            continue
+        parts = ", ".join(f"{key} {config[key]}" for key in told[:3])
+        found.append(clean(f"{rule} ({parts or name})"))
+    return _unique(found)
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    """The labels, numbered where two are the same."""
+    return [label if labels.count(label) == 1 else f"{short(label, 70)} [{i}]" for i, label in enumerate(labels, 1)]
+
+
+def _alike(results: list[Result], what: str, missing: Missing) -> list[Result]:
+    """Those that were evaluated like the first: same tasks and protocol."""
+
+    def key(result: Result) -> Any:
+        return result["fingerprint"], result["protocol"], result["task"], np.shape(result["sampled"])
+
+    kept = [result for result in results if key(result) == key(results[0])]
+    if len(kept) < len(results):
+        missing.append(
+            (f"{what}: {len(results) - len(kept)} of {len(results)} seeds were evaluated differently and are left out",
+             "evaluate the runs together: python experiments/evaluate.py RUN RUN ...")
+        )  # fmt: skip
+    return kept
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------
+
+
+def read_comparison(folder: Path) -> Material:
+    """The rules of a comparison, in its order; the last is the reference."""
+    material, again = Material([], compared=True), "run the comparison again with the same output: it goes on"
+    tuning = read_json(folder / "tuning.json", material.missing, again)
+    if isinstance(tuning, list):
+        material.tuning = [trial for trial in tuning if isinstance(trial, dict)]
+    written = read_json(folder / "comparison.json", material.missing, again)
+    if not isinstance(written, dict):
+        jobs = len(list((folder / "jobs").glob("*.json")))
+        material.missing.insert(0, (f"the comparison is not finished; {jobs} jobs are", again))
+        return material
+    config = written.get("config") if isinstance(written.get("config"), dict) else {}
+    if isinstance(written.get("system"), dict):
+        material.systems.append(written["system"])
+    if isinstance(written.get("command"), str):
+        material.commands.append(clean(written["command"], 2000))
+        material.base = _base(written["command"])
+    rates = written.get("rates") if isinstance(written.get("rates"), dict) else {}
+    results = written.get("results") if isinstance(written.get("results"), dict) else {}
+    for rule, found in results.items():
+        contender = _contender(str(rule), found if isinstance(found, list) else [], config, rates, material.missing)
+        material.contenders.append(contender)
+    labels = _unique([contender.label for contender in material.contenders])
+    material.contenders = [replace(one, label=label) for one, label in zip(material.contenders, labels, strict=True)]
+    if not material.splits:
+        material.missing.insert(0, ("comparison.json holds no scores", again))
+    return material
+
+
+def _contender(
+    rule: str, found: list[Any], config: Mapping[str, Any], rates: Mapping[str, Any], missing: Missing
+) -> Contender:
+    """One rule of a comparison. Seeds that diverged are counted; those that cannot be read are named."""
+    own = dict(config) | ALGORITHMS.get(rule, {"rule": rule}) | ({"rate": rates[rule]} if rule in rates else {})
+    diverged = sum(isinstance(result, dict) and "diverged" in result for result in found)
+    whole: dict[str, list[Result]] = {}
+    for result in found:
+        if isinstance(result, dict) and "diverged" in result:
+            continue
+        if wrong := fault(result):
+            missing.append((f"{clean(rule)}: a seed's result {wrong}", "remove its job and run the comparison again"))
+        else:
+            whole.setdefault(clean(result["split"]), []).append(result)
+    label = clean(rule)
+    kept = {split: _alike(results, f"{label}, {split}", missing) for split, results in whole.items()}
+    if diverged:
+        missing.append(
+            (
+                f"{label}: {diverged} of {len(found)} seeds diverged",
+                "its numbers are those of the others, which flatters it",
+            )
+        )
+    return Contender(label, own, kept, diverged=diverged)
+
+
+# --- how far from training --------------------------------------------------------------------------------------
+
+
+def distances(ranges: Mapping[str, Any], task: Mapping[str, Sequence[float]]) -> Array:
+    """How far every task lies outside the training range, ``[tasks]``.
+
+    The largest over its constants, each in units of the range's width, on a log scale where training draws on one.
+    Zero inside, also in a hole; infinite where a constant differs that training never varied.
+
+    Args:
+        ranges: by constant, distributions as `envs.Family.ranges` has them.
+        task: by constant, values ``[tasks]``.
+    """
+    found = [
+        _beyond(ranges[name], np.asarray(values, dtype=np.float64)) for name, values in task.items() if name in ranges
+    ]
+    return np.max(found, axis=0) if found else np.zeros(0)
+
+
+def _beyond(distribution: Any, values: Array) -> Array:
+    """Distance ``[tasks]`` to the nearest interval of one constant, in units of the whole range."""
+    scale: Callable[[Array], Array] = np.log if type(distribution).__name__.startswith("Log") else np.asarray
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends, points = scale(np.asarray(distribution.intervals, dtype=np.float64)), scale(values)
+    gaps = np.maximum(ends[:, :1] - points, points - ends[:, 1:]).clip(0.0).min(0)
+    gaps = np.where(gaps <= 1e-6 * np.maximum(np.abs(points), 1.0), 0.0, gaps)  # tasks are stored in single precision
+    width = float(ends.max() - ends.min())
+    return gaps / width if width > 0.0 else np.where(gaps > 0.0, np.inf, 0.0)

@@ -1,0 +1,372 @@
+"""Tables and sentences from scores. All intervals are those of ``metarl.stats``, over seeds and tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.reporting import tables as t
+from experiments.reporting.sources import Array, Contender, distances
+from experiments.reporting.tables import Cell, Table
+from metarl import stats
+from metarl.stats import Interval, Statistic
+
+
+def interval(scores: Array, statistic: Statistic = stats.mean) -> Interval:
+    """The 95 % interval of ``[seeds, tasks]``; a single number is its own."""
+    if scores.size < 2:
+        value = float(np.mean(statistic(scores)))
+        return Interval(value, value, value, "tasks")
+    return stats.interval(scores, statistic, seed=0)
+
+
+def final(contender: Contender, split: str) -> Array:
+    """Scores ``[seeds, tasks]`` after the trained number of steps."""
+    return contender.scores(split)[..., contender.after(split)]
+
+
+def normalized(contender: Contender, split: str, scores: Array) -> Array | None:
+    """Scores on every task's scale from floor to ceiling; None where a task has no such scale."""
+    references = contender.results[split][0]["references"]
+    try:
+        return stats.normalize(scores, references["floor"], references["ceiling"])
+    except (KeyError, ValueError):
+        return None
+
+
+def steps_words(steps: int) -> str:
+    """``after one gradient step``."""
+    names = {
+        0: "without adapting",
+        1: "after one gradient step",
+        2: "after two gradient steps",
+        3: "after three gradient steps",
+    }
+    return names.get(steps, f"after {steps} gradient steps")
+
+
+def rule_cell(contender: Contender, swatch: int | None, *, strong: bool = False) -> Cell:
+    """A contender's name with its colour."""
+    return t.words(contender.label, swatch=swatch, strong=strong)
+
+
+# --- one contender ----------------------------------------------------------------------------------------------
+
+
+def adaptation(contender: Contender, split: str) -> Table:
+    """A row for every number of adaptation steps."""
+    sampled, mode, spent = (contender.scores(split, name) for name in ("sampled", "mode", "adaptation_steps"))
+    places = t.digits(sampled.mean((0, 1)))
+    columns = (
+        "gradient steps", "return, mean", "IQM", "median task", "worst tenth", "most probable action", "made worse",
+        "environment steps spent",
+    )  # fmt: skip
+    rows = []
+    for k in range(sampled.shape[-1]):
+        now, trained = sampled[..., k], k == contender.after(split)
+        worse = t.percent(stats.share_worse(sampled[..., 0], now), decimals=1) if k else t.nothing()
+        rows.append([
+            Cell(str(k), float(k), strong=trained),
+            t.with_interval(interval(now), places, strong=trained),
+            t.with_interval(interval(now, stats.iqm), places),
+            t.with_interval(interval(now, stats.median), places),
+            t.with_interval(interval(now, stats.worst_decile), places),
+            t.figure(mode[..., k].mean(), places),
+            worse,
+            t.count(spent[..., k].mean()),
+        ])  # fmt: skip
+    return Table(f"adaptation-{file_name(split)}", columns, rows)
+
+
+Columns = tuple[str, ...]
+Rows = list[list[Cell]]
+
+
+def splits(contender: Contender, names: Sequence[str], ranges: Mapping[str, Any] | None) -> tuple[Columns, Rows]:
+    """A row for every held-out split: how far it is from training, and how adapting does there.
+
+    Args:
+        contender: which.
+        names: of the splits.
+        ranges: the training distributions by constant; None where they are not known.
+    """
+    columns = (
+        "split", "tasks", "outside the training range", "before", "after", "of the best possible", "worst tenth",
+        "made worse",
+    )  # fmt: skip
+    places = t.digits([float(final(contender, split).mean()) for split in names])
+    rows = []
+    for split in names:
+        scores, now = contender.scores(split), final(contender, split)
+        scaled = normalized(contender, split, now)
+        reach = None if ranges is None else distances(ranges, contender.results[split][0]["task"])
+        rows.append([
+            t.words(split),
+            t.count(scores.shape[1]),
+            _reach_cell(reach),
+            t.figure(scores[..., 0].mean(), places),
+            t.with_interval(interval(now), places, strong=True),
+            t.nothing() if scaled is None else t.percent(float(scaled.mean())),
+            t.with_interval(interval(now, stats.worst_decile), places),
+            t.percent(stats.share_worse(scores[..., 0], now), decimals=1) if contender.after(split) else t.nothing(),
+        ])  # fmt: skip
+    return columns, rows
+
+
+def _reach_cell(reach: Array | None) -> Cell:
+    """The median distance to the training range, and the largest."""
+    if reach is None or not reach.size:
+        return Cell("not known")
+    if not reach.any():
+        return Cell("within", 0.0)
+    if not np.isfinite(reach).all():
+        return Cell("a constant that never varied", math.inf)
+    middle, largest = float(np.median(reach)), float(reach.max())
+    shown = f"{t.number(100 * middle, 0)} % (up to {t.number(100 * largest, 0)} %)"
+    return Cell(shown, middle)
+
+
+def effective_rates(contender: Contender) -> dict[str, Array]:
+    """By parameter tensor, the effective step size at each adaptation step, median over seeds ``[K]``."""
+    seeds = []
+    for results in contender.results.values():
+        told = [result["learned"] for result in results if isinstance(result.get("learned"), dict)]
+        seeds = [one["effective rates"] for one in told if isinstance(one.get("effective rates"), dict)]
+        if seeds:
+            break
+    found: dict[str, Array] = {}
+    for name in seeds[0] if seeds else []:
+        try:
+            lines = np.array([seed[name] for seed in seeds if name in seed], dtype=np.float64)
+        except (TypeError, ValueError):
+            continue
+        if lines.ndim == 2 and lines.size and np.isfinite(lines).all():
+            found[t.clean(name)] = np.median(lines, 0)
+    return found
+
+
+def rate_table(rates: Mapping[str, Array]) -> Table:
+    """Learned step sizes, a row for every parameter tensor; ``rates`` are flat."""
+    columns = ("parameter tensor", "step sizes", "median", "smallest", "largest", "negative")
+    rows, places = [], 4 if max(float(np.abs(values).max()) for values in rates.values()) < 1.0 else 3
+    for name, values in rates.items():
+        ends = [float(np.median(values)), float(values.min()), float(values.max())]
+        numbers = [t.figure(end, places) for end in ends]
+        share = t.percent(float((values < 0).mean()), decimals=1)
+        rows.append([t.words(name.removeprefix("network.")), t.count(len(values)), *numbers, share])
+    return Table("step-sizes", columns, rows)
+
+
+def effective_table(rates: Mapping[str, Array]) -> tuple[Columns, Rows]:
+    """Effective step sizes, a row for every parameter tensor and a column for every step."""
+    longest = max(len(line) for line in rates.values())
+    columns = ("parameter tensor", *(f"step {k}" for k in range(1, longest + 1)))
+    rows, places = [], 4 if max(float(np.abs(line).max()) for line in rates.values()) < 1.0 else 3
+    for name, line in rates.items():
+        cells = [t.figure(float(value), places) for value in line]
+        rows.append([t.words(name.removeprefix("network.")), *cells, *[t.nothing()] * (longest - len(line))])
+    return columns, rows
+
+
+def negative_share(contender: Contender) -> str:
+    """Share of negative step sizes, in words; nothing where the rule has none of its own."""
+    told = [result.get("learned") for results in contender.results.values() for result in results]
+    shares = [one.get("meta/rate_negative") for one in told if isinstance(one, dict)]
+    known = [share for share in shares if isinstance(share, int | float)]
+    return t.percent(float(np.mean(known)), decimals=1).text if known else ""
+
+
+# --- several ----------------------------------------------------------------------------------------------------
+
+
+def paired(a: Contender, b: Contender, split: str) -> tuple[Array, Array] | None:
+    """Final scores ``[seeds, tasks]`` of both on the seeds and tasks they share; None without any."""
+    ours, theirs = a.results[split], {result["seed"]: result for result in b.results[split]}
+    shared = [result for result in ours if result["seed"] in theirs]
+    same = all(ours[0][name] == b.results[split][0][name] for name in ("task", "fingerprint"))
+    if not shared or not same:
+        return None
+    left = [[row[a.after(split)] for row in result["sampled"]] for result in shared]
+    right = [[row[b.after(split)] for row in theirs[result["seed"]]["sampled"]] for result in shared]
+    return np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
+
+
+def differences(contenders: Sequence[Contender], reference: Contender, split: str) -> dict[str, Interval]:
+    """Intervals of the paired differences to the reference, by label."""
+    found = {}
+    for contender in contenders:
+        pair = None if contender is reference else paired(contender, reference, split)
+        if pair is not None:
+            found[contender.label] = interval(pair[0] - pair[1])
+    return found
+
+
+def ranked(contenders: Sequence[Contender], split: str) -> list[Contender]:
+    """Best mean first."""
+    return sorted(contenders, key=lambda contender: -float(final(contender, split).mean()))
+
+
+def comparison(contenders: Sequence[Contender], reference: Contender, split: str, swatches: Mapping[str, int]) -> Table:
+    """The table of a comparison: a row for every rule, the best first."""
+    columns = (
+        "rule", "step size", "seeds", "before", "after", "IQM", "worst tenth", "made worse",
+        f"minus {t.short(reference.label)}, paired", f"beats {t.short(reference.label)}",
+    )  # fmt: skip
+    gains = differences(contenders, reference, split)
+    places = t.digits([float(np.median(final(contender, split))) for contender in contenders])
+    rows = []
+    for i, contender in enumerate(ranked(contenders, split)):
+        scores, now = contender.scores(split), final(contender, split)
+        rate = contender.config.get("rate")
+        adapts = contender.after(split) > 0
+        known = isinstance(rate, int | float) and adapts
+        gain = gains.get(contender.label)
+        same = scores.shape[1] == final(reference, split).shape[1] and gain is not None
+        rows.append([
+            rule_cell(contender, swatches.get(contender.label), strong=i == 0),
+            Cell(f"{rate:g}", float(rate)) if known and rate is not None else t.nothing(),
+            t.count(len(scores)),
+            t.figure(scores[..., 0].mean(), places),
+            t.with_interval(interval(now), places, strong=i == 0),
+            t.with_interval(interval(now, stats.iqm), places),
+            t.with_interval(interval(now, stats.worst_decile), places),
+            t.percent(stats.share_worse(scores[..., 0], now), decimals=1) if adapts else t.nothing(),
+            t.nothing() if gain is None else t.with_interval(gain, places),
+            t.percent(stats.probability_of_improvement(now, final(reference, split))) if same else t.nothing(),
+        ])  # fmt: skip
+    return Table("comparison", columns, rows)
+
+
+def by_step(contenders: Sequence[Contender], split: str, swatches: Mapping[str, int]) -> Table:
+    """Mean return after every number of steps, a row for every rule."""
+    longest = max(contender.scores(split).shape[-1] for contender in contenders)
+    columns = ("rule", *(("before", "after 1 step", *(f"after {k} steps" for k in range(2, longest)))[:longest]))
+    places = t.digits([float(np.median(final(contender, split))) for contender in contenders])
+    rows = []
+    for contender in contenders:
+        scores = contender.scores(split)
+        cells = [
+            t.with_interval(interval(scores[..., k]), places, strong=k == contender.after(split))
+            for k in range(scores.shape[-1])
+        ]
+        rows.append(
+            [rule_cell(contender, swatches.get(contender.label)), *cells, *[t.nothing()] * (longest - len(cells))]
+        )
+    return Table("by-step", columns, rows)
+
+
+def aggregates(contenders: Sequence[Contender], split: str, swatches: Mapping[str, int]) -> Table | None:
+    """Normalised aggregates of every contender; None where a task has no scale."""
+    columns = ("rule", "mean", "IQM", "median task", "worst tenth", "optimality gap")
+    rows = []
+    for contender in contenders:
+        scaled = normalized(contender, split, final(contender, split))
+        if scaled is None:
+            return None
+        kinds: list[Statistic] = [stats.mean, stats.iqm, stats.median, stats.worst_decile, stats.optimality_gap]
+        cells = [t.with_interval(interval(scaled, kind), 2) for kind in kinds]
+        rows.append([rule_cell(contender, swatches.get(contender.label)), *cells])
+    return Table("aggregates", columns, rows)
+
+
+def tuning(
+    trials: Sequence[Mapping[str, Any]], swatches: Mapping[str, int]
+) -> tuple[Table, dict[str, tuple[Array, Array, float]]] | None:
+    """What was tried for every rule, as a table and as lines to draw; None without trials that can be read."""
+    by_rule = {t.clean(trial["rule"]): _tried(trial) for trial in trials if "rule" in trial}
+    grid = sorted({rate for tried, _ in by_rule.values() for rate in tried})
+    if not grid:
+        return None
+    every = [value for tried, _ in by_rule.values() for value in tried.values() if math.isfinite(value)]
+    places = t.digits([float(np.median(every))] if every else [0.0])
+    rows, lines = [], {}
+    for rule, (tried, chosen) in by_rule.items():
+        row = [t.words(rule, swatch=swatches.get(rule)), t.count(len(tried))]
+        for rate in grid:
+            if rate not in tried:
+                row.append(t.nothing())
+            elif math.isnan(tried[rate]):
+                row.append(Cell("diverged"))
+            else:
+                row.append(t.figure(tried[rate], places, strong=rate == chosen))
+        rows.append(row)
+        finite = [(rate, value) for rate, value in sorted(tried.items()) if math.isfinite(value)]
+        if len(tried) > 1 and finite:
+            rates, values = np.array(finite).T
+            lines[rule] = (rates, values, math.nan if chosen is None else chosen)
+    return Table("tuning", ("rule", "trials", *(f"{rate:g}" for rate in grid)), rows), lines
+
+
+def _tried(trial: Mapping[str, Any]) -> tuple[dict[float, float], float | None]:
+    """Returns by step size, NaN where training diverged, and the chosen step size."""
+    told, tried = trial.get("validation return by rate"), {}
+    for rate, value in told.items() if isinstance(told, dict) else ():
+        if (step := _float(rate)) is not None:
+            tried[step] = math.nan if (found := _float(value)) is None else found
+    return tried, _float(trial.get("chosen"))
+
+
+def _float(value: Any) -> float | None:
+    """A finite number that a file wrote as a number or as words; None for anything else."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+# --- sentences --------------------------------------------------------------------------------------------------
+
+
+def headline(contenders: Sequence[Contender], reference: Contender, split: str) -> str:
+    """What was found, in a sentence or two that say how sure it is."""
+    best = ranked(contenders, split)[0]
+    now = interval(final(best, split))
+    places = t.digits(now[:3])
+    if len(contenders) == 1:
+        before = float(best.scores(split)[..., 0].mean())
+        if not best.after(split):
+            return f"It does not adapt, and returns {t.said(now, places)} on tasks it was not trained on."
+        verb = "rises" if now.estimate > before else "falls"
+        told = best.results[split][0]["protocol"].get("episodes")
+        data = f" on {told} episodes" if isinstance(told, int) else ""
+        return (
+            f"On tasks it was not trained on, the return {verb} from {t.number(before, places)} to "
+            f"{t.said(now, places)} {steps_words(best.after(split))}{data}."
+        )
+    first = f"{best.label} returns most, {t.said(now, places)} {steps_words(best.after(split))}"
+    second = ranked(contenders, split)[1]
+    rivals = {second.label: second} | ({} if reference is best else {reference.label: reference})
+    told = []
+    for label, rival in rivals.items():
+        pair = paired(best, rival, split)
+        if pair is None:
+            return f"{first}; it does not share seeds and tasks with {label}, so that differences cannot be paired."
+        gap = interval(pair[0] - pair[1])
+        sure = "includes zero: may be chance" if gap.low <= 0.0 <= gap.high else "clear of zero"
+        next_best = ", the next best" if rival is second and len(contenders) > 2 else ""
+        told.append(f"{t.said(gap)} to {label}{next_best} ({sure})")
+    return f"{first}. Paired difference{'s' * (len(told) > 1)}: {'; '.join(told)}."
+
+
+def telling_constant(contender: Contender, split: str) -> str | None:
+    """The constant that tells most about the returns; None where no constant takes many values.
+
+    It is the one whose fifths differ most in their mean return (the correlation ratio), up or down or in the middle.
+    """
+    returns, task = final(contender, split).mean(0), contender.results[split][0]["task"]
+    found = {}
+    for name, values in task.items():
+        column = np.asarray(values, dtype=np.float64)
+        if len(np.unique(column)) > 10:
+            fifths = np.array_split(returns[np.argsort(column, kind="stable")], 5)
+            found[name] = sum(len(fifth) * (fifth.mean() - returns.mean()) ** 2 for fifth in fifths)
+    return max(found, key=lambda name: found[name]) if found else None
+
+
+def file_name(text: str) -> str:
+    """Letters, digits and dashes."""
+    return "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in text.lower()).strip("-") or "x"

@@ -1,0 +1,177 @@
+"""Tables that are shown in the page and written as CSV and Markdown, and the numbers in them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metarl.stats import Interval
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table: words, a number, or a number with an interval."""
+
+    text: str
+    value: float | None = None
+    """what it is sorted by and written to CSV; None for words"""
+    interval: str = ""
+    ends: tuple[float, float] | None = None
+    swatch: int | None = None
+    """colour of the label in the figures, as an index"""
+    strong: bool = False
+
+    @property
+    def plain(self) -> str:
+        """Text and interval in ASCII signs."""
+        return f"{self.text} {self.interval}".strip().replace(MINUS, "-").replace(NONE, "-")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; the first column names the row."""
+
+    name: str
+    """of its files"""
+    columns: tuple[str, ...]
+    rows: list[list[Cell]]
+    caption: str = ""
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers and are set flush right."""
+        columns = zip(*self.rows, strict=True) if self.rows else [[] for _ in self.columns]
+        return [any(cell.value is not None for cell in column) for column in columns]
+
+    @property
+    def csv(self) -> str:
+        """The table with all digits; an interval fills two more columns."""
+        wide = [any(row[i].ends is not None for row in self.rows) for i in range(len(self.columns))]
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        header = [
+            (name, f"{name}: low", f"{name}: high") if w else (name,)
+            for name, w in zip(self.columns, wide, strict=True)
+        ]
+        writer.writerow([harmless(name) for names in header for name in names])
+        for row in self.rows:
+            cells = [_csv(cell, w) for cell, w in zip(row, wide, strict=True)]
+            writer.writerow([part for parts in cells for part in parts])
+        return buffer.getvalue()
+
+    @property
+    def csv_link(self) -> str:
+        """The CSV as an address that holds it, to be saved from the page."""
+        return "data:text/csv;base64," + base64.b64encode(self.csv.encode()).decode()
+
+    @property
+    def markdown(self) -> str:
+        """The table as it is shown, in Markdown."""
+        marks = ["---:" if right else "---" for right in self.numeric]
+        lines = [[_markdown(name) for name in self.columns], marks]
+        lines += [[_markdown(cell.plain) for cell in row] for row in self.rows]
+        return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+    def write(self, folder: Path) -> None:
+        """Write ``NAME.csv`` and ``NAME.md``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{self.name}.csv").write_text(self.csv, encoding="utf-8")
+        (folder / f"{self.name}.md").write_text(self.markdown, encoding="utf-8")
+
+
+def _csv(cell: Cell, wide: bool) -> list[str]:
+    ends = ["", ""] if cell.ends is None else [repr(end) for end in cell.ends]
+    first = harmless(cell.plain) if cell.value is None else repr(cell.value)
+    return [first, *ends] if wide else [first]
+
+
+def harmless(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} and text != "-" else text
+
+
+def _markdown(text: str) -> str:
+    escaped = "".join("\\" + sign if sign in "\\|`*_[]<>" else sign for sign in text)
+    return " ".join(escaped.split())
+
+
+def clean(text: object, longest: int = 80) -> str:
+    """Words that came from a file, on one line, without control characters, not longer than a label should be."""
+    joined = " ".join(str(text).split())
+    shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(sign)[0] == "C" else sign for sign in joined)
+    return short(shown, longest)
+
+
+def short(text: str, longest: int = 24) -> str:
+    """A label where there is little room."""
+    return text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def digits(values: Iterable[float]) -> int:
+    """Decimals that suit a column of numbers: three or four figures of the largest."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return 1 if largest >= 20.0 else 2 if largest >= 1.0 else 3
+
+
+def number(value: float, decimals: int) -> str:
+    """A number as it is shown."""
+    if not math.isfinite(value):
+        return NONE if math.isnan(value) else ("" if value > 0 else MINUS) + "\N{INFINITY}"
+    text = f"{value:,.{decimals}f}"
+    if not text.strip("-0.,"):
+        text = text.lstrip("-")  # no minus before a zero
+    return text.replace("-", MINUS)
+
+
+def words(text: object, *, swatch: int | None = None, strong: bool = False) -> Cell:
+    """A cell of words."""
+    return Cell(str(text), swatch=swatch, strong=strong)
+
+
+def figure(value: float, decimals: int, *, strong: bool = False) -> Cell:
+    """A cell with a number."""
+    return Cell(number(value, decimals), float(value), strong=strong)
+
+
+def percent(share: float, *, decimals: int = 0) -> Cell:
+    """A cell with a share of one, in percent."""
+    shown = number(100.0 * share, decimals)
+    if share > 0.0 and not shown.strip("0."):
+        shown = "<" + number(10.0**-decimals, decimals)
+    return Cell(f"{shown}\N{NARROW NO-BREAK SPACE}%", float(share))
+
+
+def count(value: float) -> Cell:
+    """A cell with a whole number."""
+    return Cell(f"{value:,.0f}", float(value))
+
+
+def nothing() -> Cell:
+    """A cell where there is nothing to say."""
+    return Cell(NONE)
+
+
+def with_interval(found: Interval, decimals: int, *, strong: bool = False) -> Cell:
+    """A cell with an estimate and its interval."""
+    ends = (float(found.low), float(found.high))
+    return Cell(number(found.estimate, decimals), float(found.estimate), bracket(ends, decimals), ends, strong=strong)
+
+
+def bracket(ends: Sequence[float], decimals: int) -> str:
+    """An interval as it is shown."""
+    return f"[{number(ends[0], decimals)}, {number(ends[1], decimals)}]"
+
+
+def said(found: Interval, decimals: int | None = None) -> str:
+    """An estimate and its interval in a sentence."""
+    places = digits(found[:3]) if decimals is None else decimals
+    return f"{number(found.estimate, places)} {bracket(found[:2], places)}"

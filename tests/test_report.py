@@ -1,0 +1,520 @@
+"""The one-page report: whole, safe, self-contained and the same every time, whatever lies in the folders."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from envs.ranges import Choice, Fixed, LogRange, Range, Union
+from experiments import compare, evaluate, report, train
+from experiments.figures import panels
+from experiments.reporting import summaries, tables
+from experiments.reporting.sources import Contender, distances, fault, read
+from metarl import stats
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4"]
+HOSTILE = "<script>alert('x')</script>\"&amp;$x$"
+VOID = {"meta", "img", "source", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a page is made of: whether tags close in order, ids, addresses, words, and the source of each script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[tuple[str, str]] = []
+        self.words: dict[str, list[str]] = {}
+        self.tags: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.wrong += [f"{tag} {name}" for name, _ in attrs if name.startswith("on")]
+        loads = {"src", "href", "srcset", "xlink:href", "data", "action", "poster"}
+        self.addresses += [(name, value or "") for name, value in attrs if name in loads]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open[-1] != tag:
+            self.wrong.append(f"</{tag}> in {self.open[-3:]}")
+        else:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.words.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+
+def assert_whole(text: str) -> Page:
+    """Well-formed, with ids that are used once, and nothing that is fetched from anywhere."""
+    page = Page(text)
+    assert page.wrong == [] and page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    for name, value in page.addresses:
+        assert value.startswith(("#", "data:")), (name, value[:60])
+        assert name == "href" or value.startswith("data:image/"), (name, value[:60])
+        if value.startswith("#"):
+            assert value[1:] in page.ids
+    assert not re.search(r"(?:src|href|srcset|action|data)\s*=\s*[\"']?\s*(?:https?:)?//", text)
+    assert "@import" not in text and not re.search(r"url\(\s*[\"']?(?!#)", text)
+    assert "https://" not in text and "http://" not in text
+    return page
+
+
+def asked(argv: list[str], output: Path) -> str:
+    """Make a report; returns the page."""
+    assert report.main([*argv, "--output", str(output)]) == 0
+    return output.read_text()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run of navigation with two splits, one of CartPole, and a tiny comparison."""
+    folder, threads = tmp_path_factory.mktemp("made"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, preset in (("navigation", "navigation-fixed"), ("cartpole", "cartpole-polarity")):
+        argv = [preset, *TINY, "--horizon", "10", "--env-steps", "2000", "--output", str(folder / name)]
+        assert train.main([*argv, "--no-evaluate"]) == 0
+        for split in ("test", "validation"):
+            assert evaluate.main([str(folder / name), "--split", split, "--tasks", "12", "--score-episodes", "2"]) == 0
+    argv = ["navigation-fixed", *TINY, "--horizon", "10", "--env-steps", "1000", "--output", str(folder / "compared")]
+    argv += ["--rules", "meta-sgd", "no-adaptation", "maml", "--rates", "0.1", "0.3", "--seeds", "2"]
+    assert compare.main([*argv, "--held-out", "8", "--workers", "1"]) == 0
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """A copy of the run of navigation, to be broken."""
+    return Path(shutil.copytree(made / "navigation", tmp_path / "run"))
+
+
+@pytest.fixture
+def compared(made: Path, tmp_path: Path) -> Path:
+    """A copy of the comparison, to be broken."""
+    return Path(shutil.copytree(made / "compared", tmp_path / "compared"))
+
+
+def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
+    """Change a JSON file; what ``change`` returns takes its place, or what it has changed."""
+    value = json.loads(path.read_text())
+    changed = change(value)
+    path.write_text(json.dumps(value if changed is None else changed))
+
+
+# --- whole pages ------------------------------------------------------------------------------------------------
+
+
+def test_a_page_about_a_run_of_navigation(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = asked([str(made / "navigation")], tmp_path / "page.html")
+    page = assert_whole(text)
+    assert {"adaptation", "splits", "steps", "plane", "motion", "learning", "run"} <= set(page.ids)
+    assert "comparison" not in page.ids and "missing" not in capsys.readouterr().out
+    words = " ".join(part for parts in page.words.values() for part in parts)
+    for told in ("navigation-fixed", "environment steps", "Fingerprint", "hidden", "12 held-out tasks"):
+        assert told in words, told
+    assert "data:image/gif;base64," in text and "prefers-reduced-motion" in text and "prefers-color-scheme" in text
+    files = {file.name for file in (tmp_path / "page_files").iterdir()}
+    for name in ("adaptation", "tasks", "profiles", "splits", "step-sizes", "steps", "plane-1", "learning"):
+        assert {f"{name}.png", f"{name}.svg"} <= files
+    for name in ("adaptation-test", "splits", "step-sizes", "steps", "settings"):
+        assert {f"{name}.csv", f"{name}.md"} <= files
+    assert len(text.encode()) < 5_000_000
+
+
+def test_a_page_about_a_run_of_cartpole(made: Path, tmp_path: Path) -> None:
+    text = asked([str(made / "cartpole")], tmp_path / "page.html")
+    page = assert_whole(text)
+    assert {"motion", "splits"} <= set(page.ids) and "plane" not in page.ids
+    assert (tmp_path / "page_files" / "by-constant.png").exists()
+    assert "img" in Page(text).tags
+    still = asked([str(made / "cartpole"), "--no-moving"], tmp_path / "still.html")
+    assert "image/gif" not in still
+
+
+def test_a_page_about_a_comparison(made: Path, tmp_path: Path) -> None:
+    text = asked([str(made / "compared")], tmp_path / "page.html")
+    page = assert_whole(text)
+    assert {"comparison", "adaptation", "tasks", "aggregates", "steps", "tuning", "run"} <= set(page.ids)
+    files = {file.name for file in (tmp_path / "page_files").iterdir()}
+    assert {"ranking.png", "differences.svg", "tuning.png", "comparison.csv", "tuning.md", "aggregates.csv"} <= files
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "page_files" / "comparison.csv").read_text())))
+    assert {row["rule"] for row in rows} == {"meta-sgd", "no-adaptation", "maml"}
+    written = json.loads((made / "compared" / "comparison.json").read_text())["results"]
+    for row in rows:
+        column = 0 if row["rule"] == "no-adaptation" else 1
+        scores = np.array([result["sampled"] for result in written[row["rule"]]])[..., column]
+        found = stats.interval(scores, stats.mean, seed=0)
+        told = [float(row[name]) for name in ("after", "after: low", "after: high")]
+        assert told == [pytest.approx(value) for value in (found.estimate, found.low, found.high)]
+    assert [float(row["after"]) for row in rows] == sorted((float(row["after"]) for row in rows), reverse=True)
+
+
+def test_a_page_that_compares_runs(made: Path, run: Path, tmp_path: Path) -> None:
+    """Runs of one configuration are one rule with several seeds; another rule stands beside it."""
+    seed = shutil.copytree(run, tmp_path / "seed")
+    rewrite(seed / "config.json", lambda config: config.update(seed=7))
+    rewrite(seed / "evaluation" / "test.json", lambda result: result.update(seed=7))
+    other = shutil.copytree(run, tmp_path / "other")
+    rewrite(other / "config.json", lambda config: config.update(rule="maml"))
+    material = read([run, seed, other])
+    assert [contender.label for contender in material.contenders] == ["meta-sgd", "maml"]
+    assert [len(contender.results["test"]) for contender in material.contenders] == [2, 1]
+    page = assert_whole(asked([str(path) for path in (run, seed, other)], tmp_path / "page.html"))
+    assert {"comparison", "splits", "learning"} <= set(page.ids) and "plane" not in page.ids
+    rewrite(other / "config.json", lambda config: config.update(rule="meta-sgd", rate=9.0))
+    rewrite(run / "config.json", lambda config: config.update(env_steps=5))
+    assert any("different budgets" in what for what, _ in read([run, other]).missing)
+    rewrite(run / "config.json", lambda config: config.update(env_steps=2000))
+    assert [c.label for c in read([run, other]).contenders] == ["meta-sgd (rate 0.3)", "meta-sgd (rate 9.0)"]
+    again = read([run, shutil.copytree(run, tmp_path / "again")])
+    assert len(again.contenders[0].results["test"]) == 1
+    assert any("repeats" in what for what, _ in again.missing)
+
+
+def test_equal_inputs_give_equal_bytes(made: Path, tmp_path: Path) -> None:
+    for name in ("navigation", "compared"):
+        texts = [asked([str(made / name)], tmp_path / part / "page.html") for part in ("a", "b")]
+        assert texts[0] == texts[1]
+        first, second = (sorted((tmp_path / part / "page_files").iterdir()) for part in ("a", "b"))
+        assert [file.name for file in first] == [file.name for file in second]
+        for one, other in zip(first, second, strict=True):
+            assert one.read_bytes() == other.read_bytes(), one.name
+        shutil.rmtree(tmp_path / "a"), shutil.rmtree(tmp_path / "b")
+
+
+def test_the_page_lies_in_the_folder_unless_told_otherwise(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert report.main([str(run), "--no-moving"]) == 0 and (run / "report.html").exists()
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "other")
+    rewrite(tmp_path / "other" / "config.json", lambda config: config.update(seed=3))
+    assert report.main(["run", "other"]) == 0 and (tmp_path / "report.html").exists()
+
+
+# --- hostile names ----------------------------------------------------------------------------------------------
+
+
+def test_names_and_notes_are_never_markup(compared: Path, tmp_path: Path) -> None:
+    def change(written: dict[str, Any]) -> None:
+        written["results"] = {f"{HOSTILE}{i}": found for i, found in enumerate(written["results"].values())}
+        written["command"] = f"python x {HOSTILE}"
+        written["config"]["benchmark"] = f"</title>{HOSTILE}"
+        written["system"]["platform"] = HOSTILE
+
+    rewrite(compared / "comparison.json", change)
+    rewrite(compared / "tuning.json", lambda trials: trials[0].update(rule=f"{HOSTILE}0"))
+    text = asked([str(compared), "--note", f"<img src=x onerror=alert(1)>{HOSTILE}"], tmp_path / "page.html")
+    page = assert_whole(text)
+    assert "img" not in page.tags and page.tags.count("script") == 1
+    assert "alert('x')" not in "".join(page.words["script"])
+    assert any(HOSTILE in part for part in page.words["p"])
+    found = json.loads((compared / "comparison.json").read_text())["results"].popitem()[1]
+    long = {f"{'x' * 500}{i}": found for i in range(12)} | {f"{'y ' * 50}": found}
+    rewrite(compared / "comparison.json", lambda written: written.update(results=long))
+    assert_whole(asked([str(compared)], tmp_path / "page.html"))
+    for name in ("__x", "\u0000\u001b[31m", "汉字 \U0001f600", "x" * 500, "  ", "_"):
+        rewrite(
+            compared / "comparison.json", lambda w, n=name: w.update(results={n: next(iter(w["results"].values()))})
+        )
+        assert_whole(asked([str(compared)], tmp_path / "page.html"))
+
+
+def test_a_table_is_no_formula_and_keeps_its_columns() -> None:
+    names = ["=1+1", "+x", "-x", "@x", "\tx", "a|b", "line\nbreak", "`*_[x](y)<b>"]
+    rows = [[tables.words(name), tables.figure(-1.5, 2)] for name in names]
+    table = tables.Table("t", ("rule", "value"), rows)
+    told = list(csv.reader(io.StringIO(table.csv)))
+    assert all(row[0][:1] not in {"=", "+", "-", "@", "\t"} for row in told)
+    assert [float(row[1]) for row in told[1:]] == [-1.5] * len(names)
+    for line in table.markdown.splitlines():
+        assert len(re.split(r"(?<!\\)\|", line)) == 4
+    assert base64.b64decode(table.csv_link.partition(",")[2]).decode() == table.csv
+
+
+# --- missing and broken files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("config.json", "config.json is not there"),
+        ("status.json", "status.json is not there"),
+        ("system.json", "system.json is not there"),
+        ("command.txt", "command.txt is not there"),
+        ("evaluation", "no held-out evaluation"),
+        ("checkpoints", "no checkpoint of run can be used"),
+        ("metrics.jsonl", ""),
+    ],
+)
+def test_what_is_missing_is_named(
+    run: Path, tmp_path: Path, name: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = run / name
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    page = assert_whole(asked([str(run), "--no-moving"], tmp_path / "page.html"))
+    words = " ".join(part for parts in page.words.values() for part in parts)
+    assert told in words and told in capsys.readouterr().out
+
+
+GARBAGE = [b"", b"{", b"null", b"[]", b"\xff\xfe\x00", b'"text"', b"[" * 100_000, b'{"sampled": 1}', b"NaN", b"7"]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+def test_no_garbage_ends_in_a_traceback(made: Path, tmp_path: Path, garbage: bytes) -> None:
+    """Every file of a folder in turn is read as garbage; then there are pages about folders of little else."""
+    names = ("evaluation/test.json", "config.json", "status.json", "system.json", "command.txt", "metrics.jsonl")
+    folder, compared = tmp_path / "run", shutil.copytree(made / "compared", tmp_path / "compared")
+    (folder / "evaluation").mkdir(parents=True)
+    for broken in names:
+        for name in names:
+            shutil.copy(made / "navigation" / name, folder / name)
+        (folder / broken).write_bytes(garbage)
+        read([folder])
+    shutil.copy(made / "navigation" / names[0], folder / names[0])
+    for name in names[1:]:
+        (folder / name).write_bytes(garbage)
+    page = assert_whole(asked([str(folder)], tmp_path / "page.html"))
+    assert "adaptation" in page.ids
+    (compared / "tuning.json").write_bytes(garbage)
+    rewrite(compared / "comparison.json", lambda written: written["results"].pop("no-adaptation") and None)
+    page = assert_whole(asked([str(compared)], tmp_path / "page.html"))
+    assert "comparison" in page.ids and "tuning" not in page.ids
+    (compared / "comparison.json").write_bytes(garbage)
+    assert read([compared]).missing
+
+
+def test_an_unfinished_comparison_says_so(compared: Path, tmp_path: Path) -> None:
+    (compared / "comparison.json").unlink()
+    page = assert_whole(asked([str(compared)], tmp_path / "page.html"))
+    words = " ".join(part for parts in page.words.values() for part in parts)
+    assert "the comparison is not finished; 11 jobs are" in words and "tuning" in page.ids
+
+
+def test_seeds_that_diverged_are_counted_and_told(compared: Path, tmp_path: Path) -> None:
+    def change(written: dict[str, Any]) -> None:
+        written["results"]["meta-sgd"][0] = {"diverged": "it did"}
+        written["results"]["maml"][1]["sampled"][0][0] = float("nan")
+        written["results"]["no-adaptation"] = [{"diverged": "x"}] * 2
+
+    rewrite(compared / "comparison.json", change)
+    material = read([compared])
+    assert [len(c.results.get("test", [])) for c in material.contenders] == [1, 0, 1]
+    told = [what for what, _ in material.missing]
+    assert any("1 of 2 seeds diverged" in what for what in told) and any("not finite" in what for what in told)
+    assert_whole(asked([str(compared)], tmp_path / "page.html"))
+
+
+def test_a_failed_run_tells_its_reason(run: Path, tmp_path: Path) -> None:
+    rewrite(run / "status.json", lambda status: status.update(status="failed", reason="DivergedError: lower it"))
+    text = asked([str(run), "--no-moving"], tmp_path / "page.html")
+    assert "run is not finished: failed (DivergedError: lower it)" in text and "--resume" in text
+
+
+def test_seeds_evaluated_differently_are_left_out(run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "other")
+    rewrite(other / "config.json", lambda config: config.update(seed=5))
+    rewrite(other / "evaluation" / "test.json", lambda result: result["protocol"].update(seed=1))
+    material = read([run, other])
+    assert len(material.contenders[0].results["test"]) == 1
+    assert any("evaluated differently" in what for what, _ in material.missing)
+
+
+def wrong_results() -> dict[str, Callable[[dict[str, Any]], Any]]:
+    return {
+        "no scores": lambda result: result.pop("sampled"),
+        "ragged": lambda result: result["sampled"][0].pop(),
+        "words": lambda result: result["sampled"][0].__setitem__(0, "x"),
+        "other shape": lambda result: result["mode"].pop(),
+        "empty": lambda result: result.update(sampled=[], mode=[], adaptation_steps=[]),
+        "other tasks": lambda result: next(iter(result["task"].values())).pop(),
+        "not finite": lambda result: result["sampled"][0].__setitem__(0, math.inf),
+        "no table": lambda result: result.update(task=3),
+        "a seed that is a list": lambda result: result.update(seed=[1]),
+    }
+
+
+@pytest.mark.parametrize("what", wrong_results())
+def test_a_result_with_a_fault_is_seen(made: Path, what: str) -> None:
+    result = json.loads((made / "navigation" / "evaluation" / "test.json").read_text())
+    assert fault(result) is None
+    wrong_results()[what](result)
+    assert fault(result)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<p><b></p></b>", "<p>", "<i id=a></i><i id=a></i>", "<img src='x.png'>", "<a href='https://x'></a>",
+     "<a href=#x></a>", "<style>@import 'x'</style>", "<p style='background:url(x)'></p>", "<p onclick=x></p>"],
+)  # fmt: skip
+def test_a_page_that_is_not_whole_is_seen(text: str) -> None:
+    with pytest.raises(AssertionError):
+        assert_whole(text)
+
+
+# --- wrong input ------------------------------------------------------------------------------------------------
+
+
+def wrong(tmp_path: Path, made: Path) -> dict[str, tuple[list[str], str]]:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    run, compared = str(made / "navigation"), str(made / "compared")
+    return {
+        "nothing": ([], "got none"),
+        "no such folder": ([str(tmp_path / "gone")], "no such folder"),
+        "an empty folder": ([str(tmp_path / "empty")], "found nothing of either"),
+        "a file": ([str(tmp_path / "file")], "found nothing of either"),
+        "two comparisons": ([compared, compared], "one comparison folder alone"),
+        "a comparison and a run": ([run, compared], "one comparison folder alone"),
+        "other benchmarks": ([run, str(made / "cartpole")], "scored on different benchmarks"),
+        "no page": ([run, "--output", str(tmp_path / "x.pdf")], "ends in .html"),
+        "a folder as page": ([run, "--output", str(tmp_path)], "ends in .html"),
+    }
+
+
+WRONG = (
+    "nothing",
+    "no such folder",
+    "an empty folder",
+    "a file",
+    "two comparisons",
+    "a comparison and a run",
+    "other benchmarks",
+    "no page",
+    "a folder as page",
+)
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    made: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv, told = wrong(tmp_path, made)[what]
+    assert report.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and told in error
+
+
+# --- parts ------------------------------------------------------------------------------------------------------
+
+
+def test_distances_to_the_training_range_by_hand() -> None:
+    ranges = {"a": Range(0.0, 2.0), "b": LogRange(1.0, 100.0), "c": Fixed(3.0), "d": Union(((0.0, 1.0), (3.0, 4.0)))}
+    inside = {"a": 1.0, "b": 10.0, "c": 3.0, "d": 0.5}
+
+    def far(**changes: float) -> float:
+        task = {name: [value] for name, value in (inside | changes).items()}
+        return float(distances(ranges, task)[0])
+
+    assert far() == 0.0
+    assert far(a=3.0) == pytest.approx(0.5) and far(a=-2.0) == pytest.approx(1.0)
+    assert far(b=1000.0) == pytest.approx(0.5)  # one decade of two
+    assert far(d=2.0) == pytest.approx(0.25)  # in the hole: one from either part, of a width of four
+    assert far(a=3.0, b=1e4) == pytest.approx(1.0)  # the largest counts
+    assert far(c=4.0) == math.inf
+    assert far(c=float(np.float32(3.0000001))) == 0.0
+    assert distances({"p": Choice((-1.0, 1.0))}, {"p": [1.0, -1.0, 0.0]}).tolist() == [0.0, 0.0, 0.5]
+
+
+def test_visible_shows_all_unless_some_are_very_far_below() -> None:
+    assert panels.visible(np.array([1.0, 2.0, 3.0])) == (1.0, 3.0)
+    assert panels.visible(np.array([-1000.0, 2.0, 3.0])) == (-2.0, 3.0)
+    assert panels.visible(np.array([5.0])) == (5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "shown"),
+    [(-0.001, 2, "0.00"), (-1.5, 1, "−1.5"), (12345.6, 1, "12,345.6"), (math.inf, 1, "∞"), (math.nan, 1, "–")],
+)
+def test_numbers_as_they_are_shown(value: float, decimals: int, shown: str) -> None:
+    assert tables.number(value, decimals) == shown
+
+
+def test_shares_are_never_rounded_to_none() -> None:
+    told = [
+        tables.percent(share, decimals=1).text.replace("\N{NARROW NO-BREAK SPACE}", " ") for share in (0.0, 1e-5, 0.5)
+    ]
+    assert told == ["0.0 %", "<0.1 %", "50.0 %"]
+
+
+def contender(label: str, scores: list[list[float]], seeds: list[int]) -> Contender:
+    """One with scores of one adaptation step, ``[seeds, tasks]``."""
+    results = [
+        {"seed": seed, "fingerprint": "f", "task": {"a": [0.0] * len(row)}, "references": {},
+         "protocol": {}, "sampled": [[0.0, value] for value in row], "mode": [[0.0, value] for value in row]}
+        for seed, row in zip(seeds, scores, strict=True)
+    ]  # fmt: skip
+    return Contender(label, {"steps": 1}, {"test": results})
+
+
+def test_differences_pair_the_seeds_that_both_have() -> None:
+    a = contender("a", [[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]], [0, 1, 5])
+    b = contender("b", [[3.0, 3.0], [1.0, 1.0]], [1, 0])
+    pair = summaries.paired(a, b, "test")
+    assert pair is not None
+    np.testing.assert_array_equal(pair[0] - pair[1], [[0.0, 1.0], [0.0, 1.0]])
+    assert summaries.paired(a, contender("c", [[1.0, 2.0]], [7]), "test") is None
+
+
+def test_the_headline_says_when_an_order_may_be_chance() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(4, 20))
+    good, same = (base + 5.0).tolist(), (base + 0.01 * rng.normal(size=base.shape)).tolist()
+    seeds = [0, 1, 2, 3]
+    low, high = contender("low", base.tolist(), seeds), contender("high", good, seeds)
+    assert "clear of zero" in summaries.headline([high, low], low, "test")
+    assert "may be chance" in summaries.headline([contender("same", same, seeds), low], low, "test")
+    assert "rises from 0" in summaries.headline([high], high, "test")
+
+
+def test_figures_in_the_page_use_its_colours_and_ids_of_their_own(tmp_path: Path) -> None:
+    row = panels.Row("<&\"'$a_b$", stats.Interval(0.0, 2.0, 1.0, "tasks"), "#0072B2")
+    one, two = (panels.forest(tmp_path / name, "title <b>", [row], "x").svg for name in ("one", "two"))
+    assert "var(--c0)" in one and "#0072b2" not in one.lower() and "&lt;&amp;" in one and "<b>" not in one
+    assert not set(re.findall(r' id="([^"]+)"', one)) & set(re.findall(r' id="([^"]+)"', two))
+    Page(one)
+    assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_importing_metarl_loads_nothing_of_a_report() -> None:
+    heavy = ("jinja2", "matplotlib", "scipy", "stable_baselines3", "PIL")
+    code = f"import sys, metarl; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_templates_are_shipped() -> None:
+    import tomllib
+
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert "templates/*" in shipped["experiments.reporting"]
+    folder = ROOT / "experiments" / "reporting" / "templates"
+    assert {file.name for file in folder.iterdir()} == {"report.html", "parts.html", "style.css", "page.js"}
