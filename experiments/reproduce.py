@@ -2,7 +2,8 @@
 
     python experiments/reproduce.py navigation-fixed --seeds 10
 
-Writes ``results/reproduce-TABLE/``: raw per-seed and per-task scores, the table, and what made it. Finished runs are
+Writes ``results/reproduce-TABLE/``: the table, and in ``reproduction.json`` raw per-seed and per-task scores and what
+made them. Finished runs are
 kept: an interrupted table goes on where it stopped. Rows and columns are data in ``tables.py``.
 """
 
@@ -113,14 +114,15 @@ def main(argv: list[str]) -> None:
     text = "\n".join(lines(table, protocols, results))
     print("\n" + text)
     (output / "table.md").write_text(text + "\n")
-    found = {
+    about = {
         "about": table.about,
         "command": shlex.join(["python", *sys.argv]),
         "system": runs.system(torch.device("cpu")),
         "columns": {name: config.model_dump(mode="json") for name, config in columns.items()},
         "rows": [asdict(row) for row in table.rows],
+        "results": results,
     }
-    runs.write_json(output / "about.json", found)
+    runs.write_json(output / "reproduction.json", about, indent=None)
 
 
 def protocols_for(config: Config, protocols: Sequence[Protocol]) -> tuple[Protocol, ...]:

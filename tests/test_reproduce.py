@@ -36,7 +36,7 @@ def test_a_table_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "[4/4]" in first
     table = (tmp_path / "table.md").read_text()
     assert "| after | −8.6 | **" in table and "2 seeds" in table and "| far |" in table
-    about = json.loads((tmp_path / "about.json").read_text())
+    about = json.loads((tmp_path / "reproduction.json").read_text())
     assert about["columns"]["best"]["env_steps"] == 100 and about["command"].startswith("python ")
     assert reproduce.main(argv) == 0
     again = capsys.readouterr().out
