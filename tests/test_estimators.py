@@ -262,8 +262,9 @@ def test_lvc_and_dice_are_right_to_first_order_on_one_step_episodes(inner: Any) 
     assert order(found) > 1.7  # measured 1.87
 
 
-def test_dice_is_right_to_first_order_on_longer_episodes() -> None:
-    found = errors(WORLDS["two states"], Dice(discount=1.0))
+@pytest.mark.parametrize("inner", [Dice(discount=1.0), TMAML(discount=1.0), LoadedDice()])
+def test_dice_and_its_relatives_are_right_to_first_order_on_longer_episodes(inner: Any) -> None:
+    found = errors(WORLDS["two states"], inner)
     assert found[0] < 0.04 and found[1] < 0.007  # measured 0.0256, 0.0043
     assert order(found) > 1.7
 
