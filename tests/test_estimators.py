@@ -29,7 +29,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from metarl import Advantages, Dice, Learner, PreUpdateCredit, ZeroBaseline, lvc, vpg
+from metarl import TMAML, Advantages, Dice, Learner, LoadedDice, PreUpdateCredit, ZeroBaseline, lvc, vpg
 from metarl.rules import SGD, LearnedSGD
 from metarl.types import Batch, Trace
 from tests.helpers import make_batch, table_policy
@@ -273,6 +273,61 @@ def test_lvc_is_better_than_vpg_but_first_order_on_longer_episodes() -> None:
     found, plain = errors(WORLDS["two states"], lvc), errors(WORLDS["two states"], vpg)
     assert all(a < 0.35 * b for a, b in zip(found, plain, strict=True))  # measured 0.29, 0.25, 0.24
     assert found[0] < 0.1 and order(found) < 1.2  # measured 0.064, 1.04
+
+
+@pytest.mark.parametrize("inner", [Dice(discount=1.0), TMAML(discount=1.0), LoadedDice(), LoadedDice(0.0), vpg])
+def test_expected_second_derivatives_with_a_baseline(inner: Any) -> None:
+    """Over all episodes of the MDP, with a value of its own for every state."""
+    world, value = WORLDS["two states"], torch.tensor([0.7, -0.4], dtype=torch.float64)
+    batch = as_batch(world, np.arange(8).reshape(8, 1))
+    batch = batch._replace(value=batch.observation @ value)
+    batch = batch._replace(advantage=batch.advantage - batch.value)  # raw advantages are returns to go
+    chance = torch.from_numpy(world.probability(world.logits))
+    found = -(chance @ hessians(world, inner, batch)).reshape(4, 4).numpy()
+    step, columns = 1e-3, []
+    for i in np.ndindex(world.logits.shape):
+        unit = np.zeros_like(world.logits)
+        unit[i] = step
+        ends = [differences(world.score, world.logits + sign * unit, step).reshape(-1) for sign in (1, -1)]
+        columns.append((ends[0] - ends[1]) / (2 * step))
+    wrong = error(found, np.stack(columns))
+    assert wrong > 0.1 if inner in (vpg, LoadedDice(0.0)) else wrong < 1e-5
+
+
+def hessians(world: World, inner: Any, batch: Batch) -> torch.Tensor:
+    """Of the loss in the logits, for every task of a batch, ``[T, (S A)²]``."""
+    logits = torch.from_numpy(world.logits)
+    policy = table_policy(logits)
+
+    def one(task: Batch) -> torch.Tensor:
+        def loss(weight: torch.Tensor) -> torch.Tensor:
+            return inner(policy({"network.weight": weight}, task.observation), task)
+
+        return torch.func.jacrev(torch.func.grad(loss))(logits).reshape(-1)
+
+    return torch.vmap(one)(batch)
+
+
+def test_control_variates_lower_the_variance_of_second_derivatives() -> None:
+    """Of the MDP with all rewards raised by three, and the exact expected returns to go as values."""
+    world = WORLDS["two states"]
+    batch = as_batch(world, np.arange(8).reshape(8, 1))
+    batch = batch._replace(reward=batch.reward + 3.0)
+    to_go = batch.reward.flip(1).cumsum(1).flip(1)
+    chance = torch.from_numpy(world.probability(world.logits))
+    values = torch.zeros_like(batch.reward)
+    for t, s in itertools.product(range(2), range(2)):
+        here = batch.observation[:, t, 0, s] * chance
+        values[:, t, 0] += batch.observation[:, t, 0, s] * (here @ to_go[:, t, 0]) / here.sum()
+    batch = batch._replace(value=values, advantage=to_go - values)
+
+    def spread(inner: Any) -> float:
+        each = hessians(world, inner, batch)
+        return float(chance @ (each - chance @ each).square().sum(-1))
+
+    assert spread(TMAML(discount=1.0)) < 0.5 * spread(Dice(discount=1.0))
+    assert spread(LoadedDice()) == pytest.approx(spread(TMAML(discount=1.0)))
+    assert spread(lvc) < spread(LoadedDice())
 
 
 def test_dice_approaches_the_objective_of_infinitely_many_episodes() -> None:

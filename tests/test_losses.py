@@ -9,7 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl import Batch, Clipped, Dice, PreUpdateCredit, WeightedSum, lvc, negative_entropy, sample_kl, vpg
+from metarl import (
+    TMAML,
+    Batch,
+    Clipped,
+    Dice,
+    LoadedDice,
+    PreUpdateCredit,
+    WeightedSum,
+    lvc,
+    negative_entropy,
+    sample_kl,
+    vpg,
+)
 from metarl.distributions import Categorical, Gaussian
 from tests.helpers import make_batch, numeric_gradient, seeded
 
@@ -81,6 +93,8 @@ LOSSES: dict[str, Any] = {
     "vpg": vpg,
     "lvc": lvc,
     "dice": Dice(0.9),
+    "tmaml": TMAML(0.9),
+    "loaded_dice": LoadedDice(0.5),
     "clipped": Clipped(0.2),
     "kl": sample_kl,
     "entropy": negative_entropy,
@@ -138,6 +152,64 @@ def test_dice_has_the_policy_gradient_of_discounted_returns_minus_baseline() -> 
         weighted[t, n] = to_go - 0.9**t * float(batch.value[t, n])
     expected = gradient(vpg, batch._replace(advantage=weighted), logits)
     torch.testing.assert_close(gradient(Dice(0.9), batch, logits), expected, rtol=1e-12, atol=1e-14)
+
+
+def derivatives(loss: Any, batch: Batch, logits: Tensor) -> list[Tensor]:
+    """Gradient, Hessian, and the gradient of the Hessian's value along a fixed direction."""
+    direction = torch.randn(logits.shape, generator=seeded(7), dtype=logits.dtype)
+
+    def value(x: Tensor) -> Tensor:
+        return loss(Categorical(x), batch)
+
+    def along(x: Tensor) -> Tensor:
+        return (torch.func.grad(lambda y: (torch.func.grad(value)(y) * direction).sum())(x) * direction).sum()
+
+    return [
+        torch.func.grad(value)(logits),
+        torch.func.jacrev(torch.func.grad(value))(logits),
+        torch.func.grad(along)(logits),
+    ]
+
+
+def with_weighted_advantages(batch: Batch) -> Batch:
+    """With γ^t (discounted return - value) as advantages, γ = 0.9."""
+    weighted = torch.zeros_like(batch.reward)
+    for t, n in real_steps():
+        to_go = sum(0.9**s * float(batch.reward[s, n]) for s in range(t, LENGTHS[n]))
+        weighted[t, n] = to_go - 0.9**t * float(batch.value[t, n])
+    return batch._replace(advantage=weighted)
+
+
+def test_loaded_dice_of_returns_minus_values_is_tmaml_in_every_derivative() -> None:
+    batch, logits = batch_and_logits()
+    batch = with_weighted_advantages(batch)
+    pairs = zip(derivatives(LoadedDice(1.0), batch, logits), derivatives(TMAML(0.9), batch, logits), strict=True)
+    for loaded, tmaml in pairs:
+        torch.testing.assert_close(loaded, tmaml, rtol=1e-10, atol=1e-12)
+
+
+def test_without_values_tmaml_is_dice_and_its_variate_has_no_gradient() -> None:
+    batch, logits = batch_and_logits()
+    bare = batch._replace(value=torch.zeros_like(batch.value))
+    for found, expected in zip(
+        derivatives(TMAML(0.9), bare, logits), derivatives(Dice(0.9), bare, logits), strict=True
+    ):
+        assert torch.equal(found, expected)
+    first, second, _ = derivatives(TMAML(0.9), batch, logits)
+    dice_first, dice_second, _ = derivatives(Dice(0.9), batch, logits)
+    torch.testing.assert_close(first, dice_first, rtol=1e-12, atol=1e-14)
+    assert float((second - dice_second).abs().max()) > 1e-3
+
+
+def test_loaded_dice_without_dependence_has_the_derivatives_of_lvc() -> None:
+    batch, logits = batch_and_logits()
+    for found, expected in zip(
+        derivatives(LoadedDice(0.0), batch, logits), derivatives(lvc, batch, logits), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    assert float(LoadedDice(0.5)(Categorical(logits), batch)) == 0.0
+    with pytest.raises(ValueError, match="dependence"):
+        LoadedDice(1.5)
 
 
 def test_second_derivatives_of_lvc_include_the_scores_outer_product() -> None:
