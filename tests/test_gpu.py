@@ -12,6 +12,7 @@ from experiments.streams import stream
 from metarl import explore
 from metarl.optimizers import meta_loss
 from metarl.rollouts import to_device
+from tests.test_rules import RULES, at, some_params
 
 CASES = {
     "navigation": Config(hidden=(16,), tasks=3, episodes=4, query_episodes=4, horizon=10),
@@ -66,3 +67,20 @@ def test_two_deterministic_runs_are_equal(name: str, compiled: bool) -> None:
         assert torch.equal(*ends) and bool(ends[0].isfinite().all())
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_steps_alike_on_both_devices(name: str) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        params, grads = (to_device(some_params(seed), device) for seed in (0, 1))
+        rule = RULES[name](some_params(0)).double().to(device)
+        step = at(grads, params)._replace(loss=torch.tensor(0.5, dtype=torch.float64, device=device))
+        state = rule.init(params)
+        for _ in range(2):
+            updates, state = rule.update(step, state)
+        found.append({key: u.detach().cpu() for key, u in updates.items()})
+    for key, u in found[0].items():
+        torch.testing.assert_close(u, found[1][key], rtol=1e-9, atol=1e-12)

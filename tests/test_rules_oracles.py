@@ -480,6 +480,19 @@ def test_no_gradient_passes_through_the_inner_loop_to_a_reinforced_schedule() ->
     assert all(p.grad is not None and bool(p.grad.any()) for p in learner.rule.parameters())
 
 
+def test_what_paid_is_made_likelier() -> None:
+    def make(policy: Any) -> UpdateRule:
+        return FirstOrder(Scheduled(SGD(0.2), RLSchedule(steps=1, units=3, generator=seeded(0))))
+
+    learner, trace = double_trace(make, steps=1)
+    bias = learner.get_parameter("rule.rule.schedule.head.bias")
+    torch.vmap(learner)(trace).sum().backward()
+    # d log N(s; m, σ²) / dm is noise / σ for each tensor, and the loss is minus gain times log-probability
+    noise = trace.noise["schedule.noise"].sum((1, 2))
+    assert bias.grad is not None and bool(trace.gain.any())
+    torch.testing.assert_close(bias.grad, -(trace.gain * noise).sum().reshape(1) / 0.2, rtol=1e-6, atol=1e-9)
+
+
 def test_a_reinforced_schedule_learns_what_pays() -> None:
     # one parameter tensor, one step: the reward is best where the rate is twice as large
     schedule = RLSchedule(steps=1, units=2, generator=seeded(0)).double()
