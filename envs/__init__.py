@@ -39,7 +39,7 @@ from .pendulum import Pendulum, pendulum_success
 from .point_mass import PointMass
 from .ranges import Choice, Distribution, Fixed, LogRange, LogUnion, Range, Union
 from .ring_navigation import RingNavigation
-from .splits import TaskBenchmark
+from .splits import SameTasks, TaskBenchmark
 from .tabular import TabularMDP
 from .walled_navigation import WalledNavigation
 from .wrappers import (
@@ -48,11 +48,13 @@ from .wrappers import (
     Delayed,
     NoisySensors,
     Repeated,
+    Revealed,
     RewiredSensors,
     ScaledActions,
     ScaledReward,
     ScaledSensors,
     ShiftedReward,
+    Shuffled,
     SwappedActions,
     Wrapper,
 )
@@ -63,11 +65,13 @@ __all__ = [
     "Delayed",
     "NoisySensors",
     "Repeated",
+    "Revealed",
     "RewiredSensors",
     "ScaledActions",
     "ScaledReward",
     "ScaledSensors",
     "ShiftedReward",
+    "Shuffled",
     "SwappedActions",
     "Wrapper",
     "Coarse",
@@ -93,6 +97,7 @@ __all__ = [
     "LogUnion",
     "Range",
     "Union",
+    "SameTasks",
     "TaskBenchmark",
     "BENCHMARKS",
     "acrobot_packer",

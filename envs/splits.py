@@ -143,5 +143,52 @@ class TaskBenchmark:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+@final
+@dataclass(frozen=True)
+class SameTasks:
+    """The tasks of a benchmark, split as they are there, in environments that show or deal them otherwise.
+
+    Args:
+        of: whose tasks.
+        family: the environments; with the same constants, such as a wrapper that adds none.
+
+    Raises:
+        ValueError: other constants.
+    """
+
+    of: TaskBenchmark
+    family: Family
+
+    def __post_init__(self) -> None:
+        ours, theirs = set(self.family.parameters), set(self.of.family.parameters)
+        if ours != theirs:
+            raise ValueError(
+                f"{self.of.name}: expected a family with the same constants, {', '.join(sorted(ours ^ theirs))} differ;"
+                " wrap the benchmark's own family, by a wrapper that adds none"
+            )
+
+    @property
+    def name(self) -> str:
+        """The benchmark's."""
+        return self.of.name
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The benchmark's."""
+        return self.of.splits
+
+    def sample(self, split: str, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """As the benchmark draws them."""
+        return self.of.sample(split, tasks, generator=generator)
+
+    def is_training(self, task: Task) -> Tensor:
+        """As the benchmark has it."""
+        return self.of.is_training(task)
+
+    def fingerprint(self) -> str:
+        """The benchmark's: it hashes what decides which tasks are training tasks, and that is unchanged."""
+        return self.of.fingerprint()
+
+
 def _select(task: Task, mask: Tensor) -> dict[str, Tensor]:
     return {name: values[mask] for name, values in task.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from envs import Family, TaskBenchmark
+from envs import Family, SameTasks, TaskBenchmark
 from experiments.config import Config
 from experiments.errors import InputError
 from experiments.names import (
@@ -73,14 +73,17 @@ class Setup:
             yield iteration, metrics
 
 
-def build(config: Config, device: torch.device) -> Setup:
-    """Put a run together.
+Wrap = Callable[[Family], Family]
+
+
+def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Setup:
+    """Put a run together; with ``wrap``, on the benchmark's tasks in environments that show or deal them otherwise.
 
     Raises:
         InputError: a name or value that cannot be used; nothing has been done yet.
     """
     try:
-        benchmark = build_benchmark(config)
+        benchmark = build_benchmark(config) if wrap is None else wrapped(build_benchmark(config), wrap)
         policy = build_policy(config, benchmark.family)
         learner = Learner(
             policy,
@@ -118,6 +121,17 @@ def build_benchmark(config: Config) -> Benchmark:
         f"benchmark {config.benchmark!r} is of type {type(found).__name__}; expected a metarl.types.Benchmark, such as"
         " an envs.TaskBenchmark, or an envs.Family that can be made one"
     )
+
+
+def wrapped(benchmark: Benchmark, wrap: Wrap) -> Benchmark:
+    """The benchmark's tasks in environments that show or deal them otherwise.
+
+    Raises:
+        InputError: a benchmark of another make.
+    """
+    if not isinstance(benchmark, TaskBenchmark):
+        raise InputError(f"{benchmark.name}: expected an envs.TaskBenchmark to wrap, got {type(benchmark).__name__}")
+    return SameTasks(benchmark, wrap(benchmark.family))
 
 
 def find_benchmark(name: str, horizon: int | None) -> Any:

@@ -12,25 +12,39 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from experiments import figures, runs
 from experiments.build import build
 from experiments.cli import parse_config
 from experiments.config import Config
+from experiments.contenders import CONTENDERS, contender
+from experiments.contenders.budget import refuse_unequal
 from experiments.errors import InputError, script
-from experiments.evaluate import Protocol, measure, score_matrix
+from experiments.evaluate import Protocol, score_matrix
 from experiments.jobs import key_of, run_all
-from experiments.names import ALGORITHMS, RULES
+from experiments.names import ALGORITHMS, RULES, choose
 from metarl import DivergedError, NonFiniteError, stats
 
-KNOWN = tuple(RULES | ALGORITHMS)
+COMPARATORS = (
+    "no-adaptation",
+    "from-scratch",
+    "fine-tuned",
+    "rule-alone",
+    "shuffled-tasks",
+    "oracle",
+)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "all": tuple(sorted({**RULES, **ALGORITHMS}, key=lambda rule: rule == "maml")),  # the reference last
+    "comparators": COMPARATORS,
+}
 FEW = 6  # curves that can be told apart in one picture; more are ranked
 TUNING_SEED = 1000  # of the runs that choose a step size; never one of the reported seeds
 
@@ -42,7 +56,7 @@ class Options:
     output: Path
     """folder of the results; an interrupted comparison is continued there"""
     rules: tuple[str, ...] = ("meta-sgd", "maml")
-    """rules by name, no-adaptation, reptile, or all; paired differences are against the last"""
+    """rules and contenders by name, or the groups all and comparators; paired differences are against the last"""
     rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     """grid of (first) step sizes, the same for every rule"""
     seeds: int = 5
@@ -69,108 +83,107 @@ class Job:
     @property
     def key(self) -> str:
         """Decides whether a finished job on the disk is this one."""
-        return key_of(self.config.model_dump(mode="json"), vars(self.protocol))
+        return key_of(self.label, self.config.model_dump(mode="json"), vars(self.protocol))
 
     def run(self) -> dict[str, Any]:
-        """Train within the budget and evaluate; one that diverges must not end the others."""
+        """Train within the budget and measure; one that diverges must not end the others."""
+        runs.prepare_machine(threads=1)
         try:
-            return train_and_measure(self)
+            return contender(self.label).train(self.config)(self.protocol)
         except (DivergedError, NonFiniteError) as error:
             return {"diverged": str(error)}
 
     def summary(self, result: dict[str, Any]) -> str:
         """The score on held-out tasks."""
-        return str(result.get("diverged") or score(self, result))
+        return str(result.get("diverged") or score(result))
 
 
 @script
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
-    if options.rules == ("all",):
-        options = replace(options, rules=tuple(sorted(KNOWN, key=lambda rule: rule == "maml")))  # the reference last
-    unknown = [rule for rule in options.rules if rule not in KNOWN and ":" not in rule]
-    if unknown or not options.rules or options.seeds < 1 or not options.rates:
-        raise InputError(f"expected rules of {', '.join(KNOWN)}, or all, rates and seeds >= 1; got {options}")
+    names = expand(options.rules)
+    if not names or options.seeds < 1 or not options.rates:
+        raise InputError(f"expected rules, rates and seeds >= 1; got {options}")
     if config.seed <= TUNING_SEED < config.seed + options.seeds:
         raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
-    variants = {rule: variant(config, rule) for rule in options.rules}
-    for chosen in variants.values():
-        build(chosen, torch.device("cpu"))  # refuse what cannot run before hours of work
+    for name in names:
+        build(contender(name).config(config), torch.device("cpu"))  # refuse what cannot run before hours of work
     options.output.mkdir(parents=True, exist_ok=True)
-    tuned = tune(variants, options)
+    tuned = tune(config, names, options)
     jobs = [
-        Job(rule, tuned[rule].model_copy(update={"seed": config.seed + i}), protocol("test", tuned[rule], options))
-        for rule in options.rules
+        Job(name, tuned[name].model_copy(update={"seed": config.seed + i}), protocol("test", config, options))
+        for name in names
         for i in range(options.seeds)
     ]
     finished = run_all(jobs, options.output / "jobs", options.workers)
-    results = {rule: [finished[job.key] for job in jobs if job.label == rule] for rule in options.rules}
-    if any("diverged" in result for result in results[options.rules[-1]]):
-        raise DivergedError(f"{options.rules[-1]} diverged, and the others are compared with it: name another one last")
+    results = {name: [finished[job.key] for job in jobs if job.label == name] for name in names}
+    refuse_unequal(results, budget=config.env_steps, episodes=config.steps * config.episodes)
+    if broken(results[names[-1]]):
+        raise DivergedError(f"{names[-1]} diverged, and the others are compared with it: name another one last")
     report(config, options, tuned, results)
 
 
-def variant(config: Config, rule: str) -> Config:
-    """The configuration of one contender."""
-    return config.model_copy(update=ALGORITHMS.get(rule, {"rule": rule}))
+def expand(names: Sequence[str]) -> list[str]:
+    """The names, with those of groups in their place, each once.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    found = list(dict.fromkeys(one for name in names for one in GROUPS.get(name, (name,))))
+    for name in found:
+        if ":" not in name:
+            choose("rule or contender", name, {**GROUPS, **CONTENDERS})
+    return found
 
 
 def protocol(split: str, config: Config, options: Options) -> Protocol:
     """Adapt at test as often as in training, and two steps more to see where it goes."""
-    return Protocol(split=split, tasks=options.held_out, steps=config.steps + 2 if config.steps else 0)
+    steps = config.steps + 2 if config.steps else 0
+    return Protocol(split=split, tasks=options.held_out, steps=steps, episodes=config.episodes)
 
 
-def tune(variants: dict[str, Config], options: Options) -> dict[str, Config]:
-    """Each rule with the step size of the grid that is best on validation tasks after the trained number of steps."""
-    jobs = [
-        Job(
-            rule, config.model_copy(update={"rate": rate, "seed": TUNING_SEED}), protocol("validation", config, options)
-        )
-        for rule, config in variants.items()
-        for rate in (options.rates if config.steps else options.rates[:1])
-    ]
-    finished = run_all(jobs, options.output / "jobs", options.workers)
-    chosen, trials = {}, []
-    for rule, config in variants.items():
-        scores = {job.config.rate: score(job, finished[job.key]) for job in jobs if job.label == rule}
+def tune(config: Config, names: Sequence[str], options: Options) -> dict[str, Config]:
+    """Each contender with the step size of the grid that is best on validation tasks."""
+    base, chosen, trials = config.model_copy(update={"seed": TUNING_SEED}), {}, []
+    validation = protocol("validation", config, options)
+    jobs = {
+        name: [
+            Job(name, contender(name).at(base, rate), validation)
+            for rate in (options.rates if contender(name).tuned else options.rates[:1])
+        ]
+        for name in names
+    }
+    finished = run_all([job for own in jobs.values() for job in own], options.output / "jobs", options.workers)
+    for name, own in jobs.items():
+        scores = {job.config.rate: score(finished[job.key]) for job in own}
         best = max(scores, key=lambda rate: scores[rate])
-        chosen[rule] = config.model_copy(update={"rate": best})
+        chosen[name] = contender(name).config(config).model_copy(update={"rate": best})
         told = {rate: value if math.isfinite(value) else "diverged" for rate, value in scores.items()}
-        trials.append({"rule": rule, "validation return by rate": told, "chosen": best})
+        trials.append({"rule": name, "validation return by rate": told, "chosen": best})
     runs.write_json(options.output / "tuning.json", trials)
     return chosen
 
 
-def score(job: Job, result: dict[str, Any]) -> float:
-    """Mean held-out return after the trained number of steps; a diverged run is worse than any other."""
-    return -math.inf if "diverged" in result else float(np.mean([row[job.config.steps] for row in result["sampled"]]))
+def score(result: dict[str, Any]) -> float:
+    """Mean held-out return after what adaptation the contender is judged by; diverged is worse than anything."""
+    return -math.inf if "diverged" in result else float(final([result]).mean())
 
 
-def train_and_measure(job: Job) -> dict[str, Any]:
-    """The evaluation of a learner trained within the job's budget."""
-    runs.prepare_machine(threads=1)
-    device, started = torch.device("cpu"), time.perf_counter()
-    setup, spent, iterations = build(job.config, device), 0, 0
-    for iteration, metrics in setup.train():
-        spent, iterations = spent + int(metrics["env_steps"]), iteration
-        if spent >= job.config.env_steps:
-            break
-    seconds = time.perf_counter() - started
-    result = measure(job.config, setup, job.protocol, device)
-    return result | {"seconds": round(seconds, 1), "iterations": iterations, "training_env_steps": spent}
+def final(results: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """Scores ``[seeds, tasks]`` after what adaptation the contender is judged by."""
+    return score_matrix(results)[..., results[0]["reported"]]
 
 
 def report(
     config: Config, options: Options, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]
 ) -> None:
     """Write and print the table, the paired differences and the figure."""
-    reference = options.rules[-1]
-    after = f"after {config.steps} step" + "s" * (config.steps > 1)
+    reference = list(results)[-1]
     lines = [
-        f"| rule | rate | step 0 | {after} | IQM | made worse | − {reference} (paired) |",
-        "|---|" + "---:|" * 6,
+        f"| contender | rate | before | after | IQM | made worse | episodes | − {reference} (paired) |",
+        "|---|" + "---:|" * 7,
     ]
-    lines += [row(rule, reference, tuned, results) for rule in results]
+    lines += [row(name, reference, tuned, results) for name in results]
     text = "\n".join(lines)
     print("\n" + text)
     (options.output / "table.md").write_text(text + "\n")
@@ -178,19 +191,18 @@ def report(
         options.output / "comparison.json",
         {
             "config": config.model_dump(mode="json"),
-            "rates": {rule: c.rate for rule, c in tuned.items()},
+            "rates": {name: chosen.rate for name, chosen in tuned.items()},
             "system": runs.system(torch.device("cpu")),
             "command": shlex.join(["python", *sys.argv]),
             "results": results,
         },
         indent=None,
     )
-    whole = {rule: found for rule, found in results.items() if not broken(found)}
-    steps = {rule: tuned[rule].steps for rule in whole}
+    whole = {name: found for name, found in results.items() if not broken(found)}
     if len(whole) <= FEW:
         figures.comparison(options.output / "comparison", whole)
     else:
-        figures.ranking(options.output / "ranking", whole, steps, reference=reference)
+        figures.ranking(options.output / "ranking", whole, reference=reference)
     figures.step_lengths(options.output / "step-lengths", whole)
 
 
@@ -199,29 +211,35 @@ def broken(results: list[dict[str, Any]]) -> int:
     return sum("diverged" in result for result in results)
 
 
-def row(rule: str, reference: str, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> str:
-    """One line of the table, in Markdown: after the trained number of steps."""
-    config, after = tuned[rule], tuned[rule].steps
-    if broken(results[rule]):
-        what = f"{broken(results[rule])} of {len(results[rule])} seeds diverged"
-        return f"| {rule} | {config.rate:g} | {what} |" + " – |" * 4
-    scores, against = score_matrix(results[rule]), score_matrix(results[reference])
-    mean = stats.interval(scores[..., after], stats.mean, seed=0)
-    middle = stats.interval(scores[..., after], stats.iqm, seed=0)
+def row(name: str, reference: str, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> str:
+    """One line of the table, in Markdown: before adapting, and after as much of it as the contender is judged by."""
+    rate = f"{tuned[name].rate:g}" if contender(name).tuned else "–"
+    if broken(results[name]):
+        what = f"{broken(results[name])} of {len(results[name])} seeds diverged"
+        return f"| {name} | {rate} | {what} |" + " – |" * 5
+    first, scores = score_matrix(results[name])[..., 0], final(results[name])
+    mean, middle = (stats.interval(scores, statistic, seed=0) for statistic in (stats.mean, stats.iqm))
+    adapts = results[name][0]["reported"] > 0
     cells = [
-        rule,
-        f"{config.rate:g}" if config.steps else "–",
-        f"{scores[..., 0].mean():.2f}",
-        f"{mean.estimate:.2f} [{mean.low:.2f}, {mean.high:.2f}]" if config.steps else "–",
+        name,
+        rate,
+        f"{first.mean():.2f}",
+        f"{mean.estimate:.2f} [{mean.low:.2f}, {mean.high:.2f}]",
         f"{middle.estimate:.2f}",
-        f"{stats.share_worse(scores[..., 0], scores[..., after]):.1%}" if config.steps else "–",
+        f"{stats.share_worse(first, scores):.1%}" if adapts else "–",
+        f"{final_episodes(results[name]):g}",
     ]
-    if rule == reference:
+    if name == reference:
         return "| " + " | ".join([*cells, "–"]) + " |"
-    difference = stats.paired_interval(scores[..., after], against[..., tuned[reference].steps], stats.mean, seed=0)
+    difference = stats.paired_interval(scores, final(results[reference]), stats.mean, seed=0)
     return (
         "| " + " | ".join([*cells, f"{difference.estimate:.2f} [{difference.low:.2f}, {difference.high:.2f}]"]) + " |"
     )
+
+
+def final_episodes(results: list[dict[str, Any]]) -> float:
+    """Episodes of a held-out task that the contender has adapted on when it is judged."""
+    return float(results[0]["adaptation_episodes"][0][results[0]["reported"]])
 
 
 if __name__ == "__main__":

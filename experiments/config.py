@@ -44,6 +44,7 @@ class Config(BaseModel):
     decay: Share = Field(1.0, description="GAE decay of the inner loss")
     query_discount: Share = Field(0.99, description="discount of the outer loss")
     query_decay: Share = Field(0.97, description="GAE decay of the outer loss")
+    query_normalize: Literal["task", "batch"] = Field("task", description="advantages of the outer loss, scaled within")
     baseline: str = Field("linear", description="value baseline, by name")
     time_limit: Literal["terminal", "bootstrap"] = Field("terminal", description="what the end of the horizon means")
 

@@ -188,7 +188,13 @@ def _within_reach(advantages: Advantages) -> Advantages:
 
 def query_advantages(config: Config) -> Advantages:
     """Of the outer loss."""
-    return Advantages(config.query_discount, config.query_decay, _baseline(config), time_limit=config.time_limit)
+    return Advantages(
+        config.query_discount,
+        config.query_decay,
+        _baseline(config),
+        normalize=config.query_normalize,
+        time_limit=config.time_limit,
+    )
 
 
 def _baseline(config: Config) -> Baseline:

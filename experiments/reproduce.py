@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +24,12 @@ from experiments import runs
 from experiments.build import build
 from experiments.cli import parse
 from experiments.compare import TUNING_SEED
-from experiments.config import Config
+from experiments.contenders import contender
 from experiments.errors import InputError, script
-from experiments.evaluate import Protocol, measure, score_matrix
+from experiments.evaluate import Protocol, score_matrix
 from experiments.jobs import key_of, run_all
 from experiments.names import choose
-from experiments.tables import TABLES, Row, Table
+from experiments.tables import TABLES, Column, Row, Table
 from metarl import DivergedError, NonFiniteError, stats
 
 
@@ -55,34 +54,30 @@ class Job:
     """One training run, measured under several protocols."""
 
     label: str
-    config: Config
+    column: Column
     protocols: tuple[Protocol, ...]
 
     @property
     def name(self) -> str:
         """How messages call it."""
-        return f"{self.label}, seed {self.config.seed}"
+        return f"{self.label}, seed {self.column.config.seed}"
 
     @property
     def key(self) -> str:
         """Decides whether a finished job on the disk is this one."""
-        return key_of(self.config.model_dump(mode="json"), [asdict(one) for one in self.protocols])
+        config = self.column.config.model_dump(mode="json")
+        return key_of(self.column.contender, config, [asdict(one) for one in self.protocols])
 
     def run(self) -> dict[str, Any]:
         """Train within the budget, then measure; a run that diverges is a result, too."""
         runs.prepare_machine(threads=1)
-        device, started, spent = torch.device("cpu"), time.perf_counter(), 0
-        setup = build(self.config, device)
         try:
-            for _, metrics in setup.train():
-                spent += int(metrics["env_steps"])
-                if spent >= self.config.env_steps:
-                    break
-            seconds = round(time.perf_counter() - started, 1)
-            measures = [measure(self.config, setup, one, device) for one in self.protocols]
+            measure = contender(self.column.contender).train(self.column.config)
+            measures = [measure(one) for one in self.protocols]
         except (DivergedError, NonFiniteError) as error:
             return {"diverged": str(error)}
-        return {"seed": self.config.seed, "seconds": seconds, "training_env_steps": spent, "measures": measures}
+        told = {name: measures[0][name] for name in ("seed", "seconds", "training_env_steps")}
+        return told | {"measures": measures}
 
     def summary(self, result: dict[str, Any]) -> str:
         """Mean scores after every number of steps, a protocol after the other."""
@@ -101,14 +96,14 @@ def main(argv: list[str]) -> None:
     output = options.output if options.output is not None else Path("results") / f"reproduce-{options.table}"
     protocols = tuple(dict.fromkeys(row.protocol for row in table.rows))
     changes = {} if options.env_steps is None else {"env_steps": options.env_steps}
-    columns = {name: config.model_copy(update=changes) for name, config in table.columns.items()}
+    columns = {name: column.changed(**changes) for name, column in table.columns.items()}
     jobs = [
-        Job(name, config.model_copy(update={"seed": seed}), protocols_for(config, protocols))
-        for name, config in columns.items()
+        Job(name, column.changed(seed=seed), protocols)
+        for name, column in columns.items()
         for seed in range(options.seeds)
     ]
     for job in jobs[:: options.seeds]:
-        build(job.config, torch.device("cpu"))  # refuse what cannot run before hours of work
+        build(job.column.config, torch.device("cpu"))  # refuse what cannot run before hours of work
     finished = run_all(jobs, output / "jobs", options.workers)
     results = {name: [finished[job.key] for job in jobs if job.label == name] for name in columns}
     text = "\n".join(lines(table, protocols, results))
@@ -118,18 +113,14 @@ def main(argv: list[str]) -> None:
         "about": table.about,
         "command": shlex.join(["python", *sys.argv]),
         "system": runs.system(torch.device("cpu")),
-        "columns": {name: config.model_dump(mode="json") for name, config in columns.items()},
+        "columns": {
+            name: {"contender": column.contender} | column.config.model_dump(mode="json")
+            for name, column in columns.items()
+        },
         "rows": [asdict(row) for row in table.rows],
         "results": results,
     }
     runs.write_json(output / "reproduction.json", about, indent=None)
-
-
-def protocols_for(config: Config, protocols: Sequence[Protocol]) -> tuple[Protocol, ...]:
-    """A policy trained without adapting is scored without adapting."""
-    if config.steps:
-        return tuple(protocols)
-    return tuple(Protocol(one.split, one.tasks, 0, one.episodes, one.score_episodes, one.seed) for one in protocols)
 
 
 def lines(table: Table, protocols: Sequence[Protocol], results: dict[str, list[dict[str, Any]]]) -> list[str]:

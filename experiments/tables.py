@@ -23,17 +23,29 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Column:
+    """Who is trained, and how; see `experiments.contenders`."""
+
+    config: Config
+    contender: str = "as-configured"
+
+    def changed(self, **changes: object) -> Column:
+        """The same with other fields of the configuration."""
+        return Column(self.config.model_copy(update=changes), self.contender)
+
+
+@dataclass(frozen=True)
 class Table:
     """Columns are ways of ours, each trained from every seed; rows are what is measured of each."""
 
     about: str
-    columns: Mapping[str, Config]
+    columns: Mapping[str, Column]
     rows: tuple[Row, ...]
 
 
-def preset(name: str, **changes: object) -> Config:
+def preset(name: str, contender: str = "as-configured", **changes: object) -> Column:
     """A preset with changes."""
-    return PRESETS[name][1].model_copy(update=changes)
+    return Column(PRESETS[name][1].model_copy(update=changes), contender)
 
 
 def episodes(*counts: int, split: str = "test", published: str = "–") -> tuple[Row, ...]:
@@ -64,7 +76,7 @@ TABLES: dict[str, Table] = {
         "Sign and strength of the actuator hidden (this project's own): one gradient step",
         {
             "best": preset("cartpole-polarity"),
-            "K = 0": preset("cartpole-polarity", rule="maml", steps=0),
+            "K = 0": preset("cartpole-polarity", "no-adaptation", rule="maml", steps=0),
         },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),

@@ -47,6 +47,10 @@ class Plan:
         for name, least in (("tasks", 1), ("episodes", 1), ("query_episodes", 1), ("steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.support.normalize == "batch":
+            raise ValueError(
+                "support: how a task is adapted to must not depend on the others: normalize by task, or not"
+            )
 
 
 def explore(learner: Learner, family: TaskFamily, task: Task, plan: Plan, *, generator: torch.Generator) -> Trace:
@@ -98,8 +102,8 @@ def explore_together(
         for learner, (params, _) in zip(learners, starts, strict=True):
             refuse_divergence(learner, params, k + 1)
         supports.append(parts)
-    batch = plan.query(_roll_out(learners, starts, family, tasks, plan.query_episodes, generators))
-    queries = _split(batch, len(learners))
+    batch = _roll_out(learners, starts, family, tasks, plan.query_episodes, generators)
+    queries = [plan.query(part) for part in _split(batch, len(learners))]
     return [
         _trace(tuple(parts[s] for parts in supports), query, noise)
         for s, (query, noise) in enumerate(zip(queries, noises, strict=True))

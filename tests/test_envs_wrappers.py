@@ -41,11 +41,13 @@ from envs.wrappers import (
     Delayed,
     NoisySensors,
     Repeated,
+    Revealed,
     RewiredSensors,
     ScaledActions,
     ScaledReward,
     ScaledSensors,
     ShiftedReward,
+    Shuffled,
     SwappedActions,
 )
 from envs.wrappers.permutations import permutation
@@ -598,6 +600,39 @@ def test_no_play_beats_a_ceiling_that_was_passed_on() -> None:
         assert bool((play(family, task, actions)[1].sum(0) <= ceiling).all())
 
 
+# --- the two controls
+
+
+def test_what_is_revealed_is_the_constants_on_the_scale_of_their_ranges() -> None:
+    family = Revealed(CartPole(30, gravity=Range(5, 15), polarity=Choice((-1.0, 1.0))))
+    task, actions = drawn(family), random_actions(family)
+    (seen, *rest), (bare, *same) = play(family, task, actions), play(CartPole(30), task, actions)
+    assert torch.equal(seen[..., :4], bare) and all(map(torch.equal, rest, same))
+    shown = torch.stack([(task["gravity"] - 10) / 5, task["polarity"]], -1).expand(*seen.shape[:-1], 2)
+    torch.testing.assert_close(seen[..., 4:], shown)
+    assert family.observation_space.shape == (6,) and list(family.parameters) == list(CartPole().parameters)
+    assert bool(shown.abs().max() <= 1)
+
+
+def test_shuffled_tasks_are_a_deal_that_holds_until_the_next_start() -> None:
+    inner = Navigation(10, reward="squared")
+    family = Shuffled(inner)
+    task = {name: values[:, None] for name, values in inner.sample(50, generator=seeded()).items()}
+    generator, deals = seeded(3), []
+    for _ in range(2):
+        state = family.reset(task, (50, 2), generator=generator)
+        dealt = {name.removeprefix("shuffled_"): v for name, v in state.items() if name.startswith("shuffled_")}
+        assert all(torch.equal(v.sort(0).values, task[k].expand(50, 2).sort(0).values) for k, v in dealt.items())
+        assert all(torch.equal(v[:, 0], v[:, 1]) for v in dealt.values())  # a task's episodes stay together
+        own = {name: values for name, values in state.items() if name not in family._memory}
+        action = torch.full((50, 2, 2), 0.5)
+        moved, expected = family.step(task, state, action), inner.step(dealt, own, action)
+        assert torch.equal(moved.reward, expected.reward)
+        assert all(torch.equal(moved.state[f"shuffled_{name}"], v) for name, v in dealt.items())
+        deals.append(dealt["goal_x"])
+    assert (deals[0] != deals[1]).float().mean() > 0.8 and (deals[0] != task["goal_x"]).float().mean() > 0.8
+
+
 # --- what is refused
 
 
@@ -652,6 +687,9 @@ class Blob(Family):
         (lambda: Changing(CartPole()), ValueError, "constants that change, got none"),
         (lambda: Changing(CartPole(), mass=1.0), ValueError, "CartPole has no 'mass'; known are gravity"),
         (lambda: Changing(CartPole(), polarity=0.5), ValueError, "later_polarity: expected one of"),
+        (lambda: Revealed(Blob()), TypeError, "observations from a flat Box"),
+        (lambda: Revealed(CartPole()), ValueError, "constants that vary, CartPole has none"),
+        (lambda: Shuffled("CartPole"), TypeError, "expected a family to wrap"),
         (lambda: Coarse(Range(0, 1), 0), ValueError, "at least 1 cell"),
         (lambda: Coarse(Choice((0.0, 1.0)), 3), ValueError, "at most one a choice, got 3"),
     ],

@@ -48,6 +48,7 @@ def result(
         "references": {"ceiling": [30.0] * tasks, "floor": [-5.0] * tasks},
         "sampled": scores.tolist(),
         "mode": (scores + 3.0).tolist(),
+        "reported": steps,
     }
 
 
@@ -348,10 +349,10 @@ def test_rules_are_ranked_and_their_steps_drawn(tmp_path: Path) -> None:
         rule: [learned(seed, rule, shift=shift) for seed in range(2)]
         for rule, shift in (("maml", 0.0), ("broken", -900.0), ("meta-sgd", 3.0))
     }
-    assert_drawn(figures.ranking(tmp_path / "ranking", results, dict.fromkeys(results, 2), reference="maml"))
+    assert_drawn(figures.ranking(tmp_path / "ranking", results, reference="maml"))
     results["no-adaptation"] = [result(seed) for seed in range(2)]  # has nothing to tell about steps
     assert_drawn(figures.step_lengths(tmp_path / "steps", results))
-    assert figures.ranking(tmp_path / "none", {}, {}, reference="maml") == []
+    assert figures.ranking(tmp_path / "none", {}, reference="maml") == []
     assert figures.step_lengths(tmp_path / "none", {"no-adaptation": [result()]}) == []
     assert not list(tmp_path.glob("none*"))
 

@@ -169,7 +169,7 @@ def test_lvc_and_dice_meta_gradients_equal_differences_of_importance_weights(
 ) -> None:
     # The value of lvc is constant, so its own difference quotient is no gradient. It equals the importance
     # weighted objective with the sampling policy held fixed, and that one can be differenced.
-    raw = Advantages(discount=0.9, baseline=ZeroBaseline(), normalize=False)
+    raw = Advantages(discount=0.9, baseline=ZeroBaseline(), normalize=None)
     plan = Plan(tasks=3, episodes=4, query_episodes=3, steps=steps, support=raw, query=raw)
     learner, trace = double_trace(RULES["meta_sgd"], steps=steps, inner=stopped, plan=plan, hidden=(3,))
     torch.vmap(learner)(trace).mean().backward()

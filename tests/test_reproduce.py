@@ -11,8 +11,9 @@ import torch
 from experiments import compare, reproduce
 from experiments.build import build
 from experiments.config import Config
+from experiments.contenders import CONTENDERS
 from experiments.evaluate import Protocol
-from experiments.tables import TABLES, Row, Table
+from experiments.tables import TABLES, Column, Row, Table
 
 TINY = Config(horizon=8, env_steps=100, tasks=2, episodes=4, query_episodes=4, hidden=(8,))
 SMALL = Protocol("test", tasks=5, steps=1, episodes=4, score_episodes=2)
@@ -20,7 +21,7 @@ SMALL = Protocol("test", tasks=5, steps=1, episodes=4, score_episodes=2)
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    columns = {"best": TINY, "K = 0": TINY.model_copy(update={"rule": "maml", "steps": 0})}
+    columns = {"best": Column(TINY), "K = 0": Column(TINY, "oracle")}
     rows = (
         Row("before", SMALL, 0),
         Row("after", SMALL, 1, "−8.6"),
@@ -37,7 +38,11 @@ def test_a_table_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     table = (tmp_path / "table.md").read_text()
     assert "| after | −8.6 | **" in table and "2 seeds" in table and "| far |" in table
     about = json.loads((tmp_path / "reproduction.json").read_text())
-    assert about["columns"]["best"]["env_steps"] == 100 and about["command"].startswith("python ")
+    assert (
+        about["columns"]["best"]["env_steps"] == 100
+        and about["columns"]["K = 0"]["contender"] == "oracle"
+        and about["command"].startswith("python ")
+    )
     assert reproduce.main(argv) == 0
     again = capsys.readouterr().out
     assert "[1/" not in again and (tmp_path / "table.md").read_text() == table
@@ -47,8 +52,9 @@ def test_a_table_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_run_that_diverges_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = TINY.model_copy(update={"rule": "maml", "rate": 1e38, "patience": 0})
-    monkeypatch.setitem(TABLES, "tiny", Table("A table", {"broken": broken, "best": TINY}, (Row("after", SMALL, 1),)))
+    broken = Column(TINY).changed(rule="maml", rate=1e38, patience=0)
+    columns = {"broken": broken, "best": Column(TINY)}
+    monkeypatch.setitem(TABLES, "tiny", Table("A table", columns, (Row("after", SMALL, 1),)))
     assert reproduce.main(["tiny", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)]) == 0
     assert "1 of 1 seeds diverged" in (tmp_path / "table.md").read_text()
 
@@ -56,10 +62,11 @@ def test_a_run_that_diverges_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", [name for name in TABLES if name != "tiny"])
 def test_every_table_can_be_built_and_measures_what_exists(name: str) -> None:
     table = TABLES[name]
-    for config in table.columns.values():
-        setup = build(config, torch.device("cpu"))
+    for column in table.columns.values():
+        assert column.contender in CONTENDERS
+        setup = build(column.config, torch.device("cpu"))
         assert {row.protocol.split for row in table.rows} <= set(setup.benchmark.splits)
-        assert config.seed <= compare.TUNING_SEED
+        assert column.config.seed <= compare.TUNING_SEED
     assert all(0 <= row.step <= (row.protocol.steps or 0) for row in table.rows)
     assert all(row.protocol.split != "validation" for row in table.rows)
 

@@ -4,6 +4,8 @@ What a wrapper adds is declared as constants of the task, hidden from the agent 
 drawn, validated, hashed and split like the wrapped family's own. At the default constants a wrapper changes
 nothing. The outermost wrapper is the nearest to the agent: its action passes through that wrapper first,
 and its observation last.
+
+``Trials`` alone adds no constants: it joins several episodes into one, for agents with a memory.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 from .actions import DeadActions, ScaledActions, SwappedActions
 from .base import Wrapper
 from .changing import Changing
+from .controls import Revealed, Shuffled
 from .delayed import Delayed
 from .noise import NoisySensors
 from .repeated import Repeated
 from .rewards import ScaledReward, ShiftedReward
 from .sensors import RewiredSensors, ScaledSensors
+from .trials import Trials
 
 __all__ = [
     "DeadActions",
@@ -26,8 +30,11 @@ __all__ = [
     "Delayed",
     "NoisySensors",
     "Repeated",
+    "Revealed",
     "ScaledReward",
     "ShiftedReward",
+    "Shuffled",
     "RewiredSensors",
     "ScaledSensors",
+    "Trials",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +13,23 @@ from experiments.figures.page import COLORS, INK, MUTED, Results, color_of, page
 from metarl import stats
 
 
-def ranking(path: Path, results: Results, steps: Mapping[str, int], *, reference: str) -> list[Path]:
-    """Return after the trained number of steps with its interval, best rule first.
+def ranking(path: Path, results: Results, *, reference: str) -> list[Path]:
+    """Return after as much adaptation as each contender is judged by, with its interval, the best first.
 
     Args:
         path: where to write, without a suffix.
-        results: by rule, what `experiments.evaluate.measure` returned for every seed.
-        steps: by rule, how many adaptation steps it was trained for.
-        reference: the rule that the others are to be compared with by eye.
+        results: by contender, what it returned for every seed; ``reported`` is the column it is judged by.
+        reference: the contender that the others are to be compared with by eye.
     """
     found = {
-        rule: stats.interval(score_matrix(runs)[..., steps[rule]], stats.mean, seed=0) for rule, runs in results.items()
+        rule: stats.interval(score_matrix(runs)[..., runs[0]["reported"]], stats.mean, seed=0)
+        for rule, runs in results.items()
     }
     if not found:
         return []
     order = sorted(found, key=lambda rule: -found[rule].estimate)
     best, worst = found[order[0]].high, min(one.estimate for one in found.values())
-    with page(path, "Return after the trained number of steps", (7.4, 1.6 + 0.3 * len(order))) as (figure, files):
+    with page(path, "Return after adapting", (7.4, 1.6 + 0.3 * len(order))) as (figure, files):
         axes = figure.add_subplot()
         for y, rule in enumerate(order):
             one, color = found[rule], COLORS[1] if rule == reference else COLORS[0]

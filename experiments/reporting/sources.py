@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.config import Config
+from experiments.contenders import contender
 from experiments.errors import InputError, existing
-from experiments.names import ALGORITHMS
 from experiments.presets import PRESETS
 from experiments.reporting.tables import clean, short
 
@@ -52,8 +52,10 @@ class Contender:
         return steps if isinstance(steps, int) and not isinstance(steps, bool) and steps >= 0 else 1
 
     def after(self, split: str) -> int:
-        """The column of its scores that counts: after the trained steps, or after the last that was scored."""
-        return min(self.trained, len(self.results[split][0]["sampled"][0]) - 1)
+        """The column of its scores that counts: what the result says, or after the trained steps, or the last."""
+        told = self.results[split][0].get("reported")
+        wanted = told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else self.trained
+        return min(wanted, len(self.results[split][0]["sampled"][0]) - 1)
 
     def scores(self, split: str, name: str = "sampled") -> Array:
         """``[seeds, tasks, K + 1]``."""
@@ -318,7 +320,7 @@ def _contender(
     rule: str, found: list[Any], config: Mapping[str, Any], rates: Mapping[str, Any], missing: Missing
 ) -> Contender:
     """One rule of a comparison. Seeds that diverged are counted; those that cannot be read are named."""
-    own = dict(config) | ALGORITHMS.get(rule, {"rule": rule}) | ({"rate": rates[rule]} if rule in rates else {})
+    own = dict(config) | contender(rule).changes | ({"rate": rates[rule]} if rule in rates else {})
     diverged = sum(isinstance(result, dict) and "diverged" in result for result in found)
     whole: dict[str, list[Result]] = {}
     for result in found:

@@ -1,0 +1,56 @@
+"""Everybody who can take part in a comparison, by name: learners of every rule, and honest comparators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.config import Config
+from experiments.contenders import learners
+from experiments.contenders.learners import Train
+from experiments.names import ALGORITHMS, RULES
+
+
+@dataclass(frozen=True)
+class Contender:
+    """How somebody takes part.
+
+    Attributes:
+        train: within the configuration's budget; returns what measures the outcome under a protocol.
+        changes: fields of the configuration that make this contender.
+        unit: what a step size of 1 on the common grid means to it: 1e-3 for Adam's.
+        tuned: whether its result depends on the step size.
+    """
+
+    train: Train = learners.meta_trained
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    unit: float = 1.0
+    tuned: bool = True
+
+    def config(self, base: Config) -> Config:
+        """The comparison's configuration as it is for this contender."""
+        return base.model_copy(update=dict(self.changes))
+
+    def at(self, base: Config, rate: float) -> Config:
+        """The same with a step size of the common grid."""
+        return self.config(base).model_copy(update={"rate": rate * self.unit})
+
+
+PLAIN = {"rule": "maml"}
+CONTENDERS: dict[str, Contender] = {
+    **{rule: Contender(changes={"rule": rule}) for rule in RULES},
+    **{name: Contender(changes=changes) for name, changes in ALGORITHMS.items()},
+    "as-configured": Contender(),
+    "no-adaptation": Contender(changes={**PLAIN, "steps": 0}, tuned=False),
+    "from-scratch": Contender(learners.untrained, PLAIN),
+    "rule-alone": Contender(learners.rule_alone),
+    "fine-tuned": Contender(learners.fine_tuned, PLAIN),
+    "shuffled-tasks": Contender(learners.shuffled),
+    "oracle": Contender(learners.oracle, tuned=False),
+}
+
+
+def contender(name: str) -> Contender:
+    """By name; a path ``package.module:NAME`` is a rule of the user's."""
+    return CONTENDERS[name] if name in CONTENDERS else Contender(changes={"rule": name})
