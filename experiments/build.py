@@ -88,7 +88,7 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
         learner = Learner(
             policy,
             build_rule(config, policy),
-            inner=choose("inner loss", config.inner_loss, INNER_LOSSES)(config),
+            inner=choose("inner loss", config.inner_loss, INNER_LOSSES)(config, benchmark.family),
             outer=choose("outer loss", config.outer_loss, LOSSES)(config),
             credit=PreUpdateCredit(config.credit) if config.credit else None,
         ).to(device)

@@ -9,6 +9,7 @@ are over seeds and tasks.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.learned import describe
 from experiments.streams import stream
-from metarl import Adaptation, AdaptationCurve, evaluate, stats
+from metarl import Adaptation, AdaptationCurve, NonFiniteError, evaluate, stats
 from metarl.types import Benchmark, Params
 
 TEST_SEED = 20_171_707  # of the held-out tasks and the noise they are scored with: common to all runs
@@ -131,6 +132,19 @@ def measure(config: Config, setup: Setup, protocol: Protocol, device: torch.devi
         **{name: getattr(curve, name).tolist() for name in AdaptationCurve._fields},
         "learned": describe(setup, task, steps=steps, seed=protocol.seed),
     }
+
+
+def validate(setup: Setup, tasks: int = 20) -> dict[str, float]:
+    """Mean return on a few validation tasks after 0, 1, ..., K steps, as in training; NaN where adapting diverges."""
+    steps, device = setup.config.steps, setup.generator.device
+    adaptation = Adaptation(steps=steps, episodes=setup.config.episodes, support=setup.plan.support)
+    task = held_out_tasks(setup.benchmark, Protocol(split="validation", tasks=tasks))
+    noise = stream(TEST_SEED, "validation noise", device)
+    try:
+        returns = evaluate(setup.learner, setup.benchmark, task, adaptation, generator=noise).sampled.mean(0).tolist()
+    except NonFiniteError:  # a look at the learner must not end its training
+        returns = [math.nan] * (steps + 1)
+    return {f"validation/step_{k}": value for k, value in enumerate(returns)}
 
 
 def held_out_tasks(benchmark: Benchmark, protocol: Protocol) -> Params:

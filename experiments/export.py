@@ -3,13 +3,13 @@
     python experiments/export.py runs/NAME --output policy.safetensors                  # the initialization
     python experiments/export.py runs/NAME --output policy.safetensors --steps 1 --constants gravity=12
 
-With steps, the policy is first adapted to one task: that of the constants, or the first of the ``test`` split.
+With steps, the policy is first adapted to one task: that of the constants, or the first that `evaluate` scores.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +17,11 @@ import torch
 import tyro
 
 from experiments import runs
-from experiments.build import Setup
+from experiments.adapting import adapted, one_held_out
 from experiments.cli import parse
 from experiments.errors import InputError, script
-from experiments.evaluate import Protocol, held_out_tasks
 from experiments.streams import stream
-from metarl import explore
 from metarl.export import save_policy
-from metarl.types import Params
 
 
 @dataclass(frozen=True)
@@ -51,23 +48,14 @@ def main(argv: list[str]) -> None:
     _, setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)
     params = setup.learner.policy.initial()
     if options.steps:
-        params = adapted(setup, options.steps, options.constants)
+        task = one_held_out(setup.benchmark, "test", 0, options.constants)
+        *_, params = adapted(setup, task, options.steps, generator=stream(setup.config.seed, "exporting"))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     try:
         save_policy(options.output, setup.learner.policy, params)
     except TypeError as error:
         raise InputError(str(error)) from error
     print(f"{options.output}: {sum(leaf.numel() for leaf in params.values()):,} numbers")
-
-
-def adapted(setup: Setup, steps: int, constants: tuple[str, ...]) -> Params:
-    """The parameters after steps on one held-out task, or on one of the user's."""
-    task = held_out_tasks(setup.benchmark, Protocol(tasks=1, constants=constants))
-    plan = replace(setup.plan, steps=steps, query_episodes=1)
-    noise = stream(setup.config.seed, "exporting")
-    trace = explore(setup.learner, setup.benchmark.family, task, plan, generator=noise)
-    with torch.no_grad():
-        return {name: leaf[0] for name, leaf in torch.vmap(setup.learner.adapt)(trace.support, trace.noise).items()}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.build import Setup
 from experiments.streams import stream
@@ -18,12 +19,25 @@ from metarl.types import Task
 LOOKED_AT = 20  # tasks
 
 
+def rate_tables(learner: Learner) -> dict[str, Tensor]:
+    """Learned step sizes by parameter tensor, flat; empty where the rule has no table of rates.
+
+    A rule with several tables, such as one a step, has the number of the table behind each name.
+    """
+    tables = [module() for module in learner.rule.modules() if isinstance(module, Rates)]
+    return {
+        name if len(tables) == 1 else f"{name} ({i})": rate.detach().reshape(-1)
+        for i, table in enumerate(tables, 1)
+        for name, rate in table.items()
+    }
+
+
 def rate_metrics(learner: Learner) -> dict[str, float]:
     """Mean, extremes and share of negative step sizes; nothing where the rule has no table of rates."""
-    tables = [module() for module in learner.rule.modules() if isinstance(module, Rates)]
+    tables = rate_tables(learner)
     if not tables:
         return {}
-    rates = torch.cat([rate.detach().reshape(-1) for table in tables for rate in table.values()])
+    rates = torch.cat(list(tables.values()))
     return {
         "meta/rate_mean": float(rates.mean()),
         "meta/rate_min": float(rates.min()),

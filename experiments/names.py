@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from gymnasium.spaces import Discrete
 
 from envs import benchmarks as b
 from experiments.config import Config
@@ -19,6 +20,7 @@ from experiments.streams import stream
 from metarl import losses
 from metarl.advantages import Advantages
 from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline
+from metarl.learned_advantage import LearnedAdvantage
 from metarl.learner import Learner
 from metarl.objectives import LearnedObjective, WarmStart
 from metarl.optimizers import Descent, Evolution, ExponentiatedGradient, MetaOptimizer, Reptile, TrustRegion
@@ -53,7 +55,7 @@ from metarl.rules import (
     UnitNorm,
     UpdateRule,
 )
-from metarl.types import Params
+from metarl.types import Params, TaskFamily
 
 BENCHMARKS: dict[str, Callable[..., Any]] = b.BENCHMARKS
 
@@ -128,6 +130,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
     "learned-objective": {"rule": "learned-exploration", "inner_loss": "learned"},
     "warm-start": {"rule": "learned-rate", "inner_loss": "warm-start", "rate_lr": 3e-3},
+    "norml": {"rule": "offset-meta-sgd", "inner_loss": "learned-advantage", "rate_lr": 3e-3},
     "exponentiated-meta-sgd": {"rule": "meta-sgd", "meta_optimizer": "exponentiated"},
     "es-maml": {"rule": "maml", "meta_optimizer": "evolution", "tasks": 5},
     "reptile": {"rule": "maml", "meta_optimizer": "reptile", "lr": 0.1},
@@ -144,14 +147,28 @@ LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
     "surrogate": lambda c: losses.surrogate,
 }
 
-INNER_LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
-    **LOSSES,
-    "learned": lambda c: LearnedObjective(losses.lvc, _within_reach(support_advantages(c))),
-    "warm-start": lambda c: LearnedObjective(
+
+def _learned_advantage(config: Config, family: TaskFamily) -> losses.Loss:
+    actions = family.action_space
+    discrete = isinstance(actions, Discrete)
+    return LearnedAdvantage(
+        losses.lvc,
+        family.observation_space.shape[0],
+        int(actions.n) if discrete else actions.shape[0],
+        discrete=discrete,
+        generator=stream(config.seed, "objective"),
+    )
+
+
+INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
+    **{name: lambda c, family, make=make: make(c) for name, make in LOSSES.items()},
+    "learned": lambda c, family: LearnedObjective(losses.lvc, _within_reach(support_advantages(c))),
+    "warm-start": lambda c, family: LearnedObjective(
         losses.lvc,
         _within_reach(support_advantages(c)),
         warm_start=WarmStart(generator=stream(c.seed, "objective")),
     ),
+    "learned-advantage": _learned_advantage,
 }
 """A loss that is learned must not be the outer one, too: it would learn to be easy."""
 

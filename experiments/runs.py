@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -29,10 +30,12 @@ PACKAGES = ("torch", "gymnasium", "numpy", "scipy")
 def prepare_machine(threads: int | None = None, *, deterministic: bool = False) -> None:
     """Settings of the process, made by scripts and never by the library.
 
+    A warning is told in one line, as an error is.
     A CPU gives the same bits in every run anyway; ``deterministic`` asks a GPU for it, at some cost in speed.
     glibc gives big temporaries back to the system after every operation and faults them in again for the
     next: keeping them makes a second-order update up to twice as fast on a CPU.
     """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if threads is not None:
         torch.set_num_threads(threads)
     if deterministic:

@@ -8,22 +8,43 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from experiments import runs
 from experiments.build import Setup, build
 from experiments.cli import parse, parse_config
 from experiments.config import Config
-from experiments.errors import script
-from experiments.evaluate import Protocol, evaluate_run
+from experiments.errors import InputError, script
+from experiments.evaluate import Protocol, evaluate_run, held_out_tasks, validate
 from experiments.figures import draw_run
-from experiments.learned import rate_metrics
+from experiments.learned import rate_metrics, rate_tables
+from experiments.tracking import viewers
 from metarl.metrics import MetricsLog, Progress
 
 
 @dataclass(frozen=True)
-class Options:
+class Watch:
+    """What is kept and shown of a run while it goes on, and at its end."""
+
+    save_every: int = 50
+    """meta-iterations between checkpoints"""
+    histograms_every: int = 20
+    """meta-iterations between histograms of the learned step sizes in TensorBoard; 0 is none"""
+    validate_every: int = 0
+    """meta-iterations between looks at 20 validation tasks, which cost environment steps of their own; 0 is none"""
+    track: str | None = None
+    """show the run in this Weights & Biases project, too: pip install -e '.[track]'"""
+    evaluate: bool = True
+    """evaluate on held-out tasks and draw the figures at the end"""
+
+
+@dataclass(frozen=True)
+class Options(Watch):
     """How to run, as opposed to what."""
 
     output: Path | None = None
@@ -34,15 +55,11 @@ class Options:
     """CPU threads; torch's own choice unless given"""
     deterministic: bool = False
     """on a GPU the same bits in every run, slower"""
-    save_every: int = 50
-    """meta-iterations between checkpoints"""
-    evaluate: bool = True
-    """evaluate on held-out tasks and draw the figures at the end"""
 
 
-@dataclass(frozen=True)
-class Resume:
-    """Go on with a run from its last checkpoint."""
+@dataclass(frozen=True, kw_only=True)
+class Resume(Watch):
+    """Go on with a run from its last checkpoint, and in the project that it is tracked in."""
 
     resume: Path
     """run folder"""
@@ -50,53 +67,77 @@ class Resume:
     """as in training"""
     deterministic: bool = False
     """as in training"""
-    save_every: int = 50
-    """meta-iterations between checkpoints"""
-    evaluate: bool = True
-    """evaluate on held-out tasks and draw the figures at the end"""
     plugin: tuple[str, ...] = ()
     """import paths that the run may import"""
 
 
 @script
 def main(argv: list[str]) -> None:
+    watch: Options | Resume
     if any(part == "--resume" or part.startswith("--resume=") for part in argv):
-        again = parse(Resume, argv, __doc__)
+        watch = again = parse(Resume, argv, __doc__)
         runs.prepare_machine(deterministic=again.deterministic)
-        device = runs.pick_device(again.device)
-        config, setup, done = runs.load(again.resume, device, plugins=again.plugin, restore_threads=True)
-        folder, save_every, wanted = again.resume, again.save_every, again.evaluate
+        device, folder = runs.pick_device(again.device), again.resume
+        config, setup, done = runs.load(folder, device, plugins=again.plugin, restore_threads=True)
+        refuse(watch, setup)
     else:
-        config, options = parse_config(Options, argv, __doc__)
-        runs.prepare_machine(options.threads, deterministic=options.deterministic)
-        device = runs.pick_device(options.device)
+        config, watch = parse_config(Options, argv, __doc__)
+        runs.prepare_machine(watch.threads, deterministic=watch.deterministic)
+        device = runs.pick_device(watch.device)
         setup, done = build(config, device), runs.Progress()
-        folder, save_every, wanted = runs.create(config, options.output, device), options.save_every, options.evaluate
-    if done.env_steps >= config.env_steps:
+        refuse(watch, setup)
+        folder = runs.create(config, watch.output, device)
+    to_do = done.env_steps < config.env_steps
+    if not to_do:
         print(f"{folder}: all {config.env_steps:,} environment steps are done; nothing to train")
-    else:
-        train(config, setup, folder, done, save_every=save_every)
-    if wanted:
-        evaluate_run(folder, config, setup, Protocol(), device)
-        draw_run(folder, config, setup, device)
+    if not (to_do or watch.evaluate):
+        return
+    with MetricsLog(folder, resume=done.iteration, viewers=viewers(folder, config, watch.track)) as log:
+        if to_do:
+            done = train_logged(config, setup, log, done, watch)
+        if watch.evaluate:
+            evaluate_run(folder, config, setup, Protocol(), device)
+            show(log, done.iteration, draw_run(folder, config, setup, device))
+
+
+def refuse(watch: Watch, setup: Setup) -> None:
+    """Look at what can be judged before anything is done.
+
+    Raises:
+        InputError: a number out of range, or no validation tasks to look at.
+    """
+    if watch.save_every < 1 or watch.histograms_every < 0 or watch.validate_every < 0:
+        raise InputError(
+            "expected save_every >= 1, histograms_every >= 0 and validate_every >= 0, got "
+            f"{watch.save_every}, {watch.histograms_every} and {watch.validate_every}"
+        )
+    if watch.validate_every:
+        held_out_tasks(setup.benchmark, Protocol(split="validation", tasks=1))
 
 
 def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, save_every: int) -> None:
+    """`train_logged` with a log of its own."""
+    with MetricsLog(folder, resume=done.iteration) as log:
+        train_logged(config, setup, log, done, Watch(save_every=save_every))
+
+
+def train_logged(config: Config, setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watch) -> runs.Progress:
     """Train until the budget is spent, logging every iteration and saving now and then.
 
     However it ends, ``status.json`` says how; the last checkpoint is whole and can be resumed.
     """
     started, ending = time.perf_counter(), {"status": "interrupted"}
-    runs.write_json(folder / "status.json", {"status": "running"})
+    runs.write_json(log.folder / "status.json", {"status": "running"})
     try:
-        with MetricsLog(folder, resume=done.iteration) as log, Progress(config.env_steps, done=done.env_steps) as bar:
+        with Progress(config.env_steps, done=done.env_steps) as bar:
             for iteration, metrics in setup.train(done):
                 done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
-                log.write(iteration, metrics | rate_metrics(setup.learner) | {"env_steps_total": float(done.env_steps)})
-                bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})
+                metrics |= rate_metrics(setup.learner) | {"env_steps_total": float(done.env_steps)}
                 finished = done.env_steps >= config.env_steps
-                if finished or iteration % save_every == 0:
-                    runs.save(folder, config, setup, done)
+                log_iteration(log, iteration, metrics, setup, watch, last=finished)
+                bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})
+                if finished or iteration % watch.save_every == 0:
+                    runs.save(log.folder, config, setup, done)
                 if finished:
                     break
         ending = {"status": "finished"}
@@ -106,7 +147,28 @@ def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, sa
     finally:
         reached = {"iterations": done.iteration, "env_steps": done.env_steps}
         seconds = {"seconds": round(time.perf_counter() - started, 1)}
-        runs.write_json(folder / "status.json", ending | reached | seconds)
+        runs.write_json(log.folder / "status.json", ending | reached | seconds)
+    return done
+
+
+def log_iteration(
+    log: MetricsLog, iteration: int, metrics: dict[str, float], setup: Setup, watch: Watch, *, last: bool
+) -> None:
+    """One row, with a look at validation tasks and at all learned step sizes when it is time for one."""
+    if watch.validate_every and (last or iteration % watch.validate_every == 0):
+        metrics = metrics | validate(setup)
+    log.write(iteration, metrics)
+    if watch.histograms_every and (last or iteration % watch.histograms_every == 0):
+        for name, rates in rate_tables(setup.learner).items():
+            log.histogram(iteration, f"rates/{name.removeprefix('network.')}", rates)
+
+
+def show(log: MetricsLog, iteration: int, files: Sequence[Path]) -> None:
+    """Put the figures where the curves are."""
+    for file in files:
+        if file.suffix == ".png":
+            with Image.open(file) as image:
+                log.image(iteration, f"figures/{file.stem}", np.asarray(image.convert("RGB")))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What training reports: JSON lines on the disk, TensorBoard scalars, and progress on the terminal.
+"""What training reports: JSON lines on the disk, TensorBoard and other viewers, and progress on the terminal.
 
 ``metrics.jsonl`` is the record: one JSON object a line, flushed line by line, cut back to the checkpoint's step on
 resume so that a resumed run writes the very file an uninterrupted one would. A number that is not finite is written as
 ``null`` (JSON has no NaN) and named in the row's ``"nonfinite"`` object, as in
-``{"step": 3, "loss": null, "nonfinite": {"loss": "nan"}}``. TensorBoard is a convenience: when it fails (a full disk,
-no permission, not installed) it is switched off with one warning and training goes on.
+``{"step": 3, "loss": null, "nonfinite": {"loss": "nan"}}``. TensorBoard and whatever else is a `Viewer` are a
+convenience: when one fails (a full disk, no network, not installed) it is switched off with one warning and training
+goes on.
 """
 
 from __future__ import annotations
@@ -15,13 +16,33 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, SupportsFloat, TextIO
+from typing import Any, Protocol, Self, SupportsFloat, TextIO
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 _FILE, _TENSORBOARD = "metrics.jsonl", "tb"
 _RESERVED = ("step", "nonfinite")
+
+
+class Viewer(Protocol):
+    """Shows the numbers of a run while it goes on. It may fail as it likes: see `MetricsLog`."""
+
+    def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Numbers by name, also such as are not finite."""
+
+    def histogram(self, step: int, name: str, values: npt.NDArray[np.float64]) -> None:
+        """How values ``[N]``, at least one and all finite, are spread."""
+
+    def image(self, step: int, name: str, pixels: npt.NDArray[np.uint8]) -> None:
+        """A picture ``[height, width, 3]``."""
+
+    def close(self, *, failed: bool) -> None:
+        """Nothing more will come; ``failed`` tells that an exception was the reason."""
 
 
 class MetricsLog:
@@ -30,14 +51,23 @@ class MetricsLog:
     Args:
         folder: the run folder; made when missing.
         resume: the checkpoint's step when a run goes on: rows beyond it, and a torn last line, are removed.
-        tensorboard: also write TensorBoard scalars.
+        tensorboard: also write for TensorBoard.
+        viewers: by name, what makes further viewers. One that raises, now or later, is named in a warning and
+            gets nothing more.
 
     Raises:
         ValueError: the folder has rows already and ``resume`` is not given, or a row in the middle is damaged.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, resume: int | None = None, tensorboard: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        resume: int | None = None,
+        tensorboard: bool = True,
+        viewers: Mapping[str, Callable[[], Viewer]] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._last = -1
@@ -47,9 +77,13 @@ class MetricsLog:
         elif path.exists() and path.stat().st_size > 0:
             raise ValueError(f"expected no {path} yet, got one with rows; resume that run or choose another folder")
         self._file = path.open("a", encoding="utf-8")
-        self._writer: Any = None
+        makers: dict[str, Callable[[], Viewer]] = dict(viewers or {})
         if tensorboard:
-            self._attempt(self._open_writer, None if resume is None else resume + 1)
+            purge_step = None if resume is None else resume + 1
+            makers = {"TensorBoard": lambda: _TensorBoard(self.folder / _TENSORBOARD, purge_step), **makers}
+        self._viewers: dict[str, Viewer] = {}
+        for name, make in makers.items():
+            self._attempt(name, self._open, name, make)
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Add one row.
@@ -73,20 +107,31 @@ class MetricsLog:
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
         self._last = step
-        if self._writer is not None:
-            self._attempt(self._add_scalars, step, numbers)
+        self._show(lambda viewer: viewer.scalars(step, numbers))
 
-    def close(self) -> None:
-        """Put everything on the disk; a second call does nothing."""
-        if self._writer is not None:
-            self._attempt(self._writer.close)
-            self._writer = None
-        if not self._file.closed:
-            try:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            finally:
-                self._file.close()
+    def histogram(self, step: int, name: str, values: Tensor) -> None:
+        """Show how the finite ones of ``values`` ``[...]`` are spread; only viewers get it, rows hold numbers."""
+        flat = values.detach().cpu().double().reshape(-1).numpy()
+        finite = flat[np.isfinite(flat)]
+        if finite.size:
+            self._show(lambda viewer: viewer.histogram(step, name, finite))
+
+    def image(self, step: int, name: str, pixels: npt.NDArray[np.uint8]) -> None:
+        """Show a picture ``[height, width, 3]``; only viewers get it."""
+        self._show(lambda viewer: viewer.image(step, name, pixels))
+
+    def close(self, *, failed: bool = False) -> None:
+        """Put everything on the disk; a second call does nothing. ``failed`` is told to viewers."""
+        try:
+            if not self._file.closed:
+                try:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                finally:
+                    self._file.close()
+        finally:
+            self._show(lambda viewer: viewer.close(failed=failed))
+            self._viewers.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -94,26 +139,46 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=error is not None)
 
-    def _open_writer(self, purge_step: int | None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second: only when used
+    def _open(self, name: str, make: Callable[[], Viewer]) -> None:
+        self._viewers[name] = make()
 
-        self._writer = SummaryWriter(str(self.folder / _TENSORBOARD), purge_step=purge_step)
+    def _show(self, call: Callable[[Viewer], None]) -> None:
+        for name, viewer in list(self._viewers.items()):
+            self._attempt(name, call, viewer)
 
-    def _add_scalars(self, step: int, numbers: Mapping[str, float]) -> None:
-        for name, number in numbers.items():
-            self._writer.add_scalar(name, number, step)
-
-    def _attempt(self, call: Any, *args: Any) -> None:
-        """Call TensorBoard; when it fails switch it off. Its own thread fails too, so the kinds of error are many."""
+    def _attempt(self, name: str, call: Callable[..., None], *args: Any) -> None:
+        """Call a viewer; when it fails switch it off. Its own threads fail too, so the kinds of error are many."""
         try:
             call(*args)
         except Exception as error:
-            self._writer = None
+            self._viewers.pop(name, None)
             reason = " ".join(str(error).split()) or type(error).__name__
-            message = f"TensorBoard is off from here on ({reason}); {_FILE} goes on"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            message = f"{name} is off from here on ({reason}); {_FILE} goes on"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+class _TensorBoard:
+    """A `Viewer` that writes what TensorBoard reads."""
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second: only when used
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, number in numbers.items():
+            self._writer.add_scalar(name, number, step)
+
+    def histogram(self, step: int, name: str, values: npt.NDArray[np.float64]) -> None:
+        self._writer.add_histogram(name, values, step)
+
+    def image(self, step: int, name: str, pixels: npt.NDArray[np.uint8]) -> None:
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self, *, failed: bool) -> None:
+        self._writer.close()
 
 
 class Progress:

@@ -19,7 +19,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LAYERS = (
     {"trees", "returns", "stats", "errors"},
     {"types", "compilation", "lifting"},
-    {"distributions", "policies", "losses", "baselines", "advantages", "rules", "objectives"},
+    {"distributions", "policies", "losses", "baselines", "advantages", "rules", "objectives", "learned_advantage"},
     {"rollouts", "learner"},
     {"optimizers", "training", "evaluation", "diagnostics"},
     {"checkpoints", "metrics", "report", "sb3", "distributed", "testing"},

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,6 +124,78 @@ def test_p5_tensorboard_without_a_place_to_write(tmp_path: Path) -> None:
     with log:
         log.write(0, {"a": 1.0})
     assert rows(tmp_path) == [{"step": 0, "a": 1.0}]
+
+
+def test_tensorboard_shows_histograms_and_pictures_that_the_rows_do_not_hold(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pixels = np.zeros((4, 6, 3), dtype=np.uint8)
+    with MetricsLog(tmp_path) as log:
+        log.write(5, {"a": 1.0})
+        log.histogram(5, "rates", torch.tensor([[1.0, -2.0], [math.nan, math.inf]], requires_grad=True))
+        log.histogram(5, "nothing finite", torch.tensor([math.nan]))
+        log.image(5, "picture", pixels)
+    found = EventAccumulator(str(tmp_path / "tb"))
+    found.Reload()
+    assert found.Tags()["histograms"] == ["rates"] and rows(tmp_path) == [{"step": 5, "a": 1.0}]
+    (spread,) = found.Histograms("rates")
+    assert (spread.step, spread.histogram_value.num) == (5, 2)
+    assert (spread.histogram_value.min, spread.histogram_value.max) == (-2.0, 1.0)
+    (picture,) = found.Images("picture")
+    assert (picture.step, picture.width, picture.height) == (5, 6, 4)
+
+
+class Screen:
+    """A viewer that breaks at one of its methods, and keeps what it was called with."""
+
+    def __init__(self, calls: list[Any], broken: str = "") -> None:
+        self.broken, self.calls = broken, calls
+        self._note("opening")
+
+    def _note(self, name: str, *given: Any) -> None:
+        self.calls.append((name, *given))
+        if name == self.broken:
+            raise RuntimeError(f"{name}\nfails")
+
+    def scalars(self, step: int, numbers: Any) -> None:
+        self._note("scalars", step, dict(numbers))
+
+    def histogram(self, step: int, name: str, values: Any) -> None:
+        self._note("histogram", step, name, values.tolist())
+
+    def image(self, step: int, name: str, pixels: Any) -> None:
+        self._note("image", step, name, pixels.shape)
+
+    def close(self, *, failed: bool) -> None:
+        self._note("close", failed)
+
+
+@pytest.mark.parametrize("broken", ["opening", "scalars", "histogram", "image", "close"])
+def test_a_viewer_that_breaks_is_left_and_the_others_see_everything(broken: str, tmp_path: Path) -> None:
+    good, bad = list[Any](), list[Any]()
+    viewers: dict[str, Any] = {"bad": lambda: Screen(bad, broken), "good": lambda: Screen(good)}
+    with (
+        pytest.warns(RuntimeWarning, match=f"^bad is off from here on \\({broken} fails\\)") as told,
+        MetricsLog(tmp_path, tensorboard=False, viewers=viewers) as log,
+    ):
+        log.write(0, {"a": math.nan})
+        log.histogram(0, "h", torch.ones(2))
+        log.image(0, "i", np.zeros((2, 3, 3), dtype=np.uint8))
+        log.write(1, {"a": 2.0})
+    names = ["opening", "scalars", "histogram", "image", "scalars", "close"]
+    assert [call[0] for call in good] == names and good[-1] == ("close", False)
+    assert str(good[1]) == "('scalars', 0, {'a': nan})"
+    assert good[2:4] == [("histogram", 0, "h", [1.0, 1.0]), ("image", 0, "i", (2, 3, 3))]
+    assert len(told) == 1 and [call[0] for call in bad] == names[: names.index(broken) + 1]
+    assert [row["step"] for row in rows(tmp_path)] == [0, 1]
+
+
+def test_viewers_are_told_that_a_run_failed(tmp_path: Path) -> None:
+    calls = list[Any]()
+    viewers: dict[str, Any] = {"screen": lambda: Screen(calls)}
+    with pytest.raises(KeyboardInterrupt), MetricsLog(tmp_path, tensorboard=False, viewers=viewers):
+        raise KeyboardInterrupt
+    assert calls == [("opening",), ("close", True)]
 
 
 def test_a_failing_record_is_an_error(tmp_path: Path) -> None:

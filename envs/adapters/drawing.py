@@ -7,7 +7,8 @@ right, y upwards. Pictures are for looking at; nothing is read back from them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,12 @@ from ..cartpole import POSITION_LIMIT, CartPole
 from ..family import Family
 from ..grid_navigation import GridNavigation
 from ..mountain_car import ROAD_END, WALL, ContinuousMountainCar, MountainCar
+from ..navigation import Navigation
 from ..pendulum import Pendulum
+from ..point_mass import PointMass
+from ..ring_navigation import RingNavigation
+from ..walled_navigation import WalledNavigation
+from ..wrappers import Wrapper
 
 Frame = npt.NDArray[np.uint8]  # [HEIGHT, WIDTH, 3]
 Point = tuple[float, float]
@@ -29,18 +35,38 @@ BLACK, GREY, RED, GREEN, BLUE = (20, 20, 20), (190, 190, 190), (200, 60, 50), (6
 Colour = tuple[int, int, int]
 
 
+@dataclass(frozen=True)
+class View:
+    """How a picture is taken.
+
+    Attributes:
+        scale: pixels a side for each of the ``WIDTH`` and ``HEIGHT``; larger ones can be smoothed afterwards.
+        past: earlier states of the episode; where a point moves in the plane they are its trail.
+        reach: how far from the origin the plane must be seen at least, in its units: a film needs one for all.
+    """
+
+    scale: int = 1
+    past: Sequence[Numbers] = ()
+    reach: float = 0.5
+
+
+PLAIN = View()
+Drawing = Callable[[Numbers, Numbers, View], Frame]
+
+
 class Canvas:
     """A white picture of the world around ``centre``, ``height`` of its units high.
 
     Attributes:
-        pixels: ``[HEIGHT, WIDTH, 3]`` uint8, the first row on top.
+        pixels: ``[scale * HEIGHT, scale * WIDTH, 3]`` uint8, the first row on top.
     """
 
-    def __init__(self, height: float, centre: Point = (0.0, 0.0)) -> None:
-        self.pixels: Frame = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
-        unit = height / HEIGHT
-        self._x = (centre[0] + unit * (np.arange(WIDTH) + 0.5 - WIDTH / 2))[None, :]
-        self._y = (centre[1] - unit * (np.arange(HEIGHT) + 0.5 - HEIGHT / 2))[:, None]
+    def __init__(self, height: float, centre: Point = (0.0, 0.0), scale: int = 1) -> None:
+        rows, columns = scale * HEIGHT, scale * WIDTH
+        self.pixels: Frame = np.full((rows, columns, 3), 255, dtype=np.uint8)
+        unit = height / rows
+        self._x = centre[0] + unit * (np.arange(columns) + 0.5 - columns / 2)
+        self._y = centre[1] - unit * (np.arange(rows) + 0.5 - rows / 2)
 
     def disc(self, centre: Point, radius: float, colour: Colour) -> None:
         """All within ``radius`` of ``centre``."""
@@ -48,32 +74,54 @@ class Canvas:
 
     def box(self, low: Point, high: Point, colour: Colour) -> None:
         """The rectangle between two corners."""
-        inside = (self._x >= low[0]) & (self._x <= high[0]) & (self._y >= low[1]) & (self._y <= high[1])
-        self.pixels[inside] = colour
+        self.pixels[self._window(low, high)] = colour
 
     def line(self, start: Point, end: Point, width: float, colour: Colour) -> None:
         """All within half of ``width`` of the straight line between two points."""
+        radius = width / 2
+        low = (min(start[0], end[0]) - radius, min(start[1], end[1]) - radius)
+        high = (max(start[0], end[0]) + radius, max(start[1], end[1]) + radius)
+        rows, columns = window = self._window(low, high)  # only what can be within reach is looked at
         dx, dy = end[0] - start[0], end[1] - start[1]
-        x, y = self._x - start[0], self._y - start[1]
+        x, y = self._x[None, columns] - start[0], self._y[rows, None] - start[1]
         square = dx * dx + dy * dy
         share = np.clip((x * dx + y * dy) / square, 0.0, 1.0) if square > 0 else 0.0
-        self.pixels[(x - share * dx) ** 2 + (y - share * dy) ** 2 <= width * width / 4] = colour
+        inside = (x - share * dx) ** 2 + (y - share * dy) ** 2 <= width * width / 4
+        self.pixels[window][inside] = colour
+
+    def _window(self, low: Point, high: Point) -> tuple[slice, slice]:
+        """Rows and columns of the pixels whose centre lies between two corners."""
+        columns = np.searchsorted(self._x, low[0], "left"), np.searchsorted(self._x, high[0], "right")
+        rows = np.searchsorted(-self._y, -high[1], "left"), np.searchsorted(-self._y, -low[1], "right")
+        return slice(int(rows[0]), int(rows[1])), slice(int(columns[0]), int(columns[1]))
 
 
-def picture(family: Family, task: Numbers, state: Numbers, observation: npt.NDArray[np.float32]) -> Frame:
-    """One environment as it stands, ``[200, 300, 3]`` uint8.
+def picture(
+    family: Family, task: Numbers, state: Numbers, observation: npt.NDArray[np.float32], view: View = PLAIN
+) -> Frame:
+    """One environment as it stands, ``[200, 300, 3]`` uint8, or as much larger as the view says.
 
     Args:
         family: decides what is drawn: the machine for the classic ones, the plane from above for points that
-            move in it, and a bar for every number observed for the rest.
+            move in it, and a bar for every number observed for the rest. Of a wrapped one, what is inside.
         task: its constants.
         state: where it stands.
         observation: ``[...]``.
+        view: how to look at it.
     """
-    draw = PICTURES.get(type(family))
-    if draw is None and {"x", "y"} <= state.keys():
-        draw = _plane
-    return draw(task, state) if draw else _bars(np.ravel(observation))
+    draw = _drawing(family, state)
+    return draw(task, state, view) if draw else _bars(np.ravel(observation), view)
+
+
+def has_picture(family: Family, state: Numbers) -> bool:
+    """Whether there is more to be drawn of it than a bar for every number."""
+    return _drawing(family, state) is not None
+
+
+def _drawing(family: Family, state: Numbers) -> Drawing | None:
+    while isinstance(family, Wrapper):
+        family = family._family
+    return PICTURES.get(type(family)) or (_plane if {"x", "y"} <= state.keys() else None)
 
 
 def scalars(values: Mapping[str, Tensor], row: int | None = None) -> dict[str, float]:
@@ -82,8 +130,8 @@ def scalars(values: Mapping[str, Tensor], row: int | None = None) -> dict[str, f
     return {name: value.item() for name, value in own.items() if value.dim() == 0}
 
 
-def _cart_pole(task: Numbers, state: Numbers) -> Frame:
-    canvas = Canvas(height=2 * POSITION_LIMIT * HEIGHT / WIDTH, centre=(0.0, 0.8))
+def _cart_pole(task: Numbers, state: Numbers, view: View) -> Frame:
+    canvas = Canvas(height=2 * POSITION_LIMIT * HEIGHT / WIDTH, centre=(0.0, 0.8), scale=view.scale)
     canvas.line((-POSITION_LIMIT, 0.0), (POSITION_LIMIT, 0.0), 0.02, GREY)
     x, length = state["x"], 2 * task["half_length"]
     canvas.box((x - 0.2, -0.1), (x + 0.2, 0.1), BLACK)
@@ -92,17 +140,17 @@ def _cart_pole(task: Numbers, state: Numbers) -> Frame:
     return canvas.pixels
 
 
-def _pendulum(task: Numbers, state: Numbers) -> Frame:
-    canvas = Canvas(height=2.4 * task["length"])
+def _pendulum(task: Numbers, state: Numbers, view: View) -> Frame:
+    canvas = Canvas(height=2.4 * task["length"], scale=view.scale)
     tip = (-task["length"] * math.sin(state["theta"]), task["length"] * math.cos(state["theta"]))
     canvas.line((0.0, 0.0), tip, 0.12 * task["length"], RED)
     canvas.disc((0.0, 0.0), 0.04 * task["length"], BLACK)
     return canvas.pixels
 
 
-def _acrobot(task: Numbers, state: Numbers) -> Frame:
+def _acrobot(task: Numbers, state: Numbers, view: View) -> Frame:
     """Links of equal length, as the height to be reached counts them."""
-    canvas = Canvas(height=4.4)
+    canvas = Canvas(height=4.4, scale=view.scale)
     canvas.line((-5.0, task["goal_height"]), (5.0, task["goal_height"]), 0.03, GREEN)
     first, second = state["theta_1"], state["theta_1"] + state["theta_2"]
     elbow = (math.sin(first), -math.cos(first))
@@ -112,9 +160,9 @@ def _acrobot(task: Numbers, state: Numbers) -> Frame:
     return canvas.pixels
 
 
-def _mountain_car(task: Numbers, state: Numbers) -> Frame:
+def _mountain_car(task: Numbers, state: Numbers, view: View) -> Frame:
     """The road is sin(3 x), whose slope is what pulls the car."""
-    canvas = Canvas(height=(ROAD_END - WALL) * HEIGHT / WIDTH, centre=((ROAD_END + WALL) / 2, 0.05))
+    canvas = Canvas((ROAD_END - WALL) * HEIGHT / WIDTH, ((ROAD_END + WALL) / 2, 0.05), view.scale)
 
     def road(x: float) -> Point:
         return x, 0.45 * math.sin(3 * x)
@@ -127,8 +175,8 @@ def _mountain_car(task: Numbers, state: Numbers) -> Frame:
     return canvas.pixels
 
 
-def _grid(task: Numbers, state: Numbers) -> Frame:
-    canvas = Canvas(height=6.0, centre=(2.0, 2.0))
+def _grid(task: Numbers, state: Numbers, view: View) -> Frame:
+    canvas = Canvas(height=6.0, centre=(2.0, 2.0), scale=view.scale)
     for x in range(5):
         for y in range(5):
             goal = task["goal"] == 5 * x + y
@@ -137,26 +185,29 @@ def _grid(task: Numbers, state: Numbers) -> Frame:
     return canvas.pixels
 
 
-def _plane(task: Numbers, state: Numbers) -> Frame:
+def _plane(task: Numbers, state: Numbers, view: View) -> Frame:
     """The point, its goal and, where there is one, the wall; the goal is drawn although the agent cannot see it."""
     goal = (task.get("goal_x", 0.0), task.get("goal_y", 0.0))
     if {"angle", "radius"} <= task.keys():
         goal = (task["radius"] * math.cos(task["angle"]), task["radius"] * math.sin(task["angle"]))
     places = (*goal, task.get("start_x", 0.0), task.get("start_y", 0.0), state["x"], state["y"])
-    extent = max(0.5, *(abs(place) for place in places))  # all of it is always in view
-    canvas = Canvas(height=2.4 * extent)
+    extent = max(view.reach, *(abs(place) for place in places))  # all of it is always in view
+    canvas = Canvas(height=2.4 * extent, scale=view.scale)
     if {"gap_y", "gap_half_width"} <= task.keys():
         for side in (-1.0, 1.0):
             edge = task["gap_y"] + side * task["gap_half_width"]
             canvas.line((0.0, edge), (0.0, edge + side * 10 * extent), 0.02 * extent, BLACK)
+    trail = [(past["x"], past["y"]) for past in (*view.past, state)]
+    for start, end in zip(trail, trail[1:], strict=False):
+        canvas.line(start, end, 0.015 * extent, BLUE)
     canvas.disc(goal, 0.05 * extent, GREEN)
     canvas.disc((state["x"], state["y"]), 0.05 * extent, RED)
     return canvas.pixels
 
 
-def _bars(numbers: npt.NDArray[np.float32]) -> Frame:
+def _bars(numbers: npt.NDArray[np.float32], view: View) -> Frame:
     """Upwards for positive numbers, downwards for negative ones, squashed into the picture."""
-    canvas = Canvas(height=2.0)
+    canvas = Canvas(height=2.0, scale=view.scale)
     width = 2.0 * WIDTH / HEIGHT / len(numbers)
     for i, number in enumerate(numbers):
         left, end = -WIDTH / HEIGHT + i * width, float(np.tanh(number))
@@ -165,11 +216,15 @@ def _bars(numbers: npt.NDArray[np.float32]) -> Frame:
     return canvas.pixels
 
 
-PICTURES: dict[type[Family], Callable[[Numbers, Numbers], Frame]] = {
+PICTURES: dict[type[Family], Drawing] = {
     CartPole: _cart_pole,
     Pendulum: _pendulum,
     Acrobot: _acrobot,
     MountainCar: _mountain_car,
     ContinuousMountainCar: _mountain_car,
     GridNavigation: _grid,
+    Navigation: _plane,
+    RingNavigation: _plane,
+    WalledNavigation: _plane,
+    PointMass: _plane,
 }

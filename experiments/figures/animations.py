@@ -6,10 +6,12 @@ Pillow alone draws and writes them. Pictures are drawn twice as large and scaled
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
@@ -60,6 +62,11 @@ class Canvas:
         """Words at a point; the anchor is Pillow's: l, m, r and a (top), m, s (baseline)."""
         self._draw.text(_scaled((at,))[0], words, fill=color, font=ImageFont.load_default(size * SCALE), anchor=anchor)
 
+    def paste(self, corner: Point, pixels: npt.NDArray[np.uint8]) -> None:
+        """A picture ``[height, width, 3]`` that is drawn in pixels already."""
+        (x, y) = _scaled((corner,))[0]
+        self._image.paste(Image.fromarray(pixels), (round(x), round(y)))
+
     def finish(self) -> Image.Image:
         """The picture in its own size."""
         return self._image.resize(self._size, Image.Resampling.LANCZOS)
@@ -69,21 +76,36 @@ def _scaled(points: Sequence[Point]) -> list[Point]:
     return [(x * SCALE, y * SCALE) for x, y in points]
 
 
-def write_gif(path: Path, frames: Sequence[Image.Image], *, hold_ms: int = 1500) -> Path:
-    """Write frames that repeat for ever; the last is held. One palette for all, so that nothing flickers."""
+def write_gif(
+    path: Path,
+    frames: Iterable[Image.Image],
+    *,
+    frame_ms: int = FRAME_MS,
+    hold_ms: int = 1500,
+    colors: Sequence[str] = (),
+) -> Path:
+    """Write frames that repeat for ever; the last is held. One palette for all, so that nothing flickers.
+
+    Args:
+        path: the GIF to write.
+        frames: of one size.
+        frame_ms: that each is shown for; GIF counts in hundredths of a second.
+        hold_ms: that the last is shown for.
+        colors: in use besides those of the animations.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    palette = _palette()
+    palette = _palette(colors)
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    durations = [FRAME_MS] * (len(frames) - 1) + [hold_ms]
+    durations = [frame_ms] * (len(indexed) - 1) + [hold_ms]
     indexed[0].save(path, save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=True)
     return path
 
 
-def _palette() -> Image.Image:
+def _palette(colors: Sequence[str] = ()) -> Image.Image:
     """Every colour in use, and seven shades of it towards white for smooth edges."""
     shades = [
         tuple(round(255 - share / 8 * (255 - part)) for part in ImageColor.getrgb(color))
-        for color in (INK, MUTED, BEFORE, AFTER, GOAL, POLE, DONE)
+        for color in (INK, MUTED, BEFORE, AFTER, GOAL, POLE, DONE, *colors)
         for share in range(1, 9)
     ]
     palette = Image.new("P", (1, 1))

@@ -19,6 +19,7 @@ from experiments.evaluate import Protocol
 from experiments.figures.animations import animate_cartpole, animate_navigation
 from experiments.figures.page import SHOWN, Array
 from experiments.figures.plane import first_tasks, walks
+from experiments.learned import rate_tables
 from experiments.reporting.sources import Contender, Missing
 from experiments.reporting.tables import clean
 from experiments.streams import stream
@@ -26,7 +27,6 @@ from metarl import Batch
 from metarl.checkpoints import CheckpointError
 from metarl.learner import step_tasks
 from metarl.rollouts import collect, to_device
-from metarl.rules import Rates
 
 CPU = torch.device("cpu")
 Plane = tuple[list[list[Array]], Array, Array, float]
@@ -79,13 +79,8 @@ class Live:
     def rate_tables(self) -> dict[str, Array]:
         """Learned step sizes by parameter tensor, flat; empty where the rule has no table of them."""
         setup = self.setup()
-        modules = [module for module in setup.learner.rule.modules() if isinstance(module, Rates)] if setup else []
-        found: dict[str, Array] = {}
-        for i, module in enumerate(modules):
-            for name, rate in module().items():
-                key = name if len(modules) == 1 else f"{name} ({i + 1})"
-                found[key] = rate.detach().cpu().double().reshape(-1).numpy()
-        return found
+        tables = rate_tables(setup.learner) if setup else {}
+        return {name: rates.cpu().double().numpy() for name, rates in tables.items()}
 
     @torch.no_grad()
     def planes(self, tasks: int) -> list[Plane]:
