@@ -1,12 +1,21 @@
 """Between stable-baselines3 and us: environments and tasks for its algorithms, policies and step sizes for its PPO.
 
+One adaptation step of a learner, taken by PPO, is a rollout of whole episodes under `adaptation_settings`::
+
+    env = TaskVecEnv(family, task, episodes=20)
+    settings = adaptation_settings(plan.support, env, n_steps=family.horizon)
+    model = with_learned_rates(to_ppo(policy, policy.initial(), env, **settings), learner)
+    model.learn(settings["batch_size"])
+    model = to_ppo(policy, from_ppo(policy, model), env)  # and go on as PPO does
+
 The only module that imports stable_baselines3, and imported by no other.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import gymnasium
@@ -14,15 +23,19 @@ import numpy as np
 import torch
 from gymnasium.spaces import Space
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import Tensor, nn
 
+from metarl.advantages import Advantages
 from metarl.export import ACTIVATIONS, PerParameterSGD, learned_rates, mlp_of, to_module
 from metarl.learner import Learner
 from metarl.policies import GaussianPolicy, Policy
+from metarl.returns import gae
 from metarl.rollouts import task_count
-from metarl.types import State, Task, TaskFamily
+from metarl.types import Batch, Params, State, Task, TaskFamily
 
 PARTS = ("weight", "bias")
 
@@ -31,10 +44,10 @@ PARTS = ("weight", "bias")
 class TaskVecEnv(VecEnv):
     """``T * episodes`` environments of a family as one SB3 ``VecEnv``, all rows in the same few kernels.
 
-    Row ``t * episodes + n`` is the n-th environment of task t, and keeps its task over episodes. As SB3
-    has it, a row that ends starts again in the same step; ``infos[row]["terminal_observation"]`` is then what
-    the episode ended with, and ``infos[row]["TimeLimit.truncated"]`` is true where only the clock ended it,
-    so that SB3 bootstraps its value.
+    Row ``t * episodes + n`` is the n-th environment of task t, and keeps its task over episodes unless there are
+    ``fresh`` ones. As SB3 has it, a row that ends starts again in the same step;
+    ``infos[row]["terminal_observation"]`` is then what the episode ended with, and
+    ``infos[row]["TimeLimit.truncated"]`` is true where only the clock ended it, so that SB3 bootstraps its value.
 
     Args:
         family: the environments. Its state must be data, so that some rows can start again alone: a family of
@@ -42,15 +55,25 @@ class TaskVecEnv(VecEnv):
         task: values ``[T]``, such as ``benchmark.sample(...)`` returns.
         episodes: environments a task.
         seed: of the first reset; ``env.seed(...)`` changes it for the next one.
+        fresh: draws this many tasks, values ``[n]``, one for every row that starts again: for training on a
+            distribution of tasks (domain randomization).
 
     Raises:
         ValueError: no tasks, constants of different lengths, or no episodes.
     """
 
-    def __init__(self, family: TaskFamily, task: Task, episodes: int = 1, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        family: TaskFamily,
+        task: Task,
+        episodes: int = 1,
+        *,
+        seed: int = 0,
+        fresh: Callable[[int], Task] | None = None,
+    ) -> None:
         if episodes < 1 or task_count(task) < 1:
             raise ValueError(f"expected at least one task and episode, got {task_count(task)} and {episodes}")
-        self._family, self._episodes = family, episodes
+        self._family, self._episodes, self._fresh = family, episodes, fresh
         self._rows = {name: value.cpu().repeat_interleave(episodes) for name, value in task.items()}
         self._upcoming = self._rows
         self._generator = torch.Generator().manual_seed(seed)
@@ -155,6 +178,9 @@ class TaskVecEnv(VecEnv):
     def _start_again(self, rows: np.ndarray) -> None:
         """New episodes in some rows; never written in place, since a family may share tensors between states."""
         index = torch.from_numpy(rows)
+        if self._fresh is not None:
+            drawn = self._fresh(len(rows))
+            self._rows = {name: value.index_copy(0, index, drawn[name].cpu()) for name, value in self._rows.items()}
         task = {name: value[index] for name, value in self._rows.items()}
         first = self._family.reset(task, (len(rows),), generator=self._generator)
         self._state = {name: value.index_copy(0, index, first[name]) for name, value in self._state.items()}
@@ -186,7 +212,7 @@ def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: A
     hidden = [layer.out_features for layer in list(source)[:-1] if isinstance(layer, nn.Linear)]
     shape = {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": ACTIVATIONS[network.activation]}
     model = PPO("MlpPolicy", env, **{**settings, "policy_kwargs": {**(settings.get("policy_kwargs") or {}), **shape}})
-    target = nn.Sequential(*model.policy.mlp_extractor.policy_net, model.policy.action_net)
+    target = _network(model)
     with torch.no_grad():
         for (name, leaf), (_, given) in zip(target.named_parameters(), source.named_parameters(), strict=True):
             if leaf.shape != given.shape:
@@ -198,8 +224,38 @@ def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: A
     return model
 
 
+def _network(model: PPO) -> nn.Sequential:
+    return nn.Sequential(*model.policy.mlp_extractor.policy_net, model.policy.action_net)
+
+
+def from_ppo(policy: Policy, model: PPO) -> Params:
+    """The parameters under which ``policy`` acts as the model does: `to_ppo` the other way round; copies.
+
+    Args:
+        policy: as for `to_ppo`; its own parameters are only looked at for their names and shapes.
+        model: of `to_ppo`, or any PPO of the same architecture.
+
+    Raises:
+        TypeError: a policy that SB3 has no counterpart of.
+        ValueError: a model of another architecture.
+    """
+    mlp_of(policy)
+    leaves = list(_network(model).parameters())
+    if isinstance(policy, GaussianPolicy):
+        leaves.append(model.policy.log_std)
+    params = policy.initial()
+    names = [name for name in params if name != "log_std"] + ["log_std"] * ("log_std" in params)
+    own = [tuple(params[name].shape) for name in names]
+    theirs = [tuple(leaf.shape) for leaf in leaves]
+    if own != theirs:
+        raise ValueError(f"expected a model with parameters {own} as the policy's, got {theirs}; give one of to_ppo")
+    return {name: leaf.detach().clone() for name, leaf in zip(names, leaves, strict=True)}
+
+
 def with_learned_rates(model: PPO, learner: Learner, *, value_lr: float = 1e-3) -> PPO:
     """Continue training a model of `to_ppo` by the learner's step sizes: plain descent, a rate for every parameter.
+
+    They were learned for the learner's own gradients: see `adaptation_settings`.
 
     Args:
         model: changed in place: its optimizer, and its learning-rate schedule, which from now on scales all rates.
@@ -221,6 +277,123 @@ def with_learned_rates(model: PPO, learner: Learner, *, value_lr: float = 1e-3) 
     model.policy.optimizer = PerParameterSGD([*leaves, *rest], alphas)
     model.learning_rate, model.lr_schedule = 1.0, _one
     return model
+
+
+def adaptation_settings(advantages: Advantages, env: VecEnv, n_steps: int) -> dict[str, Any]:
+    """Settings for `to_ppo` under which one update of PPO has the gradient of one adaptation step.
+
+    At the parameters that acted, the gradient of PPO's clipped loss is that of `metarl.losses.lvc` and ``vpg``. It is
+    the learner's if the whole rollout is one minibatch of one epoch, nothing is clipped or added, and the advantages
+    are the learner's, of whole episodes: see `LearnerBuffer`, which makes ``gamma`` and ``gae_lambda`` idle. The
+    value network is left alone.
+
+    Args:
+        advantages: of the learner's inner loss, as ``plan.support``.
+        env: what the model will be trained on.
+        n_steps: of a rollout in every row: long enough for episodes to end in it.
+
+    Raises:
+        ValueError: advantages that bootstrap at the time limit, of which a rollout has no values.
+    """
+    if advantages.time_limit != "terminal":
+        raise ValueError("expected advantages with time_limit='terminal': a rollout keeps no state after its episodes")
+    return {
+        "n_steps": n_steps,
+        "batch_size": n_steps * env.num_envs,
+        "n_epochs": 1,
+        "gamma": 0.0,  # or else SB3 adds its value of the last state to the last reward before the time limit
+        "normalize_advantage": False,
+        "ent_coef": 0.0,
+        "vf_coef": 0.0,
+        "max_grad_norm": math.inf,
+        "rollout_buffer_class": LearnerBuffer,
+        "rollout_buffer_kwargs": {"advantages": advantages},
+    }
+
+
+@final
+class LearnerBuffer(RolloutBuffer):
+    """PPO's rollouts ``[n_steps, n_envs]`` with advantages estimated as a learner does, from whole episodes.
+
+    Steps of an episode that began before the rollout, or goes on after it, have advantage zero. The others' are scaled
+    by how many times more steps there are in all: a mean over the rollout is then the mean over whole episodes.
+
+    Args:
+        args: of SB3's buffer.
+        advantages: the learner's, as ``plan.support``.
+        kwargs: of SB3's buffer.
+    """
+
+    def __init__(self, *args: Any, advantages: Advantages, **kwargs: Any) -> None:
+        self._advantages = advantages
+        super().__init__(*args, **kwargs)
+
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
+        """Fill in ``advantages``, and ``returns`` as SB3 defines them: advantages plus values.
+
+        Raises:
+            ValueError: no episode began and ended within the rollout.
+        """
+        starts = self.episode_starts.astype(bool)
+        number = starts.cumsum(0)  # of the episode within its row, from 1; 0 began earlier
+        whole = (number > 0) & ((number < number[-1]) | dones.astype(bool))
+        if not whole.any():
+            raise ValueError(f"no episode began and ended within {len(starts)} steps: expected a longer n_steps")
+        time = np.arange(len(starts))[:, None]
+        age = (time - np.maximum.accumulate(np.where(starts, time, 0), axis=0))[whole]
+        column = np.unique((number + number[-1].cumsum() - number[-1])[whole], return_inverse=True)[1]
+
+        def packed(values: np.ndarray) -> Tensor:  # [H, episodes, ...], each from its own start
+            padded = np.zeros((age.max() + 1, column.max() + 1, *values.shape[2:]), dtype=np.float32)
+            padded[age, column] = values[whole]
+            return torch.from_numpy(padded)
+
+        observation, reward = packed(self.observations), packed(self.rewards)
+        mask = packed(np.ones_like(self.rewards))
+        empty, never = torch.zeros_like(reward), torch.zeros_like(reward, dtype=torch.bool)
+        last = torch.zeros_like(observation[0])  # without bootstrapping nobody asks what came after
+        batch = Batch(observation, empty, None, empty, reward, mask, never, last, empty, empty)
+        self.advantages = np.zeros_like(self.rewards)
+        self.advantages[whole] = self._advantages(batch).advantage.numpy()[age, column] * whole.size / whole.sum()
+        self.returns = self.advantages + self.values
+
+
+def train_on(model: PPO, batch: Batch) -> None:
+    """One update of PPO on whole episodes that were collected elsewhere, such as by `metarl.rollouts.collect`.
+
+    As many episodes as a learner gets, where SB3 itself can only collect a number of steps. Advantages and returns are
+    SB3's, with its value network; an episode cut off by the time limit is bootstrapped, as SB3 does.
+
+    Args:
+        model: changed in place, by as many epochs and of as large minibatches as it is set to.
+        batch: of one task, ``[H, N, ...]``, sampled by `from_ppo`'s parameters.
+
+    Raises:
+        ValueError: episodes of several tasks.
+    """
+    if batch.mask.dim() != 2:
+        raise ValueError(f"expected the episodes of one task [H, N], got {list(batch.mask.shape)}: index the task")
+    real = batch.mask.T > 0  # [N, H]: one episode after the other
+    buffer = RolloutBuffer(int(real.sum()), model.observation_space, model.action_space, device=model.device)
+    with torch.no_grad():
+        value = model.policy.predict_values(batch.observation.flatten(0, 1)).reshape(batch.mask.shape) * batch.mask
+        last = model.policy.predict_values(batch.last_observation).squeeze(-1)
+    factors = {"discount": model.gamma, "decay": model.gae_lambda}
+    advantage = gae(batch.reward, value, last, terminated=batch.terminated, mask=batch.mask, **factors)
+
+    def flat(values: Tensor) -> np.ndarray:  # [H, N, ...] to [steps, 1 row, ...]
+        rows: np.ndarray = values.transpose(0, 1)[real].unsqueeze(1).cpu().numpy()
+        return rows
+
+    buffer.observations, buffer.rewards = flat(batch.observation), flat(batch.reward)
+    buffer.actions = flat(batch.action).reshape(buffer.actions.shape)
+    buffer.values, buffer.log_probs = flat(value), flat(batch.log_prob)
+    buffer.advantages, buffer.returns = flat(advantage), flat(advantage + value)
+    buffer.pos, buffer.full = buffer.buffer_size, True
+    model.rollout_buffer = buffer
+    if not hasattr(model, "_logger"):  # SB3 makes one when it starts to collect
+        model.set_logger(Logger(None, []))
+    model.train()
 
 
 def _one(progress: float) -> float:

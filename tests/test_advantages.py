@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl import Advantages, Batch, LinearBaseline, ZeroBaseline
+from metarl import Advantages, Batch, LinearBaseline, Plan, ZeroBaseline
 from metarl.advantages import normalize
 from metarl.baselines import Baseline
 from tests.helpers import make_batch, seeded
@@ -176,3 +176,26 @@ def test_estimating_does_not_touch_the_batch() -> None:
 def test_values_out_of_range_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         Advantages(**{field: value})
+
+
+def test_one_scale_for_all_tasks_keeps_a_settled_task_small() -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(3, 4, 5, generator=generator) * torch.tensor([1e-3, 1.0, 3.0])[:, None, None]
+    mask = torch.ones(3, 4, 5)
+    mask[2, 2:] = 0
+    found = normalize(raw, mask, common=True)
+    for t in range(3):
+        assert abs(float((found[t] * mask[t]).sum())) < 1e-4
+    together = found[mask > 0]
+    assert float(together.square().mean()) == pytest.approx(1.0, rel=1e-5)
+    assert float(found[0].std()) < 1e-2 and float(normalize(raw, mask)[0].std()) > 0.9
+    one = normalize(raw[:1], mask[:1], common=True)
+    torch.testing.assert_close(one, normalize(raw[:1], mask[:1]))  # alone, a task is its own scale
+
+
+def test_only_the_outer_loss_may_look_at_other_tasks() -> None:
+    with pytest.raises(ValueError, match="must not depend on the others"):
+        Plan(support=Advantages(normalize="batch"))
+    assert Plan(query=Advantages(normalize="batch")).query.normalize == "batch"
+    with pytest.raises(ValueError, match="'task', 'batch' or None, got 'all'"):
+        Advantages(normalize="all")  # type: ignore[arg-type]

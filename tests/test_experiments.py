@@ -333,6 +333,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "decay": ({}, {"decay": 0.5}),
     "query_discount": ({}, {"query_discount": 0.5}),
     "query_decay": ({}, {"query_decay": 0.5}),
+    "query_normalize": ({}, {"query_normalize": "batch"}),
     "baseline": ({}, {"baseline": "zero"}),
     "time_limit": ({}, {"time_limit": "bootstrap"}),
     "meta_optimizer": ({}, {"meta_optimizer": "reptile"}),

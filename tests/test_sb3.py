@@ -1,18 +1,27 @@
-"""The SB3 VecEnv against SB3's own DummyVecEnv over single environments, and under its PPO."""
+"""The SB3 VecEnv against SB3's own DummyVecEnv over single environments, and under PPO; its updates against ours."""
 
 from __future__ import annotations
+
+import copy
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import Countdown, seeded
+from helpers import Countdown, randomize, seeded
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from envs import CartPole, Navigation, Range
 from envs.adapters import FamilyEnv, GymnasiumFamily
-from metarl.sb3 import TaskVecEnv
+from metarl import MLP, Advantages, Batch, CategoricalPolicy, GaussianPolicy, Learner, Policy, lvc
+from metarl.rollouts import collect
+from metarl.rules import MetaSGD
+from metarl.sb3 import TaskVecEnv, adaptation_settings, from_ppo, to_ppo, train_on, with_learned_rates
+from metarl.trees import map_leaves
 
 
 def test_every_step_equals_sb3s_own_vec_env_on_a_family_without_chance() -> None:
@@ -113,3 +122,156 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(RuntimeError, match="later reset|at once"):
         for action in np.random.default_rng(0).integers(0, 2, (200, 2)):
             env.step(action)
+
+
+def test_fresh_tasks_come_with_new_episodes_and_to_those_rows_alone() -> None:
+    drawn: list[int] = []
+
+    def fresh(count: int) -> dict[str, torch.Tensor]:
+        drawn.append(count)
+        return {"life": torch.full((count,), float(10 * len(drawn)))}
+
+    class Clock(Countdown):
+        def reset(self, task, rows, *, generator):
+            return {**super().reset(task, rows, generator=generator), "life": task["life"].expand(rows).clone()}
+
+    env = TaskVecEnv(Clock(horizon=100), {"life": torch.tensor([2.0, 9.0])}, fresh=fresh)
+    env.reset()
+    for _ in range(9):
+        env.step(np.zeros((2, 1), np.float32))
+    assert drawn == [1, 1] and env.get_attr("life") == [10.0, 20.0]
+    _, _, done, _ = env.step(np.zeros((2, 1), np.float32))
+    assert not done.any()  # 8 of 10 steps and 1 of 20: nobody follows the old task
+
+
+def setting(kind: str, rows: int = 6) -> tuple[Policy, TaskVecEnv]:
+    policy: Policy
+    family: Any
+    if kind == "cartpole":
+        family = CartPole(horizon=25)
+        policy = CategoricalPolicy(MLP(4, (8, 6), 2, activation=torch.tanh, generator=seeded(0)))
+    else:
+        family = Navigation(horizon=10)
+        policy = GaussianPolicy(MLP(2, (8, 6), 2, activation=torch.relu, generator=seeded(0)), 2, log_std=-0.5)
+    randomize(policy, 1)
+    return policy, TaskVecEnv(family, family.sample(1, generator=seeded(2)), episodes=rows, seed=3)
+
+
+@pytest.mark.parametrize("kind", ["cartpole", "navigation"])
+def test_parameters_come_back_and_act_as_the_model_they_were_trained_in(kind: str) -> None:
+    policy, env = setting(kind)
+    model = to_ppo(policy, policy.initial(), env, n_steps=8, batch_size=48, seed=0, device="cpu")
+    back = from_ppo(policy, model)
+    assert back.keys() == policy.initial().keys()
+    for name, leaf in policy.initial().items():
+        torch.testing.assert_close(back[name], leaf.detach(), rtol=0, atol=0)
+    model.learn(48)
+    trained = from_ppo(policy, model)
+    assert not any(torch.equal(trained[name], back[name]) for name in trained)  # copies
+    x = torch.randn(50, *env.observation_space.shape, generator=seeded(4))
+    ours, theirs = policy(trained, x), model.policy.get_distribution(x)
+    for action in (ours.sample(policy.noise((50,), generator=seeded(5))), ours.mode()):
+        torch.testing.assert_close(theirs.log_prob(action), ours.log_prob(action), rtol=1e-6, atol=1e-6)
+
+
+def test_parameters_of_another_architecture_are_refused() -> None:
+    policy, env = setting("navigation")
+    other = PPO("MlpPolicy", env, n_steps=8, batch_size=48, device="cpu", policy_kwargs={"net_arch": [8, 5]})
+    with pytest.raises(ValueError, match="as the policy's"):
+        from_ppo(policy, other)
+
+
+def episodes_of(buffer: Any, rows: int, last: np.ndarray) -> Batch:
+    """What a trained model's buffer holds of whole episodes, by a loop over rows; padded ``[H, N]``."""
+    steps, found = len(buffer.episode_starts), []
+    observations, actions, log_probs = (
+        x.reshape(rows, steps, *x.shape[1:]) for x in (buffer.observations, buffer.actions, buffer.log_probs)
+    )
+    for row in range(rows):
+        starts = [t for t in range(steps) if buffer.episode_starts[t, row]]
+        ends = [*starts[1:], steps] if last[row] else starts[1:]
+        for a, b in zip(starts, ends, strict=False):
+            found.append((observations[row, a:b], actions[row, a:b], log_probs[row, a:b, 0], buffer.rewards[a:b, row]))
+    most = max(len(reward) for *_, reward in found)
+
+    def pad(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.pad(values, [(0, most - len(values))] + [(0, 0)] * (values.ndim - 1)))
+
+    columns = [torch.stack([pad(one[i]) for one in found], 1) for i in range(4)]
+    observation, action, log_prob, reward = columns
+    mask = torch.stack([pad(np.ones(len(one[3]), np.float32)) for one in found], 1)
+    if action.shape[-1] == 1:
+        action = action.squeeze(-1)
+    zero = torch.zeros_like(reward)
+    end = torch.zeros_like(observation[0])
+    return Batch(observation, action, None, log_prob, reward, mask, zero.bool(), end, zero, zero)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("navigation", 10), ("navigation", 27), ("cartpole", 40)])
+def test_an_update_of_ppo_is_an_adaptation_step_of_the_learner(kind: str, steps: int) -> None:
+    policy, env = setting(kind)
+    rule = MetaSGD(policy.initial(), initial=(0.01, 0.1), generator=seeded(1))
+    learner, advantages = Learner(policy, rule, inner=lvc, outer=lvc), Advantages(discount=0.95, decay=0.9)
+    settings = adaptation_settings(advantages, env, steps)
+    model = with_learned_rates(to_ppo(policy, policy.initial(), env, seed=0, device="cpu", **settings), learner)
+    value = copy.deepcopy(model.policy.value_net)
+    model.learn(settings["batch_size"])
+    whole = episodes_of(model.rollout_buffer, env.num_envs, model._last_episode_starts)
+    assert steps == 10 or whole.mask.sum() < steps * env.num_envs  # some were cut
+    expected, _ = learner.step(*learner.start(), advantages(whole))
+    found = from_ppo(policy, model)
+    for name, leaf in policy.initial().items():
+        assert not torch.equal(found[name], leaf)
+        torch.testing.assert_close(found[name], expected[name].detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.policy.value_net.weight, value.weight)  # left alone
+
+
+def test_rollouts_that_cannot_be_adapted_on_are_refused() -> None:
+    policy, env = setting("navigation")
+    with pytest.raises(ValueError, match="time_limit='terminal'"):
+        adaptation_settings(Advantages(time_limit="bootstrap"), env, 10)
+    model = to_ppo(policy, policy.initial(), env, device="cpu", **adaptation_settings(Advantages(), env, 9))
+    with pytest.raises(ValueError, match="no episode began and ended within 9 steps"):
+        model.learn(54)
+
+
+def added_one_by_one(model: PPO, batch: Batch) -> RolloutBuffer:
+    """Episodes as SB3's own collecting would add them, one row after the other, with its own recursion."""
+    settings = {"gamma": model.gamma, "gae_lambda": model.gae_lambda, "device": "cpu"}
+    buffer = RolloutBuffer(int(batch.mask.sum()), model.observation_space, model.action_space, **settings)
+    with torch.no_grad():
+        for n in range(batch.mask.shape[1]):
+            length = int(batch.mask[:, n].sum())
+            for t in range(length):
+                reward = batch.reward[t, n].clone()
+                if t == length - 1 and not batch.terminated[t, n]:
+                    reward += model.gamma * model.policy.predict_values(batch.last_observation[n : n + 1])[0, 0]
+                x, a = batch.observation[t, n : n + 1], batch.action[t, n : n + 1]
+                value, log_prob, _ = model.policy.evaluate_actions(x, a)
+                buffer.add(x.numpy(), a.numpy(), reward.numpy(), np.array([t == 0]), value, log_prob)
+    buffer.compute_returns_and_advantage(torch.zeros(1), np.array([True]))
+    return buffer
+
+
+@pytest.mark.parametrize("kind", ["cartpole", "navigation"])
+def test_training_on_given_episodes_is_sb3s_own_training_on_them(kind: str) -> None:
+    policy, env = setting(kind)
+    family: Any = (
+        CartPole(horizon=25) if kind == "cartpole" else Navigation(horizon=10, box=0.1, goal_x=-0.2, goal_y=-0.2)
+    )
+    batch = collect(policy, policy.initial(), family, family.sample(3, generator=seeded(2)), 8, generator=seeded(3))
+    batch = map_leaves(lambda leaf: leaf[0], batch)
+    ended = batch.terminated.any(0)
+    assert ended.any() and not ended.all()  # some by the rules, some by the clock
+    settings: dict[str, Any] = {"n_steps": 2, "n_epochs": 3, "batch_size": 12, "seed": 0, "device": "cpu"}
+    ours, theirs = (to_ppo(policy, policy.initial(), env, **settings) for _ in range(2))
+    theirs.rollout_buffer = added_one_by_one(theirs, batch)
+    theirs.set_logger(Logger(None, []))
+    np.random.seed(0)
+    theirs.train()
+    np.random.seed(0)
+    train_on(ours, batch)
+    for name, leaf in theirs.policy.named_parameters():
+        torch.testing.assert_close(ours.policy.get_parameter(name), leaf, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="one task"):
+        train_on(ours, batch._replace(mask=batch.mask.unsqueeze(0)))
