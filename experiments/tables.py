@@ -75,14 +75,19 @@ TABLES: dict[str, Table] = {
     "cartpole-polarity": Table(
         "Sign and strength of the actuator hidden (this project's own): one gradient step",
         {
-            "best": preset("cartpole-polarity"),
+            "best": preset("cartpole-polarity-best"),
+            "Meta-SGD": preset("cartpole-polarity"),
             "K = 0": preset("cartpole-polarity", "no-adaptation", rule="maml", steps=0),
         },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),
     "cartpole-all": Table(
         "Everything about cart, pole and actuator hidden, with a delay (this project's own): one gradient step",
-        {"best": preset("cartpole-all")},
+        {
+            "best": preset("cartpole-all-best"),
+            "Meta-SGD": preset("cartpole-all"),
+            "K = 0": preset("cartpole-all", "no-adaptation", rule="maml", steps=0),
+        },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),
     "cartpole-scrambled": Table(
