@@ -77,7 +77,6 @@ TABLES: dict[str, Table] = {
         {
             "best": preset("cartpole-polarity-best"),
             "Meta-SGD": preset("cartpole-polarity"),
-            "K = 0": preset("cartpole-polarity", "no-adaptation", rule="maml", steps=0),
         },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),
@@ -86,7 +85,6 @@ TABLES: dict[str, Table] = {
         {
             "best": preset("cartpole-all-best"),
             "Meta-SGD": preset("cartpole-all"),
-            "K = 0": preset("cartpole-all", "no-adaptation", rule="maml", steps=0),
         },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),

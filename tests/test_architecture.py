@@ -21,7 +21,7 @@ LAYERS = (
     {"types", "compilation", "lifting"},
     {"distributions", "policies", "losses", "baselines", "advantages", "rules", "objectives", "learned_advantage"},
     {"rollouts", "learner"},
-    {"optimizers", "training", "evaluation", "diagnostics"},
+    {"optimizers", "training", "evaluation", "diagnostics", "memory"},
     {"checkpoints", "metrics", "report", "sb3", "distributed", "testing"},
 )
 LONE = LAYERS[0]  # these import nothing of ours at all

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.config import Config
 from experiments.contenders import learners
-from experiments.contenders.learners import Train
+from experiments.contenders.learners import Measure, Train
 from experiments.names import ALGORITHMS, RULES
 
 
@@ -37,7 +38,18 @@ class Contender:
         return self.config(base).model_copy(update={"rate": rate * self.unit})
 
 
+def _from(module: str, name: str) -> Train:
+    """A contender whose module is imported when it is asked for: not everybody waits for stable-baselines3."""
+
+    def train(config: Config) -> Measure:
+        found: Train = getattr(importlib.import_module(f"experiments.contenders.{module}"), name)
+        return found(config)
+
+    return train
+
+
 PLAIN = {"rule": "maml"}
+ADAM = 1e-3
 CONTENDERS: dict[str, Contender] = {
     **{rule: Contender(changes={"rule": rule}) for rule in RULES},
     **{name: Contender(changes=changes) for name, changes in ALGORITHMS.items()},
@@ -48,6 +60,11 @@ CONTENDERS: dict[str, Contender] = {
     "fine-tuned": Contender(learners.fine_tuned, PLAIN),
     "shuffled-tasks": Contender(learners.shuffled),
     "oracle": Contender(learners.oracle, tuned=False),
+    "rl2": Contender(_from("memory", "memory_trained"), unit=ADAM),
+    "ppo-from-scratch": Contender(_from("sb3", "ppo_from_scratch"), unit=ADAM),
+    "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {"steps": 0}, unit=ADAM),
+    "ppo-fine-tuned": Contender(_from("sb3", "ppo_fine_tuned"), unit=ADAM),
+    "recurrent-ppo": Contender(_from("sb3", "recurrent_ppo"), unit=ADAM),
 }
 
 
