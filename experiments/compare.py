@@ -40,6 +40,11 @@ COMPARATORS = (
     "rule-alone",
     "shuffled-tasks",
     "oracle",
+    "rl2",
+    "ppo-from-scratch",
+    "ppo-randomized",
+    "ppo-fine-tuned",
+    "recurrent-ppo",
 )
 GROUPS: dict[str, tuple[str, ...]] = {
     "all": tuple(sorted({**RULES, **ALGORITHMS}, key=lambda rule: rule == "maml")),  # the reference last
