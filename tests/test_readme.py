@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import check_family, compare, enjoy, estimators, evaluate, export, report, reproduce, train
+from experiments import check_family, compare, enjoy, estimators, evaluate, export, finetune, report, reproduce, train
 from experiments.cli import PRESETS
 from experiments.config import Config
 from experiments.names import BENCHMARKS, RULES
@@ -29,7 +29,7 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < before <= 500 and 0 < after <= 500
 
 
-SCRIPTS = (train, evaluate, compare, enjoy, estimators, check_family, export, report, reproduce)
+SCRIPTS = (train, evaluate, compare, enjoy, estimators, check_family, export, finetune, report, reproduce)
 
 
 def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:

@@ -1,0 +1,118 @@
+"""RL^2 as a contender: an agent that adapts to a task by remembering it, trained on trials of several episodes.
+
+What our learners do between episodes by gradient steps, it does while it plays (`metarl.memory`). It is scored by the
+number of the episode within a trial: column k is the episode played after k others on the same task, with as many
+trials side by side as a learner is given episodes to be scored on. Of the configuration it takes the benchmark, the
+budget, the number of tasks, the seed, the first standard deviation of Gaussian actions, and ``rate``, the step size
+of PPO's Adam with its ``final_share``. 1e-3 to 3e-3 are sensible. All else are the constants here: a discount meant
+for the inner loss of one short episode says nothing about trials.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from envs.wrappers import Trials
+from experiments.build import build_benchmark
+from experiments.config import Config
+from experiments.contenders.budget import Spent
+from experiments.contenders.learners import Measure
+from experiments.errors import InputError
+from experiments.evaluate import Protocol, held_out_tasks
+from experiments.streams import stream
+from metarl.evaluation import AdaptationCurve, refuse_training_tasks
+from metarl.memory import MemoryPlan, MemoryPolicy, MemoryTrainer, memory_policy, score_trials, train_memory
+from metarl.rollouts import task_count
+from metarl.types import Benchmark
+
+EPISODES = 3  # of a trial, at least: a budget of a few million steps is soon spent on long episodes
+TRIAL_STEPS = 300  # short episodes are joined until a trial has as many: 300 pulls of a bandit, 3 walks of 100 steps
+UNITS = 64  # of the memory
+PLAN = MemoryPlan(trials=5, discount=0.99, decay=0.95, segment=64, minibatch=64, epochs=4)
+
+
+def rl2(config: Config, protocol: Protocol) -> dict[str, Any]:
+    """Train RL^2 within the configuration's budget and measure it as the protocol says; see `memory_trained`."""
+    return memory_trained(config)(protocol)
+
+
+def memory_trained(config: Config) -> Measure:
+    """Train RL^2 on the benchmark's training tasks within ``config.env_steps``.
+
+    Returns:
+        What measures it under a protocol, in the layout of `experiments.evaluate.measure`, with one column for every
+        episode of a trial in place of adaptation steps; ``reported`` is the last.
+
+    Raises:
+        InputError: a family that cannot be played in trials, or a step size that is not positive.
+        NonFiniteError: see `metarl.memory.train_memory`.
+        DivergedError: see `metarl.memory.train_memory`.
+    """
+    benchmark, spent = build_benchmark(config), Spent()
+    most = 1 + config.steps * config.episodes
+    try:
+        family = Trials(benchmark.family, trial_episodes(benchmark.family.horizon, most))
+        agent = memory_policy(
+            family, units=UNITS, log_std=config.log_std, generator=stream(config.seed, "initialization")
+        )
+        plan = MemoryPlan(**{**asdict(PLAN), "tasks": config.tasks})
+        trainer = MemoryTrainer(agent, plan, lr=config.rate)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"rl2: {error}") from error
+    noise, tasks = stream(config.seed, "noise"), stream(config.seed, "tasks")
+    for _, metrics in train_memory(trainer, family, benchmark, generator=noise, task_generator=tasks):
+        spent.add(metrics)
+        if spent.env_steps >= config.env_steps:
+            break
+        left = 1.0 - spent.env_steps / config.env_steps
+        trainer.share = config.final_share + (1.0 - config.final_share) * left
+
+    def under(protocol: Protocol) -> dict[str, Any]:
+        return measured(config, benchmark, agent, family.episodes, protocol) | spent.report()
+
+    return under
+
+
+def trial_episodes(horizon: int, most: int) -> int:
+    """Episodes of a trial: `EPISODES`, or more if they are short; at most as many as others are given to adapt on."""
+    return min(most, max(EPISODES, -(-TRIAL_STEPS // horizon)))
+
+
+def measured(
+    config: Config, benchmark: Benchmark, agent: MemoryPolicy, episodes: int, protocol: Protocol
+) -> dict[str, Any]:
+    """Score a trained agent on the protocol's held-out tasks, in trials of at most ``episodes`` episodes.
+
+    The protocol's steps and episodes bound how many episodes of a task may be seen before the last.
+
+    Raises:
+        InputError: no such split, or nothing to measure.
+        TrainingTaskError: tasks that training may have drawn.
+    """
+    if protocol.tasks < 1 or protocol.score_episodes < 1 or (protocol.steps or 0) < 0:
+        raise InputError(f"expected tasks >= 1, score_episodes >= 1 and steps >= 0, got {protocol}")
+    task = held_out_tasks(benchmark, protocol)
+    refuse_training_tasks(benchmark, task)
+    steps = 0 if config.steps == 0 else 3 if protocol.steps is None else protocol.steps
+    adapted = protocol.episodes if protocol.episodes is not None else config.episodes
+    family = Trials(benchmark.family, min(episodes, 1 + steps * adapted))  # type: ignore[arg-type]
+    noise = stream(protocol.seed, "evaluation noise")
+    scores = score_trials(agent, family, task, protocol.score_episodes, generator=noise)
+    seen = torch.arange(float(family.episodes)).expand(task_count(task), -1)
+    references = getattr(benchmark.family, "references", None)
+    return {
+        "benchmark": config.benchmark,
+        "fingerprint": benchmark.fingerprint(),
+        "rule": "rl2",
+        "seed": config.seed,
+        "split": "constants" if protocol.constants else protocol.split,
+        "protocol": asdict(protocol) | {"steps": steps, "episodes": adapted, "constants": list(protocol.constants)},
+        "task": {name: value.tolist() for name, value in task.items()},
+        "references": {} if references is None else {k: v.tolist() for k, v in references(task).items()},
+        **{k: v.tolist() for k, v in AdaptationCurve(*scores, seen)._asdict().items()},
+        "learned": {},
+        "reported": family.episodes - 1,
+    }

@@ -1,0 +1,360 @@
+"""Contenders made of Stable-Baselines3: PPO on every held-out task alone, on all training tasks, and then fine-tuned.
+
+Each is a function of a configuration, as in `experiments.contenders.learners`: it trains within ``config.env_steps``
+and returns what measures the outcome under a protocol. ``config.rate`` is the step size of PPO's Adam, and the network
+is the configuration's. All else is SB3's default, but for the minibatches: `PASS` of them an epoch, since SB3's 64
+steps would make hundreds of a rollout of long episodes.
+
+Adapting gets what our learners get: the same number of whole episodes a step, drawn with the same noise. SB3 itself
+can only collect a number of steps, so that `metarl.rollouts.collect` does, for all tasks at once, and SB3 improves. The
+recurrent agent does not change on a held-out task: it remembers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+
+from envs.wrappers import Trials
+from experiments.build import Setup, build
+from experiments.config import Config
+from experiments.contenders.budget import Spent
+from experiments.contenders.learners import CPU, Measure, Result
+from experiments.contenders.memory import trial_episodes
+from experiments.errors import InputError
+from experiments.evaluate import Protocol, held_out_tasks
+from experiments.streams import stream
+from metarl import Adaptation, AdaptationCurve, GaussianPolicy, NonFiniteError, Policy
+from metarl.evaluation import refuse_training_tasks
+from metarl.export import ACTIVATIONS, mlp_of
+from metarl.rollouts import collect, per_row, task_count
+from metarl.sb3 import TaskVecEnv, from_ppo, to_ppo, train_on
+from metarl.trees import map_leaves
+from metarl.types import Batch, Benchmark, Params, Task, TaskFamily
+
+ROLLOUT = 8192  # steps of a training rollout, about, in rows of one horizon each
+PASS = 4  # minibatches of an epoch
+UNROLLED = 128  # steps that a recurrent agent's gradient goes back: SB3's default; a trial is longer
+New = Callable[[Task], PPO]
+"""The model that adapts to a task ``[1]``, where it begins."""
+
+Curve = Callable[..., AdaptationCurve]
+"""``curve(task, adaptation, generator=...)``: tasks ``[T]`` to columns ``[T, K + 1]``."""
+
+Model = TypeVar("Model", bound=OnPolicyAlgorithm)
+
+CHUNK = 100  # tasks at a time, as `metarl.evaluate` has them: with its noise
+
+
+def ppo_from_scratch(config: Config) -> Measure:
+    """PPO on each held-out task alone, from the random initialization that the configuration's learner begins with."""
+    setup = _setup(config)
+    family = setup.benchmark.family
+    curve = partial(_curve, setup, lambda task: _ppo(setup, TaskVecEnv(family, task)))
+    return _measured("ppo-from-scratch", setup, curve, Spent())
+
+
+def ppo_randomized(config: Config) -> Measure:
+    """PPO on the training tasks, a fresh one every episode, scored as it is: domain randomization."""
+    setup, new, spent = _randomized(config.model_copy(update={"steps": 0}))
+    return _measured("ppo-randomized", setup, partial(_curve, setup, new), spent)
+
+
+def ppo_fine_tuned(config: Config) -> Measure:
+    """The same, and PPO goes on from there on each held-out task, with its value network and Adam's memory."""
+    setup, new, spent = _randomized(config)
+    return _measured("ppo-fine-tuned", setup, partial(_curve, setup, new), spent)
+
+
+def recurrent_ppo(config: Config) -> Measure:
+    """PPO with an LSTM that lives through the episodes of a trial on one task, as many as those of RL^2 have.
+
+    A column for every episode of a trial, in place of adaptation steps; ``reported`` is the last.
+
+    Raises:
+        InputError: sb3-contrib is not installed, or an environment that cannot be played in trials.
+    """
+    setup, spent = _setup(config), Spent()
+    base: Any = setup.benchmark.family
+    try:
+        from sb3_contrib import RecurrentPPO
+
+        family = Trials(base, trial_episodes(base.horizon, 1 + config.steps * config.episodes))
+    except (ImportError, TypeError) as error:
+        raise InputError(f"recurrent PPO: {error}; sb3-contrib comes with pip install -e '.[sb3]'") from error
+    rows, activation = max(1, ROLLOUT // UNROLLED), mlp_of(setup.learner.policy).activation
+    shape = {"lstm_hidden_size": max(config.hidden, default=64), "net_arch": list(config.hidden)}
+    settings: dict[str, Any] = {"policy_kwargs": {**shape, "activation_fn": ACTIVATIONS[activation]}}
+    settings |= {"n_steps": UNROLLED, "batch_size": rows * UNROLLED // PASS, "learning_rate": config.rate}
+    with isolated(config.seed):
+        env = training_env(family, setup.benchmark, rows, config.seed)
+        model = RecurrentPPO("MlpLstmPolicy", env, device="cpu", **settings)
+        if isinstance(setup.learner.policy, GaussianPolicy):
+            torch.nn.init.constant_(model.policy.log_std, config.log_std)
+        _train(model, config.env_steps, spent)
+    measure = _measured("recurrent-ppo", setup, partial(_curve_of_trials, model, base, family.episodes), spent)
+
+    def under(protocol: Protocol) -> Result:
+        found = measure(protocol)
+        return found | {"reported": len(found["sampled"][0]) - 1}
+
+    return under
+
+
+@contextmanager
+def isolated(seed: int) -> Iterator[None]:
+    """SB3 draws from the global generators of torch, numpy and Python: seeds them, and puts them back at the end."""
+    numbers, words = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            set_random_seed(seed)
+            yield
+    finally:
+        np.random.set_state(numbers)
+        random.setstate(words)
+
+
+def learn(model: Model) -> Model:
+    """One rollout and what the model learns from it; without SB3's log, which every call would make a folder for.
+
+    Raises:
+        NonFiniteError: it has diverged.
+    """
+    model.set_logger(Logger(None, []))
+    with refusing_divergence():
+        return model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
+
+
+def stacked(params: Sequence[Params]) -> Params:
+    """One set of parameters a task, as one tree ``[T, ...]``."""
+    joined: Params = map_leaves(lambda *leaves: torch.stack(leaves), *params)
+    return joined
+
+
+def _setup(config: Config) -> Setup:
+    """Refuses a policy that SB3 has no counterpart of before hours of work."""
+    if not config.rate > 0.0:
+        raise InputError(f"expected a step size above 0 for PPO's Adam, got {config.rate}; pass --rate 0.001")
+    setup = build(config, CPU)
+    task = setup.benchmark.sample("train", 1, generator=stream(config.seed, "spaces"))
+    try:
+        with isolated(config.seed):
+            _ppo(setup, TaskVecEnv(setup.benchmark.family, task))
+    except TypeError as error:
+        raise InputError(f"PPO: {error}") from error
+    return setup
+
+
+def _ppo(setup: Setup, env: TaskVecEnv, n_steps: int = 2, batch_size: int = 2) -> PPO:
+    """PPO at the configuration's initialization; the value network is drawn from the global numbers."""
+    policy = setup.learner.policy
+    settings: dict[str, Any] = {"n_steps": n_steps, "batch_size": batch_size, "learning_rate": setup.config.rate}
+    return to_ppo(policy, policy.initial(), env, device="cpu", **settings)
+
+
+def _randomized(config: Config) -> tuple[Setup, New, Spent]:
+    """PPO trained on the benchmark's training tasks within the budget."""
+    setup, spent = _setup(config), Spent()
+    family, benchmark = setup.benchmark.family, setup.benchmark
+    rows = PASS * max(1, ROLLOUT // family.horizon // PASS)  # so that minibatches are of one size
+    size = rows * family.horizon
+    with isolated(config.seed):
+        env = training_env(family, benchmark, rows, config.seed)
+        model = _ppo(setup, env, n_steps=family.horizon, batch_size=size // PASS)
+        _train(model, config.env_steps, spent)
+    found = model.get_parameters()
+
+    def new(task: Task) -> PPO:
+        again = _ppo(setup, TaskVecEnv(family, task))
+        again.set_parameters(dict(found), device="cpu")
+        return again
+
+    return setup, new, spent
+
+
+def _train(model: OnPolicyAlgorithm, budget: int, spent: Spent) -> None:
+    """Rollout by rollout, until the budget is reached."""
+    while spent.env_steps < budget:
+        learn(model)
+        spent.add({"env_steps": model.n_steps * model.n_envs})
+
+
+def training_env(family: TaskFamily, benchmark: Benchmark, rows: int, seed: int) -> TaskVecEnv:
+    """Rows of training tasks, each of which has a fresh one in every episode. ``family`` may wrap the benchmark's."""
+    tasks = stream(seed, "tasks")
+    pool: list[tuple[Params, int]] = []  # tasks are drawn many at a time: one by one it costs more than stepping
+
+    def fresh(count: int) -> Params:
+        drawn, used = pool.pop() if pool else ({}, 0)
+        if not drawn or used + count > task_count(drawn):
+            drawn, used = dict(benchmark.sample("train", max(1000, count), generator=tasks)), 0
+        pool.append((drawn, used + count))
+        return {name: value[used : used + count] for name, value in drawn.items()}
+
+    return TaskVecEnv(family, fresh(rows), seed=seed, fresh=fresh)
+
+
+def _measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
+    """What `experiments.evaluate.measure` tells of a learner, of PPO."""
+    config = setup.config
+
+    def under(protocol: Protocol) -> Result:
+        task, adaptation = tasks_of(setup.benchmark, protocol), adaptation_of(config, protocol)
+        noise, curves = stream(protocol.seed, "evaluation noise"), []
+        with isolated(config.seed):
+            for low in range(0, task_count(task), CHUNK):
+                part = {constant: value[low : low + CHUNK] for constant, value in task.items()}
+                curves.append(curve(part, adaptation, generator=noise))
+        whole = AdaptationCurve(*(torch.cat(field) for field in zip(*curves, strict=True)))
+        return result(name, setup, protocol, task, adaptation, whole) | spent.report() | {"reported": config.steps}
+
+    return under
+
+
+def tasks_of(benchmark: Benchmark, protocol: Protocol) -> Params:
+    """The protocol's held-out tasks.
+
+    Raises:
+        InputError: no such split, or nothing to measure.
+        TrainingTaskError: tasks that training may have drawn.
+    """
+    if protocol.tasks < 1:
+        raise InputError(f"expected tasks >= 1, got {protocol}")
+    task = held_out_tasks(benchmark, protocol)
+    refuse_training_tasks(benchmark, task)
+    return task
+
+
+def adaptation_of(config: Config, protocol: Protocol) -> Adaptation:
+    """How often to adapt, on how many episodes; never, where the configuration does not.
+
+    Raises:
+        InputError: counts that measure nothing.
+    """
+    steps = 0 if config.steps == 0 else 3 if protocol.steps is None else protocol.steps
+    episodes = protocol.episodes if protocol.episodes is not None else config.episodes
+    try:
+        return Adaptation(steps, episodes, protocol.score_episodes)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+@torch.no_grad()
+def _curve(
+    setup: Setup, new: New, task: Task, adaptation: Adaptation, *, generator: torch.Generator
+) -> AdaptationCurve:
+    """As `metarl.evaluation.adaptation_curve`, draw for draw, with PPO in the place of the rule."""
+    policy, family, tasks = setup.learner.policy, setup.benchmark.family, task_count(task)
+    models = [new({name: value[t : t + 1] for name, value in task.items()}) for t in range(tasks)]
+    spent, scored = torch.zeros(tasks), adaptation.score_episodes
+    columns: list[tuple[torch.Tensor, ...]] = []
+    for k in range(adaptation.steps + 1):
+        params = stacked([from_ppo(policy, model) for model in models])
+        returns = scores(policy, params, family, task, scored, generator=generator)
+        columns.append((*returns, spent, torch.full_like(spent, float(k * adaptation.episodes))))
+        if k == adaptation.steps:
+            break
+        batch = collect(policy, params, family, task, adaptation.episodes, generator=generator)
+        for t, model in enumerate(models):
+            _improve(model, map_leaves(lambda leaf, t=t: leaf[t], batch))
+        spent = spent + batch.steps
+    return AdaptationCurve(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+
+
+@torch.no_grad()
+def _curve_of_trials(
+    model: Any, base: Any, episodes: int, task: Task, adaptation: Adaptation, *, generator: torch.Generator
+) -> AdaptationCurve:
+    """Every task's episodes, by their number within the trial: of no more than it may see before the last."""
+    seen = min(episodes - 1, adaptation.steps * adaptation.episodes)
+    family, scored = Trials(base, 1 + seen), adaptation.score_episodes
+    sampled, lengths = _play(model, family, task, scored, generator=generator)
+    mode, _ = _play(model, family, task, scored, generator=generator, deterministic=True)
+    return AdaptationCurve(sampled, mode, lengths.cumsum(-1) - lengths, torch.arange(1.0 + seen).expand_as(lengths))
+
+
+def _play(
+    model: Any, family: Trials, task: Task, trials: int, *, generator: torch.Generator, deterministic: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean return and length ``[T, E]`` of the first, second, ... episode of trials of each task."""
+    rows, constants, memory = (task_count(task), trials), per_row(task), None
+    state = family.reset(constants, rows, generator=generator)
+    returns, lengths = torch.zeros(*rows, family.episodes), torch.zeros(*rows, family.episodes)
+    over = torch.zeros(rows, dtype=torch.bool)
+    while not over.all():
+        seen = family.observe(constants, state).masked_fill(over.unsqueeze(-1), 0.0).flatten(0, 1)
+        action, memory = model.predict(seen.numpy(), memory, deterministic=deterministic)
+        episode = family.episode(state).clamp_max(family.episodes - 1).unsqueeze(-1)
+        state, reward, ended = family.step(constants, state, torch.from_numpy(action).unflatten(0, rows))
+        returns.scatter_add_(-1, episode, reward.masked_fill(over, 0.0).unsqueeze(-1))
+        lengths.scatter_add_(-1, episode, (~over).float().unsqueeze(-1))
+        over = over | ended
+    return returns.mean(1), lengths.mean(1)
+
+
+def scores(
+    policy: Policy, params: Params, family: TaskFamily, task: Task, episodes: int, *, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean returns ``[T]`` of fresh episodes, with sampled actions and with the most likely ones."""
+    sampled = collect(policy, params, family, task, episodes, generator=generator)
+    mode = collect(policy, params, family, task, episodes, generator=generator, act="mode")
+    return sampled.episode_return.mean(-1), mode.episode_return.mean(-1)
+
+
+@torch.enable_grad()
+def _improve(model: PPO, batch: Batch) -> None:
+    """PPO's update on one task's whole episodes."""
+    model.batch_size = -(-int(batch.mask.sum()) // PASS)
+    with refusing_divergence():
+        train_on(model, batch)
+
+
+@contextmanager
+def refusing_divergence() -> Iterator[None]:
+    """SB3 tells of parameters that are not finite by the ValueError of a distribution that is handed them.
+
+    Raises:
+        NonFiniteError: instead.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "invalid values" not in str(error):
+            raise
+        raise NonFiniteError("PPO diverged: a parameter of its policy is not finite; lower the rate") from error
+
+
+def result(
+    name: str,
+    setup: Setup,
+    protocol: Protocol,
+    task: Params,
+    adaptation: Adaptation,
+    curve: AdaptationCurve,
+) -> Result:
+    """In the layout of `experiments.evaluate.measure`."""
+    references = getattr(setup.benchmark.family, "references", None)
+    counts = {"steps": adaptation.steps, "episodes": adaptation.episodes, "constants": list(protocol.constants)}
+    return {
+        "benchmark": setup.config.benchmark,
+        "fingerprint": setup.benchmark.fingerprint(),
+        "rule": name,
+        "seed": setup.config.seed,
+        "split": "constants" if protocol.constants else protocol.split,
+        "protocol": asdict(protocol) | counts,
+        "task": {constant: value.tolist() for constant, value in task.items()},
+        "references": {} if references is None else {k: v.tolist() for k, v in references(task).items()},
+        **{field: getattr(curve, field).tolist() for field in AdaptationCurve._fields},
+        "learned": {},
+    }

@@ -1,0 +1,325 @@
+"""Does Stable-Baselines3's PPO learn a new task sooner from what was meta-learned? At equal environment steps.
+
+    python experiments/finetune.py cartpole-polarity --rows 8 --rollout 640 --output results/NAME
+
+A learner is meta-trained from every seed, within the configuration's budget. Then PPO trains on every held-out task
+alone, in three ways that differ in where and how they begin, and in nothing else:
+
+- from scratch: the random initialization that the learner's training began with.
+- Adam: the exported meta-learned initialization (`metarl.sb3.to_ppo`).
+- learned rates: the same, and the first K rollouts are used as the learner would use them, by its learned step
+  sizes (`metarl.sb3.adaptation_settings` and ``with_learned_rates``); then PPO goes on.
+
+PPO has SB3's defaults, but for its step size, which is tuned on *validation* tasks for each way over one grid (by the
+area under the learning curve, with a seed that is not reported), and the size of rollouts and minibatches. Curves are
+scored on fresh episodes with common noise. Finished jobs are kept: an interrupted experiment goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from experiments import runs
+from experiments.build import Setup, build, build_policy
+from experiments.cli import parse_config
+from experiments.compare import TUNING_SEED
+from experiments.config import Config
+from experiments.contenders.learners import trained
+from experiments.contenders.sb3 import PASS, isolated, learn, scores, stacked, tasks_of
+from experiments.errors import InputError, script
+from experiments.evaluate import Protocol
+from experiments.figures.finetuning import finetuning
+from experiments.jobs import key_of, run_all
+from experiments.streams import stream
+from metarl import Adaptation, DivergedError, NonFiniteError, evaluate, stats
+from metarl.export import learned_rates
+from metarl.sb3 import TaskVecEnv, adaptation_settings, from_ppo, to_ppo, with_learned_rates
+from metarl.types import Params, Task
+
+SCRATCH, ADAM, LEARNED = "from scratch", "meta-learned start, Adam", "meta-learned start, learned rates first"
+WAYS = (SCRATCH, ADAM, LEARNED)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How thoroughly to compare."""
+
+    output: Path
+    """folder of the results; an interrupted experiment is continued there"""
+    seeds: int = 3
+    """training seeds, counted from the configuration's"""
+    held_out: int = 20
+    """held-out tasks"""
+    tuning_tasks: int = 10
+    """validation tasks that choose PPO's step size"""
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    """grid of PPO's step sizes, the same for every way"""
+    rows: int = 20
+    """environments that PPO collects from side by side"""
+    rollout: int = 2000
+    """environment steps of a rollout, all rows together: about what the learner adapts on"""
+    rollouts: int = 16
+    """rollouts on a task; scored after 0, 1, 2, 4, 8, ..."""
+    workers: int = 1
+    """processes, one thread each"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One meta-training, and PPO on every task in several ways."""
+
+    config: Config
+    protocol: Protocol
+    trials: tuple[tuple[str, float], ...]
+    """ways, each with PPO's step size"""
+    rows: int
+    rollout: int
+    rollouts: int
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"seed {self.config.seed}, {self.protocol.split}"
+
+    @property
+    def key(self) -> str:
+        """Decides whether a finished job on the disk is this one."""
+        sizes = (self.rows, self.rollout, self.rollouts)
+        return key_of(self.config.model_dump(mode="json"), asdict(self.protocol), self.trials, sizes)
+
+    def run(self) -> dict[str, Any]:
+        """Meta-train within the budget, then fine-tune; whatever diverges must not end the others."""
+        runs.prepare_machine(threads=1)
+        try:
+            setup, spent = trained(self.config)
+        except (DivergedError, NonFiniteError) as error:
+            return {"diverged": str(error)}
+        task = tasks_of(setup.benchmark, self.protocol)
+        return {
+            "seed": self.config.seed,
+            "task": {name: value.tolist() for name, value in task.items()},
+            "env_steps": [count * self.rollout for count in scored(self.rollouts)],
+            "own": self.own(setup, task),
+            "curves": [self.curve(setup, task, way, rate) for way, rate in self.trials],
+            **spent.report(),
+        }
+
+    def summary(self, result: dict[str, Any]) -> str:
+        """Areas under the curves, way by way."""
+        if "diverged" in result:
+            return str(result["diverged"])
+        return ", ".join(f"{one['way']} at {one['rate']:g}: {area(result, one):.2f}" for one in result["curves"])
+
+    def own(self, setup: Setup, task: Task) -> dict[str, Any]:
+        """The learner's own adaptation, without PPO, on as many episodes as in training."""
+        scored_on = self.protocol.score_episodes
+        adaptation = Adaptation(self.config.steps, self.config.episodes, scored_on, setup.plan.support)
+        noise = stream(self.protocol.seed, "evaluation noise")
+        curve = evaluate(setup.learner, setup.benchmark, task, adaptation, generator=noise)
+        return {"env_steps": curve.adaptation_steps.tolist(), "sampled": curve.sampled.tolist()}
+
+    def curve(self, setup: Setup, task: Task, way: str, rate: float) -> dict[str, Any]:
+        """Scores ``[tasks, points]`` along one way's learning, all tasks and points on the same noise."""
+        kept: dict[int, list[Params]] = {count: [] for count in scored(self.rollouts)}
+        found: dict[str, Any] = {"way": way, "rate": rate}
+        policy, family, columns = setup.learner.policy, setup.benchmark.family, []
+        try:
+            for t in range(self.protocol.tasks):
+                one = {name: value[t : t + 1] for name, value in task.items()}
+                with isolated(1000 * self.config.seed + t):
+                    for count, params in enumerate(self.learning(setup, one, way, rate, seed=t)):
+                        if count in kept:
+                            kept[count].append(params)
+            for each in kept.values():
+                noise = stream(self.protocol.seed, "evaluation noise")
+                columns.append(
+                    scores(policy, stacked(each), family, task, self.protocol.score_episodes, generator=noise)
+                )
+        except NonFiniteError as error:
+            return found | {"diverged": str(error)}
+        sampled, mode = (torch.stack(column, 1).tolist() for column in zip(*columns, strict=True))
+        return found | {"sampled": sampled, "mode": mode}
+
+    def learning(self, setup: Setup, task: Task, way: str, rate: float, *, seed: int) -> Iterator[Params]:
+        """The policy's parameters after 0, 1, ... rollouts on one task ``[1]``."""
+        family, policy, n_steps = setup.benchmark.family, setup.learner.policy, self.rollout // self.rows
+        params = build_policy(self.config, family).initial() if way == SCRATCH else policy.initial()
+        params = {name: leaf.detach().clone() for name, leaf in params.items()}
+        env = TaskVecEnv(family, task, episodes=self.rows, seed=seed)
+        yield params
+        if way == LEARNED:
+            for adapted in self.learned_steps(setup, params, env):
+                params = adapted
+                yield params
+        usual: dict[str, Any] = {"n_steps": n_steps, "batch_size": self.rollout // PASS, "learning_rate": rate}
+        model = to_ppo(policy, params, env, device="cpu", **usual)
+        for _ in range(self.rollouts - (self.config.steps if way == LEARNED else 0)):
+            yield from_ppo(policy, learn(model))
+
+    def learned_steps(self, setup: Setup, params: Params, env: TaskVecEnv) -> Iterator[Params]:
+        """Parameters after a rollout for each of the learner's adaptation steps.
+
+        Raises:
+            InputError: a trained rule that is no longer a step size a parameter, or rollouts without a whole episode.
+        """
+        policy = setup.learner.policy
+        try:
+            settings = adaptation_settings(setup.plan.support, env, self.rollout // self.rows)
+            model = with_learned_rates(to_ppo(policy, params, env, device="cpu", **settings), setup.learner)
+            for _ in range(self.config.steps):
+                yield from_ppo(policy, learn(model))
+        except ValueError as error:
+            raise InputError(f"learned rates inside PPO: {error}") from error
+
+
+def scored(rollouts: int) -> list[int]:
+    """After how many rollouts a curve is scored."""
+    return [0, *(2**i for i in range(rollouts.bit_length()) if 2**i <= rollouts)]
+
+
+def area(result: Mapping[str, Any], curve: Mapping[str, Any]) -> float:
+    """Mean return over the environment steps spent: the area under the learning curve; diverged is the worst."""
+    if "diverged" in curve:
+        return -math.inf
+    steps = np.asarray(result["env_steps"], dtype=np.float64)
+    return float(np.trapezoid(np.mean(curve["sampled"], axis=0), steps) / steps[-1])
+
+
+@script
+def main(argv: list[str]) -> None:
+    config, options = parse_config(Options, argv, __doc__)
+    refuse(config, options)
+    options.output.mkdir(parents=True, exist_ok=True)
+    tuned, tuning = tune(config, options)
+    jobs = [
+        job(config, options, "test", options.held_out, tuple(tuned.items()), config.seed + i)
+        for i in range(options.seeds)
+    ]
+    finished = run_all(jobs, options.output / "jobs", options.workers)
+    results = [finished[one.key] for one in jobs]
+    for result in results:
+        broken = [str(one["diverged"]) for one in [result, *result.get("curves", [])] if "diverged" in one]
+        if broken:
+            raise DivergedError(f"nothing can be compared, a run diverged: {broken[0]}")
+    text = "\n".join(table(config, options, tuned, results))
+    print("\n" + text)
+    (options.output / "table.md").write_text(text + "\n")
+    about = {
+        "command": shlex.join(["python", *sys.argv]),
+        "system": runs.system(torch.device("cpu")),
+        "config": config.model_dump(mode="json"),
+        "options": asdict(options) | {"output": options.output.name},
+        "tuning": tuning,
+        "results": results,
+    }
+    runs.write_json(options.output / "finetune.json", about, indent=None)
+    finetuning(options.output / "finetune", config.benchmark, curves_of(results), results)
+
+
+def refuse(config: Config, options: Options) -> None:
+    """Look for what cannot run before hours of work.
+
+    Raises:
+        InputError: counts that compare nothing, a tuning seed that would be reported, rollouts that do not divide,
+            or a learner whose steps cannot be exported.
+    """
+    if min(options.seeds, options.held_out, options.tuning_tasks, options.rollouts, config.steps) < 1:
+        raise InputError(f"expected seeds, tasks, rollouts and adaptation steps >= 1, got {options}")
+    if config.seed <= TUNING_SEED < config.seed + options.seeds:
+        raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
+    if options.rollouts < config.steps or not options.rates or min(options.rates) <= 0.0:
+        raise InputError(f"expected positive rates, and a rollout for each of {config.steps} steps, got {options}")
+    if options.rows < 1 or options.rollout < 1 or options.rollout % options.rows or options.rollout % PASS:
+        raise InputError(f"expected a rollout that {options.rows} rows and {PASS} minibatches divide; pass --rollout")
+    setup = build(config, torch.device("cpu"))
+    if config.inner_loss not in {"lvc", "vpg"}:
+        raise InputError(f"PPO's gradient is that of the inner losses lvc and vpg, got {config.inner_loss}")
+    try:
+        env = TaskVecEnv(setup.benchmark.family, setup.benchmark.sample("train", 1, generator=stream(0, "spaces")))
+        adaptation_settings(setup.plan.support, env, 2)
+        learned_rates(setup.learner)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def job(
+    config: Config, options: Options, split: str, tasks: int, trials: tuple[tuple[str, float], ...], seed: int
+) -> Job:
+    """A job of these options."""
+    sizes = (options.rows, options.rollout, options.rollouts)
+    return Job(config.model_copy(update={"seed": seed}), Protocol(split, tasks), trials, *sizes)
+
+
+def tune(config: Config, options: Options) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Each way's step size of the grid that is best on validation tasks, and all trials."""
+    trials = tuple((way, rate) for way in WAYS for rate in options.rates)
+    one = job(config, options, "validation", options.tuning_tasks, trials, TUNING_SEED)
+    result = run_all([one], options.output / "jobs", options.workers)[one.key]
+    if "diverged" in result:
+        raise DivergedError(f"the learner that PPO was to be tuned on diverged: {result['diverged']}")
+    chosen, told = {}, []
+    for way in WAYS:
+        areas = {curve["rate"]: area(result, curve) for curve in result["curves"] if curve["way"] == way}
+        chosen[way] = max(areas, key=lambda rate: areas[rate])
+        found = {rate: value if math.isfinite(value) else "diverged" for rate, value in areas.items()}
+        told.append({"way": way, "mean validation return over the curve, by rate": found, "chosen": chosen[way]})
+    return chosen, told
+
+
+def curves_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """By way: scores ``[seeds, tasks, points]`` with sampled and with most likely actions."""
+    return {
+        curve["way"]: {
+            field: np.asarray([result["curves"][i][field] for result in results]) for field in ("sampled", "mode")
+        }
+        for i, curve in enumerate(results[0]["curves"])
+    }
+
+
+def table(
+    config: Config, options: Options, tuned: Mapping[str, float], results: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """In Markdown: a row for every number of environment steps spent on the task."""
+    found = {way: fields["sampled"] for way, fields in curves_of(results).items()}
+    head = ["environment steps on the task", *found, *(f"{way} − {SCRATCH}, paired" for way in WAYS[1:])]
+    lines = ["| " + " | ".join(head) + " |", "|---:|" + "---:|" * (len(head) - 1)]
+    for i, steps in enumerate(results[0]["env_steps"]):
+        cells = [f"{steps:,}", *(with_interval(found[way][..., i]) for way in WAYS)]
+        cells += [with_interval(found[way][..., i] - found[SCRATCH][..., i]) for way in WAYS[1:]]
+        lines.append("| " + " | ".join(cells) + " |")
+    own, cost = (np.asarray([result["own"][field] for result in results]) for field in ("sampled", "env_steps"))
+    ends = {min(options.rates): " (the smallest tried)", max(options.rates): " (the largest tried)"}
+    rates = ", ".join(f"{way} {rate:g}{ends.get(rate, '')}" for way, rate in tuned.items())
+    return [
+        f"PPO on held-out tasks of {config.benchmark}: mean return, with 95 % intervals over seeds and tasks.",
+        "",
+        *lines,
+        "",
+        f"{options.seeds} seeds, {options.held_out} tasks; {options.rows} rows, rollouts of {options.rollout:,} steps.",
+        f"Step sizes of PPO's Adam, each the best of {len(options.rates)} on {options.tuning_tasks} validation tasks: "
+        f"{rates}.",
+        f"The learner's own adaptation, without PPO: {with_interval(own[..., -1])} after "
+        f"{cost[..., -1].mean():,.0f} environment steps.",
+    ]
+
+
+def with_interval(values: NDArray[np.float64]) -> str:
+    """The mean of ``[seeds, tasks]`` and its interval, where there is more than one value."""
+    if values.size < 2:
+        return f"{values.mean():.1f}"
+    found = stats.interval(values, stats.mean, seed=0)
+    return f"{found.estimate:.1f} [{found.low:.1f}, {found.high:.1f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
