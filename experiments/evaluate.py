@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,18 +119,28 @@ def measure(config: Config, setup: Setup, protocol: Protocol, device: torch.devi
         ),
         generator=stream(protocol.seed, "evaluation noise", device),
     )
-    references = getattr(setup.benchmark.family, "references", None)
+    done = replace(protocol, steps=steps, episodes=episodes)
+    return written(config.rule, config, setup.benchmark, done, task, curve) | {
+        "learned": describe(setup, task, steps=steps, seed=protocol.seed)
+    }
+
+
+def written(
+    rule: str, config: Config, benchmark: Benchmark, protocol: Protocol, task: Params, curve: AdaptationCurve
+) -> dict[str, Any]:
+    """A curve with its tasks and their references as plain JSON values; ``protocol`` says what was done."""
+    references = getattr(benchmark.family, "references", None)
     return {
         "benchmark": config.benchmark,
-        "fingerprint": setup.benchmark.fingerprint(),
-        "rule": config.rule,
+        "fingerprint": benchmark.fingerprint(),
+        "rule": rule,
         "seed": config.seed,
         "split": "constants" if protocol.constants else protocol.split,
-        "protocol": asdict(protocol) | {"steps": steps, "episodes": episodes, "constants": list(protocol.constants)},
+        "protocol": asdict(protocol) | {"constants": list(protocol.constants)},
         "task": {name: value.tolist() for name, value in task.items()},
         "references": {} if references is None else {k: v.tolist() for k, v in references(task).items()},
         **{name: getattr(curve, name).tolist() for name in AdaptationCurve._fields},
-        "learned": describe(setup, task, steps=steps, seed=protocol.seed),
+        "learned": {},
     }
 
 

@@ -20,7 +20,7 @@ from envs.wrappers import Trials
 from experiments.build import build
 from experiments.config import Config
 from experiments.contenders.budget import refuse_unequal
-from experiments.contenders.memory import memory_trained, rl2, trial_episodes
+from experiments.contenders.memory import rl2, trial_episodes
 from experiments.errors import InputError
 from experiments.evaluate import Protocol, measure
 from metarl.errors import DivergedError, NonFiniteError
@@ -444,7 +444,7 @@ HELD_OUT = Protocol(tasks=6, steps=2, episodes=2, score_episodes=3)
 
 
 def test_the_contender_is_measured_like_the_others() -> None:
-    result = rl2(SMALL, HELD_OUT)
+    result = rl2(SMALL)(HELD_OUT)
     cpu = torch.device("cpu")
     ours = measure(SMALL, build(SMALL.model_copy(update={"rate": 0.1}), cpu), HELD_OUT, cpu)
     assert set(ours) | {"reported", "seconds", "iterations", "training_env_steps"} <= set(result)
@@ -456,13 +456,13 @@ def test_the_contender_is_measured_like_the_others() -> None:
     assert result["adaptation_episodes"][0] == [0, 1, 2, 3, 4]
     assert result["training_env_steps"] >= 900 > result["training_env_steps"] - result["last_iteration_env_steps"]
     refuse_unequal({"rl2": [result]}, budget=900, episodes=4)
-    assert rl2(SMALL, HELD_OUT) | {"seconds": 0} == result | {"seconds": 0}
+    assert rl2(SMALL)(HELD_OUT) | {"seconds": 0} == result | {"seconds": 0}
     ceiling = np.asarray(result["references"]["ceiling"])[:, None]
     assert (np.asarray(result["sampled"]) <= ceiling + 1e-3).all()
 
 
 def test_a_protocol_bounds_the_trial() -> None:
-    under = memory_trained(SMALL)
+    under = rl2(SMALL)
     short = under(Protocol(tasks=2, steps=1, episodes=2, score_episodes=2))
     assert np.shape(short["sampled"]) == (2, 3) and short["reported"] == 2
     none = under(Protocol(tasks=2, steps=0, score_episodes=2))
@@ -482,4 +482,4 @@ def test_a_protocol_bounds_the_trial() -> None:
 )
 def test_the_contender_refuses(config: Config, protocol: Protocol, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        rl2(config.model_copy(update={"env_steps": 1}), protocol)
+        rl2(config.model_copy(update={"env_steps": 1}))(protocol)

@@ -60,7 +60,7 @@ CONTENDERS: dict[str, Contender] = {
     "fine-tuned": Contender(learners.fine_tuned, PLAIN),
     "shuffled-tasks": Contender(learners.shuffled),
     "oracle": Contender(learners.oracle, tuned=False),
-    "rl2": Contender(_from("memory", "memory_trained"), unit=ADAM),
+    "rl2": Contender(_from("memory", "rl2"), unit=ADAM),
     "ppo-from-scratch": Contender(_from("sb3", "ppo_from_scratch"), unit=ADAM),
     "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {"steps": 0}, unit=ADAM),
     "ppo-fine-tuned": Contender(_from("sb3", "ppo_fine_tuned"), unit=ADAM),

@@ -10,7 +10,7 @@ for the inner loss of one short episode says nothing about trials.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from experiments.config import Config
 from experiments.contenders.budget import Spent
 from experiments.contenders.learners import Measure
 from experiments.errors import InputError
-from experiments.evaluate import Protocol, held_out_tasks
+from experiments.evaluate import Protocol, held_out_tasks, written
 from experiments.streams import stream
 from metarl.evaluation import AdaptationCurve, refuse_training_tasks
 from metarl.memory import MemoryPlan, MemoryPolicy, MemoryTrainer, memory_policy, score_trials, train_memory
@@ -34,12 +34,7 @@ UNITS = 64  # of the memory
 PLAN = MemoryPlan(trials=5, discount=0.99, decay=0.95, segment=64, minibatch=64, epochs=4)
 
 
-def rl2(config: Config, protocol: Protocol) -> dict[str, Any]:
-    """Train RL^2 within the configuration's budget and measure it as the protocol says; see `memory_trained`."""
-    return memory_trained(config)(protocol)
-
-
-def memory_trained(config: Config) -> Measure:
+def rl2(config: Config) -> Measure:
     """Train RL^2 on the benchmark's training tasks within ``config.env_steps``.
 
     Returns:
@@ -102,17 +97,6 @@ def measured(
     noise = stream(protocol.seed, "evaluation noise")
     scores = score_trials(agent, family, task, protocol.score_episodes, generator=noise)
     seen = torch.arange(float(family.episodes)).expand(task_count(task), -1)
-    references = getattr(benchmark.family, "references", None)
-    return {
-        "benchmark": config.benchmark,
-        "fingerprint": benchmark.fingerprint(),
-        "rule": "rl2",
-        "seed": config.seed,
-        "split": "constants" if protocol.constants else protocol.split,
-        "protocol": asdict(protocol) | {"steps": steps, "episodes": adapted, "constants": list(protocol.constants)},
-        "task": {name: value.tolist() for name, value in task.items()},
-        "references": {} if references is None else {k: v.tolist() for k, v in references(task).items()},
-        **{k: v.tolist() for k, v in AdaptationCurve(*scores, seen)._asdict().items()},
-        "learned": {},
-        "reported": family.episodes - 1,
-    }
+    done = replace(protocol, steps=steps, episodes=adapted)
+    curve = AdaptationCurve(*scores, seen)
+    return written("rl2", config, benchmark, done, task, curve) | {"reported": family.episodes - 1}

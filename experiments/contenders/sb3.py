@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ from experiments.contenders.budget import Spent
 from experiments.contenders.learners import CPU, Measure, Result
 from experiments.contenders.memory import trial_episodes
 from experiments.errors import InputError
-from experiments.evaluate import Protocol, held_out_tasks
+from experiments.evaluate import Protocol, held_out_tasks, written
 from experiments.streams import stream
 from metarl import Adaptation, AdaptationCurve, GaussianPolicy, NonFiniteError, Policy
 from metarl.evaluation import refuse_training_tasks
@@ -217,7 +217,9 @@ def _measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
                 part = {constant: value[low : low + CHUNK] for constant, value in task.items()}
                 curves.append(curve(part, adaptation, generator=noise))
         whole = AdaptationCurve(*(torch.cat(field) for field in zip(*curves, strict=True)))
-        return result(name, setup, protocol, task, adaptation, whole) | spent.report() | {"reported": config.steps}
+        done = replace(protocol, steps=adaptation.steps, episodes=adaptation.episodes)
+        told = written(name, config, setup.benchmark, done, task, whole)
+        return told | spent.report() | {"reported": config.steps}
 
     return under
 
@@ -333,28 +335,3 @@ def refusing_divergence() -> Iterator[None]:
         if "invalid values" not in str(error):
             raise
         raise NonFiniteError("PPO diverged: a parameter of its policy is not finite; lower the rate") from error
-
-
-def result(
-    name: str,
-    setup: Setup,
-    protocol: Protocol,
-    task: Params,
-    adaptation: Adaptation,
-    curve: AdaptationCurve,
-) -> Result:
-    """In the layout of `experiments.evaluate.measure`."""
-    references = getattr(setup.benchmark.family, "references", None)
-    counts = {"steps": adaptation.steps, "episodes": adaptation.episodes, "constants": list(protocol.constants)}
-    return {
-        "benchmark": setup.config.benchmark,
-        "fingerprint": setup.benchmark.fingerprint(),
-        "rule": name,
-        "seed": setup.config.seed,
-        "split": "constants" if protocol.constants else protocol.split,
-        "protocol": asdict(protocol) | counts,
-        "task": {constant: value.tolist() for constant, value in task.items()},
-        "references": {} if references is None else {k: v.tolist() for k, v in references(task).items()},
-        **{field: getattr(curve, field).tolist() for field in AdaptationCurve._fields},
-        "learned": {},
-    }
