@@ -36,7 +36,7 @@ def ranking(path: Path, results: Results, *, reference: str) -> list[Path]:
             axes.hlines(y, one.low, one.high, color=color, linewidth=2.0)
             axes.plot(one.estimate, y, "o", color=color, markersize=6.0)
         axes.axvline(found[reference].estimate, color=COLORS[1], linewidth=1.0, linestyle=(0, (3, 2)), zorder=0)
-        if best - worst > 100.0:  # a rule that broke must not squeeze the others into a corner
+        if best - worst > 100.0 and worst < 10.0 * min(best, 0.0):  # a rule that broke must not squeeze the others
             axes.set_xscale("symlog", linthresh=max(1.0, 2.0 * abs(best)))
             axes.set_xlim(right=max(0.0, best) + 0.05 * max(1.0, abs(best)))
         axes.set_yticks(range(len(order)), order)
