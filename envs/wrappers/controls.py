@@ -84,7 +84,8 @@ class Shuffled(Wrapper):
     """
 
     def __init__(self, family: Family) -> None:
-        super().__init__(family, {}, {}, tuple(f"{PREFIX}{name}" for name in family.parameters))
+        known = family.parameters if isinstance(family, Family) else {}
+        super().__init__(family, {}, {}, tuple(f"{PREFIX}{name}" for name in known))
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """First states of the tasks as they have been dealt; the deal stays with the state."""
