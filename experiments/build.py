@@ -91,6 +91,7 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
             inner=choose("inner loss", config.inner_loss, INNER_LOSSES)(config, benchmark.family),
             outer=choose("outer loss", config.outer_loss, LOSSES)(config),
             credit=PreUpdateCredit(config.credit) if config.credit else None,
+            every_step=config.every_step,
         ).to(device)
         if config.compile:
             learner.compile()

@@ -35,6 +35,9 @@ class Config(BaseModel):
     outer_loss: str = Field("clipped", description="loss of the adapted policy, by name")
     clip: Positive = Field(0.2, description="range of clipped losses")
     credit: Annotated[float, Field(ge=0.0)] = Field(0.0, description="weight of pre-update credit (E-MAML); 0 is none")
+    every_step: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="weight of what is earned while adapting: the outer loss on every step's own episodes"
+    )
 
     steps: Annotated[int, Field(ge=0)] = Field(1, description="adaptation steps K; 0 trains without adapting")
     tasks: Count = Field(20, description="tasks a meta-iteration")
@@ -42,9 +45,9 @@ class Config(BaseModel):
     query_episodes: Count = Field(20, description="episodes a task that score the adapted policy")
     discount: Share = Field(0.99, description="discount of the inner loss")
     decay: Share = Field(1.0, description="GAE decay of the inner loss")
+    normalize: bool = Field(True, description="advantages of the inner loss to mean 0 and scale 1 in each task")
     query_discount: Share = Field(0.99, description="discount of the outer loss")
     query_decay: Share = Field(0.97, description="GAE decay of the outer loss")
-    query_normalize: Literal["task", "batch"] = Field("task", description="advantages of the outer loss, scaled within")
     baseline: str = Field("linear", description="value baseline, by name")
     time_limit: Literal["terminal", "bootstrap"] = Field("terminal", description="what the end of the horizon means")
 

@@ -193,7 +193,13 @@ def _descent(config: Config, learner: Learner, **more: Any) -> Descent:
 
 def support_advantages(config: Config) -> Advantages:
     """Of the inner loss; learned ones start here."""
-    return Advantages(config.discount, config.decay, _baseline(config), time_limit=config.time_limit)
+    return Advantages(
+        config.discount,
+        config.decay,
+        _baseline(config),
+        normalize=config.normalize,
+        time_limit=config.time_limit,
+    )
 
 
 def _within_reach(advantages: Advantages) -> Advantages:
@@ -209,7 +215,6 @@ def query_advantages(config: Config) -> Advantages:
         config.query_discount,
         config.query_decay,
         _baseline(config),
-        normalize=config.query_normalize,
         time_limit=config.time_limit,
     )
 

@@ -31,7 +31,14 @@ class Learner(nn.Module):
     """
 
     def __init__(
-        self, policy: Policy, rule: UpdateRule, *, inner: Loss, outer: Loss, credit: PreUpdateCredit | None = None
+        self,
+        policy: Policy,
+        rule: UpdateRule,
+        *,
+        inner: Loss,
+        outer: Loss,
+        credit: PreUpdateCredit | None = None,
+        every_step: float = 0.0,
     ) -> None:
         """Puts an algorithm together.
 
@@ -41,17 +48,22 @@ class Learner(nn.Module):
             inner: the loss of adaptation, on support batches.
             outer: the loss of the adapted policy, on the query batch.
             credit: adds credit to the exploring policy (E-MAML) to the outer loss; for the inner loss `vpg` only.
+            every_step: weight of the outer loss on every support batch, by the policy that sampled it: what is earned
+                while adapting counts, too (a multi-step loss, MAML++, Antoniou et al. 2019, arXiv:1810.09502). It
+                reads the advantages that the support has: those of the inner loss.
 
         Raises:
-            ValueError: credit with an inner loss whose second derivative holds it already.
+            ValueError: credit with an inner loss whose second derivative holds it already; a negative weight.
         """
         super().__init__()
         if credit is not None and inner is not vpg:
             raise ValueError(
                 "pre-update credit completes the inner loss vpg; with another it would count twice: use vpg"
             )
+        if not every_step >= 0.0:
+            raise ValueError(f"every_step is a weight of at least 0, got {every_step}")
         self.policy, self.rule = policy, rule
-        self.inner, self.outer, self.credit = inner, outer, credit
+        self.inner, self.outer, self.credit, self.every_step = inner, outer, credit, every_step
         self.programs: Programs | None = None
 
     def compile(self) -> None:
@@ -100,6 +112,9 @@ class Learner(nn.Module):
             if self.credit is not None:
                 explorer = self.policy(params, batch.observation)
                 loss = loss + self.credit(explorer, batch, trace.outcome)
+            if self.every_step:
+                acting = self.policy(params, batch.observation)
+                loss = loss + self.every_step * self.outer(acting, batch)
             params, state = self.step(params, state, batch)
         for log_prob in decided(state):
             loss = loss - log_prob * trace.gain

@@ -47,10 +47,6 @@ class Plan:
         for name, least in (("tasks", 1), ("episodes", 1), ("query_episodes", 1), ("steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.support.normalize == "batch":
-            raise ValueError(
-                "support: how a task is adapted to must not depend on the others: normalize by task, or not"
-            )
 
 
 def explore(learner: Learner, family: TaskFamily, task: Task, plan: Plan, *, generator: torch.Generator) -> Trace:

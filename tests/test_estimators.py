@@ -35,7 +35,7 @@ from metarl.types import Batch, Trace
 from tests.helpers import make_batch, table_policy
 
 Array = NDArray[np.float64]
-RAW = Advantages(discount=1.0, decay=1.0, baseline=ZeroBaseline(), normalize=None)
+RAW = Advantages(discount=1.0, decay=1.0, baseline=ZeroBaseline(), normalize=False)
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_lvc_and_dice_meta_gradients_equal_differences_of_importance_weights(
 ) -> None:
     # The value of lvc is constant, so its own difference quotient is no gradient. It equals the importance
     # weighted objective with the sampling policy held fixed, and that one can be differenced.
-    raw = Advantages(discount=0.9, baseline=ZeroBaseline(), normalize=None)
+    raw = Advantages(discount=0.9, baseline=ZeroBaseline(), normalize=False)
     plan = Plan(tasks=3, episodes=4, query_episodes=3, steps=steps, support=raw, query=raw)
     learner, trace = double_trace(RULES["meta_sgd"], steps=steps, inner=stopped, plan=plan, hidden=(3,))
     torch.vmap(learner)(trace).mean().backward()
@@ -202,6 +202,20 @@ def test_a_step_does_not_change_its_inputs() -> None:
     assert all(torch.equal(params[name], old) for name, old in before.items())
     assert int(state["step"]) == 0 and int(next_state["step"]) == 1
     assert any(not torch.equal(after[name], old) for name, old in before.items())
+
+
+def test_what_is_earned_while_adapting_can_count() -> None:
+    learner, trace = double_trace(RULES["sgd"], steps=2)
+    counting = Learner(learner.policy, learner.rule, inner=learner.inner, outer=learner.outer, every_step=0.3)
+    for t in range(3):
+        one = one_task(trace, t)
+        expected = learner(one)
+        for k in range(2):
+            acting = learner.policy(learner.adapt(one.support[:k]), one.support[k].observation)
+            expected = expected + 0.3 * learner.outer(acting, one.support[k])
+        torch.testing.assert_close(counting(one), expected, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        Learner(learner.policy, learner.rule, inner=learner.inner, outer=learner.outer, every_step=-1.0)
 
 
 def test_pre_update_credit_is_added_for_every_support_batch() -> None:

@@ -130,10 +130,10 @@ def test_gradients_flow_through_the_fit_of_the_baseline() -> None:
     _, trace = double_trace(sgd(0.3), steps=1)
     batch = one_task(trace.support[0], 0)
     discount = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
-    filled = Advantages(0.9, 0.8, normalize=None).estimate(batch, discount=discount, decay=0.8)
+    filled = Advantages(0.9, 0.8, normalize=False).estimate(batch, discount=discount, decay=0.8)
     (slope,) = torch.autograd.grad(filled.value.sum(), discount)
 
     def value(at: float) -> Tensor:
-        return Advantages(0.9, 0.8, normalize=None).estimate(batch, discount=at, decay=0.8).value.sum()
+        return Advantages(0.9, 0.8, normalize=False).estimate(batch, discount=at, decay=0.8).value.sum()
 
     assert float(slope) == pytest.approx(float(value(0.9 + 1e-5) - value(0.9 - 1e-5)) / 2e-5, rel=1e-6)
