@@ -3,7 +3,8 @@
 ``validation`` and ``test`` come from the training range, each from an eighth of its cells (see
 ``cells``), which ``train`` never enters. Further splits are families of their own: one inside the
 training range is a hole, cut out of training, validation and test (interpolation); one outside it
-asks for extrapolation. Disjointness is a property of the values, not of seeds. Test tasks may lie
+asks for extrapolation. A split may also be a published list of tasks, whose cells training, validation
+and test keep out of. Disjointness is a property of the values, not of seeds. Test tasks may lie
 close to training tasks, one cell apart: they measure generalisation within the distribution.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -36,16 +38,19 @@ class TaskBenchmark:
             sample the benchmark, never this family.
         heldout: further splits by name, of the same environments: each wholly inside the training
             range (a hole) or apart from it in at least one constant.
+        listed: further splits by name, each a list of tasks: every constant's values, one a task.
         bins: cells per varied constant.
 
     Raises:
         ValueError: other environments than ``train``'s, a reserved name, a split that overlaps the
-            training range in part, or a training range too small to split.
+            training range in part, listed tasks that are none of the family's, or a training range too
+            small to split.
     """
 
     name: str
     train: Family
     heldout: Mapping[str, Family] = field(default_factory=dict)
+    listed: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     bins: int = 1024
 
     def __post_init__(self) -> None:
@@ -53,6 +58,10 @@ class TaskBenchmark:
             raise ValueError(f"{self.name}: expected at least 2 bins, got {self.bins}; give more")
         for split, family in self.heldout.items():
             self._check(split, family)
+        for split in self.listed:
+            if split in ("train", *SAME_RANGE, *self.heldout):
+                raise ValueError(f"{self.name}: split name {split!r} is taken; choose another")
+            self.family.validate(self._list(split))
         for split in ("train", *SAME_RANGE):
             try:
                 self.sample(split, 1, generator=torch.Generator().manual_seed(0))
@@ -83,12 +92,13 @@ class TaskBenchmark:
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the held-out splits."""
-        return ("validation", "test", *self.heldout)
+        return ("validation", "test", *self.heldout, *self.listed)
 
     def sample(self, split: str, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw tasks of ``"train"`` or of a held-out split, ``[T]`` float32 on the generator's device.
 
-        Draws are repeated until enough fall in the split.
+        Draws are repeated until enough fall in the split. Of a list, every task comes once, in any order, before
+        one comes again.
 
         Raises:
             ValueError: no such split, or fewer than one task.
@@ -96,6 +106,8 @@ class TaskBenchmark:
         """
         if split != "train" and split not in self.splits:
             raise ValueError(f"{self.name} has no split {split!r}; known are train, {', '.join(self.splits)}")
+        if split in self.listed:
+            return self._deal(self._list(split), tasks, generator)
         family = self.heldout.get(split, self.train)
         kept = family.sample(tasks, generator=generator)
         kept = _select(kept, self._belongs(split, kept))
@@ -120,6 +132,9 @@ class TaskBenchmark:
             return self.heldout[split].contains(task) & ~self._belongs("train", task)
         ranged = self.train.contains(task)
         indices = cells.indices(self.train, task, self.bins)
+        for name in self.listed:
+            near = cells.indices(self.train, self._list(name), self.bins).to(indices.device)
+            ranged = ranged & ~(indices.unsqueeze(-2) == near).all(-1).any(-1)
         for family in self.heldout.values():
             if cells.lies_inside(family, self.train):
                 ranged = ranged & ~cells.in_hole(family, self.train, indices, self.bins)
@@ -127,12 +142,28 @@ class TaskBenchmark:
         owned = bucket >= len(SAME_RANGE) if split == "train" else bucket == SAME_RANGE[split]
         return ranged & owned
 
+    def _list(self, split: str) -> dict[str, Tensor]:
+        return {name: torch.tensor(values, dtype=torch.float32) for name, values in self.listed[split].items()}
+
+    def _deal(self, task: Task, tasks: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Shuffled decks of all the tasks, as many as needed."""
+        if tasks < 1:
+            raise ValueError(f"{self.name}: expected at least one task, got {tasks}")
+        count = len(next(iter(task.values())))
+        decks = [
+            torch.randperm(count, generator=generator, device=generator.device) for _ in range(math.ceil(tasks / count))
+        ]
+        order = torch.cat(decks)[:tasks]
+        return {name: values.to(order.device)[order] for name, values in task.items()}
+
     def describe(self) -> dict[str, Any]:
         """Everything that decides which task belongs to which split, as plain JSON values."""
+        lists = {name: {k: list(v) for k, v in columns.items()} for name, columns in self.listed.items()}
         return {
             "name": self.name,
             "train": self.train.describe(),
             "heldout": {name: family.describe() for name, family in self.heldout.items()},
+            **({"listed": lists} if lists else {}),
             "bins": self.bins,
             "buckets": {"count": cells.BUCKETS, **SAME_RANGE},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from envs import (
     Union,
     navigation_fixed,
     navigation_holes,
+    navigation_maml,
     task_ids,
 )
 from envs.cells import bucket, salt
@@ -381,3 +383,31 @@ def test_membership_is_equal_on_the_gpu(benchmark_under_test):
     task = bench.train.sample(50_000, generator=seeded())
     there = {name: values.cuda() for name, values in task.items()}
     assert torch.equal(bench.is_training(task), bench.is_training(there).cpu())
+
+
+def test_a_published_list_is_a_split_that_training_keeps_out_of():
+    bench = navigation_maml()
+    references = bench.family.references(bench.sample("published", 40, generator=seeded()))
+    # figures of the published goals: who stands still, and who walks straight
+    assert references["floor"].mean().item() == pytest.approx(-40.08, abs=0.005)
+    assert references["ceiling"].mean().item() == pytest.approx(-0.544, abs=0.0005)
+    one, two = (set(task_ids(bench.sample("published", 40, generator=seeded(seed)))) for seed in (0, 1))
+    assert one == two and len(one) == 40
+    more = task_ids(bench.sample("published", 100, generator=seeded()))
+    assert len(more) == 100 and {more.count(name) for name in set(more)} == {2, 3}
+    listed = bench.sample("published", 40, generator=seeded())
+    assert not bool(bench.is_training(listed).any())
+    plain = dataclasses.replace(bench, listed={})
+    assert bool(plain.is_training(listed).any())  # it is the list that keeps training out
+    assert plain.fingerprint() != bench.fingerprint()
+
+
+def test_lists_of_no_tasks_of_the_family_are_refused():
+    goal = {"goal_x": (0.1,), "goal_y": (0.1,), "start_x": (0.0,), "start_y": (0.0,)}
+    with pytest.raises(ValueError, match="'test' is taken"):
+        TaskBenchmark("lists", Navigation(), listed={"test": goal})
+    with pytest.raises(ValueError, match="goal_y"):
+        TaskBenchmark("lists", Navigation(), listed={"few": {"goal_x": (0.1,)}})
+    bench = TaskBenchmark("lists", Navigation(), listed={"few": goal})
+    with pytest.raises(ValueError, match="at least one task, got 0"):
+        bench.sample("few", 0, generator=seeded())

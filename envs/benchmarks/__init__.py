@@ -20,6 +20,7 @@ from .navigation import (
     navigation_gridstarts,
     navigation_halfcircle,
     navigation_holes,
+    navigation_maml,
     navigation_momentum,
     navigation_varying,
     navigation_walls,
@@ -30,6 +31,7 @@ from .variants import cartpole_all, cartpole_scrambled
 BENCHMARKS: dict[str, Callable[..., TaskBenchmark]] = {
     "navigation-fixed": navigation_fixed,
     "navigation-varying": navigation_varying,
+    "navigation-maml": navigation_maml,
     "navigation-holes": navigation_holes,
     "navigation-halfcircle": navigation_halfcircle,
     "navigation-corners": navigation_corners,
@@ -70,6 +72,7 @@ __all__ = [
     "navigation_gridstarts",
     "navigation_halfcircle",
     "navigation_holes",
+    "navigation_maml",
     "navigation_momentum",
     "navigation_varying",
     "navigation_walls",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..grid_navigation import CELLS, GridNavigation
 from ..navigation import Navigation
 from ..point_mass import PointMass
@@ -27,6 +29,20 @@ def navigation_fixed(action: str = "normalized", horizon: int = 100) -> TaskBenc
         _variant("navigation-fixed", action),
         Navigation(horizon, action=action),
         {"extrapolation": Navigation(horizon, action=action, goal_x=beyond, goal_y=beyond)},
+    )
+
+
+def navigation_maml(action: str = "normalized", horizon: int = 100) -> TaskBenchmark:
+    """The fixed start, with MAML's 40 goals as the split ``published`` (Finn et al. 2017, table 4 and figure 4).
+
+    The authors' code draws them by NumPy's older generator, seeded by 1.
+    """
+    goals = np.random.RandomState(1).uniform(-0.5, 0.5, (40, 2))
+    columns = {"goal_x": goals[:, 0], "goal_y": goals[:, 1], "start_x": np.zeros(40), "start_y": np.zeros(40)}
+    return TaskBenchmark(
+        _variant("navigation-maml", action),
+        Navigation(horizon, action=action),
+        listed={"published": {name: tuple(values.tolist()) for name, values in columns.items()}},
     )
 
 
