@@ -9,7 +9,13 @@ import functools
 from collections.abc import Callable
 
 from ..splits import TaskBenchmark
-from .cartpole import cartpole_packer, cartpole_polarity, cartpole_wide
+from .cartpole import (
+    cartpole_packer,
+    cartpole_packer_default,
+    cartpole_packer_extremes,
+    cartpole_polarity,
+    cartpole_wide,
+)
 from .classic import acrobot_packer, mountain_car_packer, pendulum_packer
 from .discrete import bandit, tabular_random
 from .navigation import (
@@ -42,6 +48,8 @@ BENCHMARKS: dict[str, Callable[..., TaskBenchmark]] = {
     "navigation-grid": navigation_grid,
     "navigation-gridstarts": navigation_gridstarts,
     "cartpole-packer": cartpole_packer,
+    "cartpole-packer-default": cartpole_packer_default,
+    "cartpole-packer-extremes": cartpole_packer_extremes,
     "cartpole-wide": cartpole_wide,
     "cartpole-polarity": cartpole_polarity,
     "cartpole-all": cartpole_all,
@@ -61,6 +69,8 @@ __all__ = [
     "bandit",
     "cartpole_all",
     "cartpole_packer",
+    "cartpole_packer_default",
+    "cartpole_packer_extremes",
     "cartpole_polarity",
     "cartpole_scrambled",
     "cartpole_wide",

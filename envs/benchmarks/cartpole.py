@@ -6,21 +6,57 @@ from ..cartpole import CartPole
 from ..ranges import Choice, Distribution, LogRange, LogUnion, Range, Union
 from ..splits import TaskBenchmark
 
+FORCE = Range(5, 15)  # of Packer's R, in newtons
+
 
 def cartpole_packer(horizon: int = 200) -> TaskBenchmark:
     """Packer et al. (2018, arXiv:1810.12282), CartPole: train on R, hold out the default D and the extremes E."""
     return TaskBenchmark(
         "cartpole-packer",
-        CartPole(horizon, force_magnitude=Range(5, 15), half_length=Range(0.25, 0.75), pole_mass=Range(0.05, 0.5)),
-        {
-            "default": CartPole(horizon),
-            "extrapolation": CartPole(
-                horizon,
-                force_magnitude=Union(((1, 5), (15, 20))),
-                half_length=Union(((0.05, 0.25), (0.75, 1.0))),
-                pole_mass=Union(((0.01, 0.05), (0.5, 1.0))),
-            ),
-        },
+        _within(horizon),
+        {"default": CartPole(horizon), "extrapolation": _extremes(horizon)},
+    )
+
+
+def cartpole_packer_default(horizon: int = 200) -> TaskBenchmark:
+    """The same, trained on D: the default constants, give or take a thousandth that leaves tasks to hold out.
+
+    The split ``range`` is R but for forces within that thousandth.
+    """
+
+    def about(value: float) -> Range:
+        return Range(0.999 * value, 1.001 * value)
+
+    default = CartPole(horizon, force_magnitude=about(10), half_length=about(0.5), pole_mass=about(0.1))
+    around = Union(((5, 9.99), (10.01, 15)))
+    return TaskBenchmark(
+        "cartpole-packer-default",
+        default,
+        {"range": _within(horizon, force_magnitude=around), "extrapolation": _extremes(horizon)},
+    )
+
+
+def cartpole_packer_extremes(horizon: int = 200) -> TaskBenchmark:
+    """The same, trained on E; D and R lie within."""
+    return TaskBenchmark(
+        "cartpole-packer-extremes",
+        _extremes(horizon),
+        {"default": CartPole(horizon), "range": _within(horizon)},
+    )
+
+
+def _within(horizon: int, force_magnitude: Distribution = FORCE) -> CartPole:
+    """Packer's R."""
+    return CartPole(horizon, force_magnitude=force_magnitude, half_length=Range(0.25, 0.75), pole_mass=Range(0.05, 0.5))
+
+
+def _extremes(horizon: int) -> CartPole:
+    """Packer's E: every constant outside R at once."""
+    return CartPole(
+        horizon,
+        force_magnitude=Union(((1, 5), (15, 20))),
+        half_length=Union(((0.05, 0.25), (0.75, 1.0))),
+        pole_mass=Union(((0.01, 0.05), (0.5, 1.0))),
     )
 
 
