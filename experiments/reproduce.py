@@ -131,7 +131,7 @@ def lines(table: Table, protocols: Sequence[Protocol], results: dict[str, list[d
     for row in table.rows:
         at = list(protocols).index(row.protocol)
         scores = [scores_of(results[name], at, row) for name in names]
-        cells = [row.label, row.published, *map(with_interval, scores), ceiling(results, at)]
+        cells = [row.label, row.published, *map(with_interval, scores), ceiling(results, at, row)]
         cells += [difference(one, scores[-1]) for one in scores[:-1]]
         text.append("| " + " | ".join(cells) + " |")
     minutes = [
@@ -147,8 +147,7 @@ def scores_of(found: Sequence[dict[str, Any]], at: int, row: Row) -> Any:
     broken = sum("diverged" in run for run in found)
     if broken:
         return f"{broken} of {len(found)} seeds diverged"
-    scores = score_matrix([run["measures"][at] for run in found])
-    return scores[..., min(row.step, scores.shape[-1] - 1)]
+    return row.scores(score_matrix([run["measures"][at] for run in found]))
 
 
 def with_interval(scores: Any) -> str:
@@ -167,12 +166,13 @@ def difference(scores: Any, reference: Any) -> str:
     return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def ceiling(results: dict[str, list[dict[str, Any]]], at: int) -> str:
-    """The mean of the tasks' ceilings, where the family knows them."""
+def ceiling(results: dict[str, list[dict[str, Any]]], at: int, row: Row) -> str:
+    """What the row would hold if every episode reached its task's ceiling, where the family knows it."""
     for found in results.values():
         for run in found:
             if "measures" in run and "ceiling" in run["measures"][at]["references"]:
-                return f"{np.mean(run['measures'][at]['references']['ceiling']):.2f}"
+                best = np.asarray(run["measures"][at]["references"]["ceiling"])
+                return f"{row.scores(np.repeat(best[:, None], row.step + 1, -1)).mean():.2f}"
     return "–"
 
 

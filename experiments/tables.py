@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from experiments.config import Config
 from experiments.evaluate import Protocol
 from experiments.presets import PRESETS
 
+Scores = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: held-out return after some steps under a protocol."""
+    """One figure: how well held-out tasks went under a protocol."""
 
     label: str
     protocol: Protocol
@@ -20,6 +25,30 @@ class Row:
     """gradient steps after which to score"""
     published: str = "–"
     """what the source prints"""
+    score: str = "after"
+    """a name in ``SCORES``"""
+
+    def scores(self, returns: Scores) -> Scores:
+        """From mean returns ``[..., K + 1]`` before and after every step to scores ``[...]``."""
+        return SCORES[self.score](self, returns)
+
+
+def after(row: Row, returns: Scores) -> Scores:
+    """The return after ``row.step`` steps, or after as many as there were."""
+    return returns[..., min(row.step, returns.shape[-1] - 1)]
+
+
+def earned(row: Row, returns: Scores) -> Scores:
+    """The sum over all episodes: those of each of ``row.step`` adaptation steps, and as many with the result."""
+    return (row.protocol.episodes or 1) * returns[..., : row.step + 1].sum(-1)
+
+
+def upright(row: Row, returns: Scores) -> Scores:
+    """Per cent that stay up by Packer's measure, 195 of 200 steps, where one episode scores a task."""
+    return 100.0 * (after(row, returns) >= 195.0)
+
+
+SCORES: dict[str, Callable[[Row, Scores], Scores]] = {"after": after, "earned": earned, "upright": upright}
 
 
 @dataclass(frozen=True)

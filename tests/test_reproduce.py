@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,3 +79,13 @@ def test_every_table_can_be_built_and_measures_what_exists(name: str) -> None:
 def test_wrong_input_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main(argv) == 2
     assert words in capsys.readouterr().err
+
+
+def test_rows_can_count_what_is_earned_on_the_way_and_who_stays_up() -> None:
+    returns = np.array([[[0.5, 0.75, 1.0], [0.0, 0.25, 0.25]], [[1.0, 1.0, 1.0], [0.5, 0.5, 0.75]]])  # [S, T, K + 1]
+    ten = Protocol("test", tasks=2, steps=2, episodes=10)
+    np.testing.assert_allclose(Row("", ten, 2, score="earned").scores(returns), [[22.5, 5.0], [30.0, 17.5]])
+    np.testing.assert_allclose(Row("", ten, 1).scores(returns), [[0.75, 0.25], [1.0, 0.5]])
+    up = Row("", ten, 1, score="upright").scores(195.0 * returns)
+    np.testing.assert_allclose(up, [[0.0, 0.0], [100.0, 0.0]])
+    np.testing.assert_allclose(Row("", ten, 2).scores(returns[..., :1]), returns[..., 0])  # one that takes no steps
