@@ -20,7 +20,7 @@ from experiments.streams import stream
 from metarl import losses
 from metarl.advantages import Advantages
 from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline
-from metarl.learned_advantage import LearnedAdvantage
+from metarl.learned_signals import LearnedAdvantage, LearnedReward
 from metarl.learner import Learner
 from metarl.objectives import LearnedObjective, WarmStart
 from metarl.optimizers import Descent, Evolution, ExponentiatedGradient, MetaOptimizer, Reptile, TrustRegion
@@ -55,6 +55,7 @@ from metarl.rules import (
     UnitNorm,
     UpdateRule,
 )
+from metarl.transitions import TransitionNetwork
 from metarl.types import Params, TaskFamily
 
 BENCHMARKS: dict[str, Callable[..., Any]] = b.BENCHMARKS
@@ -149,13 +150,21 @@ LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
 
 
 def _learned_advantage(config: Config, family: TaskFamily) -> losses.Loss:
+    return LearnedAdvantage(losses.lvc, _judge(config, family, more=1))
+
+
+def _learned_reward(config: Config, family: TaskFamily) -> losses.Loss:
+    return LearnedReward(losses.lvc, _judge(config, family), support_advantages(config))
+
+
+def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwork:
     actions = family.action_space
     discrete = isinstance(actions, Discrete)
-    return LearnedAdvantage(
-        losses.lvc,
+    return TransitionNetwork(
         family.observation_space.shape[0],
         int(actions.n) if discrete else actions.shape[0],
         discrete=discrete,
+        more=more,
         generator=stream(config.seed, "objective"),
     )
 
@@ -169,6 +178,7 @@ INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
         warm_start=WarmStart(generator=stream(c.seed, "objective")),
     ),
     "learned-advantage": _learned_advantage,
+    "learned-reward": _learned_reward,
 }
 """A loss that is learned must not be the outer one, too: it would learn to be easy."""
 

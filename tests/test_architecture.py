@@ -19,7 +19,17 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LAYERS = (
     {"trees", "returns", "stats", "errors"},
     {"types", "compilation", "lifting"},
-    {"distributions", "policies", "losses", "baselines", "advantages", "rules", "objectives", "learned_advantage"},
+    {
+        "distributions",
+        "policies",
+        "losses",
+        "baselines",
+        "advantages",
+        "rules",
+        "objectives",
+        "transitions",
+        "learned_signals",
+    },
     {"rollouts", "learner"},
     {"optimizers", "training", "evaluation", "diagnostics", "memory"},
     {"checkpoints", "metrics", "report", "sb3", "distributed", "testing"},
@@ -107,7 +117,7 @@ def global_randomness(source: str) -> list[str]:
         if root == "torch" and "(" not in name and last in SEEDING:  # torch.Generator().manual_seed is its own
             found.append(f"line {node.lineno}: {name}")
         elif name.startswith(("np.random.", "numpy.random.")):
-            made = last in {"default_rng", "Generator", "SeedSequence", "PCG64"} and (node.args or node.keywords)
+            made = last in {"default_rng", "Generator", "SeedSequence", "PCG64", "RandomState"} and (node.args or node.keywords)
             found += [] if made else [f"line {node.lineno}: {name}"]
         elif root == "torch" and name.count(".") == 1 and last in DRAWS and not handed_in:
             found.append(f"line {node.lineno}: {name} without generator")
@@ -242,6 +252,7 @@ PLANTED: list[tuple[Callable[[str], list[str]], str]] = [
     (global_randomness, "torch.cuda.manual_seed_all(0)"),
     (global_randomness, "np.random.rand(3)"),
     (global_randomness, "np.random.default_rng()"),
+    (global_randomness, "np.random.RandomState()"),
     (global_randomness, "import random"),
     (global_randomness, "from random import choice"),
     (global_randomness, "from torch import randn"),

@@ -37,7 +37,8 @@ def navigation_maml(action: str = "normalized", horizon: int = 100) -> TaskBench
 
     The authors' code draws them by NumPy's older generator, seeded by 1.
     """
-    goals = np.random.RandomState(1).uniform(-0.5, 0.5, (40, 2))
+    published = np.random.RandomState(1)
+    goals = published.uniform(-0.5, 0.5, (40, 2))
     columns = {"goal_x": goals[:, 0], "goal_y": goals[:, 1], "start_x": np.zeros(40), "start_y": np.zeros(40)}
     return TaskBenchmark(
         _variant("navigation-maml", action),

@@ -1,0 +1,58 @@
+"""Inner losses that learn what to reinforce, from single transitions.
+
+A meta-learned network f_ψ corrects what the inner loss reinforces, either the advantage or the reward::
+
+    L(θ) = loss(π_θ, A(r) + f_ψ(s, a, s' - s, r, end, A))        LearnedAdvantage
+    L(θ) = loss(π_θ, A(r + f_ψ(s, a, s' - s, r, end)))           LearnedReward
+
+NoRML (Yang et al. 2019, arXiv:1903.01063, section 4) learns the advantage from transitions alone, and so adapts
+without a reward; LIRPG (Zheng et al. 2018, arXiv:1804.06459) learns a reward to be added. Both begin here as no
+correction at all, so that the inner loss starts as the plain one, and ψ is learned by what adapting with it achieves.
+
+Which of the two: rewards that say little, as a constant 1 for every step survived, hide what the very next state
+shows, such as which way the actuator turns: that is an advantage. Rewards that say the right thing on an unhandy
+scale are better corrected before the baseline takes from them what was to be expected.
+
+Together with `metarl.rules.Offset` of `metarl.rules.MetaSGD` a learned advantage is NoRML's algorithm.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from metarl.advantages import Advantages
+from metarl.distributions import Distribution
+from metarl.losses import Loss
+from metarl.transitions import TransitionNetwork
+from metarl.types import Batch
+
+
+class LearnedAdvantage(nn.Module):
+    """A loss whose advantages a network corrects; called as any loss, ``(distribution, batch) -> 0-d``."""
+
+    def __init__(self, loss: Loss, network: TransitionNetwork) -> None:
+        """``loss`` reads ``batch.advantage``; the ``network`` gets to see it, too: ``more=1``."""
+        super().__init__()
+        self.loss, self.network = loss, network
+
+    def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
+        """The loss on a batch ``[H, N, ...]`` of one task."""
+        correction = self.network(batch, batch.advantage)
+        return self.loss(distribution, batch._replace(advantage=batch.advantage + correction))
+
+
+class LearnedReward(nn.Module):
+    """A loss whose rewards a network corrects; called as any loss, ``(distribution, batch) -> 0-d``."""
+
+    def __init__(self, loss: Loss, network: TransitionNetwork, advantages: Advantages) -> None:
+        """``loss`` reads ``batch.advantage``, which ``advantages`` estimates from the corrected rewards."""
+        super().__init__()
+        self.loss, self.network, self.advantages = loss, network, advantages
+
+    def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
+        """The loss on a batch ``[H, N, ...]`` of one task."""
+        reward = (batch.reward + self.network(batch)) * batch.mask
+        filled = self.advantages.estimate(
+            batch._replace(reward=reward), discount=self.advantages.discount, decay=self.advantages.decay
+        )
+        return self.loss(distribution, batch._replace(advantage=filled.advantage))

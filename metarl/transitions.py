@@ -1,0 +1,63 @@
+"""A network that judges single transitions, for inner losses that learn what to make of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metarl.objectives import symlog
+from metarl.rules.networks import linear, zero_head
+from metarl.types import Batch
+
+
+class TransitionNetwork(nn.Module):
+    """A number for every step, from ``(s, a, s' - s, r, end)`` and what else is given; zero until it has learned."""
+
+    def __init__(
+        self,
+        observations: int,
+        actions: int,
+        *,
+        discrete: bool,
+        more: int = 0,
+        units: int = 32,
+        generator: torch.Generator,
+    ) -> None:
+        """Draw the weights.
+
+        Args:
+            observations: O, size of an observation.
+            actions: how many there are to choose from, or the size A of a continuous action.
+            discrete: which of the two.
+            more: further numbers a step.
+            units: in each of two hidden layers.
+            generator: draws the weights.
+        """
+        super().__init__()
+        self.actions, self.discrete = actions, discrete
+        self.first = linear(2 * observations + actions + 2 + more, units, generator)
+        self.second = linear(units, units, generator)
+        self.head = zero_head(units)
+
+    def forward(self, batch: Batch, *more: Tensor) -> Tensor:
+        """``[H, N]`` for a batch ``[H, N, ...]`` of one task, and as many further ``[H, N]`` as were announced."""
+        seen = symlog(torch.cat([self.transitions(batch), *(one.unsqueeze(-1) for one in more)], -1))
+        judged: Tensor = self.head(self.second(self.first(seen).tanh()).tanh())
+        return judged.squeeze(-1)
+
+    def transitions(self, batch: Batch) -> Tensor:
+        """Every step in numbers, ``[H, N, 2 O + A + 2]``.
+
+        The next state of an episode's last step is not known (a batch holds no observations beyond the end): its
+        change is 0 and ``end`` is 1.
+        """
+        seen = batch.observation
+        going = torch.cat([batch.mask[1:], batch.mask[-1:] * ~batch.terminated[-1:]])
+        after = torch.cat([seen[1:], batch.last_observation.unsqueeze(0)])
+        change = (after - seen) * going.unsqueeze(-1)
+        action = batch.action
+        if self.discrete:
+            action = action.unsqueeze(-1) == torch.arange(
+                self.actions, device=action.device
+            )  # one_hot cannot be lifted
+        return torch.cat([seen, action.to(seen.dtype), change, torch.stack([batch.reward, 1.0 - going], -1)], -1)

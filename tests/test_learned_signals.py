@@ -1,0 +1,120 @@
+"""Learned advantages and rewards: no correction at first, transitions by hand, meta-gradients against differences."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from metarl import Advantages, Learner, lvc, vpg
+from metarl.distributions import Categorical
+from metarl.learned_signals import LearnedAdvantage, LearnedReward
+from metarl.losses import Loss
+from metarl.rules import SGD
+from metarl.transitions import TransitionNetwork
+from metarl.types import Batch
+from tests.helpers import double_trace, make_batch, numeric_gradient, one_task, randomize, seeded, sgd
+
+SIZES = {"navigation": (2, 2, False), "cartpole": (4, 2, True)}
+
+
+ADVANTAGES = Advantages(0.9, 0.8)
+
+
+def judge(name: str, more: int) -> TransitionNetwork:
+    observations, actions, discrete = SIZES[name]
+    return TransitionNetwork(observations, actions, discrete=discrete, more=more, units=3, generator=seeded(1))
+
+
+LEARNED: dict[str, Callable[[str, Loss], LearnedAdvantage | LearnedReward]] = {
+    "advantage": lambda name, loss: LearnedAdvantage(loss, judge(name, 1)),
+    "reward": lambda name, loss: LearnedReward(loss, judge(name, 0), ADVANTAGES),
+}
+KINDS = pytest.mark.parametrize(("name", "kind"), list(itertools.product(SIZES, LEARNED)))
+
+
+@KINDS
+def test_it_starts_as_the_plain_loss(name: str, kind: str) -> None:
+    plain, trace = double_trace(sgd(0.3), steps=2, name=name)
+    support = [ADVANTAGES(batch) for batch in one_task(trace, 1).support]
+    same = Learner(plain.policy, SGD(0.3), inner=LEARNED[kind](name, lvc).double(), outer=vpg)
+    expected = Learner(plain.policy, SGD(0.3), inner=lvc, outer=vpg).adapt(support)
+    for key, leaf in same.adapt(support).items():
+        torch.testing.assert_close(leaf, expected[key], rtol=1e-9, atol=1e-12)
+
+
+@KINDS
+def test_meta_gradients_equal_central_differences(name: str, kind: str) -> None:
+    plain, trace = double_trace(sgd(0.3), steps=2, name=name)
+    inner = LEARNED[kind](name, vpg).double()
+    randomize(inner, 2, 0.5)
+    learner, task = Learner(plain.policy, SGD(0.3), inner=inner, outer=vpg), one_task(trace, 1)
+    learner(task).backward()
+    for key, p in inner.named_parameters():
+        numeric = numeric_gradient(lambda: float(learner(task).detach()), p, 1e-5)
+        assert p.grad is not None
+        if (kind, key) != ("reward", "network.head.bias"):  # the same more for every step: the baseline takes it away
+            assert bool((p.grad != 0).any()), key
+        torch.testing.assert_close(p.grad, numeric, rtol=2e-5, atol=1e-9, msg=key)
+
+
+@KINDS
+def test_lifted_over_tasks_equals_a_loop(name: str, kind: str) -> None:
+    plain, trace = double_trace(sgd(0.3), steps=1, name=name)
+    inner = LEARNED[kind](name, lvc).double()
+    randomize(inner, 2, 1.0)
+    learner = Learner(plain.policy, SGD(0.3), inner=inner, outer=vpg)
+    together = torch.vmap(learner)(trace)
+    alone = torch.stack([learner(one_task(trace, t)) for t in range(len(together))])
+    torch.testing.assert_close(together, alone, rtol=1e-9, atol=0.0)
+
+
+def test_a_corrected_reward_is_estimated_as_if_the_task_had_paid_it() -> None:
+    plain, trace = double_trace(sgd(0.3), steps=1, name="navigation")
+    inner = LearnedReward(vpg, judge("navigation", 0), ADVANTAGES).double()
+    randomize(inner, 2, 1.0)
+    batch = one_task(trace, 0).support[0]
+    paid = batch._replace(reward=(batch.reward + inner.network(batch).detach()) * batch.mask)
+    distribution = plain.policy(plain.policy.initial(), batch.observation)
+    found, expected = inner(distribution, batch), vpg(distribution, ADVANTAGES(paid))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0.0)
+    assert float((paid.reward - batch.reward).abs().max()) > 0.01
+
+
+def transitions() -> tuple[Batch, torch.Tensor]:
+    """Two episodes of at most three steps: one that the clock ends, one that its task ends after two."""
+    reward = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 0.0]])
+    mask = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    terminated = torch.tensor([[False, False], [False, True], [False, False]])
+    batch = make_batch(reward, mask, terminated)._replace(
+        observation=torch.tensor([[[1.0], [2.0]], [[4.0], [8.0]], [[16.0], [0.0]]]),
+        last_observation=torch.tensor([[32.0], [0.0]]),
+        action=torch.tensor([[0, 2], [1, 0], [2, 0]]),
+        advantage=torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.0]]),
+    )
+    return batch, TransitionNetwork(1, 3, discrete=True, generator=seeded(0)).transitions(batch)
+
+
+def test_transitions_by_hand() -> None:
+    _, found = transitions()
+    rows = {  # state, one-hot action, change, reward, end
+        (0, 0): [1, 1, 0, 0, 3, 1, 0],
+        (1, 0): [4, 0, 1, 0, 12, 3, 0],
+        (2, 0): [16, 0, 0, 1, 16, 5, 0],  # cut off by the clock: what came next is known
+        (0, 1): [2, 0, 0, 1, 6, 2, 0],
+        (1, 1): [8, 1, 0, 0, 0, 4, 1],  # ended by its task
+    }
+    for (step, episode), row in rows.items():
+        torch.testing.assert_close(found[step, episode], torch.tensor([float(x) for x in row]))
+
+
+def test_padding_counts_for_nothing() -> None:
+    batch, _ = transitions()
+    inner = LearnedAdvantage(lvc, TransitionNetwork(1, 3, discrete=True, more=1, generator=seeded(0)))
+    randomize(inner, 2, 1.0)
+    logits = torch.randn(3, 2, 3, generator=seeded(3), requires_grad=True)
+    inner(Categorical(logits), batch).backward()
+    assert logits.grad is not None
+    assert bool((logits.grad[2, 1] == 0).all()) and bool((logits.grad[0] != 0).all())
