@@ -99,6 +99,8 @@ METHODS = {"multinomial", "bernoulli", "bernoulli_", "normal_", "uniform_", "exp
            "kaiming_uniform_", "kaiming_normal_"}  # fmt: skip
 SEEDING = {"manual_seed", "seed", "set_rng_state", "fork_rng", "manual_seed_all"}
 
+GENERATORS = {"default_rng", "Generator", "SeedSequence", "PCG64", "RandomState"}
+
 
 def global_randomness(source: str) -> list[str]:
     """Calls that draw from, or seed, random state that the caller did not hand in."""
@@ -117,7 +119,7 @@ def global_randomness(source: str) -> list[str]:
         if root == "torch" and "(" not in name and last in SEEDING:  # torch.Generator().manual_seed is its own
             found.append(f"line {node.lineno}: {name}")
         elif name.startswith(("np.random.", "numpy.random.")):
-            made = last in {"default_rng", "Generator", "SeedSequence", "PCG64", "RandomState"} and (node.args or node.keywords)
+            made = last in GENERATORS and (node.args or node.keywords)
             found += [] if made else [f"line {node.lineno}: {name}"]
         elif root == "torch" and name.count(".") == 1 and last in DRAWS and not handed_in:
             found.append(f"line {node.lineno}: {name} without generator")
