@@ -86,19 +86,77 @@ def episodes(*counts: int, split: str = "test", published: str = "–") -> tuple
 
 
 NAVIGATION = Protocol("test", tasks=600, steps=1, episodes=20, score_episodes=20)
+PUBLISHED_GOALS = Protocol("published", tasks=40, steps=3, episodes=40, score_episodes=40)
 
-TABLES: dict[str, Table] = {
-    "navigation-fixed": Table(
-        "Meta-SGD, Table 4, fixed start (Li et al. 2017, arXiv:1707.09835): one step, 600 tasks. Published: MAML "
-        "−9.12 ± 0.66, Meta-SGD −8.64 ± 0.68 (one run; the spread is over tasks)",
+
+def pulls(arms: int, published: str) -> tuple[str, Table]:
+    """A table of SNAIL's bandits with 100 pulls: ten batches of ten, of which the last nine follow a gradient step each."""
+    protocol = Protocol("test", tasks=1000, steps=9, episodes=10)
+    return f"bandit-{arms}", Table(
+        f"RL²'s and SNAIL's bandit, {arms} arms (Mishra et al. 2018, table 1): what 100 pulls earn, exploration included",
         {
-            "best": preset("navigation-fixed-best", env_steps=8_000_000),
-            "Meta-SGD": preset("navigation-fixed", env_steps=8_000_000),
-            "MAML": preset("navigation-fixed", rule="maml", rate=0.1, env_steps=8_000_000),
+            "best": preset("bandit-best", benchmark=f"bandit-{arms}"),
+            "MAML": preset("bandit", benchmark=f"bandit-{arms}"),
+        },
+        (Row("100 pulls", protocol, 9, published, "earned"),),
+    )
+
+
+def upright_after(trained_on: str, benchmark: str, splits: Mapping[str, str]) -> tuple[str, Table]:
+    """Three of Packer's nine cells: one episode each of 1000 tasks, before and after a step from some episodes."""
+    rows = []
+    for tested_on, split in splits.items():
+        protocol = Protocol(split, tasks=1000, steps=1, episodes=10, score_episodes=1)
+        rows += [
+            Row(f"{trained_on} to {tested_on}, before", protocol, 0, score="upright"),
+            Row(f"{trained_on} to {tested_on}, one step from 10 episodes", protocol, 1, score="upright"),
+        ]
+    return f"packer-{trained_on}", Table(
+        f"Packer et al. (2018, table 4), CartPole trained on {trained_on}: per cent of episodes of 195 steps and more. "
+        "Published, Default / Interpolation / Extrapolation: A2C 100 / 100 / 93.6, PPO 100 / 100 / 86.2, RL²-PPO "
+        "87.2 / 54.2 / 51.0; Extrapolation is the geometric mean of D to R, D to E and R to E",
+        {
+            "best": preset("cartpole-packer-best", benchmark=benchmark),
+            "no adaptation": preset("cartpole-packer-best", benchmark=benchmark, rule="maml", steps=0),
+        },
+        tuple(rows),
+    )
+
+
+def one_step(start: str, published: str) -> Table:
+    """Meta-SGD's table 4."""
+    benchmark = f"navigation-{start}"
+    return Table(
+        f"Meta-SGD, Table 4, {start} start (Li et al. 2017, arXiv:1707.09835): one step, 600 tasks. Published: "
+        f"{published} (one run; the spread is over tasks)",
+        {
+            "best": preset(f"{benchmark}-best"),
+            "Meta-SGD": preset(benchmark, env_steps=8_000_000),
+            "MAML": preset(benchmark, rule="maml", rate=0.1, env_steps=8_000_000),
         },
         (
             Row("before", NAVIGATION, 0),
-            Row("after one step", NAVIGATION, 1, "−8.64 ± 0.68"),
+            Row("after one step", NAVIGATION, 1, published.split("Meta-SGD ")[1]),
+        ),
+    )
+
+
+TABLES: dict[str, Table] = {
+    "navigation-fixed": one_step("fixed", "MAML −9.12 ± 0.66, Meta-SGD −8.64 ± 0.68"),
+    "navigation-varying": one_step("varying", "MAML −10.71 ± 0.76, Meta-SGD −10.15 ± 0.62"),
+    "navigation-maml": Table(
+        "MAML, Table 4 (Finn et al. 2017, arXiv:1703.03400): the 40 goals of its code, 40 episodes a step. Published: "
+        "MAML; its oracle, told the goal, has −2.29",
+        {
+            "best": preset("navigation-fixed-best", benchmark="navigation-maml", steps=3),
+            "best of one step": preset("navigation-fixed-best", benchmark="navigation-maml"),
+            "MAML": preset("navigation-fixed", benchmark="navigation-maml", rule="maml", rate=0.1),
+            "ANIL": preset("navigation-fixed", benchmark="navigation-maml", rule="anil", rate=0.1),
+            "CAVIA": preset("navigation-fixed", benchmark="navigation-maml", rule="cavia", context=5, rate=1.0),
+        },
+        tuple(
+            Row(f"after {k} steps", PUBLISHED_GOALS, k, f"−{value}")
+            for k, value in enumerate((40.41, 11.68, 3.33, 3.23))
         ),
     ),
     "cartpole-polarity": Table(
@@ -123,5 +181,14 @@ TABLES: dict[str, Table] = {
         tuple(
             Row(f"test, {k} step{'s' * (k > 1)} of 20 episodes", Protocol("test", 100, 3, 20), k) for k in range(1, 4)
         ),
+    ),
+    **dict([pulls(5, "SNAIL 79.1, UCB1 78.0, MAML 67.1"), pulls(10, "SNAIL 83.5, UCB1 82.4, MAML 70.1")]),
+    **dict([pulls(50, "SNAIL 85.1, UCB1 84.3, MAML 70.3")]),
+    **dict(
+        [
+            upright_after("D", "cartpole-packer-default", {"D": "test", "R": "range", "E": "extrapolation"}),
+            upright_after("R", "cartpole-packer", {"D": "default", "R": "test", "E": "extrapolation"}),
+            upright_after("E", "cartpole-packer-extremes", {"D": "default", "R": "range", "E": "test"}),
+        ]
     ),
 }
