@@ -90,10 +90,10 @@ PUBLISHED_GOALS = Protocol("published", tasks=40, steps=3, episodes=40, score_ep
 
 
 def pulls(arms: int, published: str) -> tuple[str, Table]:
-    """A table of SNAIL's bandits with 100 pulls: ten batches of ten, of which the last nine follow a gradient step each."""
+    """A table of SNAIL's bandits: 100 pulls are ten batches of ten, with a gradient step after each but the last."""
     protocol = Protocol("test", tasks=1000, steps=9, episodes=10)
     return f"bandit-{arms}", Table(
-        f"RL²'s and SNAIL's bandit, {arms} arms (Mishra et al. 2018, table 1): what 100 pulls earn, exploration included",
+        f"RL²'s and SNAIL's bandit, {arms} arms (Mishra et al. 2018, table 1): what 100 pulls earn",
         {
             "best": preset("bandit-best", benchmark=f"bandit-{arms}"),
             "MAML": preset("bandit", benchmark=f"bandit-{arms}"),
