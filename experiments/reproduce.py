@@ -41,6 +41,8 @@ class Options:
     """by name; an unknown one lists them"""
     seeds: int = 10
     """training seeds, counted from 0"""
+    columns: tuple[str, ...] = ()
+    """only these; all unless given"""
     workers: int = 2
     """processes, one thread each"""
     output: Path | None = None
@@ -96,7 +98,8 @@ def main(argv: list[str]) -> None:
     output = options.output if options.output is not None else Path("results") / f"reproduce-{options.table}"
     protocols = tuple(dict.fromkeys(row.protocol for row in table.rows))
     changes = {} if options.env_steps is None else {"env_steps": options.env_steps}
-    columns = {name: column.changed(**changes) for name, column in table.columns.items()}
+    chosen = options.columns or tuple(table.columns)
+    columns = {name: choose("column", name, table.columns).changed(**changes) for name in chosen}
     jobs = [
         Job(name, column.changed(seed=seed), protocols)
         for name, column in columns.items()

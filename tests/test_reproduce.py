@@ -48,6 +48,9 @@ def test_a_table_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     again = capsys.readouterr().out
     assert "[1/" not in again and (tmp_path / "table.md").read_text() == table
     runs = [json.loads(file.read_text()) for file in (tmp_path / "jobs").glob("*.json")]
+    assert reproduce.main([*argv, "--columns", "K = 0"]) == 0
+    alone = (tmp_path / "table.md").read_text()
+    assert "[1/" not in capsys.readouterr().out and "| K = 0 |" in alone and "best" not in alone
     assert len(runs) == 4 and all(len(run["measures"]) == 2 for run in runs)  # before and after share a protocol
     assert {len(run["measures"][0]["sampled"][0]) for run in runs} == {1, 2}  # K = 0 is scored without adapting
 
@@ -74,7 +77,11 @@ def test_every_table_can_be_built_and_measures_what_exists(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("argv", "words"),
-    [(["navigation-fxed"], "did you mean 'navigation-fixed'"), (["tiny", "--seeds", "0"], "1 to 1000")],
+    [
+        (["navigation-fxed"], "did you mean 'navigation-fixed'"),
+        (["tiny", "--seeds", "0"], "1 to 1000"),
+        (["tiny", "--columns", "bst"], "did you mean 'best'"),
+    ],
 )
 def test_wrong_input_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main(argv) == 2
