@@ -81,9 +81,8 @@ RULES: dict[str, Rule] = {
     ),
     "offset": lambda c, params, p: Offset(LearnedSGD(c.rate, parameterisation=p), params),
     "offset-meta-sgd": lambda c, params, p: Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params),
-    "offset-then-meta-sgd": lambda c, params, p: PerStep(  # refinements start as none
-        Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params),
-        *(MetaSGD(params, initial=0.0, parameterisation=p) for _ in range(c.steps - 1)),
+    "offset-once": lambda c, params, p: PerStep(  # the adapted policy's small noise makes a second step a leap
+        Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params), SGD(0.0)
     ),
     "learned-exploration": lambda c, params, p: Offset(
         LearnedSGD(c.rate, parameterisation=p), {name: leaf for name, leaf in params.items() if name == "log_std"}
