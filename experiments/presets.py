@@ -53,7 +53,6 @@ BANDIT = Config(
     discount=0.0,
     normalize=False,
     query_discount=0.0,
-    baseline="zero",
     lr=0.03,
     rate_lr=0.03,
     epochs=1,
@@ -97,7 +96,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "bandit": ("five arms, 100 pulls in ten batches (Duan et al. 2016, Mishra et al. 2018): MAML", BANDIT),
     "bandit-best": (
         "the same with a learned advantage: our best",
-        BANDIT.model_copy(update={"inner_loss": "learned-advantage"}),
+        BANDIT.model_copy(update={"inner_loss": "learned-advantage", "baseline": "zero"}),
     ),
     "navigation-fixed": (
         "2-D navigation from the origin to a hidden goal (Li et al. 2017), tuned",

@@ -89,14 +89,14 @@ NAVIGATION = Protocol("test", tasks=600, steps=1, episodes=20, score_episodes=20
 PUBLISHED_GOALS = Protocol("published", tasks=40, steps=3, episodes=40, score_episodes=40)
 
 
-def pulls(arms: int, published: str) -> tuple[str, Table]:
+def pulls(arms: int, rate: float, published: str) -> tuple[str, Table]:
     """A table of SNAIL's bandits: 100 pulls are ten batches of ten, with a gradient step after each but the last."""
     protocol = Protocol("test", tasks=1000, steps=9, episodes=10)
     return f"bandit-{arms}", Table(
         f"RL²'s and SNAIL's bandit, {arms} arms (Mishra et al. 2018, table 1): what 100 pulls earn",
         {
-            "best": preset("bandit-best", benchmark=f"bandit-{arms}"),
-            "MAML": preset("bandit", benchmark=f"bandit-{arms}"),
+            "best": preset("bandit-best", benchmark=f"bandit-{arms}", rate=rate),
+            "MAML": preset("bandit", benchmark=f"bandit-{arms}", rate=rate),
         },
         (Row("100 pulls", protocol, 9, published, "earned"),),
     )
@@ -181,8 +181,13 @@ TABLES: dict[str, Table] = {
             Row(f"test, {k} step{'s' * (k > 1)} of 20 episodes", Protocol("test", 100, 3, 20), k) for k in range(1, 4)
         ),
     ),
-    **dict([pulls(5, "SNAIL 79.1, UCB1 78.0, MAML 67.1"), pulls(10, "SNAIL 83.5, UCB1 82.4, MAML 70.1")]),
-    **dict([pulls(50, "SNAIL 85.1, UCB1 84.3, MAML 70.3")]),
+    **dict(
+        [
+            pulls(5, 10.0, "SNAIL 79.1, UCB1 78.0, MAML 67.1"),
+            pulls(10, 10.0, "SNAIL 83.5, UCB1 82.4, MAML 70.1"),
+            pulls(50, 30.0, "SNAIL 85.1, UCB1 84.3, MAML 70.3"),
+        ]
+    ),
     **dict(
         [
             upright_after("D", "cartpole-packer-default", {"D": "test", "R": "range", "E": "extrapolation"}),
