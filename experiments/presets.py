@@ -75,7 +75,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "cartpole-all-best": (
         "the same with a learned advantage and offset, trained on five episodes a task: our best",
-        CARTPOLE_BEST.model_copy(update={"benchmark": "cartpole-all"}),
+        CARTPOLE_BEST.model_copy(update={"benchmark": "cartpole-all", "env_steps": 15_000_000}),
     ),
     "cartpole-scrambled": (
         "besides, the sensors permuted and sign-flipped: three gradient steps",

@@ -51,7 +51,7 @@ def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:
 
 
 def test_what_the_tables_name_exists() -> None:
-    listed = re.findall(r"`((?:navigation|cartpole|pendulum|acrobot|mountain-car|bandit|tabular)-[a-z0-9]+)`", README)
+    listed = re.findall(r"`((?:navigation|cartpole|pendulum|acrobot|mountain-car|bandit|tabular)-[a-z0-9-]+)`", README)
     assert set(listed) >= set(BENCHMARKS) and set(listed) <= set(BENCHMARKS) | set(PRESETS)
     assert {"meta-sgd", "maml"} <= set(RULES)
 
