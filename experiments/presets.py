@@ -38,8 +38,8 @@ NAVIGATION_BEST = Config(
     epochs=6,
     final_share=0.02,
 )
-# Every pull counts, those of the adaptation steps included; and one replay a trace, since clipping at the sampling policy
-# holds back what is learned of the steps.
+# Every pull counts, those of the adaptation steps included. One replay a trace: clipping at the sampling policies holds
+# back what is learned of the steps between.
 BANDIT = Config(
     benchmark="bandit-5",
     hidden=(),
