@@ -1,6 +1,6 @@
 """The demonstration behind ``make demo``: an agent that does not know which way its motor turns.
 
-Meta-trains Meta-SGD on ``cartpole-polarity`` and, briefly, on fixed-start navigation; evaluates both on
+Meta-trains our best on ``cartpole-polarity`` and, briefly, on fixed-start navigation; evaluates both on
 held-out tasks; draws the figures and animates a held-out task before and after one gradient step. Run
 again, it continues what was interrupted and repeats nothing that is finished.
 """
@@ -26,8 +26,8 @@ from experiments.figures.animations import animate_cartpole, animate_navigation
 from experiments.train import train
 
 FOLDER = Path("runs") / "demo"
-BUDGETS = {"cartpole-polarity": 2_000_000, "navigation-fixed": 4_000_000}  # environment steps
-ANIMATIONS = {"cartpole-polarity": animate_cartpole, "navigation-fixed": animate_navigation}
+BUDGETS = {"cartpole-polarity-best": 3_000_000, "navigation-fixed-best": 4_000_000}  # environment steps
+ANIMATIONS = {"cartpole-polarity-best": animate_cartpole, "navigation-fixed-best": animate_navigation}
 
 
 @script
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     started, device = time.perf_counter(), torch.device("cpu")
     runs.prepare_machine()
     for name, env_steps in BUDGETS.items():
-        print(f"\n== {name}: Meta-SGD, {env_steps:,} environment steps of meta-training")
+        print(f"\n== {name}: {env_steps:,} environment steps of meta-training")
         config = preset(name).model_copy(update={"env_steps": env_steps})
         folder, setup = trained(name, config, device)
         evaluate_run(folder, config, setup, Protocol(), device)

@@ -444,7 +444,7 @@ def test_the_demo_goes_on_where_it_was_interrupted_and_repeats_nothing(
     monkeypatch.chdir(tmp_path)
     tiny = {"hidden": (8,), "tasks": 2, "episodes": 4, "query_episodes": 4, "horizon": 10}
     monkeypatch.setattr(demo, "preset", lambda name: PRESETS[name][1].model_copy(update=tiny))
-    monkeypatch.setattr(demo, "BUDGETS", {"navigation-fixed": 3000, "cartpole-polarity": 1500})
+    monkeypatch.setattr(demo, "BUDGETS", {"navigation-fixed-best": 3000, "cartpole-polarity-best": 1500})
     real, calls = train.rate_metrics, []
 
     def die(setup: Any) -> dict[str, float]:
