@@ -26,7 +26,7 @@ NAVIGATION = Config(rate=0.3, rate_lr=0.03, epochs=3, decay=0.8, query_decay=1.0
 NAVIGATION_BEST = Config(
     hidden=(32, 32),
     log_std=0.5,
-    rule="offset-meta-sgd",
+    rule="offset-once",
     rate=5.0,
     inner_loss="learned-reward",
     discount=0.0,
