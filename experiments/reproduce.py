@@ -121,9 +121,40 @@ def main(argv: list[str]) -> None:
             for name, column in columns.items()
         },
         "rows": [asdict(row) for row in table.rows],
-        "results": results,
+        "held_out": {name: held_out(found) for name, found in results.items()},
+        "results": {name: [briefly(run) for run in found] for name, found in results.items()},
     }
     runs.write_json(output / "reproduction.json", about, indent=None)
+
+
+SCORED = ("sampled", "mode", "adaptation_steps")
+COMMON = ("benchmark", "fingerprint", "protocol", "task", "references")
+
+
+def held_out(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the runs of a column were measured on, a protocol after the other; the same for every seed."""
+    for run in found:
+        if "measures" in run:
+            return [{name: rounded(one[name]) for name in COMMON} for one in run["measures"]]
+    return []
+
+
+def briefly(run: dict[str, Any]) -> dict[str, Any]:
+    """A run with the scores of every task to six digits, and without what it has in common with other seeds."""
+    if "measures" not in run:
+        return run
+    return run | {"measures": [{name: rounded(one[name]) for name in SCORED} for one in run["measures"]]}
+
+
+def rounded(value: Any) -> Any:
+    """Plain JSON values with six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    return value
 
 
 def lines(table: Table, protocols: Sequence[Protocol], results: dict[str, list[dict[str, Any]]]) -> list[str]:

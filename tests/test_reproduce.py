@@ -44,6 +44,9 @@ def test_a_table_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         and about["columns"]["K = 0"]["contender"] == "oracle"
         and about["command"].startswith("python ")
     )
+    first_run = about["results"]["best"][0]["measures"][0]
+    assert set(first_run) == {"sampled", "mode", "adaptation_steps"} and len(about["held_out"]["best"]) == 2
+    assert about["held_out"]["best"][0]["protocol"]["tasks"] == len(first_run["sampled"]) == 5
     assert reproduce.main(argv) == 0
     again = capsys.readouterr().out
     assert "[1/" not in again and (tmp_path / "table.md").read_text() == table
