@@ -22,7 +22,7 @@ CARTPOLE_BEST = CARTPOLE.model_copy(
     }
 )
 NAVIGATION = Config(rate=0.3, rate_lr=0.03, epochs=3, decay=0.8, query_decay=1.0)
-# Advantages of unit size in every task would hide how far the goal is. A small network suffices, and costs an eighth.
+# Advantages of unit size in every task would hide how far the goal is. A small network suffices, and costs a quarter.
 NAVIGATION_BEST = Config(
     hidden=(32, 32),
     log_std=0.5,
