@@ -156,7 +156,7 @@ TABLES: dict[str, Table] = {
             "CAVIA": preset("navigation-fixed", benchmark="navigation-maml", rule="cavia", context=5, rate=1.0),
         },
         tuple(
-            Row(f"after {k} steps", PUBLISHED_GOALS, k, f"−{value}")
+            Row(f"after {k} step{'s' * (k != 1)}", PUBLISHED_GOALS, k, f"−{value}")
             for k, value in enumerate((40.41, 11.68, 3.33, 3.23))
         ),
     ),
