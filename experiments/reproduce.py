@@ -2,9 +2,9 @@
 
     python experiments/reproduce.py navigation-fixed --seeds 10
 
-Writes ``results/reproduce-TABLE/``: the table, and in ``reproduction.json`` raw per-seed and per-task scores and what
-made them. Finished runs are
-kept: an interrupted table goes on where it stopped. Rows and columns are data in ``tables.py``.
+Writes ``results/reproduce-TABLE/``: the table, and in ``reproduction.json.gz`` the scores of every seed and task and
+what made them. Finished runs are kept: an interrupted table goes on where it stopped. Rows and columns are data in
+``tables.py``.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def main(argv: list[str]) -> None:
         "held_out": {name: held_out(found) for name, found in results.items()},
         "results": {name: [briefly(run) for run in found] for name, found in results.items()},
     }
-    runs.write_json(output / "reproduction.json", about, indent=None)
+    runs.write_json(output / "reproduction.json.gz", about, indent=None)
 
 
 SCORED = ("sampled", "mode", "adaptation_steps")

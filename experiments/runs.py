@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import platform
@@ -106,9 +107,13 @@ def system(device: torch.device) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write atomically: a reader never sees half a file. ``indent=None`` puts big tables of numbers on one line."""
+    """Write atomically: a reader never sees half a file. ``indent=None`` puts big tables of numbers on one line.
+
+    A name that ends in ``.gz`` is compressed, equal values to equal bytes.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    temporary.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode())
     temporary.replace(path)
 
 

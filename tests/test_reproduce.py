@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_a_table_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "[4/4]" in first
     table = (tmp_path / "table.md").read_text()
     assert "| after | −8.6 | **" in table and "2 seeds" in table and "| far |" in table
-    about = json.loads((tmp_path / "reproduction.json").read_text())
+    about = json.loads(gzip.decompress((tmp_path / "reproduction.json.gz").read_bytes()))
     assert (
         about["columns"]["best"]["env_steps"] == 100
         and about["columns"]["K = 0"]["contender"] == "oracle"
