@@ -118,3 +118,17 @@ def test_padding_counts_for_nothing() -> None:
     inner(Categorical(logits), batch).backward()
     assert logits.grad is not None
     assert bool((logits.grad[2, 1] == 0).all()) and bool((logits.grad[0] != 0).all())
+
+
+def test_a_learned_reward_is_not_paid_after_the_end() -> None:
+    batch, _ = transitions()
+    inner = LearnedReward(lvc, TransitionNetwork(1, 3, discrete=True, generator=seeded(0)), ADVANTAGES)
+    randomize(inner, 2, 1.0)
+    elsewhere = batch.observation.clone()
+    elsewhere[2, 1] = 5.0  # padding: the network would judge it otherwise
+    logits = torch.randn(3, 2, 3, generator=seeded(3), requires_grad=True)
+    found = [
+        torch.autograd.grad(inner(Categorical(logits), batch._replace(observation=seen)), logits)[0]
+        for seen in (batch.observation, elsewhere)
+    ]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
