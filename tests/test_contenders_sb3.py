@@ -30,8 +30,9 @@ ALL = [*ADAPTING, sb3.ppo_randomized]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sb3, "ROLLOUT", 64)
-    monkeypatch.setattr(sb3, "UNROLLED", 16)
+    monkeypatch.setattr(sb3, "STEPS", 16)
+    monkeypatch.setattr(sb3, "ROWS", 4)
+    monkeypatch.setattr(sb3, "RECURRENT_ROWS", 4)
 
 
 def at(config: Config, rate: float = 1e-2) -> Config:

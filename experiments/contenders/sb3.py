@@ -2,8 +2,8 @@
 
 Each is a function of a configuration, as in `experiments.contenders.learners`: it trains within ``config.env_steps``
 and returns what measures the outcome under a protocol. ``config.rate`` is the step size of PPO's Adam, and the network
-is the configuration's. All else is SB3's default, but for the minibatches: `PASS` of them an epoch, since SB3's 64
-steps would make hundreds of a rollout of long episodes.
+is the configuration's. All else is SB3's default, but for rollouts of `ROWS` environments and `PASS` minibatches an
+epoch, since SB3's 64 steps would make hundreds of a rollout.
 
 Adapting gets what our learners get: the same number of whole episodes a step, drawn with the same noise. SB3 itself
 can only collect a number of steps, so that `metarl.rollouts.collect` does, for all tasks at once, and SB3 improves. The
@@ -43,9 +43,10 @@ from metarl.sb3 import TaskVecEnv, from_ppo, to_ppo, train_on
 from metarl.trees import map_leaves
 from metarl.types import Batch, Benchmark, Params, Task, TaskFamily
 
-ROLLOUT = 8192  # steps of a training rollout, about, in rows of one horizon each
+STEPS = 128  # of a row in a training rollout; as far as a recurrent agent's gradient goes back (a trial is longer)
+ROWS = 64  # many short rows step faster than few long ones, and are bootstrapped at their end
+RECURRENT_ROWS = 256  # an LSTM takes its time by the step, whatever the rows
 PASS = 4  # minibatches of an epoch
-UNROLLED = 128  # steps that a recurrent agent's gradient goes back: SB3's default; a trial is longer
 New = Callable[[Task], PPO]
 """The model that adapts to a task ``[1]``, where it begins."""
 
@@ -93,12 +94,12 @@ def recurrent_ppo(config: Config) -> Measure:
         family = Trials(base, trial_episodes(base.horizon, 1 + config.steps * config.episodes))
     except (ImportError, TypeError) as error:
         raise InputError(f"recurrent PPO: {error}; sb3-contrib comes with pip install -e '.[sb3]'") from error
-    rows, activation = max(1, ROLLOUT // UNROLLED), mlp_of(setup.learner.policy).activation
+    activation = mlp_of(setup.learner.policy).activation
     shape = {"lstm_hidden_size": max(config.hidden, default=64), "net_arch": list(config.hidden)}
     settings: dict[str, Any] = {"policy_kwargs": {**shape, "activation_fn": ACTIVATIONS[activation]}}
-    settings |= {"n_steps": UNROLLED, "batch_size": rows * UNROLLED // PASS, "learning_rate": config.rate}
+    settings |= {"n_steps": STEPS, "batch_size": RECURRENT_ROWS * STEPS // PASS, "learning_rate": config.rate}
     with isolated(config.seed):
-        env = training_env(family, setup.benchmark, rows, config.seed)
+        env = training_env(family, setup.benchmark, RECURRENT_ROWS, config.seed)
         model = RecurrentPPO("MlpLstmPolicy", env, device="cpu", **settings)
         if isinstance(setup.learner.policy, GaussianPolicy):
             torch.nn.init.constant_(model.policy.log_std, config.log_std)
@@ -167,11 +168,9 @@ def _randomized(config: Config) -> tuple[Setup, New, Spent]:
     """PPO trained on the benchmark's training tasks within the budget."""
     setup, spent = _setup(config), Spent()
     family, benchmark = setup.benchmark.family, setup.benchmark
-    rows = PASS * max(1, ROLLOUT // family.horizon // PASS)  # so that minibatches are of one size
-    size = rows * family.horizon
     with isolated(config.seed):
-        env = training_env(family, benchmark, rows, config.seed)
-        model = _ppo(setup, env, n_steps=family.horizon, batch_size=size // PASS)
+        env = training_env(family, benchmark, ROWS, config.seed)
+        model = _ppo(setup, env, n_steps=STEPS, batch_size=ROWS * STEPS // PASS)
         _train(model, config.env_steps, spent)
     found = model.get_parameters()
 
