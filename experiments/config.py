@@ -32,6 +32,9 @@ class Config(BaseModel):
     max_rate: Positive = Field(10.0, description="upper end of bounded step sizes")
     online_rate: Annotated[float, Field(ge=0.0)] = Field(0.01, description="how fast online rules change step sizes")
     inner_loss: str = Field("lvc", description="loss of adaptation, by name")
+    signal_hidden: tuple[Count, ...] = Field(
+        (32, 32), description="units of the hidden layers of a learned reward or advantage; none is linear"
+    )
     outer_loss: str = Field("clipped", description="loss of the adapted policy, by name")
     clip: Positive = Field(0.2, description="range of clipped losses")
     credit: Annotated[float, Field(ge=0.0)] = Field(0.0, description="weight of pre-update credit (E-MAML); 0 is none")

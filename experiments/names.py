@@ -70,6 +70,7 @@ Rule = Callable[[Config, Params, Parameterisation], UpdateRule]
 RULES: dict[str, Rule] = {
     "meta-sgd": lambda c, params, p: MetaSGD(params, initial=c.rate, parameterisation=p),
     "maml": lambda c, params, p: SGD(c.rate),
+    "maml-halving": lambda c, params, p: PerStep(SGD(c.rate), SGD(c.rate / 2.0)),  # as MAML's navigation is tested
     "fomaml": lambda c, params, p: FirstOrder(SGD(c.rate)),
     "learned-rate": lambda c, params, p: LearnedSGD(c.rate, parameterisation=p),
     "per-layer": lambda c, params, p: PerLayerSGD(params, initial=c.rate, parameterisation=p),
@@ -168,6 +169,7 @@ def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwo
         int(actions.n) if discrete else actions.shape[0],
         discrete=discrete,
         more=more,
+        hidden=config.signal_hidden,
         generator=stream(config.seed, "objective"),
     )
 

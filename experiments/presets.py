@@ -59,6 +59,26 @@ BANDIT = Config(
     final_share=0.05,
     env_steps=1_000_000,
 )
+# What exploring earns later does not reach a gradient through replayed steps; evolution counts all that is earned. A
+# linear judgement of (reward, arm) is what a pull adds to its arm's logit for a pay-out and takes for none.
+BANDIT_BEST = BANDIT.model_copy(
+    update={
+        "rate": 5.0,
+        "inner_loss": "learned-advantage",
+        "signal_hidden": (),
+        "baseline": "zero",
+        "steps": 19,
+        "tasks": 100,
+        "episodes": 5,
+        "query_episodes": 5,
+        "meta_optimizer": "evolution",
+        "pairs": 4,
+        "perturbation": 0.2,
+        "lr": 0.1,
+        "rate_lr": 0.1,
+        "env_steps": 5_000_000,
+    }
+)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "cartpole-polarity": (
@@ -94,6 +114,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         CARTPOLE_BEST.model_copy(update={"benchmark": "cartpole-packer", "env_steps": 3_000_000}),
     ),
     "bandit": ("five arms, 100 pulls in ten batches (Duan et al. 2016, Mishra et al. 2018): MAML", BANDIT),
+    "bandit-best": ("the same in twenty batches: a learned advantage, meta-trained by evolution", BANDIT_BEST),
     "navigation-fixed": (
         "2-D navigation from the origin to a hidden goal (Li et al. 2017), tuned",
         NAVIGATION.model_copy(update={"benchmark": "navigation-fixed"}),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +23,7 @@ class TransitionNetwork(nn.Module):
         *,
         discrete: bool,
         more: int = 0,
-        units: int = 32,
+        hidden: Sequence[int] = (32, 32),
         generator: torch.Generator,
     ) -> None:
         """Draw the weights.
@@ -30,19 +33,21 @@ class TransitionNetwork(nn.Module):
             actions: how many there are to choose from, or the size A of a continuous action.
             discrete: which of the two.
             more: further numbers a step.
-            units: in each of two hidden layers.
+            hidden: units of the hidden layers; none is a linear judgement.
             generator: draws the weights.
         """
         super().__init__()
         self.actions, self.discrete = actions, discrete
-        self.first = linear(2 * observations + actions + 2 + more, units, generator)
-        self.second = linear(units, units, generator)
-        self.head = zero_head(units)
+        sizes = (2 * observations + actions + 2 + more, *hidden)
+        self.layers = nn.ModuleList(linear(*size, generator) for size in pairwise(sizes))
+        self.head = zero_head(sizes[-1])
 
     def forward(self, batch: Batch, *more: Tensor) -> Tensor:
         """``[H, N]`` for a batch ``[H, N, ...]`` of one task, and as many further ``[H, N]`` as were announced."""
         seen = symlog(torch.cat([self.transitions(batch), *(one.unsqueeze(-1) for one in more)], -1))
-        judged: Tensor = self.head(self.second(self.first(seen).tanh()).tanh())
+        for layer in self.layers:
+            seen = layer(seen).tanh()
+        judged: Tensor = self.head(seen)
         return judged.squeeze(-1)
 
     def transitions(self, batch: Batch) -> Tensor:

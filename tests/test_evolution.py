@@ -95,6 +95,19 @@ def test_the_team_explores_the_same_tasks_with_the_same_noise() -> None:
     assert not torch.equal(generator.get_state(), seeded(3).get_state())  # and the next iteration draws anew
 
 
+def test_it_counts_what_is_earned_while_adapting_if_the_learner_does() -> None:
+    counted = []
+    for weight in (0.0, 0.5):
+        learner = bandit_learner()
+        learner.every_step = weight
+        optimizer = Evolution(learner, pairs=1)
+        optimizer.explorers(learner, generator=seeded(1))
+        earned, after = (make_batch(torch.tensor([[[a]], [[b]]]).double()) for a, b in ((4.0, 2.0), (1.0, 3.0)))
+        none = torch.zeros(2)
+        counted.append(-optimizer.step(learner, Trace((earned, earned), after, none, none, {}))["meta/loss"])
+    assert counted == [2.0, 2.0 + 0.5 * 2 * 3.0]
+
+
 def test_it_learns_to_adapt_on_a_bandit() -> None:
     learner, family = bandit_learner(0.0), Bandit()
     plan = Plan(tasks=16, episodes=16, query_episodes=16, steps=1)

@@ -327,6 +327,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "credit": ({"inner_loss": "vpg"}, {"credit": 1.0}),
     "every_step": ({}, {"every_step": 1.0}),
     "steps": ({}, {"steps": 2}),
+    "signal_hidden": ({"inner_loss": "learned-reward"}, {"signal_hidden": ()}),
     "tasks": ({}, {"tasks": 3}),
     "episodes": ({}, {"episodes": 5}),
     "query_episodes": ({}, {"query_episodes": 5}),

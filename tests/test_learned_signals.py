@@ -12,6 +12,7 @@ from metarl import Advantages, Learner, lvc, vpg
 from metarl.distributions import Categorical
 from metarl.learned_signals import LearnedAdvantage, LearnedReward
 from metarl.losses import Loss
+from metarl.objectives import symlog
 from metarl.rules import SGD
 from metarl.transitions import TransitionNetwork
 from metarl.types import Batch
@@ -25,7 +26,7 @@ ADVANTAGES = Advantages(0.9, 0.8)
 
 def judge(name: str, more: int) -> TransitionNetwork:
     observations, actions, discrete = SIZES[name]
-    return TransitionNetwork(observations, actions, discrete=discrete, more=more, units=3, generator=seeded(1))
+    return TransitionNetwork(observations, actions, discrete=discrete, more=more, hidden=(3, 3), generator=seeded(1))
 
 
 LEARNED: dict[str, Callable[[str, Loss], LearnedAdvantage | LearnedReward]] = {
@@ -132,3 +133,12 @@ def test_a_learned_reward_is_not_paid_after_the_end() -> None:
         for seen in (batch.observation, elsewhere)
     ]
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
+
+
+def test_without_hidden_layers_the_judgement_is_linear() -> None:
+    network = TransitionNetwork(2, 2, discrete=False, hidden=(), generator=seeded(1)).double()
+    randomize(network, 2, 0.5)
+    assert [tuple(p.shape) for p in network.parameters()] == [(1, 8), (1,)]
+    batch = one_task(double_trace(sgd(0.3), steps=1, name="navigation")[1], 1).support[0]
+    expected = symlog(network.transitions(batch)) @ network.head.weight[0] + network.head.bias
+    torch.testing.assert_close(network(batch), expected, rtol=1e-12, atol=1e-12)

@@ -19,7 +19,7 @@ class Evolution(MetaOptimizer):
     """ES-MAML (Song et al. 2020, arXiv:1910.01215, algorithm 1 with antithetic pairs) on everything that is learned.
 
     P learners ``θ + σ ε_i`` and P learners ``θ - σ ε_i`` explore the same tasks with the same noise; the gradient of
-    the return after adapting, smoothed by σ, is estimated by ``1 / (2 P σ) Σ_i (F_i⁺ - F_i⁻) ε_i`` and given to Adam.
+    the return after adapting (and of what the learner's ``every_step`` counts before), smoothed by σ, is estimated by ``1 / (2 P σ) Σ_i (F_i⁺ - F_i⁻) ε_i`` and given to Adam.
     Adaptation may be anything: nothing is differentiated but the inner loss itself. An iteration costs 2P times the
     environment steps of another meta-optimizer's.
     """
@@ -75,7 +75,10 @@ class Evolution(MetaOptimizer):
         Raises:
             DivergedError: a return that is not finite.
         """
-        fitness = trace.query.episode_return.mean(-1).reshape(self.pairs, 2, -1).mean(-1)
+        earned = trace.query.episode_return.mean(-1)
+        for batch in trace.support:
+            earned = earned + learner.every_step * batch.episode_return.mean(-1)
+        fitness = earned.reshape(self.pairs, 2, -1).mean(-1)
         if not bool(fitness.isfinite().all()):
             raise DivergedError(f"returns of perturbed learners are not finite: {fitness.tolist()}; lower perturbation")
         weight = (fitness[:, 0] - fitness[:, 1]) / (2.0 * self.pairs * self.perturbation)
