@@ -1,9 +1,9 @@
-"""What a rule has learned about stepping, in numbers that mean the same for every rule."""
+"""What has been learned about stepping and about what to reinforce, in numbers that mean the same for every rule."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from experiments.build import Setup
 from experiments.streams import stream
 from metarl import Learner, explore
 from metarl.diagnostics import effective_rates
+from metarl.learned_signals import LearnedAdvantage, LearnedReward
 from metarl.rollouts import to_device
 from metarl.rules import Rates
+from metarl.trees import map_leaves
 from metarl.types import Task
 
 LOOKED_AT = 20  # tasks
@@ -44,6 +46,34 @@ def rate_metrics(learner: Learner) -> dict[str, float]:
         "meta/rate_max": float(rates.max()),
         "meta/rate_negative": float((rates < 0).float().mean()),
     }
+
+
+class Reinforced(NamedTuple):
+    """What the inner loss is given on single steps, and what it makes of that; ``[steps]`` each."""
+
+    name: str
+    """reward or advantage"""
+    given: Tensor
+    corrected: Tensor
+
+
+@torch.no_grad()
+def reinforced(setup: Setup, task: Task, *, seed: int) -> Reinforced | None:
+    """On every step explored on the tasks before adapting; None where the inner loss corrects nothing."""
+    inner, device = setup.learner.inner, setup.generator.device
+    if not isinstance(inner, LearnedAdvantage | LearnedReward):
+        return None
+    noise = stream(seed, "looking at what is reinforced", device)
+    on = to_device(dict(task), device)
+    support = explore(setup.learner, setup.benchmark.family, on, setup.plan, generator=noise).support[0]
+    name = "advantage" if isinstance(inner, LearnedAdvantage) else "reward"
+    given, corrected = [], []
+    for t in range(len(support.reward)):
+        one = map_leaves(lambda leaf, t=t: leaf[t], support)
+        lived = one.mask > 0
+        given.append(getattr(one, name)[lived])
+        corrected.append(inner.corrected(one)[lived])
+    return Reinforced(name, torch.cat(given).cpu(), torch.cat(corrected).cpu())
 
 
 def describe(setup: Setup, task: Task, *, steps: int, seed: int) -> dict[str, Any]:

@@ -37,8 +37,12 @@ class LearnedAdvantage(nn.Module):
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
         """The loss on a batch ``[H, N, ...]`` of one task."""
-        correction = self.network(batch, batch.advantage)
-        return self.loss(distribution, batch._replace(advantage=batch.advantage + correction))
+        return self.loss(distribution, batch._replace(advantage=self.corrected(batch)))
+
+    def corrected(self, batch: Batch) -> Tensor:
+        """The advantages ``[H, N]`` that are reinforced instead of ``batch.advantage``."""
+        advantage: Tensor = batch.advantage + self.network(batch, batch.advantage)
+        return advantage
 
 
 class LearnedReward(nn.Module):
@@ -51,8 +55,14 @@ class LearnedReward(nn.Module):
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
         """The loss on a batch ``[H, N, ...]`` of one task."""
-        reward = (batch.reward + self.network(batch)) * batch.mask
         filled = self.advantages.estimate(
-            batch._replace(reward=reward), discount=self.advantages.discount, decay=self.advantages.decay
+            batch._replace(reward=self.corrected(batch)),
+            discount=self.advantages.discount,
+            decay=self.advantages.decay,
         )
         return self.loss(distribution, batch._replace(advantage=filled.advantage))
+
+    def corrected(self, batch: Batch) -> Tensor:
+        """The rewards ``[H, N]`` that stand in for ``batch.reward``; none after the end."""
+        reward: Tensor = (batch.reward + self.network(batch)) * batch.mask
+        return reward

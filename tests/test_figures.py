@@ -19,8 +19,9 @@ from experiments import figures
 from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.evaluate import Protocol, held_out_tasks, measure
-from experiments.figures import animations, curves, learning, page, plane
+from experiments.figures import animations, curves, learning, page, plane, signals
 from experiments.figures import rates as drawn_rates
+from experiments.learned import reinforced
 from metarl import Plan, stats
 from metarl.diagnostics import Estimates
 
@@ -191,6 +192,35 @@ def test_step_sizes_far_apart_are_drawn_on_a_symmetric_log_scale(rates: list[flo
     axes = page.Figure().add_subplot()
     drawn_rates._scale(axes, np.array(rates))
     assert axes.get_xscale() == scale
+
+
+@pytest.mark.parametrize(("name", "inner_loss"), [("reward", "learned-reward"), ("advantage", "learned-advantage")])
+def test_what_is_reinforced_is_looked_at_on_steps_that_were_lived(name: str, inner_loss: str) -> None:
+    setup = build(CARTPOLE.model_copy(update={"inner_loss": inner_loss}), CPU)
+    task = held_out_tasks(setup.benchmark, Protocol(tasks=3))
+    before = reinforced(setup, task, seed=1)
+    assert before is not None and before.name == name
+    assert torch.equal(before.given, before.corrected)
+    with torch.no_grad():
+        setup.learner.inner.network.head.bias.fill_(0.5)  # type: ignore[union-attr, operator]
+    after = reinforced(setup, task, seed=1)
+    assert after is not None and torch.equal(after.given, before.given)
+    torch.testing.assert_close(after.corrected, after.given + 0.5)
+    if name == "reward":
+        assert bool((after.given == 1.0).all()) and 3 * 4 < len(after.given) < 3 * 4 * 30  # CartPole's, until it falls
+    assert reinforced(build(CARTPOLE, CPU), task, seed=1) is None
+
+
+def test_the_mean_of_what_is_reinforced_and_how_much_a_quadratic_explains(tmp_path: Path) -> None:
+    given = np.linspace(-1.0, 1.0, 4801)
+    x, y = signals.means(given, given**2)
+    assert len(x) == signals.BINS and y == pytest.approx(x**2 + (2.0 / signals.BINS) ** 2 / 12.0, abs=1e-4)
+    noise = np.random.default_rng(0).permutation(np.repeat([-1.0, 1.0, -1.0], 1601)[:4801])
+    assert signals.explained(given, 1.0 - given**2) == pytest.approx(1.0)
+    assert signals.explained(given, noise) < 0.01
+    assert np.isnan(signals.explained(given, np.full(4801, 3.0)))
+    assert_drawn(list(signals.reinforced(tmp_path / "signals", "reward", given, given**2).files))
+    assert_drawn(list(signals.reinforced(tmp_path / "one", "reward", given[:1], given[:1]).files))
 
 
 @pytest.mark.parametrize("tasks", [1, 4])

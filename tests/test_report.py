@@ -98,8 +98,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run of navigation with two splits, one of CartPole, and a tiny comparison."""
     folder, threads = tmp_path_factory.mktemp("made"), torch.get_num_threads()
     torch.set_num_threads(1)
-    for name, preset in (("navigation", "navigation-fixed"), ("cartpole", "cartpole-polarity")):
-        argv = [preset, *TINY, "--horizon", "10", "--env-steps", "2000", "--output", str(folder / name)]
+    for name, *preset in (
+        ("navigation", "navigation-fixed"),
+        ("cartpole", "cartpole-polarity", "--inner-loss", "learned-advantage"),
+    ):
+        argv = [*preset, *TINY, "--horizon", "10", "--env-steps", "2000", "--output", str(folder / name)]
         assert train.main([*argv, "--no-evaluate"]) == 0
         for split in ("test", "validation"):
             assert evaluate.main([str(folder / name), "--split", split, "--tasks", "12", "--score-episodes", "2"]) == 0
@@ -136,7 +139,7 @@ def test_a_page_about_a_run_of_navigation(made: Path, tmp_path: Path, capsys: py
     text = asked([str(made / "navigation")], tmp_path / "page.html")
     page = assert_whole(text)
     assert {"adaptation", "splits", "steps", "plane", "motion", "learning", "run"} <= set(page.ids)
-    assert "comparison" not in page.ids and "missing" not in capsys.readouterr().out
+    assert not {"comparison", "signals"} & set(page.ids) and "missing" not in capsys.readouterr().out
     words = " ".join(part for parts in page.words.values() for part in parts)
     for told in ("navigation-fixed", "environment steps", "Fingerprint", "hidden", "12 held-out tasks"):
         assert told in words, told
@@ -152,8 +155,9 @@ def test_a_page_about_a_run_of_navigation(made: Path, tmp_path: Path, capsys: py
 def test_a_page_about_a_run_of_cartpole(made: Path, tmp_path: Path) -> None:
     text = asked([str(made / "cartpole")], tmp_path / "page.html")
     page = assert_whole(text)
-    assert {"motion", "splits"} <= set(page.ids) and "plane" not in page.ids
-    assert (tmp_path / "page_files" / "by-constant.png").exists()
+    assert {"motion", "splits", "signals"} <= set(page.ids) and "plane" not in page.ids
+    assert "Learned advantage" in page.words["h2"]
+    assert all((tmp_path / "page_files" / f"{name}.png").exists() for name in ("by-constant", "signals"))
     assert "img" in Page(text).tags
     still = asked([str(made / "cartpole"), "--no-moving"], tmp_path / "still.html")
     assert "image/gif" not in still

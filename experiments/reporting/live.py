@@ -19,7 +19,7 @@ from experiments.evaluate import Protocol
 from experiments.figures.animations import animate_cartpole, animate_navigation
 from experiments.figures.page import SHOWN, Array
 from experiments.figures.plane import first_tasks, walks
-from experiments.learned import rate_tables
+from experiments.learned import LOOKED_AT, Reinforced, rate_tables, reinforced
 from experiments.reporting.sources import Contender, Missing
 from experiments.reporting.tables import clean
 from experiments.streams import stream
@@ -81,6 +81,13 @@ class Live:
         setup = self.setup()
         tables = rate_tables(setup.learner) if setup else {}
         return {name: rates.cpu().double().numpy() for name, rates in tables.items()}
+
+    def reinforced(self) -> Reinforced | None:
+        """What a learned reward or advantage makes of the given one on held-out tasks; None without one."""
+        setup = self.setup()
+        if setup is None or not setup.config.steps:
+            return None
+        return reinforced(setup, first_tasks(setup, LOOKED_AT), seed=Protocol().seed)
 
     @torch.no_grad()
     def planes(self, tasks: int) -> list[Plane]:

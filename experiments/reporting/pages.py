@@ -23,6 +23,7 @@ ORDER: tuple[Callable[[Desk], Section | None], ...] = (
     sections.aggregates,
     sections.splits,
     sections.step_sizes,
+    sections.signals,
     sections.planes,
     sections.motion,
     sections.tuning,

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from experiments.figures import panels
+from experiments.figures import signals as drawings
 from experiments.figures.learning import read_metrics, running_mean
 from experiments.figures.page import BEFORE, COLORS
 from experiments.reporting import summaries
@@ -227,6 +228,21 @@ def step_sizes(desk: Desk) -> Section | None:
         "The effective step size of a step u and its gradient g is −⟨u, g⟩ / ⟨g, g⟩: the rate of plain gradient "
         "descent that goes as far along the gradient; median over 20 tasks."
     )
+    return section
+
+
+def signals(desk: Desk) -> Section | None:
+    """What was learned about what to reinforce."""
+    found = desk.live.reinforced() if desk.alone else None
+    if found is None:
+        return None
+    given, corrected = found.given.double().numpy(), found.corrected.double().numpy()
+    section = Section("signals", f"Learned {found.name}")
+    share = drawings.explained(given, corrected)
+    told = "" if np.isnan(share) else f" A quadratic of the {found.name} explains {100 * share:.0f} % of its variance."
+    drawn = drawings.reinforced(desk.path("signals"), found.name, given, corrected)
+    section.draw(drawn, f"What the inner loss reinforces, on the steps explored on held-out tasks.{told}")
+    section.note = "Away from the black line: what it takes from state, action and next state."
     return section
 
 
