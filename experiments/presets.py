@@ -63,7 +63,7 @@ BANDIT = Config(
 # linear judgement of (reward, arm) is what a pull adds to its arm's logit for a pay-out and takes for none.
 BANDIT_BEST = BANDIT.model_copy(
     update={
-        "rate": 5.0,
+        "rate": 1.25,
         "inner_loss": "learned-advantage",
         "signal_hidden": (),
         "baseline": "zero",
@@ -72,11 +72,11 @@ BANDIT_BEST = BANDIT.model_copy(
         "episodes": 5,
         "query_episodes": 5,
         "meta_optimizer": "evolution",
-        "pairs": 4,
+        "pairs": 8,
         "perturbation": 0.2,
-        "lr": 0.1,
-        "rate_lr": 0.1,
-        "env_steps": 5_000_000,
+        "lr": 0.02,
+        "rate_lr": 0.3,
+        "env_steps": 10_000_000,
     }
 )
 

@@ -19,9 +19,10 @@ class Evolution(MetaOptimizer):
     """ES-MAML (Song et al. 2020, arXiv:1910.01215, algorithm 1 with antithetic pairs) on everything that is learned.
 
     P learners ``θ + σ ε_i`` and P learners ``θ - σ ε_i`` explore the same tasks with the same noise; the gradient of
-    the return after adapting (and of what the learner's ``every_step`` counts before), smoothed by σ, is estimated by ``1 / (2 P σ) Σ_i (F_i⁺ - F_i⁻) ε_i`` and given to Adam.
-    Adaptation may be anything: nothing is differentiated but the inner loss itself. An iteration costs 2P times the
-    environment steps of another meta-optimizer's.
+    the return F after adapting, smoothed by σ, is estimated by ``1 / (2 P σ) Σ_i (F_i⁺ - F_i⁻) ε_i`` and given to Adam.
+    F counts what is earned while adapting, too, by the learner's ``every_step``. Adaptation may be anything: nothing
+    is differentiated but the inner loss itself. An iteration costs 2P times the environment steps of another
+    meta-optimizer's.
     """
 
     def __init__(
