@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from envs import Family, SameTasks, TaskBenchmark
 from experiments.config import Config
 from experiments.errors import InputError
+from experiments.lookup import choose, choose_or_import
 from experiments.names import (
     ACTIVATIONS,
     BENCHMARKS,
@@ -20,8 +21,6 @@ from experiments.names import (
     META_OPTIMIZERS,
     PARAMETERISATIONS,
     RULES,
-    choose,
-    choose_or_import,
     query_advantages,
     support_advantages,
 )

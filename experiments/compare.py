@@ -30,7 +30,8 @@ from experiments.contenders.budget import refuse_unequal
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, score_matrix
 from experiments.jobs import key_of, run_all
-from experiments.names import ALGORITHMS, RULES, choose
+from experiments.lookup import choose
+from experiments.names import ALGORITHMS, RULES
 from metarl import DivergedError, NonFiniteError, stats
 
 COMPARATORS = (

@@ -28,7 +28,7 @@ from experiments.contenders import contender
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, score_matrix
 from experiments.jobs import key_of, run_all
-from experiments.names import choose
+from experiments.lookup import choose
 from experiments.tables import TABLES, Column, Row, Table
 from metarl import DivergedError, NonFiniteError, stats
 

@@ -22,7 +22,8 @@ import metarl
 from experiments.build import Progress, Setup, build
 from experiments.config import Config
 from experiments.errors import InputError, existing
-from experiments.names import BENCHMARKS, RULES, offered_names
+from experiments.lookup import offered_names
+from experiments.names import BENCHMARKS, RULES
 from metarl import checkpoints
 
 PACKAGES = ("torch", "gymnasium", "numpy", "scipy")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from envs import BENCHMARKS, TaskBenchmark
-from experiments import check_family, evaluate, names, train
+from experiments import check_family, evaluate, lookup, names, train
 from experiments.build import build_benchmark
 from experiments.config import Config
 from experiments.errors import InputError
@@ -96,10 +96,10 @@ def test_an_installed_benchmark_is_reached_by_its_name_and_imported_only_then(in
 
 
 def test_a_rule_is_too(installed: str) -> None:
-    rule = names.choose_or_import("rule", "their-rule", names.RULES)({"w": torch.zeros(2)})
+    rule = lookup.choose_or_import("rule", "their-rule", names.RULES)({"w": torch.zeros(2)})
     assert isinstance(rule, SGD)
     with pytest.raises(InputError, match="did you mean 'their-rule'"):
-        names.choose_or_import("rule", "their-rul", names.RULES)
+        lookup.choose_or_import("rule", "their-rul", names.RULES)
 
 
 def test_a_name_of_ours_cannot_be_taken(installed: str) -> None:

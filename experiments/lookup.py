@@ -1,0 +1,71 @@
+"""From a name to an object: of a table, of an installed package, or at an import path."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.errors import InputError
+
+
+def choose(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    """The table's entry.
+
+    Raises:
+        InputError: no such name; tells what is known and what comes close.
+    """
+    if name in table:
+        return table[name]
+    close = difflib.get_close_matches(name, table, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise InputError(f"unknown {kind} {name!r}; {hint}known are {', '.join(table)}")
+
+
+def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    """The table's entry, or the object that an installed package offers, or at a path ``package.module:NAME``.
+
+    Only benchmarks and rules may be imported, and `runs.load` asks the user before a stored configuration may.
+
+    An installed package may offer names of its own, in the entry-point groups ``metarl.benchmarks`` and
+    ``metarl.rules``. They are read from its metadata, and imported only if the user gives one. A name of the
+    table cannot be taken.
+
+    Raises:
+        InputError: none of these, or a name that several packages offer.
+    """
+    if ":" in name:
+        return _imported(kind, name, name)
+    offered = {} if name in table else offered_names(kind)
+    if name not in offered:
+        return choose(kind, name, {**table, **offered})
+    if len(offered[name]) > 1:
+        raise InputError(f"{kind} {name!r} is offered by several packages; give one of {', '.join(offered[name])}")
+    return _imported(kind, name, offered[name][0])
+
+
+def offered_names(kind: str) -> dict[str, list[str]]:
+    """Import paths ``package.module:NAME`` that installed packages offer, by name; nothing is imported."""
+    paths: dict[str, list[str]] = {}
+    for entry in importlib.metadata.entry_points(group=f"metarl.{kind}s"):
+        path = entry.value.partition("[")[0].strip()  # what follows are extras, which nobody installs here
+        if path not in paths.setdefault(entry.name, []):
+            paths[entry.name].append(path)
+    return paths
+
+
+def _imported(kind: str, name: str, path: str) -> Any:
+    """The object at an import path; errors speak of the name that the user gave."""
+    module, _, attribute = path.partition(":")
+    try:
+        return operator.attrgetter(attribute.strip())(importlib.import_module(module.strip()))
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME, installed or found by"
+            " PYTHONPATH (. is this folder)"
+        ) from error
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME") from error
