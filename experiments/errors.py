@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from experiments.stopping import Stopped
 from metarl import DivergedError, NonFiniteError, TrainingTaskError
 from metarl.checkpoints import CheckpointError
 
@@ -42,8 +44,9 @@ def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
             return _fail(str(error), DIVERGED)
         except OSError as error:
             return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), IO)
-        except KeyboardInterrupt:
-            return _fail("interrupted; what the last checkpoint holds can be resumed", 130)
+        except KeyboardInterrupt as error:
+            number = error.signal if isinstance(error, Stopped) else signal.SIGINT
+            return _fail("interrupted; what the last checkpoint holds can be resumed", 128 + number)
         return 0
 
     return run

@@ -23,6 +23,7 @@ from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, evaluate_run, held_out_tasks, validate
 from experiments.figures import draw_run
 from experiments.learned import rate_metrics, rate_tables
+from experiments.stopping import stop_requests
 from experiments.tracking import viewers
 from metarl.metrics import MetricsLog, Progress
 
@@ -124,22 +125,27 @@ def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, sa
 def train_logged(config: Config, setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watch) -> runs.Progress:
     """Train until the budget is spent, logging every iteration and saving now and then.
 
-    However it ends, ``status.json`` says how; the last checkpoint is whole and can be resumed.
+    However it ends, ``status.json`` says how; the last checkpoint is whole and can be resumed. A first SIGINT or
+    SIGTERM lets the iteration under way finish, and its checkpoint is the last.
+
+    Raises:
+        Stopped: by such a signal.
     """
     started, ending = time.perf_counter(), {"status": "interrupted"}
     runs.write_json(log.folder / "status.json", {"status": "running"})
     try:
-        with Progress(config.env_steps, done=done.env_steps) as bar:
+        with Progress(config.env_steps, done=done.env_steps) as bar, stop_requests() as stop:
             for iteration, metrics in setup.train(done):
                 done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
                 metrics |= rate_metrics(setup.learner) | {"env_steps_total": float(done.env_steps)}
                 finished = done.env_steps >= config.env_steps
                 log_iteration(log, iteration, metrics, setup, watch, last=finished)
                 bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})
-                if finished or iteration % watch.save_every == 0:
+                if finished or stop or iteration % watch.save_every == 0:
                     runs.save(log.folder, config, setup, done)
                 if finished:
                     break
+                stop.obey()
         ending = {"status": "finished"}
     except Exception as error:
         ending = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}

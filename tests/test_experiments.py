@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from experiments.build import Progress, build
 from experiments.config import Config
 from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES
 from experiments.presets import PRESETS
+from experiments.stopping import Stopped, stop_requests
 from metarl import checkpoints
 
 TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4"]
@@ -84,6 +88,52 @@ def test_resuming_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opti
         for name in ("whole", "cut")
     ]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_it_saves_the_iteration_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_tiny(tmp_path / "whole", "--no-evaluate") == 0
+    real, calls = train.rate_metrics, []
+    before = signal.getsignal(number)
+
+    def tell(setup: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return real(setup)
+
+    monkeypatch.setattr(train, "rate_metrics", tell)
+    assert train_tiny(tmp_path / "cut", "--no-evaluate") == 128 + number
+    assert "can be resumed" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+    assert checkpoints.load(tmp_path / "cut")["iteration"] == 3 < train.Watch.save_every
+    assert json.loads((tmp_path / "cut" / "status.json").read_text())["status"] == "interrupted"
+    assert train.main(["--resume", str(tmp_path / "cut"), "--no-evaluate"]) == 0
+    assert_equal(*(checkpoints.load(tmp_path / name) for name in ("whole", "cut")))
+
+
+def test_a_second_signal_breaks_off() -> None:
+    with pytest.raises(KeyboardInterrupt) as broken, stop_requests() as stop:
+        assert not stop
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+    assert not isinstance(broken.value, Stopped)
+
+
+def test_another_thread_listens_to_no_signals() -> None:
+    found: list[bool] = []
+
+    def work() -> None:
+        with stop_requests() as stop:
+            found.append(bool(stop))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]
 
 
 def assert_equal(left: Any, right: Any, where: str = "") -> None:
