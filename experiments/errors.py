@@ -46,7 +46,9 @@ def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
             return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), IO)
         except KeyboardInterrupt as error:
             number = error.signal if isinstance(error, Stopped) else signal.SIGINT
-            return _fail("interrupted; what the last checkpoint holds can be resumed", 128 + number)
+            return _fail(
+                "interrupted; what is saved is kept: go on with --resume, or with the same command", 128 + number
+            )
         return 0
 
     return run

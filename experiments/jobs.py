@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from experiments import runs
+from experiments.stopping import leave_ctrl_c_to_the_parent, stoppable
 
 
 class Job(Protocol):
@@ -43,11 +45,25 @@ def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[s
     """Results by job key; only what is not in the folder yet is run."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [job for job in jobs if not (folder / f"{job.key}.json").exists()]
-    spawn = multiprocessing.get_context("spawn")  # a forked torch process may hang
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+    with stoppable(), _processes(workers) as pool:
         pending = {pool.submit(job.run): job for job in missing}
         for number, future in enumerate(as_completed(pending), 1):
             job, result = pending[future], future.result()
             runs.write_json(folder / f"{job.key}.json", result)
             print(f"[{number}/{len(missing)}] {job.name}: {job.summary(result)}", flush=True)
     return {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Workers that do not outlive a failure or an interruption."""
+    spawn = multiprocessing.get_context("spawn")  # a forked torch process may hang
+    before = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=leave_ctrl_c_to_the_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.terminate()
+            raise

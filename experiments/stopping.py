@@ -1,4 +1,4 @@
-"""Being told to stop, by ctrl-C or by a scheduler: what is under way is finished and saved first."""
+"""Being told to stop, by ctrl-C or by a scheduler: nothing that can be saved is lost, and nobody is left at work."""
 
 from __future__ import annotations
 
@@ -62,3 +62,29 @@ def stop_requests() -> Iterator[Request]:
     finally:
         for number in SIGNALS:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A SIGTERM ends what is inside as ctrl-C does, so that it can clean up; in the main thread only.
+
+    Raises:
+        Stopped: inside, when the signal comes.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave_ctrl_c_to_the_parent() -> None:
+    """For worker processes, which the terminal interrupts, too: the one that started them ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

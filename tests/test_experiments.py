@@ -106,7 +106,7 @@ def test_told_to_stop_it_saves_the_iteration_under_way(
 
     monkeypatch.setattr(train, "rate_metrics", tell)
     assert train_tiny(tmp_path / "cut", "--no-evaluate") == 128 + number
-    assert "can be resumed" in capsys.readouterr().err
+    assert "go on with --resume" in capsys.readouterr().err
     assert signal.getsignal(number) == before
     assert checkpoints.load(tmp_path / "cut")["iteration"] == 3 < train.Watch.save_every
     assert json.loads((tmp_path / "cut" / "status.json").read_text())["status"] == "interrupted"

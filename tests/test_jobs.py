@@ -1,0 +1,110 @@
+"""Jobs in processes: done once, kept when interrupted, and no worker left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.jobs import key_of, run_all
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Writes down which process does it, and then takes its time."""
+
+    folder: str
+    number: int
+    seconds: float = 0.0
+    fails: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"note {self.number}"
+
+    @property
+    def key(self) -> str:
+        return key_of(self.number)
+
+    def run(self) -> dict[str, Any]:
+        (Path(self.folder) / f"worker-{self.number}").write_text(str(os.getpid()))
+        if self.fails:
+            raise ValueError("as it should")
+        time.sleep(self.seconds)
+        return {"number": self.number}
+
+    def summary(self, result: dict[str, Any]) -> str:
+        return str(result["number"])
+
+
+def workers(folder: Path) -> dict[str, int]:
+    return {file.name: int(file.read_text() or 0) for file in folder.glob("worker-*")}
+
+
+def gone(process: int, patience: float = 10.0) -> bool:
+    """Whether the process ends before long."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_finished_job_is_never_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [Note(str(tmp_path), number) for number in range(3)]
+    first = run_all(jobs[:2], tmp_path / "jobs", 1)
+    assert first == {job.key: {"number": job.number} for job in jobs[:2]}
+    (tmp_path / "worker-0").unlink()
+    assert run_all(jobs, tmp_path / "jobs", 2).keys() == {job.key for job in jobs}
+    assert "worker-0" not in workers(tmp_path) and "[1/1] note 2: 2" in capsys.readouterr().out
+
+
+def test_a_job_that_fails_ends_the_others(tmp_path: Path) -> None:
+    jobs = [Note(str(tmp_path), 0, fails=True), Note(str(tmp_path), 1, seconds=60.0)]
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="as it should"):
+        run_all(jobs, tmp_path / "jobs", 1)
+    assert time.monotonic() - started < 50.0 and not list((tmp_path / "jobs").glob("*.json"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_interrupted_it_leaves_no_worker_and_keeps_what_is_finished(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    jobs = f"[Note({str(tmp_path)!r}, 0), Note({str(tmp_path)!r}, 1, seconds=60.0)]"
+    main = f"run_all({jobs}, Path({str(tmp_path / 'jobs')!r}), 1)"
+    text = "import sys; from pathlib import Path; from tests.test_jobs import Note, run_all\n"
+    text += "from experiments.errors import script\n"
+    text += f"if __name__ == '__main__':\n    sys.exit(script(lambda argv: {main})([]))\n"
+    (tmp_path / "main.py").write_text(text)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "main.py")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 60.0
+    while not workers(tmp_path).get("worker-1") and time.monotonic() < until:
+        time.sleep(0.05)
+    worker = workers(tmp_path)["worker-1"]
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as ctrl-C, as kill
+    _, errors = process.communicate(timeout=30.0)
+    assert process.returncode == code, errors
+    assert errors.count("\n") == 1 and "the same command" in errors
+    assert gone(worker)
+    kept = [json.loads(file.read_text()) for file in (tmp_path / "jobs").glob("*.json")]
+    assert kept == [{"number": 0}]
