@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(KeyboardInterrupt):
@@ -43,30 +45,21 @@ class Request:
 def stop_requests() -> Iterator[Request]:
     """Notes the first SIGINT or SIGTERM instead of breaking off; a second one of the kind does what it always did.
 
-    Only the main thread can listen to signals: in another one nothing changes.
+    What is ignored stays ignored, such as ctrl-C by a job in the background of a shell.
     """
     request = Request()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def note(number: int, frame: FrameType | None) -> None:
         request.number = number
         signal.signal(number, before[number])
 
-    for number in SIGNALS:
-        signal.signal(number, note)
-    try:
+    with _handled(SIGNALS, note) as before:
         yield request
-    finally:
-        for number in SIGNALS:
-            signal.signal(number, before[number])
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """A SIGTERM ends what is inside as ctrl-C does, so that it can clean up; in the main thread only.
+    """A SIGTERM ends what is inside as ctrl-C does, so that it can clean up; unless it is ignored.
 
     Raises:
         Stopped: inside, when the signal comes.
@@ -75,14 +68,23 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    if threading.current_thread() is not threading.main_thread():
+    with _handled((signal.SIGTERM,), stop):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
+
+
+@contextmanager
+def _handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[dict[int, Any]]:
+    """The handler in the place of those that it yields; only the main thread can have any."""
+    listening = threading.current_thread() is threading.main_thread()
+    found = {number: signal.getsignal(number) for number in numbers if listening}
+    before: dict[int, Any] = {number: one for number, one in found.items() if one != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
     try:
-        yield
+        yield before
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, one in before.items():
+            signal.signal(number, one)
 
 
 def leave_ctrl_c_to_the_parent() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,15 @@ def test_resuming_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opti
     assert rows[0] == rows[1]
 
 
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """Signals as in a shell's foreground, where ctrl-C is not ignored, whatever the tests are run from."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_stop_it_saves_the_iteration_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, capsys: pytest.CaptureFixture[str]
@@ -114,6 +124,7 @@ def test_told_to_stop_it_saves_the_iteration_under_way(
     assert_equal(*(checkpoints.load(tmp_path / name) for name in ("whole", "cut")))
 
 
+@pytest.mark.usefixtures("foreground")
 def test_a_second_signal_breaks_off() -> None:
     with pytest.raises(KeyboardInterrupt) as broken, stop_requests() as stop:
         assert not stop
@@ -121,6 +132,14 @@ def test_a_second_signal_breaks_off() -> None:
         assert stop.number == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
     assert not isinstance(broken.value, Stopped)
+
+
+@pytest.mark.usefixtures("foreground")
+def test_what_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stop_requests() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert not stop and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_another_thread_listens_to_no_signals() -> None:

@@ -86,23 +86,26 @@ def test_interrupted_it_leaves_no_worker_and_keeps_what_is_finished(
 ) -> None:
     jobs = f"[Note({str(tmp_path)!r}, 0), Note({str(tmp_path)!r}, 1, seconds=60.0)]"
     main = f"run_all({jobs}, Path({str(tmp_path / 'jobs')!r}), 1)"
-    text = "import sys; from pathlib import Path; from tests.test_jobs import Note, run_all\n"
+    text = "import signal, sys; from pathlib import Path; from tests.test_jobs import Note, run_all\n"
+    text += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored by what runs in the background
     text += "from experiments.errors import script\n"
     text += f"if __name__ == '__main__':\n    sys.exit(script(lambda argv: {main})([]))\n"
     (tmp_path / "main.py").write_text(text)
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "main.py")],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    until = time.monotonic() + 60.0
-    while not workers(tmp_path).get("worker-1") and time.monotonic() < until:
-        time.sleep(0.05)
-    worker = workers(tmp_path)["worker-1"]
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as ctrl-C, as kill
-    _, errors = process.communicate(timeout=30.0)
+    command = [sys.executable, str(tmp_path / "main.py")]
+    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=paths, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            until = time.monotonic() + 60.0
+            while not workers(tmp_path).get("worker-1") and time.monotonic() < until:
+                time.sleep(0.05)
+            worker = workers(tmp_path)["worker-1"]
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)  # as ctrl-C in a terminal does
+            else:
+                process.send_signal(number)
+            _, errors = process.communicate(timeout=30.0)
+        finally:
+            process.kill()
     assert process.returncode == code, errors
     assert errors.count("\n") == 1 and "the same command" in errors
     assert gone(worker)
