@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from gymnasium.spaces import Box, Discrete
+from torch import Tensor
 
 from envs import Family, SameTasks, TaskBenchmark
 from experiments.config import Config
@@ -27,6 +28,7 @@ from experiments.names import (
 from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import PreUpdateCredit
+from metarl.rollouts import collect
 from metarl.rules import UpdateRule
 from metarl.types import Benchmark, TaskFamily
 
@@ -83,7 +85,7 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
     """
     try:
         benchmark = build_benchmark(config) if wrap is None else wrapped(build_benchmark(config), wrap)
-        policy = build_policy(config, benchmark.family)
+        policy = build_policy(config, benchmark)
         learner = Learner(
             policy,
             build_rule(config, policy),
@@ -148,8 +150,13 @@ def find_benchmark(name: str, horizon: int | None) -> Any:
     return found
 
 
-def build_policy(config: Config, family: TaskFamily) -> Policy:
-    """An MLP policy that fits the family's spaces."""
+def build_policy(config: Config, benchmark: Benchmark) -> Policy:
+    """An MLP policy that fits the spaces of the benchmark's family."""
+    policy = _policy(config, benchmark.family)
+    return _policy(config, benchmark.family, spread(benchmark, policy)) if config.scale_inputs else policy
+
+
+def _policy(config: Config, family: TaskFamily, input_scale: Tensor | None = None) -> Policy:
     observations, actions = family.observation_space, family.action_space
     if not isinstance(observations, Box) or len(observations.shape) != 1:
         raise InputError(f"policies read flat Box observations, got {observations}; flatten them in the family")
@@ -160,11 +167,25 @@ def build_policy(config: Config, family: TaskFamily) -> Policy:
         outputs,
         activation=ACTIVATIONS[config.activation],
         context=config.context,
+        input_scale=input_scale,
         generator=stream(config.seed, "initialization"),
     )
     if isinstance(actions, Discrete):
         return CategoricalPolicy(network)
     return GaussianPolicy(network, outputs, log_std=config.log_std)
+
+
+def spread(benchmark: Benchmark, policy: Policy) -> Tensor:
+    """Standard deviation ``[O]`` of each observation over training tasks; 1 where it never changes.
+
+    The same tasks and noise for every run, so that seeds differ by what an untrained policy does and no more. None of
+    it counts as training: 500 episodes are looked at and nothing is learned from their rewards.
+    """
+    task = benchmark.sample("train", 100, generator=stream(0, "tasks of the input scale"))
+    noise = stream(0, "noise of the input scale")
+    batch = collect(policy, policy.initial(), benchmark.family, task, 5, generator=noise)
+    deviation = batch.observation[batch.mask > 0.0].std(0)
+    return torch.where(deviation > 0.0, deviation, 1.0)
 
 
 def build_rule(config: Config, policy: Policy) -> UpdateRule:

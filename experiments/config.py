@@ -24,6 +24,9 @@ class Config(BaseModel):
     hidden: tuple[Count, ...] = Field((100, 100), description="units of the policy's hidden layers")
     context: Annotated[int, Field(ge=0)] = Field(0, description="inputs that are parameters, for CAVIA")
     activation: Literal["tanh", "relu"] = Field("relu", description="between the layers")
+    scale_inputs: bool = Field(
+        False, description="divide observations by their spread under the untrained policy on training tasks"
+    )
     log_std: float = Field(0.0, description="first log standard deviation of a Gaussian policy")
 
     rule: str = Field("meta-sgd", description="update rule, by name or package.module:NAME")

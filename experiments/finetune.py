@@ -153,7 +153,7 @@ class Job:
     def learning(self, setup: Setup, task: Task, way: str, rate: float, *, seed: int) -> Iterator[Params]:
         """The policy's parameters after 0, 1, ... rollouts on one task ``[1]``."""
         family, policy, n_steps = setup.benchmark.family, setup.learner.policy, self.rollout // self.rows
-        params = build_policy(self.config, family).initial() if way == SCRATCH else policy.initial()
+        params = build_policy(self.config, setup.benchmark).initial() if way == SCRATCH else policy.initial()
         params = {name: leaf.detach().clone() for name, leaf in params.items()}
         env = TaskVecEnv(family, task, episodes=self.rows, seed=seed)
         yield params

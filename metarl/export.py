@@ -65,6 +65,9 @@ class PerParameterSGD(torch.optim.Optimizer):
 def learned_rates(learner: Learner) -> Params:
     """The step size of every parameter at the first step, by name and of the parameter's shape.
 
+    They are those of the policy's own parameters: beside `to_module`'s of a policy with an ``input_scale``, see
+    `times_scale`.
+
     Raises:
         ValueError: the rule is more than a step size a parameter (clipping, curvature, an offset, ...).
     """
@@ -90,6 +93,8 @@ def learned_rates(learner: Learner) -> Params:
 def to_module(policy: Policy, params: Mapping[str, Tensor]) -> nn.Sequential:
     """The network of an `MLP` policy as ``nn.Sequential``: observations to action means or logits.
 
+    An ``input_scale`` goes into the weights of the first layer.
+
     Args:
         policy: Gaussian or categorical on an `MLP` without context inputs.
         params: of one task: the initialization, or one task's adapted ones.
@@ -99,11 +104,23 @@ def to_module(policy: Policy, params: Mapping[str, Tensor]) -> nn.Sequential:
         ValueError: parameters stacked over several tasks.
     """
     network = mlp_of(policy)
-    own = {name.removeprefix("network."): leaf for name, leaf in params.items() if name.startswith("network.")}
+    own = times_scale(network, params, -1)
     layers: list[nn.Module] = []
     for i in range(len(network.hidden)):
-        layers += [_linear(own, f"hidden.{i}"), ACTIVATIONS[network.activation]()]
-    return nn.Sequential(*layers, _linear(own, "head"))
+        layers += [_linear(own, f"network.hidden.{i}"), ACTIVATIONS[network.activation]()]
+    return nn.Sequential(*layers, _linear(own, "network.head"))
+
+
+def times_scale(network: MLP, leaves: Mapping[str, Tensor], power: int) -> Params:
+    """A policy's leaves with those of its first layer's weights times ``input_scale ** power``.
+
+    -1 makes parameters of those for scaled inputs that do the same with raw ones, and 1 undoes it; -2 makes step sizes
+    that move them alike, since their gradients are those for scaled inputs times the scale.
+    """
+    if network.input_scale is None:
+        return dict(leaves)
+    first = "network.hidden.0.weight" if len(network.hidden) else "network.head.weight"
+    return dict(leaves) | {first: leaves[first] * network.input_scale**power}
 
 
 def mlp_of(policy: Policy) -> MLP:

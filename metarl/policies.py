@@ -59,9 +59,13 @@ class MLP(Network):
     """Multi-layer perceptron: ``hidden`` layers with an activation between, and a linear ``head``.
 
     With a ``context`` there are inputs that are parameters: a task can be told to the network by adapting
-    them alone (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). Weights are orthogonal (gain √2 in the
-    hidden layers, ``head_gain`` in the head), biases and context zero.
+    them alone (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). With an ``input_scale`` every input is first divided
+    by its own unit, so that sensors of different sizes weigh alike in the first layer and in its gradient. Weights
+    are orthogonal (gain √2 in the hidden layers, ``head_gain`` in the head), biases and context zero.
     """
+
+    input_scale: Tensor | None
+    """Units of the inputs ``[in]``, a buffer: neither adapted nor learned, and saved with the parameters."""
 
     def __init__(
         self,
@@ -72,17 +76,21 @@ class MLP(Network):
         activation: Callable[[Tensor], Tensor] = torch.tanh,
         head_gain: float = 0.01,
         context: int = 0,
+        input_scale: Tensor | None = None,
         generator: torch.Generator,
     ) -> None:
         """Sizes in units, ``context`` in inputs, which start at zero; ``generator`` draws the weights.
 
         Raises:
-            ValueError: a size below 1.
+            ValueError: a size below 1, or not one scale above 0 for every input.
         """
         super().__init__()
         sizes = [inputs + context, *hidden]
         if min(inputs, *hidden, outputs) < 1 or context < 0:
             raise ValueError(f"every layer needs at least one unit, got {inputs} -> {list(hidden)} -> {outputs}")
+        if input_scale is not None and not (input_scale.shape == (inputs,) and bool((input_scale > 0.0).all())):
+            raise ValueError(f"expected {inputs} input scales above 0, one for every input, got {input_scale.tolist()}")
+        self.register_buffer("input_scale", input_scale)
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.hidden = nn.ModuleList([_undrawn(a, b) for a, b in pairs])
         self.head = _undrawn(sizes[-1], outputs)
@@ -98,6 +106,8 @@ class MLP(Network):
 
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Outputs ``[..., out]``; see `Network.forward`."""
+        if self.input_scale is not None:
+            x = x / self.input_scale
         if "context" in params:
             given = params["context"]  # [C], or [T, C] against inputs [T, ..., in]
             given = given.reshape(*given.shape[:-1], *(1,) * (x.dim() - given.dim()), given.shape[-1])

@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 from torch import Tensor, nn
 
 from metarl.advantages import Advantages
-from metarl.export import ACTIVATIONS, PerParameterSGD, learned_rates, mlp_of, to_module
+from metarl.export import ACTIVATIONS, PerParameterSGD, learned_rates, mlp_of, times_scale, to_module
 from metarl.learner import Learner
 from metarl.policies import GaussianPolicy, Policy
 from metarl.returns import gae
@@ -239,7 +239,7 @@ def from_ppo(policy: Policy, model: PPO) -> Params:
         TypeError: a policy that SB3 has no counterpart of.
         ValueError: a model of another architecture.
     """
-    mlp_of(policy)
+    network = mlp_of(policy)
     leaves = list(_network(model).parameters())
     if isinstance(policy, GaussianPolicy):
         leaves.append(model.policy.log_std)
@@ -249,7 +249,7 @@ def from_ppo(policy: Policy, model: PPO) -> Params:
     theirs = [tuple(leaf.shape) for leaf in leaves]
     if own != theirs:
         raise ValueError(f"expected a model with parameters {own} as the policy's, got {theirs}; give one of to_ppo")
-    return {name: leaf.detach().clone() for name, leaf in zip(names, leaves, strict=True)}
+    return times_scale(network, {name: leaf.detach().clone() for name, leaf in zip(names, leaves, strict=True)}, 1)
 
 
 def with_learned_rates(model: PPO, learner: Learner, *, value_lr: float = 1e-3) -> PPO:
@@ -265,8 +265,9 @@ def with_learned_rates(model: PPO, learner: Learner, *, value_lr: float = 1e-3) 
     Raises:
         ValueError: the rule is more than a step size a parameter.
     """
-    rates = learned_rates(learner)
-    flat = [rates[f"network.hidden.{i}.{part}"] for i in range(len(mlp_of(learner.policy).hidden)) for part in PARTS]
+    network = mlp_of(learner.policy)
+    rates = times_scale(network, learned_rates(learner), -2)
+    flat = [rates[f"network.hidden.{i}.{part}"] for i in range(len(network.hidden)) for part in PARTS]
     flat += [rates[f"network.head.{part}"] for part in PARTS]
     leaves = [*model.policy.mlp_extractor.policy_net.parameters(), *model.policy.action_net.parameters()]
     if "log_std" in rates:

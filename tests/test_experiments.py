@@ -20,7 +20,9 @@ from experiments.config import Config
 from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES
 from experiments.presets import PRESETS
 from experiments.stopping import Stopped, stop_requests
-from metarl import checkpoints
+from experiments.streams import stream
+from metarl import MLP, CategoricalPolicy, checkpoints
+from metarl.rollouts import collect
 
 TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4"]
 SMALL = Config(hidden=(8,), tasks=2, episodes=4, query_episodes=4, horizon=10, env_steps=10**6)
@@ -384,6 +386,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "hidden": ({}, {"hidden": (9,)}),
     "context": ({}, {"context": 2}),
     "activation": ({}, {"activation": "tanh"}),
+    "scale_inputs": ({}, {"scale_inputs": True}),
     "log_std": ({}, {"log_std": -1.0}),
     "rule": ({}, {"rule": "per-layer"}),
     "rate": ({}, {"rate": 0.2}),
@@ -431,6 +434,20 @@ def test_every_field_changes_what_is_learned(name: str) -> None:
     assert getattr(base, name) != change[name]
     before, after = parameters(base), parameters(base.model_copy(update=change))
     assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_inputs_are_scaled_by_their_spread_on_training_tasks() -> None:
+    config = PRESETS["cartpole-polarity"][1].model_copy(update={"scale_inputs": True, "hidden": (4,)})
+    setup = build(config, torch.device("cpu"))
+    policy, generator = setup.learner.policy, stream(5, "here")
+    assert isinstance(policy, CategoricalPolicy) and isinstance(policy.network, MLP)
+    scale = policy.network.input_scale
+    task = setup.benchmark.sample("train", 300, generator=generator)
+    batch = collect(policy, policy.initial(), setup.benchmark.family, task, 3, generator=generator)
+    assert scale is not None
+    torch.testing.assert_close(batch.observation[batch.mask > 0].std(0), scale, rtol=0.3, atol=0.0)
+    other = build(config.model_copy(update={"seed": 9}), torch.device("cpu")).learner.policy.state_dict()
+    torch.testing.assert_close(other["network.input_scale"], scale, rtol=0.1, atol=0.0)  # the same tasks and noise
 
 
 @pytest.mark.parametrize("rule", RULES | ALGORITHMS)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from metarl import MLP, GaussianPolicy, Learner, ModuleNetwork, vpg
-from metarl.export import PerParameterSGD, learned_rates, save_policy, to_module
+from metarl.export import PerParameterSGD, learned_rates, mlp_of, save_policy, times_scale, to_module
 from metarl.rules import (
     SGD,
     Chain,
@@ -39,6 +39,30 @@ def test_the_module_gives_the_policys_means_or_logits(make: Any) -> None:
     x = torch.randn(7, next(module.parameters()).shape[1], generator=seeded(2))
     torch.testing.assert_close(module(x), policy(params, x)[0], rtol=1e-6, atol=1e-6)
     assert [type(layer).__name__ for layer in module] == ["Linear", "Tanh", "Linear", "Tanh", "Linear"]
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)], ids=str)
+def test_scaled_inputs_become_weights_and_their_step_sizes_too(hidden: tuple[int, ...]) -> None:
+    policy = GaussianPolicy(MLP(3, hidden, 2, input_scale=torch.tensor([0.1, 2.0, 30.0]), generator=seeded(0)), 2)
+    randomize(policy, 1)
+    params = policy.initial()
+    x = torch.randn(7, 3, generator=seeded(2))
+    module = to_module(policy, params)
+    torch.testing.assert_close(module(x), policy(params, x).mean, rtol=1e-5, atol=1e-6)
+
+    learner = Learner(policy, MetaSGD(params, initial=(0.01, 0.5), generator=seeded(1)), inner=vpg, outer=vpg)
+    rates = learned_rates(learner)
+    grads = torch.autograd.grad(policy(params, x).mean.square().sum(), list(params.values()), allow_unused=True)
+    moved = {
+        name: p.detach() if g is None else p.detach() - rates[name] * g
+        for (name, p), g in zip(params.items(), grads, strict=True)
+    }
+    outside = [leaf for name, leaf in times_scale(mlp_of(policy), rates, -2).items() if name.startswith("network")]
+    optimizer = PerParameterSGD(module.parameters(), outside)
+    module(x).square().sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(module(x), policy(moved, x).mean, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(times_scale(mlp_of(gaussian_policy()), moved, -1)[name], moved[name]) for name in moved)
 
 
 def test_a_saved_policy_acts_without_this_project(tmp_path: Path) -> None:

@@ -41,9 +41,11 @@ def undrawn(*sizes: int) -> nn.Sequential:
     return module
 
 
+UNITS = torch.tensor([0.1, 2.0, 30.0])
 NETWORKS: dict[str, Callable[[], Network]] = {
     "mlp": lambda: MLP(3, (5, 4), 2, head_gain=1.0, generator=seeded(0)),
     "linear": lambda: MLP(3, (), 2, head_gain=1.0, generator=seeded(0)),
+    "scaled": lambda: MLP(3, (5, 4), 2, head_gain=1.0, input_scale=UNITS, generator=seeded(0)),
     "relu": lambda: MLP(3, (5,), 2, activation=torch.relu, head_gain=1.0, generator=seeded(0)),
     "module": lambda: ModuleNetwork(undrawn(3, 5, 2)),
     "table": lambda: Table(3, 2),
@@ -93,6 +95,21 @@ def test_mlp_equals_torchs_own_layers() -> None:
     plain = nn.Sequential(*hidden, mlp.head)  # type: ignore[arg-type]
     x = torch.randn(7, 3, generator=seeded(4))
     torch.testing.assert_close(mlp(dict(mlp.named_parameters()), x), plain(x), rtol=1e-6, atol=1e-6)
+
+
+def test_inputs_are_divided_by_their_units() -> None:
+    scaled, plain = NETWORKS["scaled"](), NETWORKS["mlp"]()
+    x = torch.randn(7, 3, generator=seeded(4)) * UNITS
+    params = dict(plain.named_parameters())
+    torch.testing.assert_close(scaled(params, x), plain(params, x / UNITS))
+    assert list(CategoricalPolicy(scaled).initial()) == list(CategoricalPolicy(plain).initial())  # not adapted
+    assert "input_scale" in scaled.state_dict() and "input_scale" not in plain.state_dict()
+
+
+@pytest.mark.parametrize("scale", [[1.0, 2.0], [1.0, 0.0, 2.0], [1.0, float("nan"), 2.0]], ids=str)
+def test_units_that_cannot_be_divided_by_are_refused(scale: list[float]) -> None:
+    with pytest.raises(ValueError, match="expected 3 input scales above 0"):
+        MLP(3, (5,), 2, input_scale=torch.tensor(scale), generator=seeded(0))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -149,7 +149,8 @@ def setting(kind: str, rows: int = 6) -> tuple[Policy, TaskVecEnv]:
     family: Any
     if kind == "cartpole":
         family = CartPole(horizon=25)
-        policy = CategoricalPolicy(MLP(4, (8, 6), 2, activation=torch.tanh, generator=seeded(0)))
+        units = torch.tensor([0.125, 0.5, 0.0625, 1.0])  # powers of two: nothing is rounded on the way there and back
+        policy = CategoricalPolicy(MLP(4, (8, 6), 2, activation=torch.tanh, input_scale=units, generator=seeded(0)))
     else:
         family = Navigation(horizon=10)
         policy = GaussianPolicy(MLP(2, (8, 6), 2, activation=torch.relu, generator=seeded(0)), 2, log_std=-0.5)

@@ -21,7 +21,8 @@ def setting(kind: str) -> tuple[Policy, TaskVecEnv]:
     policy: Policy
     if kind == "cartpole":
         family: Any = CartPole(horizon=20)
-        policy = CategoricalPolicy(MLP(4, (8, 6), 2, activation=torch.tanh, generator=seeded(0)))
+        units = torch.tensor([0.1, 0.6, 0.1, 0.9])
+        policy = CategoricalPolicy(MLP(4, (8, 6), 2, activation=torch.tanh, input_scale=units, generator=seeded(0)))
     else:
         family = Navigation(horizon=10)
         policy = GaussianPolicy(MLP(2, (8, 6), 2, activation=torch.relu, generator=seeded(0)), 2, log_std=-0.5)

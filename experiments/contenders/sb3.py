@@ -43,9 +43,9 @@ from metarl.sb3 import TaskVecEnv, from_ppo, to_ppo, train_on
 from metarl.trees import map_leaves
 from metarl.types import Batch, Benchmark, Params, Task, TaskFamily
 
-STEPS = 128  # of a row in a training rollout; as far as a recurrent agent's gradient goes back (a trial is longer)
+STEPS = 128  # of a row in a training rollout
 ROWS = 64  # many short rows step faster than few long ones, and are bootstrapped at their end
-RECURRENT_ROWS = 256  # an LSTM takes its time by the step, whatever the rows
+RECURRENT_STEPS, RECURRENT_ROWS = 64, 512  # an LSTM takes its time by the step, as far as its gradient goes back
 PASS = 4  # minibatches of an epoch
 New = Callable[[Task], PPO]
 """The model that adapts to a task ``[1]``, where it begins."""
@@ -97,7 +97,8 @@ def recurrent_ppo(config: Config) -> Measure:
     activation = mlp_of(setup.learner.policy).activation
     shape = {"lstm_hidden_size": max(config.hidden, default=64), "net_arch": list(config.hidden)}
     settings: dict[str, Any] = {"policy_kwargs": {**shape, "activation_fn": ACTIVATIONS[activation]}}
-    settings |= {"n_steps": STEPS, "batch_size": RECURRENT_ROWS * STEPS // PASS, "learning_rate": config.rate}
+    batch = RECURRENT_ROWS * RECURRENT_STEPS // PASS
+    settings |= {"n_steps": RECURRENT_STEPS, "batch_size": batch, "learning_rate": config.rate}
     with isolated(config.seed):
         env = training_env(family, setup.benchmark, RECURRENT_ROWS, config.seed)
         model = RecurrentPPO("MlpLstmPolicy", env, device="cpu", **settings)
