@@ -17,6 +17,12 @@ quantile at Satterthwaite's (1946) degrees of freedom, in the spirit of Hesterbe
 percentile interval. A nominal 95% interval then covers 94 to 97% with 5 seeds and normal effects, more where noise is
 all there is, and about 88% where the effects of 5 seeds are as skewed as an exponential.
 
+A statistic of a tail, such as :func:`worst_decile`, rests on few tasks and is worse known than so many tasks suggest.
+The jackknife's influence of every task tells: its kurtosis sets the freedom of C, its skewness moves the quantiles
+(Efron 1987). The worst decile of 100 tasks with normal effects is then covered in 94 to 96% instead of 88 to 95%, of 50
+tasks, whose tail is five, in 92 to 95%; of effects as skewed as an exponential in 88 to 90% instead of 82 to 86%. For
+means and the like it changes next to nothing.
+
 The other statistics are those of Agarwal et al. (2021, arXiv:2108.13264), except the worst decile. Their stratified
 bootstrap redraws runs within each task: it takes tasks as given, and the runs of one task as independent of the next
 one's. Here a run's luck is common to all tasks, and that would leave out nearly all of A and all of B.
@@ -81,8 +87,7 @@ def median(scores: ArrayLike) -> Any:
 def worst_decile(scores: ArrayLike) -> Any:
     """Mean of the worst tenth of the tasks (rounded up) of each seed, then over seeds; raises as :func:`iqm` does.
 
-    Every seed has worst tasks of its own, as the user of one trained learner would meet them. A nominal 95% interval of
-    it covers 90 to 94%: a tenth of the tasks is few to resample a tail from.
+    Every seed has worst tasks of its own, as the user of one trained learner would meet them.
 
     >>> float(worst_decile([[5.0, 1.0, 9.0], [5.0, 9.0, 3.0]]))  # one task of three: (1 + 3) / 2
     2.0
@@ -156,20 +161,21 @@ def interval(
             for rows, columns in _draws(rng, matrix.shape, resamples, over_seeds, over_tasks)
         ])  # fmt: skip
 
-    estimate = float(statistic(matrix))
+    estimate, influence = float(statistic(matrix)), _influence(matrix if tasks > 1 else matrix.T, statistic)
     both = bootstrap(seeds > 1, tasks > 1)
     if seeds > 1 and tasks > 1:
         rows = bootstrap(True, False).var() * seeds / (seeds - 1)
         columns = bootstrap(False, True).var() * tasks / (tasks - 1)
         cells = _bootstrap_cells(rng, matrix, statistic, resamples).var()
-        variance, freedom = _crossed(rows, columns, cells, seeds, tasks)
+        variance, freedom = _crossed(rows, columns, cells, matrix.shape, _freedom(influence))
     else:
-        variance, freedom = both.var() * matrix.size / (matrix.size - 1), float(matrix.size - 1)
+        variance, freedom = both.var() * matrix.size / (matrix.size - 1), _freedom(influence)
     tail = (1.0 - level) / 2.0
     widen = special.stdtrit(freedom, tail) / special.ndtri(tail)
     spread = both.std()
     scale = float(np.sqrt(variance) / spread * widen) if spread > 0.0 else 0.0
-    low, high = (estimate + scale * (float(np.quantile(both, q)) - estimate) for q in (tail, 1.0 - tail))
+    levels = _accelerated((tail, 1.0 - tail), influence, variance)
+    low, high = (estimate + scale * (float(np.quantile(both, q)) - estimate) for q in levels)
     over: Literal["seeds and tasks", "tasks", "seeds"] = "seeds and tasks"
     if seeds == 1 or tasks == 1:
         over = "tasks" if seeds == 1 else "seeds"
@@ -299,11 +305,50 @@ def _bootstrap_cells(rng: np.random.Generator, matrix: Array, statistic: Statist
     return np.concatenate([np.asarray(value, dtype=np.float64) for value in values])
 
 
-def _crossed(rows: float, columns: float, cells: float, seeds: int, tasks: int) -> tuple[float, float]:
-    """Variance ``R + C - E`` and Satterthwaite's degrees of freedom, from the unbiased R and C and the raw P."""
-    seed_freedom, task_freedom = seeds - 1, tasks - 1
-    noise_freedom = seed_freedom * task_freedom
-    noise = (seeds * tasks * cells - seed_freedom * rows - task_freedom * columns) / noise_freedom
+def _influence(matrix: Array, statistic: Statistic) -> Array:
+    """How far each of T tasks moves the statistic, ``[T]``: the jackknife's values, about their mean and of sum 0."""
+    tasks = matrix.shape[1]
+    left_out = np.array([float(statistic(np.delete(matrix, task, axis=1))) for task in range(tasks)])
+    influence: Array = (left_out.mean() - left_out) * (tasks - 1) / tasks
+    return influence
+
+
+def _freedom(influence: Array) -> float:
+    """Degrees of freedom of a variance over T tasks: T - 1, or fewer where it rests on few of them.
+
+    From T numbers of kurtosis k it is known as well as from 2 T / (k - 1) normal ones. All but a tail's own tasks have
+    next to no influence on it, so that its k is large.
+    """
+    most, square = len(influence) - 1.0, float((influence**2).mean())
+    if square <= 0.0:
+        return most
+    excess = float((influence**4).mean()) / square**2 - 1.0
+    return max(1.0, min(most, 2.0 * len(influence) / max(excess, 1e-9)))
+
+
+def _accelerated(levels: tuple[float, float], influence: Array, variance: float) -> list[float]:
+    """Efron's (1987) quantile levels for a statistic whose spread grows with it, by the skewness of the influence.
+
+    The part of his "better bootstrap confidence intervals" that a tail needs: a sample without its extreme tasks has
+    both a tail that is too good and too small a spread.
+    """
+    if variance <= 0.0:
+        return list(levels)
+    acceleration = float(np.clip((influence**3).sum() / (6.0 * variance**1.5), -0.25, 0.25))
+    z = special.ndtri(np.asarray(levels))
+    return [float(level) for level in special.ndtr(z / (1.0 - acceleration * z))]
+
+
+def _crossed(
+    rows: float, columns: float, cells: float, shape: tuple[int, int], task_freedom: float
+) -> tuple[float, float]:
+    """Variance ``R + C - E`` and Satterthwaite's degrees of freedom, from the unbiased R and C and the raw P.
+
+    ``task_freedom`` is how well C is known; `_freedom`.
+    """
+    seed_freedom, tasks_less_one = shape[0] - 1, shape[1] - 1
+    noise_freedom = seed_freedom * tasks_less_one
+    noise = (shape[0] * shape[1] * cells - seed_freedom * rows - tasks_less_one * columns) / noise_freedom
     noise = min(max(noise, 0.0), rows, columns)  # no component of variance is negative
     variance = rows + columns - noise
     if variance <= 0.0:

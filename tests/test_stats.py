@@ -77,7 +77,7 @@ def test_components_of_variance_recover_the_analysis_of_variance() -> None:
     of_rows, of_columns = rows.var(ddof=1) / 6, columns.var(ddof=1) / 15
     of_cells = matrix.var() / 90
     of_noise = ((matrix - rows - columns + matrix.mean()) ** 2).sum() / (5 * 14) / 90
-    variance, freedom = stats._crossed(of_rows, of_columns, of_cells, 6, 15)
+    variance, freedom = stats._crossed(of_rows, of_columns, of_cells, (6, 15), 14.0)
     assert variance == pytest.approx(of_rows + of_columns - of_noise)
     assert freedom == pytest.approx(variance**2 / (of_rows**2 / 5 + of_columns**2 / 14 + of_noise**2 / 70))
 
@@ -200,16 +200,43 @@ def above(scores: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("statistic", "least"), [(stats.median, 0.93), (gap, 0.93), (above, 0.93), (stats.worst_decile, 0.90)]
+    ("statistic", "effects", "shape"),
+    [
+        (stats.median, (0.5, 1.0, 0.5), (10, 50)),
+        (gap, (0.5, 1.0, 0.5), (10, 50)),
+        (above, (0.5, 1.0, 0.5), (10, 50)),
+        (stats.worst_decile, (0.5, 1.0, 0.5), (10, 50)),
+        (stats.worst_decile, (0.2, 2.0, 0.5), (10, 100)),
+    ],
 )
-def test_intervals_of_the_other_statistics_cover_as_often_as_they_say(statistic: stats.Statistic, least: float) -> None:
-    """95 %, give or take 2 % and the 1 % that 400 experiments leave to chance; less for a tail, as it says."""
-    effects, shape, rng = (0.5, 1.0, 0.5), (10, 50), np.random.default_rng(16)
+def test_intervals_of_the_other_statistics_cover_as_often_as_they_say(
+    statistic: stats.Statistic, effects: tuple[float, float, float], shape: tuple[int, int]
+) -> None:
+    """95 %, give or take 2 % and the 1 % that 400 experiments leave to chance."""
+    rng = np.random.default_rng(16)
     truth = float(np.mean(statistic(experiments(4000, *shape, effects, rng)[0])))
     scores, _ = experiments(400, *shape, effects, rng)
     found = [stats.interval(matrix, statistic, resamples=200, seed=i) for i, matrix in enumerate(scores)]
     share = float(np.mean([one.low <= truth <= one.high for one in found]))
-    assert least - 0.01 <= share <= 0.97 + 0.01
+    assert 0.93 - 0.01 <= share <= 0.97 + 0.01
+
+
+def test_a_tails_interval_knows_how_few_tasks_it_rests_on() -> None:
+    scores = np.random.default_rng(18).normal(size=(1, 100))
+    of_mean, of_tail = (stats._influence(scores, one) for one in (stats.mean, stats.worst_decile))
+    np.testing.assert_allclose(of_mean, (scores[0] - scores.mean()) / 100, atol=1e-12)  # a mean's, by hand
+    assert stats._freedom(of_mean) > 60.0 and stats._freedom(of_tail) < 25.0
+    assert stats._freedom(np.eye(9)[0] - 1 / 9) < 3.0  # one of nine tasks is all
+    assert stats._freedom(np.zeros(9)) == 8.0
+    # an exponential's mean: third moment twice the variance to the 3/2; the influence of n tasks is 1/n of them
+    drawn = np.random.default_rng(19).exponential(size=(1, 4000))
+    influence = stats._influence(drawn, stats.mean)
+    low, high = stats._accelerated((0.025, 0.975), influence, 1.0 / 4000)
+    a = 2.0 / (6.0 * 4000**0.5)
+    expected = scipy.stats.norm.cdf([-1.96 / (1.0 + 1.96 * a), 1.96 / (1.0 - 1.96 * a)])
+    np.testing.assert_allclose([low, high], expected, rtol=0.01)
+    assert low > 0.025 and high > 0.975  # a tail to the right: further to the right
+    assert stats._accelerated((0.025, 0.975), influence, 0.0) == [0.025, 0.975]
 
 
 def test_a_stratified_bootstrap_covers_far_too_rarely_where_runs_are_scored_on_all_tasks() -> None:
