@@ -113,9 +113,27 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "Packer et al. (2018): train on R, hold out D and E",
         CARTPOLE.model_copy(update={"benchmark": "cartpole-packer", "env_steps": 4_000_000}),
     ),
-    "cartpole-packer-best": (
-        "the same with a learned advantage and offset: our best",
+    "cartpole-packer-one-step": (
+        "the same with a learned advantage and offset",
         CARTPOLE_SCALED.model_copy(update={"benchmark": "cartpole-packer", "env_steps": 3_000_000}),
+    ),
+    "cartpole-packer-best": (
+        "the same without adapting: a linear policy of scaled sensors, by evolution; our best",
+        CARTPOLE_SCALED.model_copy(
+            update={
+                "benchmark": "cartpole-packer",
+                "env_steps": 3_000_000,
+                "rule": "maml",
+                "steps": 0,
+                "hidden": (),
+                "tasks": 40,
+                "query_episodes": 1,
+                "meta_optimizer": "evolution",
+                "perturbation": 3.0,
+                "lr": 1.0,
+                "final_share": 0.1,
+            }
+        ),
     ),
     "bandit": ("five arms, 100 pulls in ten batches (Duan et al. 2016, Mishra et al. 2018): MAML", BANDIT),
     "bandit-best": ("the same in twenty batches: a learned advantage, meta-trained by evolution", BANDIT_BEST),

@@ -105,6 +105,9 @@ def pulls(arms: int, batches: int, maml_rate: float, published: str, **best: obj
     )
 
 
+DESCENT = {"meta_optimizer": "descent", "tasks": 10, "query_episodes": 2, "lr": 0.3, "final_share": 0.02}
+
+
 def upright_after(trained_on: str, benchmark: str, splits: Mapping[str, str]) -> tuple[str, Table]:
     """Three of Packer's nine cells: one episode each of 1000 tasks, before and after a step from some episodes."""
     rows = []
@@ -120,7 +123,8 @@ def upright_after(trained_on: str, benchmark: str, splits: Mapping[str, str]) ->
         "87.2 / 54.2 / 51.0; Extrapolation is the geometric mean of D to R, D to E and R to E",
         {
             "best": preset("cartpole-packer-best", benchmark=benchmark),
-            "no adaptation": preset("cartpole-packer-best", benchmark=benchmark, rule="maml", steps=0),
+            "by descent": preset("cartpole-packer-best", benchmark=benchmark, **DESCENT),
+            "one step": preset("cartpole-packer-one-step", benchmark=benchmark),
         },
         tuple(rows),
     )
