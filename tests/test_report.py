@@ -22,7 +22,7 @@ import torch
 
 from envs.ranges import Choice, Fixed, LogRange, Range, Union
 from experiments import compare, evaluate, report, train
-from experiments.figures import panels
+from experiments.figures import canvas, panels
 from experiments.reporting import summaries, tables
 from experiments.reporting.sources import Contender, distances, fault, read
 from metarl import stats
@@ -449,9 +449,9 @@ def test_distances_to_the_training_range_by_hand() -> None:
 
 
 def test_visible_shows_all_unless_some_are_very_far_below() -> None:
-    assert panels.visible(np.array([1.0, 2.0, 3.0])) == (1.0, 3.0)
-    assert panels.visible(np.array([-1000.0, 2.0, 3.0])) == (-2.0, 3.0)
-    assert panels.visible(np.array([5.0])) == (5.0, 5.0)
+    assert canvas.visible(np.array([1.0, 2.0, 3.0])) == (1.0, 3.0)
+    assert canvas.visible(np.array([-1000.0, 2.0, 3.0])) == (-2.0, 3.0)
+    assert canvas.visible(np.array([5.0])) == (5.0, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -6,119 +6,19 @@ background and whose colours are the page's (``var(--ink)``, ``var(--c0)``, ...)
 
 from __future__ import annotations
 
-import html
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from experiments.figures.page import AFTER, BEFORE, COLORS, DASHED, INK, MUTED, STYLE, Array, Results
+from experiments.figures.canvas import GRID, SIZE, Drawn, legend, panel, short, visible
+from experiments.figures.page import AFTER, BEFORE, COLORS, DASHED, INK, MUTED, Array, Results
 from metarl import stats
 from metarl.stats import Interval, Profile
-
-SIZE = (4.2, 3.3)  # inches; a phone is about as wide
-NARROW = {
-    **STYLE,
-    "font.size": 10.5,
-    "axes.titlesize": 10.0,
-    "legend.fontsize": 9.5,
-    "svg.fonttype": "none",  # words stay words: they are found, read aloud and set in the page's own type
-    "text.parse_math": False,  # a rule may be called $x$
-}
-LONGEST = 24  # letters of a label in a figure
-GRID = STYLE["grid.color"]
-THEME = {
-    **{color.lower(): f"var(--c{i})" for i, color in enumerate(COLORS)},
-    INK.lower(): "var(--ink)",
-    MUTED.lower(): "var(--muted)",
-    BEFORE.lower(): "var(--before)",
-    str(GRID).lower(): "var(--grid)",
-    "#ffffff": "var(--paper)",
-}
-
-
-@dataclass
-class Drawn:
-    """A figure: what it is called, its files, and the SVG for a page."""
-
-    name: str
-    title: str
-    files: list[Path] = field(default_factory=list)
-    svg: str = ""
-
-
-@contextmanager
-def panel(path: Path, title: str, size: tuple[float, float] = SIZE) -> Iterator[tuple[Figure, Drawn]]:
-    """A figure of ``size`` inches; at the end it is written beside ``path``, and its page's SVG is made."""
-    drawn = Drawn(path.name, title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(NARROW), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in a script that the PNG's font lacks
-        figure = Figure(figsize=size, layout="constrained")
-        yield figure, drawn
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        drawn.svg = themed(buffer.getvalue(), drawn.name, title)
-        figure.suptitle(title, x=0.012, ha="left", fontsize=11.0, fontweight="bold")
-        for kind in ("png", "svg"):
-            metadata = {"Date": None} if kind == "svg" else {}
-            file = path.with_name(f"{path.name}.{kind}")
-            figure.savefig(file, dpi=160, facecolor="white", metadata=metadata)
-            drawn.files.append(file)
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Below the axes. Matplotlib hides labels that start with an underscore; rules may be called so."""
-    for handle in handles:
-        label = _short(str(handle.get_label()))
-        handle.set_label(f" {label}" if label.startswith("_") else label)
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
-
-
-def _short(label: str) -> str:
-    """A label that leaves room for the picture."""
-    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def themed(svg: str, prefix: str, title: str) -> str:
-    """An SVG document made part of a page: no header, the page's colours and type, names of its own.
-
-    Args:
-        svg: as matplotlib writes it.
-        prefix: put before every id, so that two figures of a page do not share one.
-        title: read aloud instead of the picture.
-    """
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
-    head, _, rest = body.partition(">")
-    box = re.search(r'viewBox="([^"]+)"', head)
-    rest = re.sub(r"<!--.*?-->", "", rest, flags=re.S)
-    rest = re.sub(r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|legend)[^"]*"', "", rest)
-    own = re.sub(r"\W", "-", prefix)
-    rest = re.sub(r' id="', f' id="{own}-', rest)
-    rest = re.sub(r'(?:xlink:)?href="#', f'href="#{own}-', rest).replace("url(#", f"url(#{own}-")
-    rest = re.sub(r"(?:font-family: |(?<=px ))'[^;\"]*sans-serif", _without_family, rest)
-    for color, variable in THEME.items():
-        rest = rest.replace(color, variable)
-    rest = re.sub(r"\n\s*", "\n", rest)
-    box_text = box.group(1) if box else ""
-    return f'<svg viewBox="{box_text}" role="img" aria-label="{html.escape(title)}">{rest}'
-
-
-def _without_family(match: re.Match[str]) -> str:
-    """Matplotlib's fonts replaced by the page's."""
-    return "font-family: inherit" if match.group(0).startswith("font-family") else "inherit"
 
 
 def curves(path: Path, results: Results, steps: int, colors: Mapping[str, str]) -> Drawn:
@@ -167,7 +67,7 @@ def curves(path: Path, results: Results, steps: int, colors: Mapping[str, str]) 
         axes.set_ylabel("return of an episode")
         handles = [Line2D([], [], color=colors[label], marker="o", markersize=5, label=label) for label in results]
         handles.append(Line2D([], [], color=MUTED, label="most probable action", **DASHED))
-        _legend(figure, handles)
+        legend(figure, handles)
     return drawn
 
 
@@ -203,13 +103,6 @@ def _draw_curve(axes: Axes, curve: Curve, color: str, limits: tuple[float, float
     axes.plot(x, curve.mean, color=color, marker="o", markersize=5.5, zorder=4)
 
 
-def visible(values: Array) -> tuple[float, float]:
-    """The range of returns worth a picture: from the best down to all of them, unless some are very far below."""
-    best, middle = float(np.max(values)), float(np.median(values))
-    worst = float(np.min(values))
-    return (max(worst, middle - 4.0 * (best - middle)) if best > middle else worst), best
-
-
 class Row(NamedTuple):
     """An estimate of a `forest`, and perhaps an earlier one beside it, in grey."""
 
@@ -240,7 +133,7 @@ def forest(path: Path, title: str, rows: Sequence[Row], label: str, *, line: flo
         low, high = axes.get_xlim()
         if line is not None and low <= line <= high:
             axes.axvline(line, color=INK, linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
-        axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows])
+        axes.set_yticks(range(len(rows)), [short(row.name) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0, pad=9, labelcolor=INK)
         axes.grid(False, axis="y")
@@ -305,7 +198,7 @@ def scatter(path: Path, title: str, before: Array, after: Array, after_words: st
             Line2D([], [], color=AFTER, marker="o", linestyle="", label=f"better: {int((~worse).sum())} tasks"),
             Line2D([], [], color=COLORS[1], marker="o", linestyle="", label=f"worse: {int(worse.sum())} tasks"),
         ]
-        _legend(figure, handles)
+        legend(figure, handles)
     return drawn
 
 
@@ -338,7 +231,7 @@ def by_constant(path: Path, name: str, groups: Mapping[str, tuple[Array, Array, 
             Line2D([], [], color=color, marker="o", linestyle="", label=split)
             for split, (_, _, color) in groups.items()
         ]
-        _legend(figure, handles)
+        legend(figure, handles)
     return drawn
 
 
@@ -362,90 +255,7 @@ def profiles(path: Path, found: Mapping[str, Profile], points: Array, colors: Ma
         axes.set_xlabel(label)
         axes.set_ylabel("share of tasks and seeds")
         handles = [Line2D([], [], color=colors[name], label=name) for name in found]
-        _legend(figure, handles)
-    return drawn
-
-
-def rates_by_step(path: Path, title: str, rates: Mapping[str, Array]) -> Drawn:
-    """The effective step size of every parameter tensor ``[K]`` at each adaptation step."""
-    with panel(path, title) as (figure, drawn):
-        axes = figure.add_subplot()
-        every = np.concatenate([np.abs(line) for line in rates.values()])
-        small = float(np.median(every[every > 0])) if (every > 0).any() else 1.0
-        for i, line in enumerate(rates.values()):
-            color = COLORS[i % len(COLORS)]
-            axes.plot(np.arange(1, len(line) + 1), line, color=color, marker="o", markersize=5, linewidth=1.6)
-        axes.axhline(0.0, color=INK, linewidth=0.9)
-        if every.max() > 20 * small:
-            axes.set_yscale("symlog", linthresh=small)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("adaptation step")
-        axes.set_ylabel("effective step size")
-        _legend(figure, _tensor_handles(rates))
-    return drawn
-
-
-def _tensor_handles(names: Mapping[str, Any]) -> list[Line2D]:
-    return [
-        Line2D([], [], color=COLORS[i % len(COLORS)], marker="o", label=name.removeprefix("network."))
-        for i, name in enumerate(names)
-    ]
-
-
-def rate_strips(path: Path, rates: Mapping[str, Array]) -> Drawn:
-    """The learned step sizes of every parameter tensor: all, the middle 90 % and half of them, and the median."""
-    with panel(path, "Learned step sizes by parameter tensor", (SIZE[0], 1.3 + 0.42 * len(rates))) as (figure, drawn):
-        axes = figure.add_subplot()
-        for y, values in enumerate(rates.values()):
-            ends = np.quantile(values, [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0])
-            axes.hlines(y, ends[0], ends[6], color=MUTED, linewidth=0.9)
-            axes.hlines(y, ends[1], ends[5], color=AFTER, linewidth=3.0, alpha=0.55)
-            axes.hlines(y, ends[2], ends[4], color=AFTER, linewidth=8.0)
-            axes.plot(ends[3], y, marker="|", color=INK, markersize=13, markeredgewidth=2.0)
-        axes.axvline(0.0, color=INK, linewidth=0.9, zorder=1)
-        everything = np.concatenate(list(rates.values()))
-        typical = float(np.quantile(np.abs(everything), 0.75))
-        if typical > 0 and np.abs(everything).max() > 30 * typical:
-            axes.set_xscale("symlog", linthresh=typical)
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.set_yticks(range(len(rates)), [_short(name.removeprefix("network.")) for name in rates])
-        axes.set_ylim(len(rates) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.grid(False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel("step size")
-    return drawn
-
-
-def tuning(path: Path, trials: Mapping[str, tuple[Array, Array, float]], colors: Mapping[str, str]) -> Drawn:
-    """Validation return against the step size tried, the chosen one filled.
-
-    Args:
-        path: where to write, without a suffix.
-        trials: by rule, step sizes ``[R]``, returns ``[R]`` and the chosen step size.
-        colors: by rule.
-    """
-    with panel(path, "Step sizes tried on validation tasks") as (figure, drawn):
-        axes = figure.add_subplot()
-        for rule, (rates, returns, chosen) in trials.items():
-            color = colors.get(rule, MUTED)
-            axes.plot(rates, returns, color=color, linewidth=1.6, marker="o", markersize=6, markerfacecolor="#ffffff")
-            best = np.isclose(rates, chosen)
-            axes.plot(rates[best], returns[best], color=color, marker="o", markersize=8, linestyle="", zorder=4)
-        every = np.concatenate([returns for _, returns, _ in trials.values()])
-        low, high = visible(every)
-        pad = 0.08 * (high - low) or 1.0
-        axes.set_ylim(low - pad, high + pad)
-        grid = np.unique(np.concatenate([rates for rates, _, _ in trials.values()]))
-        if (grid > 0).all():
-            axes.set_xscale("log")
-            axes.set_xticks(grid, [f"{rate:g}" for rate in grid])
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("(first) step size")
-        axes.set_ylabel("return on validation tasks")
-        handles = [Line2D([], [], color=colors.get(rule, MUTED), marker="o", label=rule) for rule in trials]
-        _legend(figure, handles)
+        legend(figure, handles)
     return drawn
 
 
@@ -468,7 +278,7 @@ def learning(path: Path, lines: Sequence[tuple[str, str, str, Array, Array]]) ->
         axes.set_ylabel("return of an episode")
         shown = {label: (color, style) for label, color, style, _, _ in lines}
         handles = [Line2D([], [], color=c, linestyle=s, label=label) for label, (c, s) in shown.items()]
-        _legend(figure, handles)
+        legend(figure, handles)
     return drawn
 
 
@@ -505,5 +315,5 @@ def paths_by_step(
             Line2D([], [], color=INK, marker="o", linestyle="", markersize=6, label="start"),
             Line2D([], [], color=COLORS[1], marker="*", linestyle="", markersize=12, label="goal (hidden)"),
         ]
-        _legend(figure, handles)
+        legend(figure, handles)
     return drawn

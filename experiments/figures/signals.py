@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
+from experiments.figures.canvas import Drawn, panel
 from experiments.figures.page import COLORS, INK, MUTED, Array
-from experiments.figures.panels import Drawn, panel
 
 POINTS = 3000  # thousands more would make the SVG heavy
 BINS = 24

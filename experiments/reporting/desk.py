@@ -9,8 +9,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from experiments.figures.canvas import Drawn
 from experiments.figures.page import COLORS
-from experiments.figures.panels import Drawn
 from experiments.reporting import summaries
 from experiments.reporting.live import Live
 from experiments.reporting.sources import Contender, Material

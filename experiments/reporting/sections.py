@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from experiments.figures import panels
+from experiments.figures import canvas, panels, rate_panels
 from experiments.figures import signals as drawings
 from experiments.figures.learning import read_metrics, running_mean
 from experiments.figures.page import BEFORE, COLORS
@@ -127,7 +127,7 @@ def _profiles(desk: Desk, section: Section, shown: list[Contender]) -> None:
     # from nearly the worst of any, but not far below doing nothing: a rule that broke has no profile worth the room
     ends = np.array([np.quantile(one, [0.02, 1.0]) for one in scores.values()])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
-    low = max(low, -0.5) if scores is known else panels.visible(ends.reshape(-1))[0]
+    low = max(low, -0.5) if scores is known else canvas.visible(ends.reshape(-1))[0]
     pad = 0.02 * (high - low) or 1.0
     points = np.linspace(low - pad, high + pad, POINTS)
     found = {label: stats.performance_profile(one, points, seed=0) for label, one in scores.items()}
@@ -206,14 +206,16 @@ def step_sizes(desk: Desk) -> Section | None:
     section = Section("steps", "Learned step sizes")
     rates = desk.live.rate_tables() if desk.alone else {}
     if rates:
-        drawn = panels.rate_strips(desk.path("step-sizes"), rates)
+        drawn = rate_panels.rate_strips(desk.path("step-sizes"), rates)
         section.draw(drawn, "Thin: all; pale: 90 %; bold: half; tick: median. Left of zero a step goes uphill.")
         section.tables.append(summaries.rate_table(rates))
     for contender in desk.material.contenders[: 2 * FEW]:
         found = summaries.effective_rates(contender)
         if not found:
             continue
-        drawn = panels.rates_by_step(desk.path("steps", contender), f"{contender.label}: how far each step goes", found)
+        drawn = rate_panels.rates_by_step(
+            desk.path("steps", contender), f"{contender.label}: how far each step goes", found
+        )
         negative = summaries.negative_share(contender)
         told = f"; {negative} of its step sizes are negative" if negative else ""
         section.draw(drawn, f"{contender.label}: how far each step goes along the gradient, a line a tensor{told}.")
@@ -332,6 +334,6 @@ def tuning(desk: Desk) -> Section | None:
         "seed that is not reported. Other settings are common, apart from what makes a rule; they may suit some better."
     )
     if lines:
-        drawn = panels.tuning(desk.path("tuning"), lines, desk.colors)
+        drawn = rate_panels.tuning(desk.path("tuning"), lines, desk.colors)
         section.draw(drawn, "Filled: chosen. Flat lines forgive a poor first guess; a choice at an end asks for more.")
     return section

@@ -1,0 +1,97 @@
+"""A page's figures of step sizes: learned, effective and tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from experiments.figures.canvas import SIZE, Drawn, legend, panel, short, visible
+from experiments.figures.page import AFTER, COLORS, INK, MUTED, Array
+
+
+def rates_by_step(path: Path, title: str, rates: Mapping[str, Array]) -> Drawn:
+    """The effective step size of every parameter tensor ``[K]`` at each adaptation step."""
+    with panel(path, title) as (figure, drawn):
+        axes = figure.add_subplot()
+        every = np.concatenate([np.abs(line) for line in rates.values()])
+        small = float(np.median(every[every > 0])) if (every > 0).any() else 1.0
+        for i, line in enumerate(rates.values()):
+            color = COLORS[i % len(COLORS)]
+            axes.plot(np.arange(1, len(line) + 1), line, color=color, marker="o", markersize=5, linewidth=1.6)
+        axes.axhline(0.0, color=INK, linewidth=0.9)
+        if every.max() > 20 * small:
+            axes.set_yscale("symlog", linthresh=small)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("adaptation step")
+        axes.set_ylabel("effective step size")
+        legend(figure, _tensor_handles(rates))
+    return drawn
+
+
+def _tensor_handles(names: Mapping[str, Any]) -> list[Line2D]:
+    return [
+        Line2D([], [], color=COLORS[i % len(COLORS)], marker="o", label=name.removeprefix("network."))
+        for i, name in enumerate(names)
+    ]
+
+
+def rate_strips(path: Path, rates: Mapping[str, Array]) -> Drawn:
+    """The learned step sizes of every parameter tensor: all, the middle 90 % and half of them, and the median."""
+    with panel(path, "Learned step sizes by parameter tensor", (SIZE[0], 1.3 + 0.42 * len(rates))) as (figure, drawn):
+        axes = figure.add_subplot()
+        for y, values in enumerate(rates.values()):
+            ends = np.quantile(values, [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0])
+            axes.hlines(y, ends[0], ends[6], color=MUTED, linewidth=0.9)
+            axes.hlines(y, ends[1], ends[5], color=AFTER, linewidth=3.0, alpha=0.55)
+            axes.hlines(y, ends[2], ends[4], color=AFTER, linewidth=8.0)
+            axes.plot(ends[3], y, marker="|", color=INK, markersize=13, markeredgewidth=2.0)
+        axes.axvline(0.0, color=INK, linewidth=0.9, zorder=1)
+        everything = np.concatenate(list(rates.values()))
+        typical = float(np.quantile(np.abs(everything), 0.75))
+        if typical > 0 and np.abs(everything).max() > 30 * typical:
+            axes.set_xscale("symlog", linthresh=typical)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.set_yticks(range(len(rates)), [short(name.removeprefix("network.")) for name in rates])
+        axes.set_ylim(len(rates) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.grid(False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("step size")
+    return drawn
+
+
+def tuning(path: Path, trials: Mapping[str, tuple[Array, Array, float]], colors: Mapping[str, str]) -> Drawn:
+    """Validation return against the step size tried, the chosen one filled.
+
+    Args:
+        path: where to write, without a suffix.
+        trials: by rule, step sizes ``[R]``, returns ``[R]`` and the chosen step size.
+        colors: by rule.
+    """
+    with panel(path, "Step sizes tried on validation tasks") as (figure, drawn):
+        axes = figure.add_subplot()
+        for rule, (rates, returns, chosen) in trials.items():
+            color = colors.get(rule, MUTED)
+            axes.plot(rates, returns, color=color, linewidth=1.6, marker="o", markersize=6, markerfacecolor="#ffffff")
+            best = np.isclose(rates, chosen)
+            axes.plot(rates[best], returns[best], color=color, marker="o", markersize=8, linestyle="", zorder=4)
+        every = np.concatenate([returns for _, returns, _ in trials.values()])
+        low, high = visible(every)
+        pad = 0.08 * (high - low) or 1.0
+        axes.set_ylim(low - pad, high + pad)
+        grid = np.unique(np.concatenate([rates for rates, _, _ in trials.values()]))
+        if (grid > 0).all():
+            axes.set_xscale("log")
+            axes.set_xticks(grid, [f"{rate:g}" for rate in grid])
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("(first) step size")
+        axes.set_ylabel("return on validation tasks")
+        handles = [Line2D([], [], color=colors.get(rule, MUTED), marker="o", label=rule) for rule in trials]
+        legend(figure, handles)
+    return drawn
