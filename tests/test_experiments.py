@@ -23,6 +23,7 @@ from experiments.stopping import Stopped, stop_requests
 from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, checkpoints
 from metarl.rollouts import collect
+from metarl.rules import Step
 
 TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4"]
 SMALL = Config(hidden=(8,), tasks=2, episodes=4, query_episodes=4, horizon=10, env_steps=10**6)
@@ -448,6 +449,24 @@ def test_inputs_are_scaled_by_their_spread_on_training_tasks() -> None:
     torch.testing.assert_close(batch.observation[batch.mask > 0].std(0), scale, rtol=0.3, atol=0.0)
     other = build(config.model_copy(update={"seed": 9}), torch.device("cpu")).learner.policy.state_dict()
     torch.testing.assert_close(other["network.input_scale"], scale, rtol=0.1, atol=0.0)  # the same tasks and noise
+
+
+def test_a_sensor_that_never_changes_is_left_as_it_is() -> None:
+    config = PRESETS["bandit"][1].model_copy(update={"scale_inputs": True})
+    state = build(config, torch.device("cpu")).learner.policy.state_dict()
+    assert state["network.input_scale"].tolist() == [1.0] * len(state["network.input_scale"])
+
+
+def test_halving_is_the_published_tests_step_sizes() -> None:
+    """MAML's code, navigation: 0.1 for the first step of a test and 0.05 for those after it."""
+    learner = build(SMALL.model_copy(update={"rule": "maml-halving", "rate": 0.1}), torch.device("cpu")).learner
+    params, state = learner.start()
+    steps = []
+    for _ in range(3):
+        update, state = learner.rule.update(Step(params, params, torch.zeros(())), state)
+        name = next(name for name, leaf in params.items() if bool(leaf.detach().any()))
+        steps.append(float((update[name] / params[name]).detach().nanmean()))
+    assert steps == pytest.approx([-0.1, -0.05, -0.05], rel=1e-5)
 
 
 @pytest.mark.parametrize("rule", RULES | ALGORITHMS)

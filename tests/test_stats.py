@@ -221,6 +221,14 @@ def test_intervals_of_the_other_statistics_cover_as_often_as_they_say(
     assert 0.93 - 0.01 <= share <= 0.97 + 0.01
 
 
+def test_a_tails_interval_reaches_further_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = experiments(1, 5, 60, (0.2, 1.0, 0.5), np.random.default_rng(21))[0][0]
+    found = stats.interval(scores, stats.worst_decile, seed=0)
+    monkeypatch.setattr(stats, "_accelerated", lambda levels, influence, variance: levels)
+    plain = stats.interval(scores, stats.worst_decile, seed=0)
+    assert found.low < plain.low - 0.01 and found.high < plain.high - 0.01
+
+
 def test_a_tails_interval_knows_how_few_tasks_it_rests_on() -> None:
     scores = np.random.default_rng(18).normal(size=(1, 100))
     of_mean, of_tail = (stats._influence(scores, one) for one in (stats.mean, stats.worst_decile))
