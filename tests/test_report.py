@@ -264,6 +264,17 @@ def test_a_table_is_no_formula_and_keeps_its_columns() -> None:
     assert base64.b64decode(table.csv_link.partition(",")[2]).decode() == table.csv
 
 
+def test_a_run_that_does_not_adapt_misses_no_step_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["navigation-fixed", "--rule", "maml", "--steps", "0", *TINY, "--horizon", "10", "--env-steps", "500"]
+    assert train.main([*argv, "--output", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    page = asked([str(tmp_path / "run")], tmp_path / "report.html")
+    assert "It does not adapt" in page and "Learned step sizes" not in page
+    assert "missing" not in capsys.readouterr().out
+    drawn = (tmp_path / "report_files" / "adaptation.svg").read_text()
+    assert ">\N{MINUS SIGN}0.10<" not in drawn and ">0<" in drawn  # steps are whole, also where there are none
+
+
 # --- missing and broken files -----------------------------------------------------------------------------------
 
 

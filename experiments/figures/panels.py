@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from experiments.figures.canvas import GRID, SIZE, Drawn, legend, panel, short, visible
 from experiments.figures.page import AFTER, BEFORE, COLORS, DASHED, INK, MUTED, Array, Results
@@ -62,7 +62,7 @@ def curves(path: Path, results: Results, steps: int, colors: Mapping[str, str]) 
                 color=MUTED,
             )
         axes.set(xlim=(-0.1, longest + 0.1), ylim=limits)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(FixedLocator([0]) if longest == 0 else MaxNLocator(integer=True))
         axes.set_xlabel("gradient steps on the new task")
         axes.set_ylabel("return of an episode")
         handles = [Line2D([], [], color=colors[label], marker="o", markersize=5, label=label) for label in results]
