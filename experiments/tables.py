@@ -120,7 +120,8 @@ def upright_after(trained_on: str, benchmark: str, splits: Mapping[str, str]) ->
     return f"packer-{trained_on}", Table(
         f"Packer et al. (2018, table 4), CartPole trained on {trained_on}: per cent of episodes of 195 steps and more. "
         "Published, Default / Interpolation / Extrapolation: A2C 100 / 100 / 93.6, PPO 100 / 100 / 86.2, RL²-PPO "
-        "87.2 / 54.2 / 51.0; Extrapolation is the geometric mean of D to R, D to E and R to E",
+        "87.2 / 54.2 / 51.0; Extrapolation is the geometric mean of D to R, D to E and R to E. A column that takes no "
+        "steps has the same figure after one",
         {
             "best": preset("cartpole-packer-best", benchmark=benchmark),
             "by descent": preset("cartpole-packer-best", benchmark=benchmark, **DESCENT),
