@@ -1,6 +1,9 @@
-"""Statistics against scipy, hand values, and the coverage of simulated experiments."""
+"""Statistics against scipy, published tables, hand values, and the coverage of simulated experiments."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,6 +260,77 @@ def test_a_stratified_bootstrap_covers_far_too_rarely_where_runs_are_scored_on_a
     assert np.mean(covered) < 0.6
 
 
+def test_a_stratified_interval_is_that_of_the_runs_of_every_task() -> None:
+    """Of the mean it is known: runs are redrawn within tasks, so that only their variance within tasks counts."""
+    scores = np.random.default_rng(22).normal(size=(8, 30)) + 5.0 * np.arange(30)
+    found = stats.stratified_interval(scores, stats.mean, resamples=20_000, seed=0)
+    spread = np.sqrt((scores.var(0) / 8).sum()) / 30
+    expected = scores.mean() + spread * scipy.stats.norm.ppf([0.025, 0.975])
+    np.testing.assert_allclose([found.low, found.high], expected, atol=0.08 * spread)
+    assert (found.estimate, found.over) == (pytest.approx(scores.mean()), "seeds")
+    wide = stats.stratified_interval(scores, stats.iqm, level=0.99, seed=1)
+    usual = stats.stratified_interval(scores, stats.iqm, seed=1)
+    assert wide.low < usual.low < usual.estimate < usual.high < wide.high
+
+
+def test_a_sample_efficiency_curve_has_the_interval_of_every_point() -> None:
+    scores = experiments(3, 5, 12, (1.0, 1.0, 1.0), np.random.default_rng(23))[0].transpose(1, 2, 0)
+    for statistic in (stats.iqm, stats.worst_decile):
+        found = stats.sample_efficiency(scores, statistic, resamples=200, seed=4)
+        for k in range(3):
+            one = stats.interval(scores[..., k], statistic, resamples=200, seed=4)
+            assert (found.low[k], found.high[k], found.estimate[k]) == one[:3]
+    assert stats.sample_efficiency(scores, stats.iqm, seed=0).estimate.tolist() == [
+        stats.iqm(scores[..., k]) for k in range(3)
+    ]
+    alone = stats.sample_efficiency([[[1.0, 4.0]]], stats.mean, seed=0)
+    assert [ends.tolist() for ends in alone] == [[1.0, 4.0]] * 3
+
+
+def test_the_interval_of_an_improvement_covers_as_often_as_it_says() -> None:
+    """Two rules of which the first is better by half a spread of the differences, so that it wins in Phi(1/2)."""
+    rng, spread = np.random.default_rng(24), (0.5, 0.7, 0.5)
+    truth, covered, estimates = float(scipy.stats.norm.cdf(0.5)), [], []
+    noise = np.sqrt(2.0 * (spread[0] ** 2 + spread[2] ** 2))  # tasks are common to both, seeds and noise are not
+    for i in range(400):
+        tasks = spread[1] * rng.normal(size=(1, 40))
+        a, b = (spread[0] * rng.normal(size=(10, 1)) + tasks + spread[2] * rng.normal(size=(10, 40)) for _ in range(2))
+        found = stats.improvement_interval(a + 0.5 * noise, b, resamples=200, seed=i)
+        assert found.estimate == pytest.approx(stats.probability_of_improvement(a + 0.5 * noise, b))
+        covered.append(found.low <= truth <= found.high)
+        estimates.append(found.estimate)
+    assert np.mean(estimates) == pytest.approx(truth, abs=0.02)
+    assert 0.93 - 0.01 <= np.mean(covered) <= 0.97 + 0.01
+
+
+def test_a_sure_improvement_is_no_more_than_sure() -> None:
+    scores = np.random.default_rng(25).normal(size=(4, 6))
+    assert stats.improvement_interval(scores + 100.0, scores, seed=0)[:3] == (1.0, 1.0, 1.0)
+    near = stats.improvement_interval(scores + 1.0, scores, seed=0)
+    assert 0.0 <= near.low <= near.estimate <= near.high <= 1.0
+
+
+PUBLISHED = json.loads((Path(__file__).parent / "atari_100k.json").read_text())
+
+
+@pytest.mark.parametrize("agent", ["IRIS", "DIAMOND"])
+def test_aggregates_are_those_that_papers_print(agent: str) -> None:
+    """Two tables of Atari 100k, from the authors' raw scores: 26 games, 5 runs, normalised from random to human."""
+    scores = np.array(list(PUBLISHED[agent]["scores"].values())).T
+    floor, ceiling = (np.array(list(PUBLISHED[name].values())) for name in ("random", "human"))
+    normalised = stats.normalize(scores, floor, ceiling)
+    kinds = {"mean": stats.mean, "median": stats.median, "IQM": stats.iqm, "optimality gap": stats.optimality_gap}
+    found = {name: round(float(kind(normalised)), 3) for name, kind in kinds.items()}
+    assert found == PUBLISHED[agent]["printed"]
+
+
+def test_aggregates_are_those_of_rliables_own_tests() -> None:
+    x, y = [[1, 2], [2, 2], [1, 1], [2, 1]], [[1, 1], [2, 2], [3, 3]]
+    for statistic in (stats.mean, stats.median, stats.iqm):
+        assert (statistic(x), statistic(y)) == (1.5, 2.0)
+    assert stats.probability_of_improvement(x, y) == pytest.approx(1 / 3)
+
+
 GOOD = np.random.default_rng(0).normal(size=(3, 4))
 
 
@@ -276,6 +350,11 @@ GOOD = np.random.default_rng(0).normal(size=(3, 4))
         lambda: stats.interval(GOOD, level=float("nan"), seed=0),
         lambda: stats.interval(GOOD, resamples=0, seed=0),
         lambda: stats.paired_interval(GOOD, GOOD[:2], seed=0),
+        lambda: stats.stratified_interval(GOOD[:1], seed=0),
+        lambda: stats.stratified_interval(GOOD, level=0.0, seed=0),
+        lambda: stats.stratified_interval(GOOD, resamples=10, seed=0),
+        lambda: stats.sample_efficiency(GOOD, seed=0),
+        lambda: stats.improvement_interval(GOOD, GOOD[:2], seed=0),
         lambda: stats.share_worse(GOOD, GOOD.T),
         lambda: stats.share_worse(GOOD, GOOD, margin=-1.0),
         lambda: stats.probability_of_improvement(GOOD, GOOD[:, :2]),
