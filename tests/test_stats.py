@@ -287,16 +287,17 @@ def test_a_sample_efficiency_curve_has_the_interval_of_every_point() -> None:
     assert [ends.tolist() for ends in alone] == [[1.0, 4.0]] * 3
 
 
-def test_the_interval_of_an_improvement_covers_as_often_as_it_says() -> None:
-    """Two rules of which the first is better by half a spread of the differences, so that it wins in Phi(1/2)."""
-    rng, spread = np.random.default_rng(24), (0.5, 0.7, 0.5)
-    truth, covered, estimates = float(scipy.stats.norm.cdf(0.5)), [], []
-    noise = np.sqrt(2.0 * (spread[0] ** 2 + spread[2] ** 2))  # tasks are common to both, seeds and noise are not
-    for i in range(400):
-        tasks = spread[1] * rng.normal(size=(1, 40))
-        a, b = (spread[0] * rng.normal(size=(10, 1)) + tasks + spread[2] * rng.normal(size=(10, 40)) for _ in range(2))
-        found = stats.improvement_interval(a + 0.5 * noise, b, resamples=200, seed=i)
-        assert found.estimate == pytest.approx(stats.probability_of_improvement(a + 0.5 * noise, b))
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_the_interval_of_an_improvement_covers_as_often_as_it_says(shift: float) -> None:
+    """Two rules, the first better by a multiple of the differences' spread, so that it wins in Phi(shift)."""
+    rng, covered, estimates = np.random.default_rng(24), [], []
+    truth = float(scipy.stats.norm.cdf(shift))
+    for i in range(400):  # tasks are common to both, seeds and noise are not
+        tasks = rng.normal(size=(1, 60))
+        a, b = (0.5 * rng.normal(size=(5, 1)) + tasks + 0.5 * rng.normal(size=(5, 60)) for _ in range(2))
+        found = stats.improvement_interval(a + shift, b, resamples=200, seed=i)  # the spread is 2 * 0.25 + 2 * 0.25
+        assert found.estimate == pytest.approx(stats.probability_of_improvement(a + shift, b))
+        assert 0.0 <= found.low <= found.estimate <= found.high <= 1.0
         covered.append(found.low <= truth <= found.high)
         estimates.append(found.estimate)
     assert np.mean(estimates) == pytest.approx(truth, abs=0.02)
