@@ -15,6 +15,7 @@ from metarl.distributions import Distribution
 from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
+from metarl.packing import on_live
 from metarl.policies import Policy
 from metarl.rules import RuleState, Step, UpdateRule, decided
 from metarl.trees import expand, tree_add, tree_detach
@@ -88,10 +89,15 @@ class Learner(nn.Module):
         """What the rule gets to see before a step on a batch ``[H, N, ...]``."""
 
         def loss(p: Params) -> Tensor:
-            return self.inner(self.policy(p, batch.observation), batch)
+            return self.inner(self.act(p, batch), batch)
 
         grads, value = grad_and_value(loss)(params)
-        return Step(grads, params, value)
+        return Step(grads, params, value, second_moment(batch))
+
+    def act(self, params: Params, batch: Batch) -> Distribution:
+        """How the policy acts on the steps of a batch ``[H, N, ...]``; anything on padding."""
+        distribution: Distribution = on_live(lambda rows: self.policy(params, rows), batch, batch.observation)
+        return distribution
 
     def adapt(self, support: Sequence[Batch], noise: Mapping[str, Tensor] = NONE) -> Params:
         """The parameters after a step on each of the K support batches."""
@@ -110,16 +116,23 @@ class Learner(nn.Module):
         loss = torch.zeros((), device=trace.query.reward.device)
         for batch in trace.support:
             if self.credit is not None:
-                explorer = self.policy(params, batch.observation)
+                explorer = self.act(params, batch)
                 loss = loss + self.credit(explorer, batch, trace.outcome)
             if self.every_step:
-                acting = self.policy(params, batch.observation)
+                acting = self.act(params, batch)
                 loss = loss + self.every_step * self.outer(acting, batch)
             params, state = self.step(params, state, batch)
         for log_prob in decided(state):
             loss = loss - log_prob * trace.gain
-        adapted = self.policy(params, trace.query.observation)
+        adapted = self.act(params, trace.query)
         return loss + self.outer(adapted, trace.query), adapted
+
+
+def second_moment(batch: Batch) -> Tensor:
+    """Mean of ``ō ōᵀ`` over the steps of a batch ``[H, N, ...]``, with ``ō = (o, 1)``: ``[O + 1, O + 1]``."""
+    seen = batch.observation.reshape(batch.mask.numel(), -1)
+    rows = torch.cat([seen, torch.ones_like(seen[:, :1])], -1) * batch.mask.reshape(-1, 1)
+    return rows.mT @ rows / batch.mask.sum().clamp_min(1.0)
 
 
 def running(programs: Programs | None, name: str) -> Run:

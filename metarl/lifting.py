@@ -21,10 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl.packing import trimmed
 from metarl.trees import leaves_of, map_leaves
 from metarl.types import Batch, Params
 
-PIECE = 2**18  # numbers in a hidden layer's activations: 1 MiB, what a core keeps close
+PIECE = 2**20  # numbers in a hidden layer's activations, 4 MiB: enough work to make up for the cost of lifting
+ALONE = 2**17  # numbers from which a task is better off without `vmap`
 
 
 Run = Callable[[Callable[[Any], Any], Any], Any]
@@ -41,9 +43,11 @@ def piece_size(batch: Batch, params: Params) -> int:
     tasks, steps, episodes = batch.reward.shape
     if batch.reward.device.type != "cpu":
         return tasks
+    rows = batch.live.shape[-1] or steps * episodes
     # the last axis: of a bias or of the next weights, and the same with parameters stacked over many tasks
     width = max(size for leaf in params.values() for size in (1, *leaf.shape[-1:]))
-    return max(1, min(int(tasks), PIECE // (steps * episodes * int(width))))
+    alone = rows * int(width)
+    return 1 if alone > ALONE else max(1, min(int(tasks), PIECE // alone))
 
 
 def over_tasks(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: int, run: Run = call) -> Any:
@@ -112,6 +116,7 @@ def lifted(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A function of one task as a function of a piece ``[t, ...]``: ``vmap``, or nothing at all for one task."""
 
     def on_piece(piece: Any) -> Any:
+        piece = trimmed(piece)
         if len(leaves_of(piece)[0]) > 1:
             return torch.vmap(function)(piece)
         alone = function(map_leaves(lambda leaf: leaf[0], piece))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metarl.compilation import Programs
 from metarl.errors import NonFiniteError
+from metarl.packing import live_steps
 from metarl.policies import Policy
 from metarl.trees import map_leaves
 from metarl.types import Batch, Params, State, Task, TaskFamily
@@ -137,6 +138,8 @@ def roll_out(
     join = torch.stack if programs is None else torch.cat
     record = map_leaves(lambda *leaves: join(leaves, 1), *records)
     batch = _clean(record, *moment[1:])
+    if programs is None:  # a program serves one shape
+        batch = batch._replace(live=live_steps(batch.mask))
     _refuse_non_finite(batch)
     return batch
 
@@ -180,9 +183,10 @@ def _clean(record: _Record, last_observation: Tensor, over: Tensor) -> Batch:
     weight = (~record.padding).to(record.reward.dtype)
     log_prob = record.distribution.log_prob(record.action) * weight
     empty = torch.zeros_like(record.reward)
+    everywhere = torch.empty(len(weight), 0, dtype=torch.int64, device=weight.device)
     return Batch(
         record.observation, record.action, record.distribution, log_prob, record.reward,
-        weight, terminated, last_observation, empty, empty,
+        weight, terminated, last_observation, empty, empty, everywhere,
     )  # fmt: skip
 
 

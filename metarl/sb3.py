@@ -353,7 +353,8 @@ class LearnerBuffer(RolloutBuffer):
         mask = packed(np.ones_like(self.rewards))
         empty, never = torch.zeros_like(reward), torch.zeros_like(reward, dtype=torch.bool)
         last = torch.zeros_like(observation[0])  # without bootstrapping nobody asks what came after
-        batch = Batch(observation, empty, None, empty, reward, mask, never, last, empty, empty)
+        everywhere = torch.empty(0, dtype=torch.int64)
+        batch = Batch(observation, empty, None, empty, reward, mask, never, last, empty, empty, everywhere)
         self.advantages = np.zeros_like(self.rewards)
         self.advantages[whole] = self._advantages(batch).advantage.numpy()[age, column] * whole.size / whole.sum()
         self.returns = self.advantages + self.values

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.objectives import symlog
+from metarl.packing import on_live
 from metarl.rules.networks import linear, zero_head
 from metarl.types import Batch
 
@@ -45,6 +46,11 @@ class TransitionNetwork(nn.Module):
     def forward(self, batch: Batch, *more: Tensor) -> Tensor:
         """``[H, N]`` for a batch ``[H, N, ...]`` of one task, and as many further ``[H, N]`` as were announced."""
         seen = symlog(torch.cat([self.transitions(batch), *(one.unsqueeze(-1) for one in more)], -1))
+        judged: Tensor = on_live(self.judge, batch, seen)
+        return judged
+
+    def judge(self, seen: Tensor) -> Tensor:
+        """``[...]`` for steps in numbers ``[..., F]``."""
         for layer in self.layers:
             seen = layer(seen).tanh()
         judged: Tensor = self.head(seen)

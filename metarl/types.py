@@ -112,6 +112,7 @@ class Batch(NamedTuple):
     last_observation: Tensor  # [N, *observation] after the last step; bootstraps truncated episodes
     advantage: Tensor  # [H, N], 0 until an estimator filled it in
     value: Tensor  # [H, N] baseline's prediction, 0 until an estimator filled it in
+    live: Tensor  # [R] where the real steps are, [0] for everywhere: see `metarl.packing.live_steps`
 
     @property
     def episode_return(self) -> Tensor:

@@ -231,6 +231,7 @@ def make_batch(reward: Tensor, mask: Tensor | None = None, terminated: Tensor | 
         "last_observation": zero[..., -1, :].unsqueeze(-1),
         "advantage": zero,
         "value": zero,
+        "live": torch.empty(*reward.shape[:-2], 0, dtype=torch.int64),
     }
     return Batch(**(values | fields))
 

@@ -202,6 +202,15 @@ def iterate(learner: Learner, optimizer: MetaOptimizer, steps: Sequence[int]) ->
     return found
 
 
+def everywhere(trace: Trace) -> Trace:
+    """Without the lists of live steps, which only plain rollouts make."""
+
+    def without(batch: Batch) -> Batch:
+        return batch._replace(live=batch.live[:, :0])
+
+    return trace._replace(support=tuple(map(without, trace.support)), query=without(trace.query))
+
+
 def descent(learner: Learner) -> MetaOptimizer:
     return Descent(learner, lr=0.5, optimizer=torch.optim.SGD)  # proportional to the gradient, unlike Adam
 
@@ -219,7 +228,7 @@ def test_meta_training_with_programs_equals_without(
     expected, found = iterate(plain, make(plain), steps), iterate(learner, make(learner), steps)
     for (trace, metrics), (same, others) in zip(expected, found, strict=True):
         assert bool((trace.query.mask == 0).any()) and bool((trace.query.mask == 1).any())
-        assert_near(same, trace, rtol=1e-4, atol=1e-5)
+        assert_near(everywhere(same), everywhere(trace), rtol=1e-4, atol=1e-5)
         assert others == pytest.approx(metrics, rel=1e-3, abs=1e-5)
     moved = 0.0
     for p, q, old in zip(plain.parameters(), learner.parameters(), start, strict=True):

@@ -46,6 +46,7 @@ from metarl.rules import (
     Step,
     UnitNorm,
     UpdateRule,
+    WhitenedInputs,
     layer_of,
 )
 from tests.helpers import double_trace, one_task, seeded
@@ -84,6 +85,7 @@ RULES: dict[str, Callable[[Shapes], UpdateRule]] = {
     "momentum": lambda p: Chain(Momentum(0.5), LearnedSGD(0.1)),
     "offset": lambda p: Offset(MetaSGD(p, initial=0.1), p),
     "curvature": lambda p: Chain(MetaCurvature(p), LearnedSGD(0.1)),
+    "whitened": lambda p: Chain(WhitenedInputs(p, "network.hidden.0", ridge=0.5), LearnedSGD(0.1)),
     "blocks": lambda p: Chain(BlockDiagonal(p, size=2), LearnedSGD(0.1)),
     "mlp_schedule": lambda p: stirred(Scheduled(LearnedSGD(0.2), MLPSchedule(units=4, generator=seeded(2)))),
     "lstm_schedule": lambda p: stirred(Scheduled(LearnedSGD(0.2), LSTMSchedule(units=4, generator=seeded(2)))),
@@ -103,6 +105,9 @@ MOVES_ANYHOW = ["lstm_optimizer", "meta_lstm"]  # what has no gradient, too: by 
 LEARNED = [name for name in RULES if name not in ("sgd", "clip_only", *ONLINE)]
 
 
+MOMENT = torch.tensor([[2.0, 0.5, 0.1], [0.5, 0.3, -0.2], [0.1, -0.2, 1.0]], dtype=torch.float64)  # of 2 inputs and 1
+
+
 def some_params(seed: int, dtype: torch.dtype = torch.float64) -> Shapes:
     generator = seeded(seed)
     shapes = {"network.hidden.0.weight": (3, 2), "network.hidden.0.bias": (3,), "network.head.weight": (2, 3)}
@@ -113,7 +118,8 @@ def some_params(seed: int, dtype: torch.dtype = torch.float64) -> Shapes:
 
 def at(grads: Shapes, params: Shapes, loss: float = 0.5) -> Step:
     """A step to be taken."""
-    return Step(grads, params, torch.tensor(loss, dtype=next(iter(grads.values())).dtype))
+    dtype = next(iter(grads.values())).dtype
+    return Step(grads, params, torch.tensor(loss, dtype=dtype), MOMENT.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -435,7 +441,7 @@ def test_an_unused_head_and_a_frozen_layer_do_no_harm(name: str) -> None:
     policy: Policy = GaussianPolicy(ModuleNetwork(TwoHeads()), 2)
     params = policy.initial()
     assert not any("frozen" in key for key in params) and any("value" in key for key in params)
-    rule = Masked(SGD(0.1), "out", params) if name in ("masked", "nested") else RULES[name](params)
+    rule = Masked(SGD(0.1), "out", params) if name in ("masked", "nested", "whitened") else RULES[name](params)
     learner = Learner(policy, rule, inner=vpg, outer=vpg)
     family = Navigation(horizon=4)
     plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=2)

@@ -205,7 +205,8 @@ def episodes_of(buffer: Any, rows: int, last: np.ndarray) -> Batch:
         action = action.squeeze(-1)
     zero = torch.zeros_like(reward)
     end = torch.zeros_like(observation[0])
-    return Batch(observation, action, None, log_prob, reward, mask, zero.bool(), end, zero, zero)
+    everywhere = torch.empty(0, dtype=torch.int64)
+    return Batch(observation, action, None, log_prob, reward, mask, zero.bool(), end, zero, zero, everywhere)
 
 
 @pytest.mark.parametrize(("kind", "steps"), [("navigation", 10), ("navigation", 27), ("cartpole", 40)])

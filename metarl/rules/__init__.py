@@ -16,6 +16,7 @@ from metarl.rules.rates import Bounded, Free, Parameterisation, Positive, Rates,
 from metarl.rules.reinforced import RLSchedule
 from metarl.rules.scheduled import GPSchedule, LSTMSchedule, MLPSchedule, Schedule, Scheduled
 from metarl.rules.sgd import SGD, LearnedSGD
+from metarl.rules.whitening import WhitenedInputs
 
 __all__ = [
     "SGD",
@@ -53,6 +54,7 @@ __all__ = [
     "Table",
     "UnitNorm",
     "UpdateRule",
+    "WhitenedInputs",
     "decided",
     "draw_noise",
     "layer_of",

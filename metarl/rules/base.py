@@ -31,6 +31,8 @@ class Step(NamedTuple):
     """what it was taken at"""
     loss: Tensor
     """the inner loss there, 0-d"""
+    moment: Tensor | None = None
+    """mean of ``ō ōᵀ`` over the steps of the batch, ``ō = (o, 1)``: ``[O + 1, O + 1]``; None where there is no batch"""
 
 
 class UpdateRule(nn.Module, ABC):

@@ -14,7 +14,13 @@ from metarl.types import Params
 
 Make = Callable[[Params], UpdateRule]
 
-SHAPES = {"network.hidden.0.weight": (3, 2), "network.hidden.0.bias": (3,), "network.head.weight": (2, 3), "scale": ()}
+INPUTS = 2
+SHAPES = {
+    "network.hidden.0.weight": (3, INPUTS),
+    "network.hidden.0.bias": (3,),
+    "network.head.weight": (2, 3),
+    "scale": (),
+}
 
 
 def check_rule(make: Make) -> list[str]:
@@ -43,7 +49,8 @@ def _draw(seed: int, dtype: torch.dtype = torch.float64) -> Tree:
 
 
 def _step(grads: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Step:
-    return Step(dict(grads), params, next(iter(grads.values())).mean())
+    loss = next(iter(grads.values())).mean()
+    return Step(dict(grads), params, loss, torch.eye(INPUTS + 1).to(loss))
 
 
 def _path(rule: UpdateRule, params: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> tuple[Tree, RuleState]:

@@ -1,0 +1,114 @@
+"""Whitened steps: by hand, and the law they exist for: how a task presents its observations does not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metarl import MLP, Batch, CategoricalPolicy, Learner, lvc
+from metarl.learner import second_moment
+from metarl.losses import Clipped
+from metarl.rules import SGD, Chain, Step, UpdateRule, WhitenedInputs
+from metarl.types import Params
+from tests.helpers import make_batch, randomize, seeded
+
+FIRST = "network.hidden.0"
+WIRED = torch.tensor(
+    [[0.0, 0.0, -3.0], [0.1, 0.0, 0.0], [0.0, 7.0, 0.0]], dtype=torch.float64
+)  # order, signs and units
+MIXED = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, -1.0], [3.0, 0.0, 1.0]], dtype=torch.float64)
+
+
+def test_a_whitened_gradient_by_hand() -> None:
+    generator = seeded(0)
+    moment = torch.tensor([[4.0, 1.0, 0.5], [1.0, 2.0, 0.1], [0.5, 0.1, 1.0]], dtype=torch.float64)
+    params = {f"{FIRST}.weight": torch.zeros(5, 2).double(), f"{FIRST}.bias": torch.zeros(5).double()}
+    params["network.head.weight"] = torch.zeros(1, 5).double()
+    grads = {name: torch.randn(p.shape, generator=generator).double() for name, p in params.items()}
+    found, _ = (
+        WhitenedInputs(params, FIRST, ridge=0.5).double().update(Step(grads, params, torch.zeros(()), moment), {})
+    )
+    found = {name: leaf.detach() for name, leaf in found.items()}
+    gradient = np.concatenate([grads[f"{FIRST}.weight"].numpy(), grads[f"{FIRST}.bias"].numpy()[:, None]], 1)
+    loaded = moment.numpy() + 0.5 * np.diag(np.diag(moment.numpy()))
+    expected = 1.5 * gradient @ np.linalg.inv(loaded)
+    np.testing.assert_allclose(found[f"{FIRST}.weight"], expected[:, :2], rtol=1e-5)
+    np.testing.assert_allclose(found[f"{FIRST}.bias"], expected[:, 2], rtol=1e-5)
+    assert torch.equal(found["network.head.weight"], grads["network.head.weight"])
+
+
+def test_the_second_moment_is_that_of_live_steps() -> None:
+    batch = episodes()
+    rows = [
+        np.append(batch.observation[h, n].numpy(), 1.0) for h in range(8) for n in range(4) if float(batch.mask[h, n])
+    ]
+    np.testing.assert_allclose(second_moment(batch), np.mean([np.outer(row, row) for row in rows], 0), rtol=1e-12)
+    assert len(rows) == 26
+
+
+def episodes() -> Batch:
+    """Episodes ``[8, 4]`` of one task, not all equally long."""
+    generator = seeded(1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    mask = (torch.arange(8)[:, None] < torch.tensor([8, 5, 7, 6])).double()
+    action = torch.randint(0, 2, (8, 4), generator=generator)
+    batch = make_batch(draw(8, 4), mask, observation=draw(8, 4, 3) @ MIXED + 0.5, advantage=draw(8, 4), action=action)
+    return batch._replace(observation=batch.observation * mask.unsqueeze(-1))
+
+
+def adapted(rule: UpdateRule, presented: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits before and after a step, of a policy that computes the same on observations however presented."""
+    batch = episodes()
+    policy = CategoricalPolicy(MLP(3, [6], 2, generator=seeded(2))).double()
+    randomize(policy, 3, 0.5)
+    with torch.no_grad():
+        first = policy.get_parameter(f"{FIRST}.weight")
+        first.copy_(first @ torch.linalg.inv(presented))
+    batch = batch._replace(observation=batch.observation @ presented.mT)
+    learner = Learner(policy, rule, inner=lvc, outer=Clipped(0.2))
+    params: Params = learner.adapt([batch])
+    before, after = (policy(one, batch.observation).logits.detach() for one in (policy.initial(), params))
+    return before, after
+
+
+def make(ridge: float) -> UpdateRule:
+    return Chain(
+        WhitenedInputs({f"{FIRST}.weight": torch.zeros(6, 3), f"{FIRST}.bias": torch.zeros(6)}, FIRST, ridge=ridge),
+        SGD(0.5),
+    ).double()
+
+
+@pytest.mark.parametrize(
+    ("ridge", "presented", "near"), [(1.0, WIRED, 1e-9), (1e3, WIRED, 1e-9), (1e-9, WIRED, 1e-4), (1e-9, MIXED, 1e-4)]
+)
+def test_a_step_does_not_depend_on_how_observations_are_presented(ridge: float, presented: Tensor, near: float) -> None:
+    before, after = adapted(make(ridge), torch.eye(3, dtype=torch.float64))
+    same, found = adapted(make(ridge), presented)
+    torch.testing.assert_close(same, before, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found, after, rtol=near, atol=near)
+    assert float((after - before).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize(("rule", "presented"), [(SGD(0.5), WIRED), (make(1e3), MIXED)], ids=["plain", "diagonal"])
+def test_other_steps_do(rule: UpdateRule, presented: Tensor) -> None:
+    _, after = adapted(rule, torch.eye(3, dtype=torch.float64))
+    _, found = adapted(rule, presented)
+    assert float((found - after).abs().max()) > 5e-3  # above, 1e-4 at most
+
+
+def test_what_cannot_be_whitened_is_refused() -> None:
+    params = {f"{FIRST}.weight": torch.zeros(5, 2), f"{FIRST}.bias": torch.zeros(5)}
+    with pytest.raises(ValueError, match="expected a layer with weight and bias"):
+        WhitenedInputs(params, "network.first")
+    with pytest.raises(ValueError, match="ridge must be positive"):
+        WhitenedInputs(params, FIRST, ridge=0.0)
+    rule = WhitenedInputs(params, FIRST)
+    with pytest.raises(ValueError, match="tells of nothing that were observed"):
+        rule.update(Step(params, params, torch.zeros(())), {})
+    with pytest.raises(ValueError, match="reads 2 numbers and the step tells of 3"):
+        rule.update(Step(params, params, torch.zeros(()), torch.eye(4)), {})
