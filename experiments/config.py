@@ -62,6 +62,7 @@ class Config(BaseModel):
     rate_lr: Positive | None = Field(None, description="step size of descent on learned step sizes; lr unless given")
     final_share: Share = Field(1.0, description="of the meta-optimizer's step sizes at the end of the budget; linear")
     epochs: Count = Field(5, description="replays of one trace by descent")
+    minibatches: Count = Field(1, description="parts of a trace's tasks; in every epoch descent takes a step on each")
     max_norm: Positive | None = Field(1.0, description="clip the meta-gradient to this norm")
     patience: Annotated[int, Field(ge=0)] = Field(
         10, description="meta-iterations in a row that may diverge before the run stops"

@@ -16,7 +16,7 @@ from experiments.lookup import choose
 from experiments.streams import stream
 from metarl import losses
 from metarl.advantages import Advantages
-from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline
+from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline, products
 from metarl.learned_signals import LearnedAdvantage, LearnedReward
 from metarl.learner import Learner
 from metarl.objectives import LearnedObjective, WarmStart
@@ -51,6 +51,7 @@ from metarl.rules import (
     Scheduled,
     UnitNorm,
     UpdateRule,
+    WhitenedInputs,
 )
 from metarl.transitions import TransitionNetwork
 from metarl.types import Params, TaskFamily
@@ -88,6 +89,13 @@ RULES: dict[str, Rule] = {
     "momentum": lambda c, params, p: Chain(Momentum(), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "meta-curvature": lambda c, params, p: Chain(MetaCurvature(params), LearnedSGD(c.rate, parameterisation=p)),
     "block-diagonal": lambda c, params, p: Chain(BlockDiagonal(params), LearnedSGD(c.rate, parameterisation=p)),
+    "whitened": lambda c, params, p: Chain(_whitened(c, params), SGD(c.rate)),
+    "whitened-meta-sgd": lambda c, params, p: Chain(
+        _whitened(c, params), MetaSGD(params, initial=c.rate, parameterisation=p)
+    ),
+    "whitened-offset": lambda c, params, p: Chain(
+        _whitened(c, params), Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params)
+    ),
     "unit-norm": lambda c, params, p: Chain(UnitNorm(), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
     "anil-meta-sgd": lambda c, params, p: Masked(MetaSGD(params, initial=c.rate, parameterisation=p), "head", params),
@@ -110,6 +118,15 @@ RULES: dict[str, Rule] = {
     "adam-hypergradient": lambda c, params, p: AdamHypergradient(c.rate, rate_lr=c.online_rate),
     "exponentiated": lambda c, params, p: Exponentiated(c.rate, gain_lr=c.online_rate, scale_lr=c.online_rate),
 }
+
+
+def _whitened(config: Config, params: Params) -> UpdateRule:
+    if config.scale_inputs or config.context:
+        raise InputError(
+            "whitened steps need a first layer that reads observations alone and as they are: leave "
+            "--scale-inputs and --context out"
+        )
+    return WhitenedInputs(params, next(name for name in params if name.endswith(".weight")).removesuffix(".weight"))
 
 
 def _cavia(config: Config, params: Params) -> UpdateRule:
@@ -186,21 +203,24 @@ INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
 
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "linear": LinearBaseline,
+    "quadratic": lambda: LinearBaseline(expand=products),
     "cross-fitted": CrossFitted,
     "zero": ZeroBaseline,
 }
 
 
 def _descent(config: Config, learner: Learner, **more: Any) -> Descent:
-    return Descent(
+    optimizer = Descent(
         learner,
         lr=config.lr,
         rate_lr=config.rate_lr,
         epochs=config.epochs,
+        minibatches=config.minibatches,
         max_norm=config.max_norm,
-        patience=config.patience + 1,
         **more,
     )
+    optimizer.patience = config.patience + 1
+    return optimizer
 
 
 def support_advantages(config: Config) -> Advantages:

@@ -416,6 +416,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rate_lr": ({}, {"rate_lr": 0.1}),
     "final_share": ({"env_steps": 2000}, {"final_share": 0.1}),
     "epochs": ({}, {"epochs": 2}),
+    "minibatches": ({}, {"minibatches": 2}),
     "max_norm": ({}, {"max_norm": 1e-6}),
     "perturbation": ({"meta_optimizer": "evolution"}, {"perturbation": 0.5}),
     "pairs": ({"meta_optimizer": "evolution"}, {"pairs": 2}),

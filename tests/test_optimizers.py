@@ -33,6 +33,7 @@ from metarl.optimizers import adapted_kl, conjugate_gradient, meta_loss
 from metarl.optimizers.base import assess, fisher_product, meta_gradient
 from metarl.policies import Policy
 from metarl.rules import SGD, LearnedSGD, MetaSGD, PerLayerSGD, UpdateRule
+from metarl.trees import map_leaves
 from tests.helpers import (
     Bandit,
     double_trace,
@@ -160,6 +161,27 @@ def test_descent_replays_once_an_epoch() -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize(("minibatches", "dealt"), [(2, [[0], [1, 2]]), (3, [[0], [1], [2]]), (9, [[0], [1], [2]])])
+def test_minibatches_are_replays_of_some_of_the_tasks(minibatches: int, dealt: list[list[int]]) -> None:
+    learner, trace = double_trace(meta_sgd, steps=1, outer=Clipped())
+    twin, _ = double_trace(meta_sgd, steps=1, outer=Clipped())
+    first = float(meta_loss(twin, part(trace, dealt[0])).detach())
+    metrics = Descent(learner, lr=0.01, epochs=2, minibatches=minibatches).step(learner, trace)
+    adam = torch.optim.Adam(twin.parameters(), lr=0.01)
+    for tasks in 2 * dealt:
+        adam.zero_grad()
+        meta_loss(twin, part(trace, tasks)).backward()
+        adam.step()
+    assert metrics["meta/loss"] == pytest.approx(first)
+    for a, b in zip(learner.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+
+
+def part(trace: Trace, tasks: list[int]) -> Trace:
+    chosen: Trace = map_leaves(lambda leaf: leaf[tasks], trace)
+    return chosen
+
+
 def test_descent_clips_the_norm_of_everything_together() -> None:
     learner, trace = double_trace(meta_sgd, steps=1)
     before = values(learner)
@@ -176,7 +198,8 @@ def poisoned(trace: Trace) -> Trace:
 
 def test_a_non_finite_gradient_changes_nothing_and_patience_ends_the_run() -> None:
     learner, trace = double_trace(meta_sgd, steps=1)
-    optimizer = Descent(learner, lr=0.1, patience=3)
+    optimizer = Descent(learner, lr=0.1)
+    optimizer.patience = 3
     optimizer.step(learner, trace)
     before, state = values(learner), str(optimizer.state_dict()["optimizers"])
     for _ in range(2):
@@ -209,8 +232,12 @@ def test_descent_resumes_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"lr": 0.0}, {"lr": float("nan")}, {"rate_lr": -1.0}, {"max_norm": float("inf")}, {"epochs": 0}]
-)
+    "bad",
+    [
+        {"lr": 0.0}, {"lr": float("nan")}, {"rate_lr": -1.0}, {"max_norm": float("inf")}, {"epochs": 0},
+        {"minibatches": 0},
+    ],
+)  # fmt: skip
 def test_descent_refuses_bad_settings(bad: dict[str, Any]) -> None:
     learner, _ = double_trace(meta_sgd, steps=0)
     with pytest.raises(ValueError, match=next(iter(bad))):

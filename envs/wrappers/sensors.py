@@ -98,6 +98,7 @@ class RewiredSensors(Wrapper):
         super().__init__(family, {"wiring": own}, {"wiring": wiring})
         end = float(np.maximum(np.abs(space.low), np.abs(space.high)).max())
         self._observation_space = Box(-end, end, space.shape, dtype=np.float32)
+        self._order, self._sign = _wired(torch.arange(len(choices)), self._count)  # looked up in every step
 
     @property
     def observation_space(self) -> Box:
@@ -107,15 +108,20 @@ class RewiredSensors(Wrapper):
     def observe(self, task: Task, state: State) -> Tensor:
         """The wrapped family's observation ``[*rows, sensors]``, rewired."""
         seen = super().observe(task, state)
-        code = task["wiring"].long()
-        order = permutation(code >> self._count, self._count)
-        bits = torch.bitwise_and(code.unsqueeze(-1) >> torch.arange(self._count, device=code.device), 1)
-        turned = torch.cat((bits[..., :1], bits[..., 1:] ^ bits[..., :1]), -1)
-        return seen.gather(-1, order.expand(seen.shape)) * (1 - 2 * turned)
+        wiring = task["wiring"].long()
+        order, sign = (table.to(seen.device)[wiring] for table in (self._order, self._sign))
+        return seen.gather(-1, order.expand(seen.shape)) * sign
 
     def references(self, task: Task) -> dict[str, Tensor]:
         """The wrapped family's: what can be done does not change, only what is seen."""
         return self._references(task)
+
+
+def _wired(number: Tensor, sensors: int) -> tuple[Tensor, Tensor]:
+    """Orders and signs of wirings ``[W]``, int64 ``[W, sensors]`` each."""
+    bits = torch.bitwise_and(number.unsqueeze(-1) >> torch.arange(sensors), 1)
+    turned = torch.cat((bits[..., :1], bits[..., 1:] ^ bits[..., :1]), -1)
+    return permutation(number >> sensors, sensors), 1 - 2 * turned
 
 
 def wirings(sensors: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,21 @@ from torch import nn
 from metarl.errors import DivergedError
 from metarl.learner import Learner
 from metarl.optimizers.base import MetaOptimizer, Metrics, groups, meta_gradient, trainable
+from metarl.trees import map_leaves
 from metarl.types import Trace
 
 
 class Descent(MetaOptimizer):
     """Gradient descent on the meta-objective with any torch optimizer, for one or more epochs a trace.
 
-    A non-finite meta-gradient changes nothing: the step is skipped and counted, and after ``patience`` in
-    a row the run is stopped.
+    A non-finite meta-gradient changes nothing: what is left of the trace is skipped and counted, and after
+    ``patience`` of them in a row the run is stopped.
+
+    Attributes:
+        patience: skipped traces in a row that end the run.
     """
+
+    patience: int = 10
 
     def __init__(
         self,
@@ -28,10 +35,10 @@ class Descent(MetaOptimizer):
         lr: float = 1e-3,
         rate_lr: float | None = None,
         epochs: int = 1,
+        minibatches: int = 1,
         max_norm: float | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         rate_optimizer: Callable[..., torch.optim.Optimizer] | None = None,
-        patience: int = 10,
     ) -> None:
         """Build the optimizer over everything the learner learns.
 
@@ -40,25 +47,27 @@ class Descent(MetaOptimizer):
             lr: step size of the policy's initialization.
             rate_lr: step size of what rule and inner objective learn; ``lr`` unless given.
             epochs: replays of one trace; more than one needs an outer loss that bounds the change.
+            minibatches: parts of equal size, up to one task, into which the tasks of a trace are dealt; an epoch takes
+                a step on each (as PPO does on parts of its steps).
             max_norm: clip the meta-gradient to this norm.
             optimizer: any constructor taking parameter groups.
             rate_optimizer: another one for what rule and inner objective learn, such as `ExponentiatedGradient`.
-            patience: skipped steps in a row that end the run.
 
         Raises:
             ValueError: a step size or norm that is not positive and finite, no epoch, nothing to learn.
         """
         if max_norm is not None and not 0.0 < max_norm < float("inf"):
             raise ValueError(f"max_norm must be positive and finite, got {max_norm}")
-        if epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {epochs}")
+        for name, value in (("epochs", epochs), ("minibatches", minibatches)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         parts = groups(learner, lr, rate_lr)
         if rate_optimizer is None:
             self.optimizers = [optimizer(parts, lr=lr)]
         else:
             self.optimizers = [optimizer(parts[:1], lr=lr)] + [rate_optimizer([rest]) for rest in parts[1:]]
         self.rates = [[float(group["lr"]) for group in one.param_groups] for one in self.optimizers]
-        self.epochs, self.max_norm, self.patience = epochs, max_norm, patience
+        self.epochs, self.minibatches, self.max_norm = epochs, minibatches, max_norm
         self.skipped_in_a_row = 0
 
     def step(self, learner: Learner, trace: Trace) -> Metrics:
@@ -70,19 +79,20 @@ class Descent(MetaOptimizer):
         for one, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(one.param_groups, rates, strict=True):
                 group["lr"] = rate * self.share
-        first = norm = 0.0
-        for epoch in range(self.epochs):
-            loss, gradient = meta_gradient(learner, trace)
+        losses: list[float] = []
+        norm = 0.0
+        for part in self.epochs * split(trace, self.minibatches):
+            loss, gradient = meta_gradient(learner, part)
             for p, g in zip(trainable(learner), gradient, strict=True):
                 p.grad = g
             norm = float(nn.utils.clip_grad_norm_(learner.parameters(), self.max_norm or float("inf")))
-            first = float(loss) if epoch == 0 else first
+            losses.append(float(loss))
             if not norm < float("inf"):
-                return self._skip(first, norm)
+                return self._skip(losses[0], norm)
             for one in self.optimizers:
                 one.step()
         self.skipped_in_a_row = 0
-        return {"meta/loss": first, "meta/grad_norm": norm, "meta/skipped": 0.0}
+        return {"meta/loss": losses[0], "meta/grad_norm": norm, "meta/skipped": 0.0}
 
     def _skip(self, loss: float, norm: float) -> Metrics:
         self.skipped_in_a_row += 1
@@ -103,3 +113,19 @@ class Descent(MetaOptimizer):
         for i, one in enumerate(self.optimizers):
             one.load_state_dict(state["optimizers"][str(i)])
         self.skipped_in_a_row = state["skipped_in_a_row"]
+
+
+def split(trace: Trace, parts: int) -> list[Trace]:
+    """The tasks of a trace dealt in order into parts of equal size, up to one task; none without a task.
+
+    Tasks are drawn independently of each other, so that any order is a random one.
+    """
+    if parts == 1:
+        return [trace]
+    tasks = len(trace.outcome)
+    bounds = [tasks * i // parts for i in range(parts + 1)]
+    return [
+        map_leaves(lambda leaf, low=low, high=high: leaf[low:high], trace)
+        for low, high in itertools.pairwise(bounds)
+        if high > low
+    ]
