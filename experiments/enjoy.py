@@ -86,8 +86,12 @@ def main(argv: list[str]) -> None:
     if screen is None or options.output is not None:
         name = "constants" if options.constants else f"{options.split}-{options.index}"
         path = options.output or options.run / "figures" / f"enjoy-{name}.gif"
-        hundredths = round(100 / film.fps)
-        print(write_gif(path, film, frame_ms=10 * hundredths, hold_ms=2500, colors=COLORS))
+        print(write(path, film))
+
+
+def write(path: Path, film: Film) -> Path:
+    """Write the film as a GIF, which counts in hundredths of a second."""
+    return write_gif(path, film, frame_ms=10 * round(100 / film.fps), hold_ms=2500, colors=COLORS)
 
 
 def refuse(options: Options) -> None:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ import torch
 
 from envs.ranges import Choice, Fixed, LogRange, Range, Union
 from experiments import compare, evaluate, report, train
-from experiments.figures import canvas, panels
+from experiments.figures import canvas, panels, rate_panels
 from experiments.reporting import summaries, tables
-from experiments.reporting.sources import Contender, distances, fault, read
+from experiments.reporting.desk import Desk
+from experiments.reporting.live import Live
+from experiments.reporting.sources import Contender, Material, distances, fault, read
 from metarl import stats
 
 ROOT = Path(__file__).parents[1]
@@ -194,13 +197,112 @@ def test_a_page_that_compares_runs(made: Path, run: Path, tmp_path: Path) -> Non
     page = assert_whole(asked([str(path) for path in (run, seed, other)], tmp_path / "page.html"))
     assert {"comparison", "splits", "learning"} <= set(page.ids) and "plane" not in page.ids
     rewrite(other / "config.json", lambda config: config.update(rule="meta-sgd", rate=9.0))
-    rewrite(run / "config.json", lambda config: config.update(env_steps=5))
-    assert any("different budgets" in what for what, _ in read([run, other]).missing)
-    rewrite(run / "config.json", lambda config: config.update(env_steps=2000))
     assert [c.label for c in read([run, other]).contenders] == ["meta-sgd (rate 0.3)", "meta-sgd (rate 9.0)"]
     again = read([run, shutil.copytree(run, tmp_path / "again")])
     assert len(again.contenders[0].results["test"]) == 1
     assert any("repeats" in what for what, _ in again.missing)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda config, result: config.update(env_steps=5), "budgets of 2000 and 5 environment steps"),
+        (lambda config, result: config.update(env_steps="<b>"), "budgets of 2000 and <b> environment steps"),
+        (lambda config, result: result["protocol"].update(score_episodes=3), "not scored alike on test"),
+        (lambda config, result: result["protocol"].update(seed=3), "not scored alike on test"),
+        (lambda config, result: result["task"]["goal_x"].reverse(), "not scored alike on test"),
+        (lambda config, result: result["protocol"].update(episodes=9), "adapt on 4 and 9 episodes a step on test"),
+    ],
+)
+def test_unequal_runs_are_not_compared(
+    run: Path, tmp_path: Path, change: Callable[[Any, Any], Any], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(run, tmp_path / "other")
+    config, result = (json.loads((other / name).read_text()) for name in ("config.json", "evaluation/test.json"))
+    config["rule"] = "maml"
+    change(config, result)
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "evaluation" / "test.json").write_text(json.dumps(result))
+    assert report.main([str(run), str(other), "--output", str(tmp_path / "page.html")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert told in error and "not comparable" in error
+
+
+def test_a_comparison_that_was_made_unequal_is_refused(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(compared / "comparison.json", lambda found: found["results"]["meta-sgd"][0].update(training_env_steps=9))
+    assert report.main([str(compared)]) == 2
+    assert "expected training for 1,000 environment steps, got 9: not comparable" in capsys.readouterr().err
+    rewrite(compared / "comparison.json", lambda found: found["results"]["meta-sgd"][0].pop("training_env_steps"))
+    assert any("had spent was not recorded" in what for what, _ in read([compared]).missing)
+
+
+def test_costs_are_told_in_every_currency(made: Path, tmp_path: Path) -> None:
+    page = assert_whole(asked([str(made / "compared")], tmp_path / "page.html"))
+    assert "cost" in page.ids and {"cost-steps.svg", "cost-episodes.png"} <= names_in(tmp_path / "page_files")
+    rows = {row["rule"]: row for row in csv.DictReader(io.StringIO((tmp_path / "page_files/costs.csv").read_text()))}
+    written = json.loads((made / "compared" / "comparison.json").read_text())["results"]
+    assert set(rows) == set(written)
+    for rule, row in rows.items():
+        after = 0 if rule == "no-adaptation" else 1
+        steps = np.mean([result["adaptation_steps"] for result in written[rule]], (0, 1))[after]
+        seconds = np.mean([result["seconds"] for result in written[rule]])
+        assert float(row["episodes on a task"]) == 4.0 * after and float(row["gradient steps on a task"]) == after
+        assert float(row["environment steps on a task"]) == pytest.approx(steps)
+        assert float(row["seconds"]) == pytest.approx(seconds)
+        assert float(row["training: environment steps"]) >= 1000.0
+    assert "cost" in assert_whole(asked([str(made / "cartpole")], tmp_path / "one.html")).ids
+    spent = json.loads((made / "cartpole" / "status.json").read_text())["env_steps"]
+    told = next(csv.DictReader(io.StringIO((tmp_path / "one_files/costs.csv").read_text())))
+    assert float(told["training: environment steps"]) == spent
+
+
+def test_who_adapts_by_playing_is_said_to_take_no_gradient_steps() -> None:
+    scores = [[1.0, 2.0], [3.0, 4.0]]
+    steps, plays = contender("a", scores, [0, 1]), replace(contender("b", scores, [0, 1]), remembers=True)
+    assert summaries.steps_words(steps, "test") == "after one gradient step"
+    assert summaries.steps_words(plays, "test") == "after one episode"
+    assert "after one episode" in summaries.headline([plays], plays, "test")
+
+
+def test_training_is_drawn_with_intervals_over_seeds_against_steps_and_seconds(made: Path, tmp_path: Path) -> None:
+    seed = shutil.copytree(made / "navigation", tmp_path / "seed")
+    rewrite(seed / "config.json", lambda config: config.update(seed=7))
+    lines = [json.loads(line) for line in (seed / "metrics.jsonl").read_text().splitlines()]
+    changed = [json.dumps(line | {"return/step_1": line["return/step_1"] + 1.0}) + "\n" for line in lines]
+    (seed / "metrics.jsonl").write_text("".join(changed))
+    text = asked([str(made / "navigation"), str(seed)], tmp_path / "page.html")
+    assert "95 % intervals over seeds" in text and "seconds of training" in text
+    assert {"learning.svg", "learning-seconds.svg", "rates-over-training.svg"} <= names_in(tmp_path / "page_files")
+    assert "95 % intervals over seeds" not in asked([str(made / "navigation")], tmp_path / "one.html")
+
+
+def test_any_family_with_a_drawing_moves_in_the_page(tmp_path: Path) -> None:
+    argv = ["navigation-fixed", "--benchmark", "pendulum-packer", *TINY, "--horizon", "8", "--env-steps", "300"]
+    assert train.main([*argv, "--output", str(tmp_path / "run")]) == 0
+    text = asked([str(tmp_path / "run")], tmp_path / "page.html")
+    assert "motion" in assert_whole(text).ids and "one after the other" in text
+
+
+def test_one_step_size_for_everything_is_told_and_not_drawn(made: Path, tmp_path: Path) -> None:
+    text = asked([str(made / "compared")], tmp_path / "page.html")
+    assert "nothing to draw: maml 0." in text
+    assert not any("steps-3-maml" in name for name in names_in(tmp_path / "page_files"))
+    assert summaries.one_rate({"a": np.array([0.3, 0.3]), "b": np.array([0.3])}) == 0.3
+    assert summaries.one_rate({"a": np.array([0.3, 0.3]), "b": np.array([0.31])}) is None
+
+
+def test_the_best_never_share_a_colour(made: Path, tmp_path: Path) -> None:
+    """More contenders than colours: those drawn in one picture are the best, and told apart."""
+    rng = np.random.default_rng(0)
+    many = [contender(f"c{i}", rng.normal(size=(2, 5)).tolist(), [0, 1]) for i in range(14)]
+    desk = Desk(Material(many), tmp_path, Live(()))
+    assert len({desk.colors[one.label] for one in desk.few()}) == len(desk.few()) == 6
+
+
+def names_in(folder: Path) -> set[str]:
+    """The files of a folder."""
+    return {file.name for file in folder.iterdir()}
 
 
 def test_equal_inputs_give_equal_bytes(made: Path, tmp_path: Path) -> None:
@@ -517,6 +619,42 @@ def test_figures_in_the_page_use_its_colours_and_ids_of_their_own(tmp_path: Path
     assert not set(re.findall(r' id="([^"]+)"', one)) & set(re.findall(r' id="([^"]+)"', two))
     Page(one)
     assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_labels_of_a_symmetric_log_scale_are_numbers(tmp_path: Path) -> None:
+    """Words of a figure are not parsed as mathematics: rules may be called $x$. So must numbers not be."""
+    rates = {"a": np.array([20.0, 0.1, 0.1]), "b": np.array([-3.0, 0.01, 0.1])}
+    for svg in (
+        rate_panels.rates_by_step(tmp_path / "steps", "title", rates).svg,
+        rate_panels.rate_strips(tmp_path / "strips", {"a": np.array([0.1] * 50 + [90.0, -40.0])}).svg,
+    ):
+        assert "mathdefault" not in svg and ">10<" in svg
+
+
+def test_labels_of_tried_step_sizes_leave_each_other_room() -> None:
+    assert rate_panels.apart(np.array([0.1, 0.3, 1.0])).tolist() == [0.1, 0.3, 1.0]
+    grid = np.array([1e-4, 3e-4, 1e-3, 0.1, 0.3, 1.0])
+    shown = rate_panels.apart(grid)
+    assert shown[0] == 1e-4 and shown[-1] == 1.0 and set(shown) < set(grid)
+    assert np.diff(np.log(shown)).min() >= 0.13 * np.log(1e4) - 1e-9
+    assert rate_panels.apart(np.array([0.5])).tolist() == [0.5]
+
+
+def test_what_is_better_than_expected_stays_in_the_picture(tmp_path: Path) -> None:
+    """The most probable action may be worth far more than sampled ones, and untrained steps more than trained ones."""
+    result = {"sampled": [[0.0, 1.0, 2.0]] * 3, "mode": [[5.0, 9.0, 9.0]] * 3, "references": {}}
+    svg = panels.curves(tmp_path / "curves", {"a": [result]}, 1, {"a": "#0072B2"}).svg
+    assert ">8<" in svg or ">9<" in svg or ">7.5<" in svg
+
+
+def test_a_legend_of_many_rows_takes_nothing_from_the_axes(tmp_path: Path) -> None:
+    heights = []
+    for count in (2, 12):
+        with canvas.panel(tmp_path / str(count), "title") as (figure, _):
+            axes = figure.add_subplot()
+            canvas.legend(figure, [canvas.Line2D([], [], label=f"rule {i}") for i in range(count)])
+        heights.append(axes.get_position().height * figure.get_figheight())
+    assert heights[1] == pytest.approx(heights[0], abs=0.15)
 
 
 def test_importing_metarl_loads_nothing_of_a_report() -> None:

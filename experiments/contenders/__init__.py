@@ -22,12 +22,14 @@ class Contender:
         changes: fields of the configuration that make this contender.
         unit: what a step size of 1 on the common grid means to it: 1e-3 for Adam's.
         tuned: whether its result depends on the step size.
+        remembers: whether it adapts by playing: its scores are by episodes played, and not by gradient steps.
     """
 
     train: Train = learners.meta_trained
     changes: Mapping[str, Any] = field(default_factory=dict)
     unit: float = 1.0
     tuned: bool = True
+    remembers: bool = False
 
     def config(self, base: Config) -> Config:
         """The comparison's configuration as it is for this contender."""
@@ -60,11 +62,11 @@ CONTENDERS: dict[str, Contender] = {
     "fine-tuned": Contender(learners.fine_tuned, PLAIN),
     "shuffled-tasks": Contender(learners.shuffled),
     "oracle": Contender(learners.oracle, tuned=False),
-    "rl2": Contender(_from("memory", "rl2"), unit=ADAM),
+    "rl2": Contender(_from("memory", "rl2"), unit=ADAM, remembers=True),
     "ppo-from-scratch": Contender(_from("sb3", "ppo_from_scratch"), unit=ADAM),
     "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {"steps": 0}, unit=ADAM),
     "ppo-fine-tuned": Contender(_from("sb3", "ppo_fine_tuned"), unit=ADAM),
-    "recurrent-ppo": Contender(_from("sb3", "recurrent_ppo"), unit=ADAM),
+    "recurrent-ppo": Contender(_from("sb3", "recurrent_ppo"), unit=ADAM, remembers=True),
 }
 
 

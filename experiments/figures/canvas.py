@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from experiments.figures.page import BEFORE, COLORS, INK, MUTED, STYLE, Array
 
@@ -28,6 +31,7 @@ NARROW = {
     "text.parse_math": False,  # a rule may be called $x$
 }
 LONGEST = 24  # letters of a label in a figure
+ROW = 0.2  # inches of a legend's row
 GRID = STYLE["grid.color"]
 THEME = {
     **{color.lower(): f"var(--c{i})" for i, color in enumerate(COLORS)},
@@ -70,7 +74,11 @@ def panel(path: Path, title: str, size: tuple[float, float] = SIZE) -> Iterator[
 
 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Below the axes. Matplotlib hides labels that start with an underscore; rules may be called so."""
+    """Below the axes, which keep their height: every row but the first makes the figure higher.
+
+    Matplotlib hides labels that start with an underscore; rules may be called so.
+    """
+    figure.set_figheight(figure.get_figheight() + ROW * (-(-len(handles) // 2) - 1))
     for handle in handles:
         label = short(str(handle.get_label()))
         handle.set_label(f" {label}" if label.startswith("_") else label)
@@ -110,6 +118,17 @@ def themed(svg: str, prefix: str, title: str) -> str:
 def _without_family(match: re.Match[str]) -> str:
     """Matplotlib's fonts replaced by the page's."""
     return "font-family: inherit" if match.group(0).startswith("font-family") else "inherit"
+
+
+def decade_above(typical: float) -> float:
+    """The power of ten from which on a symmetric logarithmic scale is logarithmic: its labels do not meet at zero."""
+    return float(10.0 ** math.ceil(math.log10(typical)))
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Labels of a logarithmic axis as plain numbers: matplotlib's own are mathematics, which is not parsed here."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def visible(values: Array) -> tuple[float, float]:

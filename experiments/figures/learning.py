@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,11 @@ def _spread_note(found: Mapping[str, list[dict[str, Array]]]) -> str:
     return "one seed, smoothed; faint: every iteration"
 
 
-def read_metrics(folder: Path) -> dict[str, Array]:
-    """Columns of a run's ``metrics.jsonl`` by name; numbers that were not finite are NaN; empty without rows."""
+def read_metrics(folder: Path, more: Sequence[str] = ()) -> dict[str, Array]:
+    """Columns of a run's ``metrics.jsonl`` by name; numbers that were not finite are NaN; empty without rows.
+
+    Returns, environment steps, and of the names in ``more`` those that the first row has.
+    """
     file = folder / "metrics.jsonl"
     if not file.exists():
         return {}
@@ -71,7 +74,7 @@ def read_metrics(folder: Path) -> dict[str, Array]:
         return {}
     return {
         key: np.array([np.nan if row.get(key) is None else row[key] for row in rows], dtype=np.float64)
-        for key in ("env_steps_total", *wanted)
+        for key in ("env_steps_total", *wanted, *(name for name in more if name in rows[0]))
     }
 
 

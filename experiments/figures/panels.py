@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from experiments.figures.canvas import GRID, SIZE, Drawn, legend, panel, short, visible
+from experiments.figures.canvas import GRID, SIZE, Drawn, decade_above, legend, panel, plain_numbers, short, visible
 from experiments.figures.page import AFTER, BEFORE, COLORS, DASHED, INK, MUTED, Array, Results
 from metarl import stats
 from metarl.stats import Interval, Profile
@@ -25,7 +25,7 @@ def curves(path: Path, results: Results, steps: int, colors: Mapping[str, str]) 
     """Return against adaptation steps, with what lies beyond the trained number of ``steps`` shaded.
 
     A rule that breaks, or one that overshoots beyond the steps it was trained for, leaves the picture downwards
-    rather than squeeze the others into its top.
+    rather than squeeze the others into its top; what is better than anything expected never leaves it.
 
     Args:
         path: where to write, without a suffix.
@@ -36,6 +36,7 @@ def curves(path: Path, results: Results, steps: int, colors: Mapping[str, str]) 
     longest = max(len(runs[0]["sampled"][0]) for runs in results.values()) - 1
     found = {label: _curve(runs, longest) for label, runs in results.items()}
     low, high = visible(np.concatenate([curve.mean[: steps + 1] for curve in found.values()]))
+    high = max(high, *(float(np.max(line)) for curve in found.values() for line in (curve.mean, curve.mode)))
     pad = 0.12 * (high - low) or 1.0
     references = {name: float(np.mean(v)) for name, v in next(iter(results.values()))[0]["references"].items()}
     near = {name: level for name, level in references.items() if low - 4 * pad <= level <= high + 4 * pad}
@@ -101,6 +102,51 @@ def _draw_curve(axes: Axes, curve: Curve, color: str, limits: tuple[float, float
         axes.fill_between(x, curve.low, curve.high, color=color, alpha=0.22, linewidth=0, zorder=2)
     axes.plot(x, curve.mode, color=color, zorder=3, **DASHED)
     axes.plot(x, curve.mean, color=color, marker="o", markersize=5.5, zorder=4)
+
+
+class Paid(NamedTuple):
+    """A contender of `costs`: what was paid ``[K + 1]``, the returns for it, and the column that counts."""
+
+    cost: Array
+    found: stats.Curve
+    after: int
+
+
+def costs(path: Path, title: str, lines: Mapping[str, Paid], label: str, colors: Mapping[str, str]) -> Drawn:
+    """Sample efficiency on a new task: return against what adapting has cost so far.
+
+    Args:
+        path: where to write, without a suffix.
+        title: of the figure.
+        lines: by label; one of a single point does not adapt, and is drawn all across.
+        label: of the axis of costs.
+        colors: by label.
+    """
+    every = np.concatenate([line.cost for line in lines.values()])
+    low, high = visible(np.concatenate([line.found.estimate[: line.after + 1] for line in lines.values()]))
+    high = max(high, *(float(line.found.estimate.max()) for line in lines.values()))
+    pad = 0.12 * (high - low) or 1.0
+    limits = (low - pad, high + pad)
+    with panel(path, title) as (figure, drawn):
+        axes = figure.add_subplot()
+        for name, (cost, found, after) in lines.items():
+            if len(cost) == 1:
+                axes.axhline(found.estimate[0], color=colors[name], linewidth=1.8, linestyle=(0, (5, 2)))
+                continue
+            if not ((found.low < limits[0]) & (found.high > limits[1] - 0.1 * (limits[1] - limits[0]))).any():
+                axes.fill_between(cost, found.low, found.high, color=colors[name], alpha=0.18, linewidth=0)
+            axes.plot(cost, found.estimate, color=colors[name], marker="o", markersize=4.5)
+            axes.plot(cost[after], found.estimate[after], color=colors[name], marker="o", markersize=8.5)
+        paid = every[every > 0]
+        if paid.size and paid.max() > 30 * paid.min():
+            axes.set_xscale("symlog", linthresh=decade_above(float(paid.min()) / 10.0), linscale=0.5)
+            plain_numbers(axes.xaxis)
+        axes.set(ylim=limits, xlim=(0.0, None))
+        axes.set_xlabel(label)
+        axes.set_ylabel("return of an episode")
+        looks = {name: "-" if len(line.cost) > 1 else (0, (5, 2)) for name, line in lines.items()}
+        legend(figure, [Line2D([], [], color=colors[name], linestyle=look, label=name) for name, look in looks.items()])
+    return drawn
 
 
 class Row(NamedTuple):
@@ -259,24 +305,37 @@ def profiles(path: Path, found: Mapping[str, Profile], points: Array, colors: Ma
     return drawn
 
 
-def learning(path: Path, lines: Sequence[tuple[str, str, str, Array, Array]]) -> Drawn:
-    """Return on training tasks against environment steps.
+class Learned(NamedTuple):
+    """A line of `learning`: returns on training tasks ``[N]``, with an interval where there are several seeds."""
+
+    label: str
+    color: str
+    style: str
+    cost: Array
+    found: stats.Curve
+
+
+def learning(path: Path, lines: Sequence[Learned], label: str) -> Drawn:
+    """Sample efficiency of meta-training: return on training tasks against what training has cost so far.
 
     Args:
         path: where to write, without a suffix.
-        lines: label, colour, line style, environment steps ``[N]`` and returns ``[N]``.
+        lines: one a contender, before and after adapting.
+        label: of the axis of costs.
     """
     with panel(path, "Meta-training: return on training tasks") as (figure, drawn):
         axes = figure.add_subplot()
-        for _, color, style, steps, returns in lines:
-            axes.plot(steps / 1e6, returns, color=color, linestyle=style, linewidth=1.8)
-        low, high = visible(np.concatenate([returns for *_, returns in lines]))
+        for line in lines:
+            if (line.found.low < line.found.high).any():
+                axes.fill_between(line.cost, line.found.low, line.found.high, color=line.color, alpha=0.2, linewidth=0)
+            axes.plot(line.cost, line.found.estimate, color=line.color, linestyle=line.style, linewidth=1.8)
+        low, high = visible(np.concatenate([line.found.estimate for line in lines]))
         pad = 0.05 * (high - low) or 1.0
         axes.set_ylim(low - pad, high + pad)
         axes.set_xlim(left=0.0)
-        axes.set_xlabel("environment steps (millions)")
+        axes.set_xlabel(label)
         axes.set_ylabel("return of an episode")
-        shown = {label: (color, style) for label, color, style, _, _ in lines}
+        shown = {line.label: (line.color, line.style) for line in lines}
         handles = [Line2D([], [], color=c, linestyle=s, label=label) for label, (c, s) in shown.items()]
         legend(figure, handles)
     return drawn

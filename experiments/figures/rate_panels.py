@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from experiments.figures.canvas import SIZE, Drawn, legend, panel, short, visible
+from experiments.figures.canvas import SIZE, Drawn, decade_above, legend, panel, plain_numbers, short, visible
 from experiments.figures.page import AFTER, COLORS, INK, MUTED, Array
 
 
@@ -25,11 +25,37 @@ def rates_by_step(path: Path, title: str, rates: Mapping[str, Array]) -> Drawn:
             axes.plot(np.arange(1, len(line) + 1), line, color=color, marker="o", markersize=5, linewidth=1.6)
         axes.axhline(0.0, color=INK, linewidth=0.9)
         if every.max() > 20 * small:
-            axes.set_yscale("symlog", linthresh=small)
+            axes.set_yscale("symlog", linthresh=decade_above(small))
+            plain_numbers(axes.yaxis)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("adaptation step")
         axes.set_ylabel("effective step size")
         legend(figure, _tensor_handles(rates))
+    return drawn
+
+
+def rates_over_training(path: Path, steps: Array, mean: Array, low: Array, high: Array, negative: Array) -> Drawn:
+    """All learned step sizes while they were learned, and below the share of negative ones.
+
+    Args:
+        path: where to write, without a suffix.
+        steps: millions of environment steps ``[N]``.
+        mean: of all step sizes ``[N]``.
+        low: the smallest ``[N]``.
+        high: the largest ``[N]``.
+        negative: share of those below zero ``[N]``.
+    """
+    with panel(path, "Learned step sizes over meta-training", (SIZE[0], 3.6)) as (figure, drawn):
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
+        above.fill_between(steps, low, high, color=AFTER, alpha=0.2, linewidth=0)
+        above.plot(steps, mean, color=AFTER)
+        above.axhline(0.0, color=INK, linewidth=0.9)
+        above.set_ylabel("step size")
+        below.plot(steps, 100.0 * negative, color=COLORS[1])
+        below.set_ylim(0.0, max(1.0, 110.0 * float(np.nanmax(np.nan_to_num(negative)))))
+        below.yaxis.set_major_locator(MaxNLocator(3))
+        below.set_ylabel("negative (%)")
+        below.set_xlabel("environment steps (millions)")
     return drawn
 
 
@@ -54,7 +80,8 @@ def rate_strips(path: Path, rates: Mapping[str, Array]) -> Drawn:
         everything = np.concatenate(list(rates.values()))
         typical = float(np.quantile(np.abs(everything), 0.75))
         if typical > 0 and np.abs(everything).max() > 30 * typical:
-            axes.set_xscale("symlog", linthresh=typical)
+            axes.set_xscale("symlog", linthresh=decade_above(typical))
+            plain_numbers(axes.xaxis)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_yticks(range(len(rates)), [short(name.removeprefix("network.")) for name in rates])
@@ -88,10 +115,21 @@ def tuning(path: Path, trials: Mapping[str, tuple[Array, Array, float]], colors:
         grid = np.unique(np.concatenate([rates for rates, _, _ in trials.values()]))
         if (grid > 0).all():
             axes.set_xscale("log")
-            axes.set_xticks(grid, [f"{rate:g}" for rate in grid])
+            shown = apart(grid)
+            axes.set_xticks(shown, [f"{rate:g}" for rate in shown])
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("(first) step size")
         axes.set_ylabel("return on validation tasks")
         handles = [Line2D([], [], color=colors.get(rule, MUTED), marker="o", label=rule) for rule in trials]
         legend(figure, handles)
     return drawn
+
+
+def apart(grid: Array) -> Array:
+    """The numbers of a sorted grid ``[R]`` whose labels find room on a logarithmic axis: both ends, and what fits."""
+    room = 0.13 * np.log(grid[-1] / grid[0])
+    kept = [grid[-1]]
+    for value in grid[-2::-1]:
+        if np.log(kept[-1] / value) >= room and (value == grid[0] or np.log(value / grid[0]) >= room):
+            kept.append(value)
+    return np.array(kept[::-1])

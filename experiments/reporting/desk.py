@@ -64,10 +64,13 @@ class Desk:
 
     def __init__(self, material: Material, folder: Path, live: Live) -> None:
         self.material, self.folder, self.live = material, folder, live
-        self.swatches = {contender.label: i % len(COLORS) for i, contender in enumerate(material.contenders)}
-        self.colors = {label: COLORS[i] for label, i in self.swatches.items()}
         self.split = material.splits[0] if material.splits else ""
         self.scored = material.on(self.split)
+        # the best first: those whose curves are drawn in one picture must not share a colour
+        order = [*summaries.ranked(self.scored, self.split), *material.contenders]
+        labels = list(dict.fromkeys(contender.label for contender in order))
+        self.swatches = {label: i % len(COLORS) for i, label in enumerate(labels)}
+        self.colors = {label: COLORS[i] for label, i in self.swatches.items()}
 
     @property
     def alone(self) -> bool:
@@ -91,7 +94,7 @@ class Desk:
 
     def file_part(self, contender: Contender) -> str:
         """A name for files, unlike that of any other contender."""
-        position = list(self.swatches).index(contender.label)
+        position = [one.label for one in self.material.contenders].index(contender.label)
         return f"{position + 1}-{summaries.file_name(contender.label)}"[:60]
 
 

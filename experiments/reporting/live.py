@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from envs import CartPole, Navigation
-from experiments import runs
+from experiments import enjoy, runs
 from experiments.build import Setup, find_benchmark
 from experiments.errors import InputError
 from experiments.evaluate import Protocol
@@ -113,16 +113,33 @@ class Live:
             found.append((paths, start, goal, limit))
         return found
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether `animate` shows before and after at the same time."""
+        return self._setup is not None and type(self._setup.benchmark.family) in (CartPole, Navigation)
+
+    def _film(self, path: Path, setup: Setup) -> Path | None:
+        """What `experiments/enjoy.py` shows of the first held-out task."""
+        try:
+            task = enjoy.one_held_out(setup.benchmark, "test", 0, ())
+            enjoy.refuse_without_picture(setup, task)
+        except InputError:
+            return None
+        film = enjoy.make_film(setup, task, enjoy.Options(path))
+        return enjoy.write(path, film)
+
     def animate(self, path: Path) -> tuple[Path, Path] | None:
-        """A GIF of one held-out task and its last picture; None for other families than CartPole and Navigation."""
+        """A GIF of one held-out task and its last picture; None for families that nobody has drawn.
+
+        CartPole and Navigation are seen before and after side by side, the others one stage after the other.
+        """
         setup = self.setup() if self._moving else None
         if setup is None or not setup.config.steps:
             return None
-        makers: dict[type, Callable[..., Path]] = {CartPole: animate_cartpole, Navigation: animate_navigation}
-        make = makers.get(type(setup.benchmark.family))
-        if make is None:
+        make = {CartPole: animate_cartpole, Navigation: animate_navigation}.get(type(setup.benchmark.family))
+        file = make(path, setup, CPU) if make is not None else self._film(path, setup)
+        if file is None:
             return None
-        file = make(path, setup, CPU)
         still = file.with_suffix(".png")
         with Image.open(file) as image:
             image.seek(image.n_frames - 1)  # type: ignore[attr-defined]

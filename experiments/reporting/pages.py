@@ -9,6 +9,8 @@ from typing import Any
 
 import jinja2
 
+from experiments.contenders import CONTENDERS
+from experiments.names import ALGORITHMS, RULES
 from experiments.reporting import sections, summaries
 from experiments.reporting import tables as t
 from experiments.reporting.desk import FEW, Desk, Section, listed
@@ -19,6 +21,7 @@ from metarl import stats
 ORDER: tuple[Callable[[Desk], Section | None], ...] = (
     sections.comparison,
     sections.adaptation,
+    sections.cost,
     sections.tasks,
     sections.aggregates,
     sections.splits,
@@ -94,9 +97,10 @@ def title(desk: Desk) -> str:
     who = listed(labels)
     if len(labels) > 3 or len(who) > 100:
         rules = {str(contender.config.get("rule")) for contender in desk.material.contenders}
-        who = (
-            f"{len(labels)} rules" if desk.material.compared or len(rules) == len(labels) else f"{len(labels)} learners"
-        )
+        kind = "rules" if desk.material.compared or len(rules) == len(labels) else "learners"
+        if set(labels) & (set(CONTENDERS) - set(RULES) - set(ALGORITHMS)):
+            kind = "contenders"
+        who = f"{len(labels)} {kind}"
     return f"{who or 'Nothing yet'} on {benchmark(desk)}"
 
 
@@ -120,7 +124,7 @@ def tiles(desk: Desk) -> list[tuple[str, str, str]]:
     found, tail = summaries.interval(now), summaries.interval(now, stats.worst_decile)
     places = t.digits(found[:3])
     whose = "" if desk.alone else f"{best.label}: "
-    words = f"{whose}return {summaries.steps_words(best.after(desk.split))}"
+    words = f"{whose}return {summaries.steps_words(best, desk.split)}"
     told = [(words[:1].upper() + words[1:] if desk.alone else words, found)]
     shown = [(name, t.number(one.estimate, places), t.bracket(one[:2], places)) for name, one in told]
     if best.after(desk.split):

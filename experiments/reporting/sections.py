@@ -5,7 +5,6 @@ Each returns None where there is nothing to show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from experiments.figures.learning import read_metrics, running_mean
 from experiments.figures.page import BEFORE, COLORS
 from experiments.reporting import summaries
 from experiments.reporting import tables as t
-from experiments.reporting.desk import FEW, Desk, Figure, Section, address
+from experiments.reporting.desk import FEW, Desk, Figure, Section, address, listed
 from experiments.reporting.sources import Array, Contender
 from experiments.reporting.tables import Table
 from metarl import stats
@@ -24,6 +23,13 @@ from metarl.stats import Interval
 
 PLANES = 3  # tasks whose paths are drawn
 POINTS = 41  # of a performance profile
+GRID = 60  # points of a learning curve that is a mean over seeds
+TIMES = ("time/explore", "time/update")
+RATES = ("meta/rate_mean", "meta/rate_min", "meta/rate_max", "meta/rate_negative")
+COSTS = (
+    ("env_steps_total", "environment steps (millions)", "million environment steps", 1e6),
+    ("seconds_total", "seconds of training", "seconds of training", 1.0),
+)
 RETURN = "return of an episode"
 NOTE = (
     " Worst tenth: the mean over the worst tenth of the tasks of each seed. Made worse: the share of seeds and tasks "
@@ -71,13 +77,16 @@ def adaptation(desk: Desk) -> Section | None:
     if not desk.scored:
         return None
     shown, section = desk.few(), Section("adaptation", "Adaptation")
-    steps = max(contender.after(desk.split) for contender in shown)
-    results = {contender.label: contender.results[desk.split] for contender in shown}
-    drawn = panels.curves(desk.path("adaptation"), results, steps, desk.colors)
-    most = f"The best {len(shown)} of {len(desk.scored)} rules. " if len(shown) < len(desk.scored) else ""
-    what = "The rise up to the trained number of steps is what was learned; shaded steps were never trained."
-    section.draw(drawn, most + (what if steps else "Trained without adapting."))
-    if desk.alone and steps:
+    stepping = [contender for contender in shown if not contender.remembers]
+    playing = [contender.label for contender in desk.scored if contender.remembers]
+    if stepping:
+        steps = max(contender.after(desk.split) for contender in stepping)
+        results = {contender.label: contender.results[desk.split] for contender in stepping}
+        drawn = panels.curves(desk.path("adaptation"), results, steps, desk.colors)
+        most = f"Of the best {len(shown)} of {len(desk.scored)}. " if len(shown) < len(desk.scored) else ""
+        what = "The rise up to the trained number of steps is what was learned; shaded steps were never trained."
+        section.draw(drawn, most + (what if steps else "Trained without adapting."))
+    if desk.alone and shown[0].after(desk.split):
         _scatter(desk, section, shown[0])
     if desk.alone:
         _profiles(desk, section, shown)
@@ -87,14 +96,44 @@ def adaptation(desk: Desk) -> Section | None:
     else:
         section.tables.append(summaries.by_step(desk.scored, desk.split, desk.swatches))
     section.note = "In bold: after the trained number of steps." + (f"{NOTE} {GAP}" if desk.alone else "")
+    if playing:
+        section.note += (
+            f" Of agents that adapt by playing ({listed(playing)}) columns count episodes played on the task."
+        )
     return section
+
+
+def cost(desk: Desk) -> Section | None:
+    """What adapting costs on a new task, in episodes, environment steps and gradient steps, and what training took."""
+    if not desk.scored:
+        return None
+    section = Section("cost", "What it costs")
+    shown = desk.few()
+    if any(contender.after(desk.split) for contender in shown):
+        for name, words in (("steps", "environment steps on the new task"), ("episodes", "episodes of the new task")):
+            lines = {contender.label: _paid(contender, desk.split, name) for contender in shown}
+            if all(np.isfinite(line.cost).all() for line in lines.values()):
+                title = f"Return against {words}"
+                drawn = panels.costs(desk.path(f"cost-{name}"), title, lines, words, desk.colors)
+                dashed = "; dashed: does not adapt" if any(len(line.cost) == 1 for line in lines.values()) else ""
+                section.draw(drawn, f"Large: after as much as counts in the tables{dashed}.")
+    order = summaries.ranked(desk.scored, desk.split)
+    section.tables.append(summaries.costs(order, desk.split, desk.material.statuses, desk.swatches))
+    section.note = "Of a held-out task, up to where the return is taken; of training, a run's, mean over seeds."
+    return section
+
+
+def _paid(contender: Contender, split: str, name: str) -> panels.Paid:
+    """Mean returns of a contender with intervals, against what they cost."""
+    found = stats.sample_efficiency(contender.scores(split), stats.mean, seed=0)
+    return panels.Paid(summaries.spent(contender, split, name), found, contender.after(split))
 
 
 def _scatter(desk: Desk, section: Section, contender: Contender) -> None:
     """Every task before and after."""
     scores, after = contender.scores(desk.split).mean(0), contender.after(desk.split)
     title = f"{contender.label}: every held-out task"
-    words = summaries.steps_words(after)
+    words = summaries.steps_words(contender, desk.split)
     drawn = panels.scatter(desk.path("tasks", contender), title, scores[:, 0], scores[:, after], words)
     worse = int((scores[:, after] < scores[:, 0]).sum())
     who = "A point a task" if desk.alone else contender.label
@@ -205,13 +244,22 @@ def step_sizes(desk: Desk) -> Section | None:
     """What was learned about stepping."""
     section = Section("steps", "Learned step sizes")
     rates = desk.live.rate_tables() if desk.alone else {}
+    plain: list[str] = []
     if rates:
         drawn = rate_panels.rate_strips(desk.path("step-sizes"), rates)
         section.draw(drawn, "Thin: all; pale: 90 %; bold: half; tick: median. Left of zero a step goes uphill.")
         section.tables.append(summaries.rate_table(rates))
+    runs = _metrics(desk, desk.material.contenders[0]) if rates else []
+    if runs and all(name in runs[0] for name in RATES) and len(runs[0]["env_steps_total"]) > 1:
+        steps, columns = runs[0]["env_steps_total"] / 1e6, [runs[0][name] for name in RATES]
+        drawn = rate_panels.rates_over_training(desk.path("rates-over-training"), steps, *columns)
+        section.draw(drawn, "Over meta-training: the mean of all step sizes, the smallest and the largest.")
     for contender in desk.material.contenders[: 2 * FEW]:
         found = summaries.effective_rates(contender)
         if not found:
+            continue
+        if (rate := summaries.one_rate(found)) is not None:
+            plain.append(f"{contender.label} {rate:.3g}")
             continue
         drawn = rate_panels.rates_by_step(
             desk.path("steps", contender), f"{contender.label}: how far each step goes", found
@@ -222,13 +270,19 @@ def step_sizes(desk: Desk) -> Section | None:
         table = summaries.effective_table(found)
         caption = "Effective step sizes" if desk.alone else contender.label
         section.tables.append(Table(desk.path("steps", contender).name, *table, caption))
-    if not section.figures:
+    if plain:
+        section.lead = f"One step size for every parameter and step, so that there is nothing to draw: {listed(plain)}."
+    if not section.figures and not plain:
         if any(contender.after(desk.split) for contender in desk.scored):
             desk.material.missing.append(("learned step sizes: not recorded in these results", "evaluate them again"))
         return None
     section.note = (
-        "The effective step size of a step u and its gradient g is −⟨u, g⟩ / ⟨g, g⟩: the rate of plain gradient "
-        "descent that goes as far along the gradient; median over 20 tasks."
+        ""
+        if not section.tables
+        else (
+            "The effective step size of a step u and its gradient g is −⟨u, g⟩ / ⟨g, g⟩: the rate of plain gradient "
+            "descent that goes as far along the gradient; median over 20 tasks."
+        )
     )
     return section
 
@@ -268,58 +322,80 @@ def motion(desk: Desk) -> Section | None:
     file, still = made
     caption = "Left: before adapting. Right: after one gradient step on the episodes of the left."
     alt = "One held-out task before and after one gradient step"
+    if not desk.live.side_by_side:
+        caption = "An episode before adapting, and one after each gradient step, one after the other."
+        alt = "One held-out task before adapting and after each gradient step"
     figure = Figure(caption, moving=address(file, "image/gif"), still=address(still, "image/png"), alt=alt)
     return Section("motion", "One held-out task in motion", figures=[figure])
 
 
 def learning(desk: Desk) -> Section | None:
-    """Return on training tasks."""
-    lines: list[tuple[str, str, str, Array, Array]] = []
-    reached = []
-    for contender in desk.material.contenders[:FEW]:
-        for folder in contender.folders:
-            try:
-                found = _lines(read_metrics(folder), contender.label, desk.colors[contender.label], desk.alone)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                desk.material.missing.append((f"metrics.jsonl of {folder.name} cannot be read", "no learning curve"))
-                continue
-            lines += found
-            reached += [_budget_of_most(line) for line in found[-1:]]
-    if not lines:
-        return None
-    drawn = panels.learning(desk.path("learning"), lines)
-    caption = "On training tasks, not held-out ones; smoothed."
-    if np.isfinite(steps := float(np.median(reached))):
-        caption += f" Nine tenths of the gain were there after {steps / 1e6:.2g} million environment steps."
+    """Sample efficiency of training, on training tasks: against environment steps and against seconds."""
+    found = {contender.label: _metrics(desk, contender) for contender in desk.material.contenders[:FEW]}
+    found = {label: runs for label, runs in found.items() if runs}
     section = Section("learning", "Meta-training")
-    section.draw(drawn, caption)
-    return section
+    for name, words, spoken, unit in COSTS:
+        lines = [line for label, runs in found.items() for line in _lines(desk, label, runs, name, unit)]
+        if not lines:
+            continue
+        caption = "On training tasks, not held-out ones; smoothed."
+        if any((line.found.low < line.found.high).any() for line in lines):
+            caption += " Bands: 95 % intervals over seeds."
+        if desk.alone and np.isfinite(reached := _most(lines[-1])):
+            caption += f" Nine tenths of the gain were there after {reached:.2g} {spoken}."
+        file = "learning" if name == "env_steps_total" else "learning-seconds"
+        section.draw(panels.learning(desk.path(file), lines, words), caption)
+    return section if section.figures else None
 
 
-def _lines(
-    metrics: Mapping[str, Array], label: str, color: str, alone: bool
-) -> list[tuple[str, str, str, Array, Array]]:
-    """Smoothed returns before and after all steps, as `panels.learning` draws them."""
-    keys = [key for key in metrics if key.startswith("return/step_")]
-    keys = sorted(keys, key=lambda key: int(key.rpartition("_")[2]))
-    found = []
+def _metrics(desk: Desk, contender: Contender) -> list[dict[str, Array]]:
+    """What the runs of a contender have logged; a run without rows is left out, and what cannot be read is named."""
+    runs = []
+    for folder in contender.folders:
+        try:
+            found = read_metrics(folder, (*TIMES, *RATES))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            line = (f"metrics.jsonl of {folder.name} cannot be read", "no learning curve")
+            desk.material.missing += [] if line in desk.material.missing else [line]
+            continue
+        if all(name in found for name in TIMES):
+            found["seconds_total"] = np.cumsum(np.nan_to_num(sum(found[name] for name in TIMES)))
+        runs += [found] if found else []
+    return runs
+
+
+def _lines(desk: Desk, label: str, runs: list[dict[str, Array]], cost: str, unit: float) -> list[panels.Learned]:
+    """Smoothed returns before and after all steps, a mean over seeds, as `panels.learning` draws them."""
+    keys = sorted(
+        (key for key in runs[0] if key.startswith("return/step_")), key=lambda key: int(key.rpartition("_")[2])
+    )
+    lines = []
     for key in dict.fromkeys([*keys[:1], *keys[-1:]]):
-        values, steps = metrics[key], metrics["env_steps_total"]
-        fine = np.isfinite(values) & np.isfinite(steps)
-        if fine.sum() < 2:
+        curves = []
+        for run in runs:
+            x, y = run.get(cost, np.zeros(0)), run.get(key, np.zeros(0))
+            fine = np.isfinite(x) & np.isfinite(y) if len(x) == len(y) else np.zeros(len(x), dtype=bool)
+            if fine.sum() > 1:
+                curves.append((x[fine] / unit, running_mean(y[fine])))
+        if not curves:
             continue
         before = key == keys[0] and len(keys) > 1
         words = "before adapting" if before else "after adapting" if len(keys) > 1 else "without adapting"
-        look = (BEFORE, "-") if before and alone else (color, ":" if before else "-")
-        found.append((words if alone else f"{label}, {words}", *look, steps[fine], running_mean(values[fine])))
-    return found
+        look = (BEFORE, "-") if before and desk.alone else (desk.colors[label], ":" if before else "-")
+        place, returns = curves[0][0], np.array([curves[0][1]])
+        if len(curves) > 1:  # seeds end their iterations at different costs
+            place = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), GRID)
+            returns = np.array([np.interp(place, x, y) for x, y in curves])
+        found = stats.sample_efficiency(returns[:, None], stats.mean, resamples=500, seed=0)
+        lines.append(panels.Learned(words if desk.alone else f"{label}, {words}", *look, place, found))
+    return lines
 
 
-def _budget_of_most(line: tuple[str, str, str, Array, Array]) -> float:
-    """Environment steps to nine tenths of what was gained from the first return to the best."""
-    *_, steps, returns = line
+def _most(line: panels.Learned) -> float:
+    """The cost of nine tenths of what was gained from the first return to the best."""
+    returns = line.found.estimate
     target = returns[0] + 0.9 * (returns.max() - returns[0])
-    return float(stats.cost_to_reach(returns, steps, float(target)))
+    return float(stats.cost_to_reach(returns, line.cost, float(target)))
 
 
 def tuning(desk: Desk) -> Section | None:

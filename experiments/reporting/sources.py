@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from experiments.config import Config
 from experiments.contenders import contender
+from experiments.contenders.budget import MEASURED, SCORED, refuse_unequal
 from experiments.errors import InputError, existing
 from experiments.presets import PRESETS
 from experiments.reporting.tables import clean, short
@@ -44,6 +45,8 @@ class Contender:
     results: Mapping[str, list[Result]]
     folders: tuple[Path, ...] = ()
     diverged: int = 0
+    remembers: bool = False
+    """adapts by playing: the columns of its scores are episodes played on a task, not gradient steps"""
 
     @property
     def trained(self) -> int:
@@ -173,16 +176,50 @@ def read_runs(folders: Sequence[Path]) -> Material:
         results = {split: [found[split] for _, _, found in group if split in found] for split in sorted(splits)}
         kept = {split: _alike(runs, f"{label}, {split}", material.missing) for split, runs in results.items()}
         material.contenders.append(Contender(label, group[0][1], kept, tuple(folder for folder, _, _ in group)))
-    if len({_budget(contender) for contender in material.contenders}) > 1:
-        material.missing.append(("the runs had different budgets of environment steps", "equal ones would be fair"))
+    _refuse_unequal(material)
     if not material.splits:
         names = " ".join(shlex.quote(str(folder)) for folder in folders)
         material.missing.insert(0, ("no held-out evaluation", f"python experiments/evaluate.py {names}"))
     return material
 
 
-def _budget(contender: Contender) -> str:
-    return json.dumps(contender.config.get("env_steps"))
+def _refuse_unequal(material: Material) -> None:
+    """Runs of several rules can be compared if they had one budget and were scored alike.
+
+    Raises:
+        InputError: naming two of them.
+    """
+    for one in material.contenders:
+        first = material.contenders[0]
+        budgets = [contender.config.get("env_steps") for contender in (first, one)]
+        if None not in budgets and budgets[0] != budgets[1]:
+            raise InputError(
+                f"{first.label} and {one.label} had budgets of {clean(budgets[0])} and {clean(budgets[1])} environment "
+                "steps: not comparable; make a page for each"
+            )
+    for split in material.splits:
+        first, *others = material.on(split)
+        for one in others:
+            if _scoring(first, split) != _scoring(one, split):
+                raise InputError(
+                    f"{first.label} and {one.label} were not scored alike on {split} (other tasks, noise or episodes): "
+                    "not comparable; evaluate them with the same flags, or make a page for each"
+                )
+    adapting = {split: [one for one in material.on(split) if one.after(split)] for split in material.splits}
+    for split, contenders in adapting.items():
+        for one in contenders:
+            told = [clean(pair.results[split][0]["protocol"].get("episodes")) for pair in (contenders[0], one)]
+            if told[0] != told[1]:
+                raise InputError(
+                    f"{contenders[0].label} and {one.label} adapt on {told[0]} and {told[1]} episodes a step "
+                    f"on {split}: not comparable; pass --episodes to evaluate.py, or make a page for each"
+                )
+
+
+def _scoring(contender: Contender, split: str) -> Any:
+    """What must be the same for scores to be compared."""
+    result = contender.results[split][0]
+    return result["task"], {key: result["protocol"].get(key) for key in SCORED}
 
 
 def _check_one_benchmark(groups: Mapping[str, list[tuple[Path, dict[str, Any], dict[str, Result]]]]) -> None:
@@ -309,11 +346,44 @@ def read_comparison(folder: Path) -> Material:
     for rule, found in results.items():
         contender = _contender(str(rule), found if isinstance(found, list) else [], config, rates, material.missing)
         material.contenders.append(contender)
+    _refuse_unequal_results(results, config, material.missing)
     labels = _unique([contender.label for contender in material.contenders])
     material.contenders = [replace(one, label=label) for one, label in zip(material.contenders, labels, strict=True)]
     if not material.splits:
         material.missing.insert(0, ("comparison.json holds no scores", again))
     return material
+
+
+def _refuse_unequal_results(results: Mapping[str, Any], config: Mapping[str, Any], missing: Missing) -> None:
+    """What `compare.py` refuses, wherever the file came from. An older one may not tell: then the page says so.
+
+    Raises:
+        InputError: see `experiments.contenders.budget.refuse_unequal`.
+    """
+    needed = (
+        *MEASURED,
+        "protocol",
+        "training_env_steps",
+        "last_iteration_env_steps",
+        "adaptation_episodes",
+        "reported",
+    )
+    sound = {
+        clean(rule): [result for result in found if isinstance(result, dict) and not fault(result)]
+        for rule, found in results.items()
+        if isinstance(found, list)
+    }
+    numbers = [config.get(key) for key in ("env_steps", "steps", "episodes")]
+    told = all(all(key in result for key in needed) for found in sound.values() for result in found)
+    if not told or not all(isinstance(number, int) for number in numbers):
+        missing.append(("what every rule had spent was not recorded", "that budgets were equal is not checked here"))
+        return
+    try:
+        refuse_unequal(sound, budget=numbers[0], episodes=numbers[1] * numbers[2])
+    except InputError:
+        raise
+    except (KeyError, TypeError, IndexError, ValueError):
+        missing.append(("what every rule had spent cannot be read", "that budgets were equal is not checked here"))
 
 
 def _contender(
@@ -339,7 +409,7 @@ def _contender(
                 "its numbers are those of the others, which flatters it",
             )
         )
-    return Contender(label, own, kept, diverged=diverged)
+    return Contender(label, own, kept, diverged=diverged, remembers=contender(rule).remembers)
 
 
 # --- how far from training --------------------------------------------------------------------------------------

@@ -37,15 +37,12 @@ def normalized(contender: Contender, split: str, scores: Array) -> Array | None:
         return None
 
 
-def steps_words(steps: int) -> str:
-    """``after one gradient step``."""
-    names = {
-        0: "without adapting",
-        1: "after one gradient step",
-        2: "after two gradient steps",
-        3: "after three gradient steps",
-    }
-    return names.get(steps, f"after {steps} gradient steps")
+def steps_words(contender: Contender, split: str) -> str:
+    """``after one gradient step``, or ``after two episodes`` of who adapts by playing: when its scores count."""
+    steps, what = contender.after(split), "episode" if contender.remembers else "gradient step"
+    if not steps:
+        return "without adapting"
+    return f"after {({1: 'one', 2: 'two', 3: 'three'}).get(steps, steps)} {what}{'s' * (steps > 1)}"
 
 
 def rule_cell(contender: Contender, swatch: int | None, *, strong: bool = False) -> Cell:
@@ -58,11 +55,12 @@ def rule_cell(contender: Contender, swatch: int | None, *, strong: bool = False)
 
 def adaptation(contender: Contender, split: str) -> Table:
     """A row for every number of adaptation steps."""
-    sampled, mode, spent = (contender.scores(split, name) for name in ("sampled", "mode", "adaptation_steps"))
+    sampled, mode = (contender.scores(split, name) for name in ("sampled", "mode"))
+    episodes, steps = (spent(contender, split, name) for name in ("episodes", "steps"))
     places = t.digits(sampled.mean((0, 1)))
     columns = (
         "gradient steps", "return, mean", "IQM", "median task", "worst tenth", "most probable action", "made worse",
-        "environment steps spent",
+        "episodes spent", "environment steps spent",
     )  # fmt: skip
     rows = []
     for k in range(sampled.shape[-1]):
@@ -76,7 +74,8 @@ def adaptation(contender: Contender, split: str) -> Table:
             t.with_interval(interval(now, stats.worst_decile), places),
             t.figure(mode[..., k].mean(), places),
             worse,
-            t.count(spent[..., k].mean()),
+            t.count(episodes[k]) if math.isfinite(episodes[k]) else t.nothing(),
+            t.count(steps[k]),
         ])  # fmt: skip
     return Table(f"adaptation-{file_name(split)}", columns, rows)
 
@@ -146,6 +145,13 @@ def effective_rates(contender: Contender) -> dict[str, Array]:
         if lines.ndim == 2 and lines.size and np.isfinite(lines).all():
             found[t.clean(name)] = np.median(lines, 0)
     return found
+
+
+def one_rate(rates: Mapping[str, Array]) -> float | None:
+    """The step size of every tensor and step, where there is but one; None otherwise."""
+    every = np.concatenate(list(rates.values()))
+    middle = float(np.median(every))
+    return middle if bool(np.all(np.abs(every - middle) <= 1e-3 * abs(middle))) else None
 
 
 def rate_table(rates: Mapping[str, Array]) -> Table:
@@ -224,7 +230,6 @@ def comparison(contenders: Sequence[Contender], reference: Contender, split: str
         adapts = contender.after(split) > 0
         known = isinstance(rate, int | float) and adapts
         gain = gains.get(contender.label)
-        same = scores.shape[1] == final(reference, split).shape[1] and gain is not None
         rows.append([
             rule_cell(contender, swatches.get(contender.label), strong=i == 0),
             Cell(f"{rate:g}", float(rate)) if known and rate is not None else t.nothing(),
@@ -235,9 +240,19 @@ def comparison(contenders: Sequence[Contender], reference: Contender, split: str
             t.with_interval(interval(now, stats.worst_decile), places),
             t.percent(stats.share_worse(scores[..., 0], now), decimals=1) if adapts else t.nothing(),
             t.nothing() if gain is None else t.with_interval(gain, places),
-            t.percent(stats.probability_of_improvement(now, final(reference, split))) if same else t.nothing(),
+            beats(contender, reference, split),
         ])  # fmt: skip
     return Table("comparison", columns, rows)
+
+
+def beats(contender: Contender, reference: Contender, split: str) -> Cell:
+    """How often it is better on a task than the reference, with an interval where both have the same seeds."""
+    pair = None if contender is reference else paired(contender, reference, split)
+    if pair is None:
+        return t.nothing()
+    if pair[0].size < 2 or not len(pair[0]) == len(final(contender, split)) == len(final(reference, split)):
+        return t.percent(stats.probability_of_improvement(final(contender, split), final(reference, split)))
+    return t.percent_with_interval(stats.improvement_interval(*pair, seed=0))
 
 
 def by_step(contenders: Sequence[Contender], split: str, swatches: Mapping[str, int]) -> Table:
@@ -256,6 +271,63 @@ def by_step(contenders: Sequence[Contender], split: str, swatches: Mapping[str, 
             [rule_cell(contender, swatches.get(contender.label)), *cells, *[t.nothing()] * (longest - len(cells))]
         )
     return Table("by-step", columns, rows)
+
+
+def spent(contender: Contender, split: str, name: str) -> Array:
+    """What adapting has cost on a task, mean over seeds and tasks ``[K + 1]``.
+
+    Args:
+        contender: which.
+        split: on which tasks.
+        name: ``steps`` of the environment, or ``episodes``.
+    """
+    results = contender.results[split]
+    columns = len(results[0]["sampled"][0])
+    try:
+        told = np.asarray([result[f"adaptation_{name}"] for result in results], dtype=np.float64)
+        return told.mean((0, 1)) if told.shape[2:] == (columns,) else np.full(columns, np.nan)
+    except (KeyError, TypeError, ValueError):
+        return np.full(columns, np.nan)
+
+
+def costs(
+    contenders: Sequence[Contender], split: str, statuses: Sequence[tuple[str, Mapping[str, Any]]],
+    swatches: Mapping[str, int],
+) -> Table:  # fmt: skip
+    """What every contender has spent: on a held-out task until its scores count, and on training, a run.
+
+    Args:
+        contenders: who was scored on the split, the best first.
+        split: of the tasks.
+        statuses: of run folders by name, where training is told there.
+        swatches: colours.
+    """
+    columns = (
+        "rule", "return", "episodes on a task", "environment steps on a task", "gradient steps on a task",
+        "training: environment steps", "iterations", "seconds",
+    )  # fmt: skip
+    places = t.digits([float(np.median(final(contender, split))) for contender in contenders])
+    rows = []
+    for contender in contenders:
+        after, folders = contender.after(split), {folder.name for folder in contender.folders}
+        own = [status for name, status in statuses if name in folders]
+        told = [_mean(contender.results[split], "training_env_steps") or _mean(own, "env_steps")]
+        told += [_mean(contender.results[split], "iterations") or _mean(own, "iterations")]
+        told += [_mean(contender.results[split], "seconds") or _mean(own, "seconds")]
+        paid = [float(spent(contender, split, name)[after]) for name in ("episodes", "steps")]
+        cells = [t.count(cost) if math.isfinite(cost) else t.nothing() for cost in paid]
+        cells.append(t.nothing() if contender.remembers else t.count(after))
+        cells += [t.nothing() if number is None else t.count(number) for number in told]
+        label = rule_cell(contender, swatches.get(contender.label))
+        rows.append([label, t.figure(final(contender, split).mean(), places), *cells])
+    return Table("costs", columns, rows)
+
+
+def _mean(records: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Mean of the numbers found; None without any."""
+    numbers = [record.get(key) for record in records]
+    known = [float(one) for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
+    return float(np.mean(known)) if known else None
 
 
 def aggregates(contenders: Sequence[Contender], split: str, swatches: Mapping[str, int]) -> Table | None:
@@ -335,9 +407,9 @@ def headline(contenders: Sequence[Contender], reference: Contender, split: str) 
         data = f" on {told} episodes" if isinstance(told, int) else ""
         return (
             f"On tasks it was not trained on, the return {verb} from {t.number(before, places)} to "
-            f"{t.said(now, places)} {steps_words(best.after(split))}{data}."
+            f"{t.said(now, places)} {steps_words(best, split)}{data}."
         )
-    first = f"{best.label} returns most, {t.said(now, places)} {steps_words(best.after(split))}"
+    first = f"{best.label} returns most, {t.said(now, places)} {steps_words(best, split)}"
     second = ranked(contenders, split)[1]
     rivals = {second.label: second} | ({} if reference is best else {reference.label: reference})
     told = []

@@ -8,7 +8,7 @@ import io
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metarl.stats import Interval
@@ -164,6 +164,13 @@ def with_interval(found: Interval, decimals: int, *, strong: bool = False) -> Ce
     """A cell with an estimate and its interval."""
     ends = (float(found.low), float(found.high))
     return Cell(number(found.estimate, decimals), float(found.estimate), bracket(ends, decimals), ends, strong=strong)
+
+
+def percent_with_interval(found: Interval) -> Cell:
+    """A cell with a share of one and its interval, in percent."""
+    ends = (float(found.low), float(found.high))
+    shown = f"[{number(100.0 * ends[0], 0)}, {number(100.0 * ends[1], 0)}]"
+    return replace(percent(found.estimate), interval=shown, ends=ends)
 
 
 def bracket(ends: Sequence[float], decimals: int) -> str:
