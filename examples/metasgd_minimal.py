@@ -10,6 +10,8 @@ equal to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
@@ -94,14 +96,13 @@ def meta_loss(
     return -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
 
 
-def train(iterations: int, *, seed: int = 0) -> list[tuple[float, float]]:
-    """Meta-train; returns the mean return before and after adapting at every iteration, on fresh training goals."""
+def train(iterations: int, *, seed: int = 0) -> Iterator[tuple[float, float]]:
+    """Meta-train; yields the mean return before and after adapting at every iteration, on fresh training goals."""
     generator = torch.Generator().manual_seed(seed)
     theta = {name: p.requires_grad_() for name, p in initial_policy(generator).items()}
     alpha = {name: torch.full_like(p, 0.3).requires_grad_() for name, p in theta.items()}
     groups = [{"params": list(theta.values()), "lr": 3e-3}, {"params": list(alpha.values()), "lr": 0.03}]
     optimizer = torch.optim.Adam(groups)
-    returns = []
     for _ in range(iterations):
         goal = torch.rand(TASKS, 2, generator=generator) - 0.5
         noise = torch.randn(2, HORIZON, TASKS, EPISODES, 2, generator=generator)
@@ -118,10 +119,9 @@ def train(iterations: int, *, seed: int = 0) -> list[tuple[float, float]]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_([*theta.values(), *alpha.values()], 1.0)
             optimizer.step()
-        returns.append((float(reward.sum(1).mean()), float(after.sum(1).mean())))
-    return returns
+        yield float(reward.sum(1).mean()), float(after.sum(1).mean())
 
 
 if __name__ == "__main__":
     for i, (before, after) in enumerate(train(40), 1):
-        print(f"iteration {i:3}: return {before:7.2f} before, {after:7.2f} after one gradient step")
+        print(f"iteration {i:3}: return {before:7.2f} before, {after:7.2f} after one gradient step", flush=True)

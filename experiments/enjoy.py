@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,6 +152,7 @@ def open_screen() -> Any:
         InputError: no pygame, or no display.
     """
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # its greeting
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or else Wayland's library complains, too
     try:
         import pygame
     except ImportError as error:

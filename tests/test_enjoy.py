@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from experiments.evaluate import Protocol, held_out_tasks
 from experiments.figures import stages
 from metarl import explore
 from tests.helpers import seeded
+
+ROOT = Path(__file__).parents[1]
 
 SMALL: dict[str, Any] = {"hidden": (8,), "episodes": 4, "tasks": 2, "query_episodes": 4, "rate": 1.0}
 TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4", "--env-steps", "200"]
@@ -255,6 +259,14 @@ def test_without_a_display_one_line_says_to_use_the_gif(
     assert enjoy.main([str(run), "--window"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "no display" in error and "leave it out to get a GIF" in error
+
+
+def test_looking_for_a_display_prints_nothing() -> None:
+    hidden = {"DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER"}
+    code = "from experiments import enjoy\ntry: enjoy.open_screen()\nexcept enjoy.InputError as error: print(error)"
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=ROOT, timeout=120)
+    assert done.stderr == "" and done.stdout.count("\n") == 1 and "no display for --window" in done.stdout
 
 
 def test_without_pygame_one_line_says_how_to_get_it(

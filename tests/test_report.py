@@ -233,8 +233,25 @@ def test_a_comparison_that_was_made_unequal_is_refused(compared: Path, capsys: p
     rewrite(compared / "comparison.json", lambda found: found["results"]["meta-sgd"][0].update(training_env_steps=9))
     assert report.main([str(compared)]) == 2
     assert "expected training for 1,000 environment steps, got 9: not comparable" in capsys.readouterr().err
-    rewrite(compared / "comparison.json", lambda found: found["results"]["meta-sgd"][0].pop("training_env_steps"))
+
+    def forget(found: Any) -> None:
+        found["results"]["meta-sgd"][0].pop("training_env_steps")
+
+    rewrite(compared / "comparison.json", forget)
     assert any("had spent was not recorded" in what for what, _ in read([compared]).missing)
+
+
+def test_who_does_not_know_the_floor_is_normalised_like_the_others(compared: Path, tmp_path: Path) -> None:
+    """As an oracle's view of the tasks, whose wrapper only vouches for the ceiling."""
+
+    def forget(found: Any) -> None:
+        for result in found["results"]["no-adaptation"]:
+            del result["references"]["floor"]
+
+    whole = asked([str(compared)], tmp_path / "whole.html")
+    rewrite(compared / "comparison.json", forget)
+    assert asked([str(compared)], tmp_path / "less.html").replace("less_files", "whole_files") == whole
+    assert "optimality gap" in whole
 
 
 def test_costs_are_told_in_every_currency(made: Path, tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def read_runs(folders: Sequence[Path]) -> Material:
         kept = {split: _alike(runs, f"{label}, {split}", material.missing) for split, runs in results.items()}
         material.contenders.append(Contender(label, group[0][1], kept, tuple(folder for folder, _, _ in group)))
     _refuse_unequal(material)
+    _share_references(material)
     if not material.splits:
         names = " ".join(shlex.quote(str(folder)) for folder in folders)
         material.missing.insert(0, ("no held-out evaluation", f"python experiments/evaluate.py {names}"))
@@ -347,11 +348,28 @@ def read_comparison(folder: Path) -> Material:
         contender = _contender(str(rule), found if isinstance(found, list) else [], config, rates, material.missing)
         material.contenders.append(contender)
     _refuse_unequal_results(results, config, material.missing)
+    _share_references(material)
     labels = _unique([contender.label for contender in material.contenders])
     material.contenders = [replace(one, label=label) for one, label in zip(material.contenders, labels, strict=True)]
     if not material.splits:
         material.missing.insert(0, ("comparison.json holds no scores", again))
     return material
+
+
+def _share_references(material: Material) -> None:
+    """Floors and ceilings are the tasks': who does not tell them, as an oracle's view, gets those of others.
+
+    One that does not know its floor would leave the scores of all without a common scale.
+    """
+    for split in material.splits:
+        known: dict[str, Any] = {}
+        contenders = material.on(split)
+        task = contenders[0].results[split][0]["task"]
+        results = [result for one in contenders for result in one.results[split] if result["task"] == task]
+        for result in results:
+            known = {**result["references"], **known}
+        for result in results:
+            result["references"] = {**known, **result["references"]}
 
 
 def _refuse_unequal_results(results: Mapping[str, Any], config: Mapping[str, Any], missing: Missing) -> None:
