@@ -618,6 +618,19 @@ def test_differences_pair_the_seeds_that_both_have() -> None:
     assert summaries.paired(a, contender("c", [[1.0, 2.0]], [7]), "test") is None
 
 
+def test_how_often_one_beats_the_other_has_an_interval_unless_it_is_nearly_always() -> None:
+    rng, seeds = np.random.default_rng(1), [0, 1, 2, 3]
+    base = rng.normal(size=(4, 30))
+    reference, near, far = (contender(str(by), (base + by).tolist(), seeds) for by in (0.0, 0.5, 50.0))
+    cell = summaries.beats(near, reference, "test")
+    expected = stats.improvement_interval(base + 0.5, base, seed=0)
+    assert cell.value == expected.estimate and cell.ends == expected[:2] and cell.interval.startswith("[")
+    assert summaries.beats(far, reference, "test").plain == "100\N{NARROW NO-BREAK SPACE}%"
+    assert summaries.beats(reference, reference, "test") == tables.nothing()
+    fewer = contender("fewer", base[:3].tolist(), seeds[:3])
+    assert summaries.beats(fewer, reference, "test").ends is None
+
+
 def test_the_headline_says_when_an_order_may_be_chance() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(size=(4, 20))

@@ -15,6 +15,9 @@ from metarl import stats
 from metarl.stats import Interval, Statistic
 
 
+SURE = 0.02  # nearly always better, or never: what is left says nothing about how sure that is
+
+
 def interval(scores: Array, statistic: Statistic = stats.mean) -> Interval:
     """The 95 % interval of ``[seeds, tasks]``; a single number is its own."""
     if scores.size < 2:
@@ -252,7 +255,9 @@ def beats(contender: Contender, reference: Contender, split: str) -> Cell:
         return t.nothing()
     if pair[0].size < 2 or not len(pair[0]) == len(final(contender, split)) == len(final(reference, split)):
         return t.percent(stats.probability_of_improvement(final(contender, split), final(reference, split)))
-    return t.percent_with_interval(stats.improvement_interval(*pair, seed=0))
+    found = stats.improvement_interval(*pair, seed=0)
+    sure = min(found.estimate, 1.0 - found.estimate) < SURE
+    return t.percent(found.estimate) if sure else t.percent_with_interval(found)
 
 
 def by_step(contenders: Sequence[Contender], split: str, swatches: Mapping[str, int]) -> Table:
