@@ -14,7 +14,6 @@ from experiments.reporting.tables import Cell, Table
 from metarl import stats
 from metarl.stats import Interval, Statistic
 
-
 SURE = 0.02  # nearly always better, or never: what is left says nothing about how sure that is
 
 
