@@ -18,10 +18,10 @@ from experiments.names import (
     ACTIVATIONS,
     BENCHMARKS,
     INNER_LOSSES,
-    LOSSES,
     META_OPTIMIZERS,
     PARAMETERISATIONS,
     RULES,
+    outer_loss,
     query_advantages,
     support_advantages,
 )
@@ -90,7 +90,7 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
             policy,
             build_rule(config, policy),
             inner=choose("inner loss", config.inner_loss, INNER_LOSSES)(config, benchmark.family),
-            outer=choose("outer loss", config.outer_loss, LOSSES)(config),
+            outer=outer_loss(config),
             credit=PreUpdateCredit(config.credit) if config.credit else None,
             every_step=config.every_step,
         ).to(device)

@@ -39,6 +39,9 @@ class Config(BaseModel):
         (32, 32), description="units of the hidden layers of a learned reward or advantage; none is linear"
     )
     outer_loss: str = Field("clipped", description="loss of the adapted policy, by name")
+    entropy_penalty: float = Field(
+        0.0, description="weight of the adapted policy's entropy, in nats, in the outer loss; below 0 a bonus"
+    )
     clip: Positive = Field(0.2, description="range of clipped losses")
     credit: Annotated[float, Field(ge=0.0)] = Field(0.0, description="weight of pre-update credit (E-MAML); 0 is none")
     every_step: Annotated[float, Field(ge=0.0)] = Field(

@@ -96,6 +96,10 @@ RULES: dict[str, Rule] = {
     "whitened-offset": lambda c, params, p: Chain(
         _whitened(c, params), Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params)
     ),
+    "whitened-per-step": lambda c, params, p: Chain(
+        _whitened(c, params),
+        PerStep(*(Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params) for _ in range(max(1, c.steps)))),
+    ),
     "unit-norm": lambda c, params, p: Chain(UnitNorm(), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
     "anil-meta-sgd": lambda c, params, p: Masked(MetaSGD(params, initial=c.rate, parameterisation=p), "head", params),
@@ -165,6 +169,14 @@ LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
     "clipped": lambda c: losses.Clipped(c.clip),
     "surrogate": lambda c: losses.surrogate,
 }
+
+
+def outer_loss(config: Config) -> losses.Loss:
+    """The loss of the adapted policy, by name, and its entropy penalty if there is one."""
+    loss = choose("outer loss", config.outer_loss, LOSSES)(config)
+    if not config.entropy_penalty:
+        return loss
+    return losses.WeightedSum(((1.0, loss), (-config.entropy_penalty, losses.negative_entropy)))
 
 
 def _learned_advantage(config: Config, family: TaskFamily) -> losses.Loss:

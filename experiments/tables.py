@@ -158,7 +158,8 @@ TABLES: dict[str, Table] = {
         "MAML, Table 4 (Finn et al. 2017, arXiv:1703.03400): the 40 goals of its code, 40 episodes a step. Published: "
         "MAML; its oracle, told the goal, has −2.29",
         {
-            "best": preset("navigation-fixed-best", benchmark="navigation-maml"),
+            "best": preset("navigation-fixed-best", benchmark="navigation-maml", env_steps=16_000_000),
+            "MAML, raw actions": _FORTY_GOALS.changed(benchmark="navigation-maml-raw", rule="maml-halving", rate=0.1),
             "MAML": _FORTY_GOALS.changed(rule="maml-halving", rate=0.1),
             "ANIL": _FORTY_GOALS.changed(rule="anil", rate=0.1),
             "CAVIA": _FORTY_GOALS.changed(rule="cavia", context=5, rate=1.0),
@@ -186,7 +187,10 @@ TABLES: dict[str, Table] = {
     ),
     "cartpole-scrambled": Table(
         "Besides, sensors permuted and sign-flipped, on wirings never trained on (this project's own)",
-        {"best": preset("cartpole-scrambled")},
+        {
+            "best": preset("cartpole-scrambled-best"),
+            "Meta-SGD": preset("cartpole-scrambled"),
+        },
         tuple(
             Row(f"test, {k} step{'s' * (k > 1)} of 20 episodes", Protocol("test", 100, 3, 20), k) for k in range(1, 4)
         ),

@@ -1,9 +1,9 @@
 """Lifting a function of one task over all tasks: in pieces that fit the cache, one piece a core.
 
-``torch.vmap`` over all tasks at once streams every intermediate result through main memory. Here the
-tasks go through in pieces whose activations stay close to the processor, and several pieces at a time,
-each on a core of its own; a piece of one task runs without ``vmap`` at all. On a GPU there is one piece.
-Pieces are added up in order, whichever ends first.
+``torch.vmap`` over all tasks at once streams every intermediate result through main memory, and costs some
+bookkeeping for every operation. Small tasks therefore go through in pieces that are worth the bookkeeping and
+stay close to the processor; a large one is a piece of its own, without ``vmap`` at all. Several pieces run at a
+time, each on a core. On a GPU there is one piece. Pieces are added up in order, whichever ends first.
 
 A lifted function is called from several threads at once, so it must not write to what it shares with
 other calls: policies, rules and losses keep nothing on ``self`` while they compute.

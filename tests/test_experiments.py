@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -17,13 +18,16 @@ import torch
 from experiments import compare, demo, evaluate, runs, train
 from experiments.build import Progress, build
 from experiments.config import Config
-from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES
+from experiments.errors import InputError
+from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES, outer_loss
 from experiments.presets import PRESETS
 from experiments.stopping import Stopped, stop_requests
 from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, checkpoints
+from metarl.distributions import Categorical
 from metarl.rollouts import collect
 from metarl.rules import Step
+from tests.helpers import make_batch
 
 TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4"]
 SMALL = Config(hidden=(8,), tasks=2, episodes=4, query_episodes=4, horizon=10, env_steps=10**6)
@@ -396,6 +400,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "online_rate": ({"rule": "exponentiated", "steps": 2}, {"online_rate": 1.0}),
     "inner_loss": ({}, {"inner_loss": "vpg"}),
     "outer_loss": ({"lr": 0.05}, {"outer_loss": "surrogate"}),
+    "entropy_penalty": ({}, {"entropy_penalty": 0.1}),
     "clip": ({"lr": 0.05}, {"clip": 0.01}),
     "credit": ({"inner_loss": "vpg"}, {"credit": 1.0}),
     "every_step": ({}, {"every_step": 1.0}),
@@ -436,6 +441,21 @@ def test_every_field_changes_what_is_learned(name: str) -> None:
     assert getattr(base, name) != change[name]
     before, after = parameters(base), parameters(base.model_copy(update=change))
     assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_the_entropy_of_the_adapted_policy_costs_its_penalty() -> None:
+    logits = torch.tensor([[[0.0, 0.0]], [[0.0, 2.0]]])  # [H, N, actions]; the second step is padding
+    batch = make_batch(torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]), action=torch.zeros(2, 1, dtype=torch.int64))
+    plain, costly = (outer_loss(Config(entropy_penalty=weight)) for weight in (0.0, 0.1))
+    added = costly(Categorical(logits), batch) - plain(Categorical(logits), batch)
+    assert float(added) == pytest.approx(0.1 * math.log(2.0))
+
+
+def test_whitened_steps_need_inputs_as_they_are() -> None:
+    for change in ({"scale_inputs": True}, {"context": 2}):
+        config = PRESETS["cartpole-all-best"][1].model_copy(update=change)
+        with pytest.raises(InputError, match="leave --scale-inputs and --context out"):
+            build(config, torch.device("cpu"))
 
 
 def test_inputs_are_scaled_by_their_spread_on_training_tasks() -> None:

@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, Callable[..., TaskBenchmark]] = {
     "navigation-fixed": navigation_fixed,
     "navigation-varying": navigation_varying,
     "navigation-maml": navigation_maml,
+    "navigation-maml-raw": functools.partial(navigation_maml, "raw"),
     "navigation-holes": navigation_holes,
     "navigation-halfcircle": navigation_halfcircle,
     "navigation-corners": navigation_corners,
