@@ -158,7 +158,7 @@ TABLES: dict[str, Table] = {
         "MAML, Table 4 (Finn et al. 2017, arXiv:1703.03400): the 40 goals of its code, 40 episodes a step. Published: "
         "MAML; its oracle, told the goal, has −2.29",
         {
-            "best": preset("navigation-fixed-best", benchmark="navigation-maml", env_steps=16_000_000),
+            "best": preset("navigation-fixed-best", benchmark="navigation-maml"),
             "MAML, raw actions": _FORTY_GOALS.changed(benchmark="navigation-maml-raw", rule="maml-halving", rate=0.1),
             "MAML": _FORTY_GOALS.changed(rule="maml-halving", rate=0.1),
             "ANIL": _FORTY_GOALS.changed(rule="anil", rate=0.1),
