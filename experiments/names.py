@@ -16,7 +16,7 @@ from experiments.lookup import choose
 from experiments.streams import stream
 from metarl import losses
 from metarl.advantages import Advantages
-from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline, products
+from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline
 from metarl.learned_signals import LearnedAdvantage, LearnedReward
 from metarl.learner import Learner
 from metarl.objectives import LearnedObjective, WarmStart
@@ -95,10 +95,6 @@ RULES: dict[str, Rule] = {
     ),
     "whitened-offset": lambda c, params, p: Chain(
         _whitened(c, params), Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params)
-    ),
-    "whitened-per-step": lambda c, params, p: Chain(
-        _whitened(c, params),
-        PerStep(*(Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params) for _ in range(max(1, c.steps)))),
     ),
     "unit-norm": lambda c, params, p: Chain(UnitNorm(), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
@@ -215,7 +211,6 @@ INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
 
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "linear": LinearBaseline,
-    "quadratic": lambda: LinearBaseline(expand=products),
     "cross-fitted": CrossFitted,
     "zero": ZeroBaseline,
 }

@@ -104,8 +104,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 "rule": "whitened-offset",
                 "rate": 0.3,
                 "epochs": 3,
-                "entropy_penalty": 0.0,  # one from the start makes up its mind too early here
-                "env_steps": 10_000_000,
+                "minibatches": 2,
+                "entropy_penalty": 0.002,  # a larger one makes up its mind too early here
+                "env_steps": 15_000_000,
             }
         ),
     ),
@@ -119,12 +120,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
             update={
                 "benchmark": "cartpole-scrambled",
                 "rule": "whitened-meta-sgd",
-                "rate": 1.0,
+                "rate": 0.3,
+                "every_step": 0.5,
+                "entropy_penalty": 0.0,
                 "steps": 3,
                 "tasks": 20,
                 "episodes": 20,
                 "epochs": 2,
-                "env_steps": 8_000_000,
+                "env_steps": 10_000_000,
             }
         ),
     ),

@@ -6,7 +6,6 @@ task dimensions directly: a least-squares fit of 600 tasks is one batched solve.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,23 +31,9 @@ class ZeroBaseline:
         return torch.zeros_like(target), torch.zeros_like(target[..., 0, :])
 
 
-def squares(observation: Tensor) -> Tensor:
-    """``[s, s²]``: observations ``[..., O]`` to features ``[..., 2 O]``."""
-    return torch.cat([observation, observation.square()], -1)
-
-
-def products(observation: Tensor) -> Tensor:
-    """``[s, s_i s_j]``, every pair once: observations ``[..., O]`` to features ``[..., O + O (O + 1) / 2]``."""
-    i, j = torch.triu_indices(observation.shape[-1], observation.shape[-1], device=observation.device)
-    return torch.cat([observation, observation[..., i] * observation[..., j]], -1)
-
-
 @dataclass(frozen=True)
 class LinearBaseline:
     """Ridge regression on ``[s, s², t, t², t³, 1]`` per task (Duan et al. 2016, arXiv:1604.06778).
-
-    With `products` for `squares` it can be the value of any linear controller of a linear system at a quadratic cost, a
-    quadratic form of the state: what a sensor's reading is worth may depend on that of another.
 
     The normal equations are solved in float64 and the ridge scales with their diagonal, so constant or
     repeated observations cannot make the system singular.
@@ -56,7 +41,6 @@ class LinearBaseline:
 
     ridge: float = 1e-5
     clip: float = 10.0  # observations beyond are clipped, so that a runaway state does not own the fit
-    expand: Callable[[Tensor], Tensor] = squares  # of observations, beside the time
 
     def __call__(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor]:
         """See `Baseline`. Values are zero on padding."""
@@ -83,7 +67,7 @@ class LinearBaseline:
         o = torch.cat([batch.observation, batch.last_observation.unsqueeze(-3)], dim=-3).clamp(-self.clip, self.clip)
         hundreds = torch.arange(o.shape[-3], device=o.device, dtype=o.dtype)[:, None, None] / 100.0
         t = hundreds.expand(*o.shape[:-1], 1)
-        x = torch.cat([self.expand(o), t, t.square(), t.pow(3), torch.ones_like(t)], dim=-1)
+        x = torch.cat([o, o.square(), t, t.square(), t.pow(3), torch.ones_like(t)], dim=-1)
         return x[..., :-1, :, :], x[..., -1, :, :]
 
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl import Batch, CrossFitted, LinearBaseline, ZeroBaseline
-from metarl.baselines import products
 from tests.helpers import make_batch, one_task, seeded
 
 
@@ -65,18 +64,6 @@ def test_linear_baseline_recovers_what_is_linear_in_its_features() -> None:
     target = (3 * batch.observation[..., 0] - 2 * batch.observation[..., 1].square() + 50 * t + 1) * batch.mask
     value, _ = LinearBaseline(ridge=1e-12)(batch, target)
     torch.testing.assert_close(value, target, rtol=1e-5, atol=1e-5)
-
-
-def test_products_are_every_pair_once_and_recover_a_quadratic_form() -> None:
-    rows = torch.tensor([[2.0, 3.0, 5.0]])
-    assert products(rows).tolist() == [[2.0, 3.0, 5.0, 4.0, 6.0, 10.0, 9.0, 15.0, 25.0]]
-    batch, _ = random_batch()
-    first, second = batch.observation.unbind(-1)
-    target = (first * second - 3 * first.square() + second + 2) * batch.mask
-    value, _ = LinearBaseline(ridge=1e-12, expand=products)(batch, target)
-    torch.testing.assert_close(value, target, rtol=1e-5, atol=1e-5)
-    missed, _ = LinearBaseline(ridge=1e-12)(batch, target)
-    assert float((missed - target).abs().max()) > 0.1
 
 
 @pytest.mark.parametrize("baseline", [LinearBaseline(), CrossFitted(), ZeroBaseline()], ids=lambda b: type(b).__name__)
