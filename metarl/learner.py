@@ -92,7 +92,7 @@ class Learner(nn.Module):
             return self.inner(self.act(p, batch), batch)
 
         grads, value = grad_and_value(loss)(params)
-        return Step(grads, params, value, second_moment(batch))
+        return Step(grads, params, value, functools.partial(second_moment, batch))
 
     def act(self, params: Params, batch: Batch) -> Distribution:
         """How the policy acts on the steps of a batch ``[H, N, ...]``; anything on padding."""

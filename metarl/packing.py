@@ -30,10 +30,12 @@ def live_steps(mask: Tensor) -> Tensor:
     if mask.device.type != "cpu" or bool(mask.mean() > FULL):
         return torch.empty(tasks, 0, dtype=torch.int64, device=mask.device)
     flat = mask.flatten(1) > 0.0
-    longest = int(flat.sum(1).max())
-    nowhere = flat.shape[1]
-    place = torch.where(flat, torch.arange(nowhere), nowhere)
-    return place.sort(1).values[:, :longest].contiguous()
+    count = flat.sum(1)
+    task, place = flat.nonzero(as_tuple=True)  # task by task
+    before = count.cumsum(0) - count  # live steps of the tasks before
+    live = torch.full((tasks, int(count.max())), flat.shape[1], dtype=torch.int64)
+    live[task, torch.arange(len(task)) - before[task]] = place
+    return live
 
 
 def on_live(function: Callable[[Tensor], Any], batch: Batch, rows: Tensor) -> Any:

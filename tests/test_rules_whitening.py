@@ -28,7 +28,9 @@ def test_a_whitened_gradient_by_hand() -> None:
     params["network.head.weight"] = torch.zeros(1, 5).double()
     grads = {name: torch.randn(p.shape, generator=generator).double() for name, p in params.items()}
     found, _ = (
-        WhitenedInputs(params, FIRST, ridge=0.5).double().update(Step(grads, params, torch.zeros(()), moment), {})
+        WhitenedInputs(params, FIRST, ridge=0.5)
+        .double()
+        .update(Step(grads, params, torch.zeros(()), lambda: moment), {})
     )
     found = {name: leaf.detach() for name, leaf in found.items()}
     gradient = np.concatenate([grads[f"{FIRST}.weight"].numpy(), grads[f"{FIRST}.bias"].numpy()[:, None]], 1)
@@ -108,7 +110,7 @@ def test_what_cannot_be_whitened_is_refused() -> None:
     with pytest.raises(ValueError, match="ridge must be positive"):
         WhitenedInputs(params, FIRST, ridge=0.0)
     rule = WhitenedInputs(params, FIRST)
-    with pytest.raises(ValueError, match="tells of nothing that were observed"):
+    with pytest.raises(ValueError, match="does not tell what was observed"):
         rule.update(Step(params, params, torch.zeros(())), {})
-    with pytest.raises(ValueError, match="reads 2 numbers and the step tells of 3"):
-        rule.update(Step(params, params, torch.zeros(()), torch.eye(4)), {})
+    with pytest.raises(ValueError, match="reads 2 numbers, and 3 were observed"):
+        rule.update(Step(params, params, torch.zeros(()), lambda: torch.eye(4)), {})

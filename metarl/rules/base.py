@@ -11,7 +11,7 @@ the log-probability of what has been decided so far, by which the rule is given 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -31,8 +31,8 @@ class Step(NamedTuple):
     """what it was taken at"""
     loss: Tensor
     """the inner loss there, 0-d"""
-    moment: Tensor | None = None
-    """mean of ``ō ōᵀ`` over the steps of the batch, ``ō = (o, 1)``: ``[O + 1, O + 1]``; None where there is no batch"""
+    moment: Callable[[], Tensor] | None = None
+    """gives the mean of ``ō ōᵀ`` over the steps of the batch, ``ō = (o, 1)``: ``[O + 1, O + 1]``; None without one"""
 
 
 class UpdateRule(nn.Module, ABC):

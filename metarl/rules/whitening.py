@@ -53,11 +53,12 @@ class WhitenedInputs(UpdateRule):
             ValueError: the step does not tell what was observed, or the layer reads something else.
         """
         grads, inputs = step.grads, step.grads[self.weight].shape[-1]
-        if step.moment is None or step.moment.shape[-1] != inputs + 1:
-            seen = "nothing" if step.moment is None else f"{step.moment.shape[-1] - 1} numbers"
-            raise ValueError(f"{self.weight} reads {inputs} numbers and the step tells of {seen} that were observed")
-        ridge = self.log_ridge.exp()
-        loaded = step.moment + torch.diag_embed((ridge + 1e-6) * step.moment.diagonal(dim1=-2, dim2=-1) + 1e-12)
+        if step.moment is None:
+            raise ValueError(f"{self.weight} cannot be whitened: the step does not tell what was observed")
+        moment, ridge = step.moment(), self.log_ridge.exp()
+        if moment.shape[-1] != inputs + 1:
+            raise ValueError(f"{self.weight} reads {inputs} numbers, and {moment.shape[-1] - 1} were observed")
+        loaded = moment + torch.diag_embed((ridge + 1e-6) * moment.diagonal(dim1=-2, dim2=-1) + 1e-12)
         gradient = torch.cat([grads[self.weight], grads[self.bias].unsqueeze(-1)], -1)  # [out, O + 1]
         whitened = torch.linalg.solve(loaded, gradient.mT).mT * (1.0 + ridge)
         return {**grads, self.weight: whitened[..., :-1], self.bias: whitened[..., -1]}, state

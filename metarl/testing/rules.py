@@ -50,7 +50,7 @@ def _draw(seed: int, dtype: torch.dtype = torch.float64) -> Tree:
 
 def _step(grads: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Step:
     loss = next(iter(grads.values())).mean()
-    return Step(dict(grads), params, loss, torch.eye(INPUTS + 1).to(loss))
+    return Step(dict(grads), params, loss, lambda: torch.eye(INPUTS + 1).to(loss))
 
 
 def _path(rule: UpdateRule, params: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> tuple[Tree, RuleState]:
