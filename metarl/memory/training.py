@@ -119,7 +119,8 @@ def segments(trials: TrialBatch, plan: MemoryPlan) -> Segments:
     whole = batch._replace(
         mask=batch.mask * steps.mean() / steps,
         advantage=normalize(advantage, batch.mask),
-        last_observation=batch.observation,  # no loss reads it, and its own shape could not be cut
+        last_observation=batch.observation,  # no loss reads these two, and their own shapes could not be cut
+        live=batch.mask,
     )
     later = trials.memory[:, length - 1 : horizon - 1 : length]  # after the last step of the segment before
     start = torch.cat((torch.zeros_like(trials.memory[:, :1]), later), 1).flatten(0, 2)
