@@ -97,7 +97,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         CARTPOLE.model_copy(update={"benchmark": "cartpole-all", "env_steps": 6_000_000}),
     ),
     "cartpole-all-best": (
-        "the same with a learned advantage and offset, trained on five episodes a task: our best",
+        "the same with a learned advantage, an offset and whitened steps, trained on five episodes a task: our best",
         CARTPOLE_BEST.model_copy(
             update={
                 "benchmark": "cartpole-all",
