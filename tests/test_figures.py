@@ -387,6 +387,19 @@ def test_rules_are_ranked_and_their_steps_drawn(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("none*"))
 
 
+@pytest.mark.parametrize("rules", [1, 2, 5])
+def test_nothing_that_stands_around_step_lengths_is_cut_off(
+    tmp_path: Path, rules: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(page.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    names = [f"network.{layer}.{kind}" for layer in ("hidden.0", "hidden.1", "head") for kind in ("weight", "bias")]
+    learned = {"effective rates": {name: [0.1, 0.2, 0.3] for name in names}}
+    figures.step_lengths(tmp_path / "steps", {f"rule-{i}": [{"learned": learned}] for i in range(rules)})
+    box, size = drawn[0].get_tightbbox(), drawn[0].get_size_inches()
+    assert box.x0 >= 0.0 and box.y0 >= 0.0 and box.x1 <= size[0] and box.y1 <= size[1]
+
+
 def test_estimators_are_drawn(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(50, generator=generator)

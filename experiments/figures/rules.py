@@ -64,7 +64,8 @@ def step_lengths(path: Path, results: Results) -> list[Path]:
     rows = -(-len(rates) // columns)
     tensors = list(dict.fromkeys(name for found in rates.values() for name in found[0]))
     colors = color_of(tensors)
-    with page(path, "How far each rule steps", (2.9 * columns + 0.6, 2.2 * rows + 1.2)) as (figure, files):
+    size = max(5.0, 2.9 * columns + 0.6), max(4.2, 2.2 * rows + 1.2)  # a panel alone leaves room for what stands around
+    with page(path, "How far each rule steps", size) as (figure, files):
         panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).reshape(-1)
         for axes, (rule, seeds) in zip(panels, rates.items(), strict=False):
             for name in tensors:
@@ -87,6 +88,6 @@ def step_lengths(path: Path, results: Results) -> list[Path]:
         handles = [
             Line2D([], [], color=colors[name], marker="o", label=name.removeprefix("network.")) for name in tensors
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
-        figure.supylabel("step size along the gradient, median of seeds and tasks", fontsize=10, color=MUTED)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, columns + 1, len(handles)))
+        figure.supylabel("step size along the gradient,\nmedian of seeds and tasks", fontsize=10, color=MUTED)
     return files
