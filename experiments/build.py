@@ -97,7 +97,7 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
         if config.compile:
             learner.compile()
         optimizer = choose("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
-        plan = build_plan(config)
+        plan = build_plan(config, benchmark)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
@@ -198,7 +198,7 @@ def build_rule(config: Config, policy: Policy) -> UpdateRule:
     return rule
 
 
-def build_plan(config: Config) -> Plan:
+def build_plan(config: Config, benchmark: Benchmark) -> Plan:
     """What a meta-iteration samples."""
     return Plan(
         tasks=config.tasks,
@@ -207,4 +207,21 @@ def build_plan(config: Config) -> Plan:
         steps=config.steps,
         support=support_advantages(config),
         query=query_advantages(config),
+        scored_in=None if config.scored_in is None else _scoring(config.scored_in, config.horizon, benchmark.family),
     )
+
+
+def _scoring(name: str, horizon: int | None, family: TaskFamily) -> TaskFamily:
+    """The family of a benchmark by name, for tasks and policies of another.
+
+    Raises:
+        InputError: its tasks, observations or actions are others.
+    """
+    found = find_benchmark(name, horizon)
+    scoring: TaskFamily = getattr(found, "family", found)
+    for what in ("observation_space", "action_space", "parameters", "horizon"):
+        if getattr(scoring, what, None) != getattr(family, what, None):
+            raise InputError(
+                f"scored_in: expected the {what} of the benchmark that is adapted to, and {name} has another"
+            )
+    return scoring

@@ -52,6 +52,9 @@ class Config(BaseModel):
     tasks: Count = Field(20, description="tasks a meta-iteration")
     episodes: Count = Field(20, description="episodes a task and adaptation step")
     query_episodes: Count = Field(20, description="episodes a task that score the adapted policy")
+    scored_in: str | None = Field(
+        None, description="benchmark whose rewards score the adapted policy in training; that adapted to unless given"
+    )
     discount: Share = Field(0.99, description="discount of the inner loss")
     decay: Share = Field(1.0, description="GAE decay of the inner loss")
     normalize: bool = Field(True, description="advantages of the inner loss to mean 0 and scale 1 in each task")

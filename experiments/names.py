@@ -176,11 +176,16 @@ def outer_loss(config: Config) -> losses.Loss:
 
 
 def _learned_advantage(config: Config, family: TaskFamily) -> losses.Loss:
-    return LearnedAdvantage(losses.lvc, _judge(config, family, more=1))
+    return LearnedAdvantage(_reinforcing(config), _judge(config, family, more=1))
 
 
 def _learned_reward(config: Config, family: TaskFamily) -> losses.Loss:
-    return LearnedReward(losses.lvc, _judge(config, family), support_advantages(config))
+    return LearnedReward(_reinforcing(config), _judge(config, family), support_advantages(config))
+
+
+def _reinforcing(config: Config) -> losses.Loss:
+    """What a learned signal is handed to. Credit completes the plain policy gradient; in the others it counts twice."""
+    return losses.vpg if config.credit else losses.lvc
 
 
 def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwork:

@@ -41,6 +41,22 @@ NAVIGATION_BEST = Config(
     epochs=6,
     final_share=0.02,
 )
+# Rewards that reach only so far: who never comes near learns nothing from them. So what came of adapting is scored by
+# the distance, as PEARL trains, and credit for it goes to where the exploring policy went. Acting widely makes a start.
+SPARSE_BEST = Config(
+    hidden=(32, 32),
+    activation="tanh",
+    rule="offset-once",
+    rate=1.0,
+    inner_loss="learned-advantage",
+    discount=0.9,
+    normalize=False,
+    query_decay=0.95,
+    episodes=5,
+    query_episodes=5,
+    epochs=2,
+    final_share=0.1,
+)
 # Every pull counts, those of the adaptation steps included. One replay a trace: clipping at the sampling policies holds
 # back what is learned of the steps between.
 BANDIT = Config(
@@ -178,6 +194,34 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "navigation-varying-best": (
         "a hidden goal and a start drawn per task: our best at one step",
         NAVIGATION_BEST.model_copy(update={"benchmark": "navigation-varying"}),
+    ),
+    "navigation-halfcircle-best": (
+        "goals on a half-circle, felt from near by only (Rakelly et al. 2019): explore five episodes, then go there",
+        SPARSE_BEST.model_copy(
+            update={
+                "benchmark": "navigation-halfcircle",
+                "scored_in": "navigation-halfcircle-dense",
+                "log_std": 1.0,
+                "credit": 10.0,
+                "tasks": 400,
+                "minibatches": 8,
+                "env_steps": 80_000_000,
+            }
+        ),
+    ),
+    "navigation-corners-best": (
+        "goals in four corners, felt from half-way on (Rothfuss et al. 2019): explore five episodes, then go there",
+        SPARSE_BEST.model_copy(
+            update={
+                "benchmark": "navigation-corners",
+                "scored_in": "navigation-corners-dense",
+                "log_std": 0.5,
+                "credit": 0.5,
+                "tasks": 80,
+                "minibatches": 2,
+                "env_steps": 24_000_000,
+            }
+        ),
     ),
     "navigation-varying": (
         "2-D navigation with a hidden goal and a start drawn per task (Li et al. 2017), tuned",

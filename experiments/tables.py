@@ -105,6 +105,24 @@ def pulls(arms: int, batches: int, maml_rate: float, published: str, **best: obj
     )
 
 
+def explored(benchmark: str, about: str, splits: tuple[str, ...]) -> tuple[str, Table]:
+    """Sparse rewards: what the policy adapted on one to five episodes earns in the next."""
+    best = preset(f"{benchmark}-best")
+    rows = [
+        Row(f"{split}, {f'after {n} episode' + 's' * (n > 1) if n else 'exploring'}", protocol, min(n, 1))
+        for split in splits
+        for n in range(6)
+        for protocol in [Protocol(split, tasks=400, steps=1, episodes=max(n, 1))]
+    ]
+    columns = {
+        "best": best,
+        "Meta-SGD": best.changed(
+            rule="meta-sgd", rate=0.1, inner_loss="lvc", credit=0.0, normalize=True, env_steps=8_000_000
+        ),
+    }
+    return benchmark, Table(about, columns, tuple(rows))
+
+
 DESCENT = {"meta_optimizer": "descent", "tasks": 10, "query_episodes": 2, "lr": 0.3, "final_share": 0.02}
 
 
@@ -168,6 +186,22 @@ TABLES: dict[str, Table] = {
             Row(f"after {k} step{'s' * (k != 1)}", PUBLISHED_GOALS, k, f"−{value}")
             for k, value in enumerate((40.41, 11.68, 3.33, 3.23))
         ),
+    ),
+    **dict(
+        [
+            explored(
+                "navigation-halfcircle",
+                "Sparse half-circle, 20 steps (Rakelly et al. 2019, arXiv:1903.08254): return per adaptation episode. "
+                "Published as a figure only. Trained on the dense reward, as there, and tested on the sparse one",
+                ("test",),
+            ),
+            explored(
+                "navigation-corners",
+                "Four corners, sparse (ProMP, Rothfuss et al. 2019, arXiv:1810.06784): return per adaptation episode. "
+                "Published as pictures only. Trained around the corners and on the dense reward",
+                ("test", "corners"),
+            ),
+        ]
     ),
     "cartpole-polarity": Table(
         "Sign and strength of the actuator hidden (this project's own): one gradient step",

@@ -48,7 +48,8 @@ class Learner(nn.Module):
             rule: turns inner gradients into updates; holds what is learned about stepping, φ.
             inner: the loss of adaptation, on support batches.
             outer: the loss of the adapted policy, on the query batch.
-            credit: adds credit to the exploring policy (E-MAML) to the outer loss; for the inner loss `vpg` only.
+            credit: adds credit to the exploring policy (E-MAML) to the outer loss; for the inner loss `vpg` only, with
+                or without a learned signal.
             every_step: weight of the outer loss on every support batch, by the policy that sampled it: what is earned
                 while adapting counts, too (a multi-step loss, MAML++, Antoniou et al. 2019, arXiv:1810.09502). It
                 reads the advantages that the support has: those of the inner loss.
@@ -57,7 +58,7 @@ class Learner(nn.Module):
             ValueError: credit with an inner loss whose second derivative holds it already; a negative weight.
         """
         super().__init__()
-        if credit is not None and inner is not vpg:
+        if credit is not None and getattr(inner, "loss", inner) is not vpg:  # what a learned objective wraps
             raise ValueError(
                 "pre-update credit completes the inner loss vpg; with another it would count twice: use vpg"
             )

@@ -33,6 +33,9 @@ class Plan:
         steps: K, adaptation steps; 0 is multi-task policy gradient without adaptation.
         support: advantages of the inner loss.
         query: advantages of the outer loss.
+        scored_in: environments whose rewards score the adapted policy, for the same tasks; those that are adapted to
+            unless given. Sparse rewards that one adapts on are learned from where denser ones score what came of it
+            (as PEARL trains, Rakelly et al. 2019, arXiv:1903.08254, section 5).
     """
 
     tasks: int = 20
@@ -41,6 +44,7 @@ class Plan:
     steps: int = 1
     support: Advantages = field(default_factory=Advantages)
     query: Advantages = field(default_factory=Advantages)
+    scored_in: TaskFamily | None = None
 
     def __post_init__(self) -> None:
         """Refuses counts that sample nothing."""
@@ -98,7 +102,8 @@ def explore_together(
         for learner, (params, _) in zip(learners, starts, strict=True):
             refuse_divergence(learner, params, k + 1)
         supports.append(parts)
-    batch = _roll_out(learners, starts, family, tasks, plan.query_episodes, generators)
+    scoring = family if plan.scored_in is None else plan.scored_in
+    batch = _roll_out(learners, starts, scoring, tasks, plan.query_episodes, generators)
     queries = [plan.query(part) for part in _split(batch, len(learners))]
     return [
         _trace(tuple(parts[s] for parts in supports), query, noise)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,9 @@ import torch
 from numpy.typing import NDArray
 
 from metarl import TMAML, Advantages, Dice, Learner, LoadedDice, PreUpdateCredit, ZeroBaseline, lvc, vpg
+from metarl.learned_signals import LearnedAdvantage
 from metarl.rules import SGD, LearnedSGD
+from metarl.transitions import TransitionNetwork
 from metarl.types import Batch, Trace
 from tests.helpers import make_batch, table_policy
 
@@ -48,6 +50,7 @@ class World:
     action: NDArray[np.int64]  # [E, H]
     reward: Array  # [E, H]
     chance: Array  # [E]
+    step_scale: float = 1.0  # by which the inner loss under test lengthens a step
 
     @property
     def horizon(self) -> int:
@@ -176,7 +179,11 @@ def expected_gradient(
             return
         own, ascent = world.probability(logits), world.ascent(logits)
         for data in itertools.product(range(count), repeat=episodes):
-            branch(logits + rate * ascent[list(data)].mean(0), (*path, data), probability * own[list(data)].prod())
+            branch(
+                logits + world.step_scale * rate * ascent[list(data)].mean(0),
+                (*path, data),
+                probability * own[list(data)].prod(),
+            )
 
     branch(world.logits, (), 1.0)
     assert sum(weights) == pytest.approx(1.0, abs=1e-12)
@@ -349,7 +356,28 @@ def test_one_step_needs_no_credit_for_the_rate_but_two_do() -> None:
     assert abs(plain - exact) > 0.01 * abs(exact)  # measured 0.0124
 
 
-@pytest.mark.parametrize("inner", [lvc, Dice(discount=1.0)])
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_a_learned_advantage_of_vpg_keeps_the_credit_unbiased(world: World) -> None:
+    # a judge that adds what is there already doubles the step: rate 0.5 then does what rate 1.0 does
+    exact, exact_rate = exact_gradient(world, rate=1.0, episodes=2)
+    doubled = replace(world, step_scale=2.0)
+    inner = LearnedAdvantage(vpg, Doubling())
+    found, rate = expected_gradient(doubled, inner, rate=0.5, episodes=2, credit=True)
+    assert error(found, exact) < 1e-9
+    assert rate == pytest.approx(2.0 * exact_rate, rel=1e-9)
+
+
+class Doubling(TransitionNetwork):
+    def __init__(self) -> None:
+        super().__init__(1, 2, discrete=True, more=1, generator=torch.Generator())
+
+    def forward(self, batch: Batch, *more: torch.Tensor) -> torch.Tensor:
+        return more[0]
+
+
+@pytest.mark.parametrize(
+    "inner", [lvc, Dice(discount=1.0), LearnedAdvantage(lvc, Doubling())], ids=["lvc", "dice", "learned from lvc"]
+)
 def test_credit_on_top_of_another_loss_is_refused(inner: Any) -> None:
     # measured: at rate 0.5 credit would take the error of Dice on the two-state MDP from .004 to .114
     policy = table_policy(torch.zeros(2, 3))

@@ -409,6 +409,10 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tasks": ({}, {"tasks": 3}),
     "episodes": ({}, {"episodes": 5}),
     "query_episodes": ({}, {"query_episodes": 5}),
+    "scored_in": (
+        {"benchmark": "navigation-halfcircle", "horizon": 6},
+        {"scored_in": "navigation-halfcircle-dense"},
+    ),
     "discount": ({}, {"discount": 0.5}),
     "decay": ({}, {"decay": 0.5}),
     "query_discount": ({}, {"query_discount": 0.5}),
@@ -441,6 +445,13 @@ def test_every_field_changes_what_is_learned(name: str) -> None:
     assert getattr(base, name) != change[name]
     before, after = parameters(base), parameters(base.model_copy(update=change))
     assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_only_the_same_tasks_can_score_the_adapted_policy() -> None:
+    for other, what in (("navigation-fixed", "parameters"), ("cartpole-polarity", "observation_space")):
+        config = PRESETS["navigation-halfcircle-best"][1].model_copy(update={"scored_in": other})
+        with pytest.raises(InputError, match=f"scored_in: expected the {what} of .* and {other} has another"):
+            build(config, torch.device("cpu"))
 
 
 def test_the_entropy_of_the_adapted_policy_costs_its_penalty() -> None:

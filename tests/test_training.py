@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from envs import CartPole, Navigation
+from envs import CartPole, Navigation, RingNavigation
 from metarl import (
     Advantages,
     CategoricalPolicy,
@@ -87,6 +88,21 @@ def test_every_batch_is_sampled_afresh() -> None:
     trace = explore(learner, family, family.sample(3, generator=seeded(0)), PLAN, generator=seeded(1))
     actions = [batch.action[:, :, 0] for batch in (*trace.support, trace.query)]
     assert not any(torch.equal(actions[i], actions[j]) for i in range(3) for j in range(i))
+
+
+def test_the_adapted_policy_can_be_scored_by_other_rewards() -> None:
+    sparse, dense = RingNavigation(6), RingNavigation(6, "distance")
+    task = sparse.sample(3, generator=seeded(0))
+    plain, scored = (
+        explore(make_learner(), sparse, task, replace(PLAN, scored_in=which), generator=seeded(1))
+        for which in (None, dense)
+    )
+    for before, after in zip(plain.support, scored.support, strict=True):
+        assert torch.equal(before.reward, after.reward)
+    assert torch.equal(plain.query.action, scored.query.action) and not bool(plain.query.reward.any())
+    x, y = scored.query.last_observation.unbind(-1)  # where the last reward was given
+    goal_x, goal_y = task["angle"].cos().unsqueeze(-1), task["angle"].sin().unsqueeze(-1)
+    torch.testing.assert_close(scored.query.reward[:, -1], -torch.hypot(x - goal_x, y - goal_y))
 
 
 def test_the_outcome_is_the_score_against_the_other_tasks() -> None:
