@@ -20,6 +20,7 @@ from .benchmarks import (
     navigation_grid,
     navigation_gridstarts,
     navigation_halfcircle,
+    navigation_halfcircle_felt,
     navigation_holes,
     navigation_maml,
     navigation_momentum,
@@ -45,6 +46,7 @@ from .ring_navigation import RingNavigation
 from .splits import SameTasks, TaskBenchmark
 from .tabular import TabularMDP
 from .walled_navigation import WalledNavigation
+from .widened import Widened
 from .wrappers import (
     Changing,
     DeadActions,
@@ -116,6 +118,7 @@ __all__ = [
     "navigation_grid",
     "navigation_gridstarts",
     "navigation_halfcircle",
+    "navigation_halfcircle_felt",
     "navigation_holes",
     "navigation_maml",
     "navigation_momentum",
@@ -134,4 +137,5 @@ __all__ = [
     "PointMass",
     "RingNavigation",
     "WalledNavigation",
+    "Widened",
 ]

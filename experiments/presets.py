@@ -199,13 +199,13 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "goals on a half-circle, felt from near by only (Rakelly et al. 2019): explore five episodes, then go there",
         SPARSE_BEST.model_copy(
             update={
-                "benchmark": "navigation-halfcircle",
+                "benchmark": "navigation-halfcircle-felt",
                 "scored_in": "navigation-halfcircle-dense",
                 "log_std": 1.0,
                 "credit": 10.0,
                 "tasks": 400,
                 "minibatches": 8,
-                "env_steps": 80_000_000,
+                "env_steps": 60_000_000,
             }
         ),
     ),

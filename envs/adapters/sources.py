@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..family import Family, Task
 from ..splits import TaskBenchmark
+from ..widened import Widened
 
-Source = Family | TaskBenchmark
+Source = Family | TaskBenchmark | Widened
 Values = Mapping[str, Any]  # constants by name: numbers, or arrays with one number a row
 OPTIONS = ("task",)
 Indices = npt.NDArray[np.int64]
@@ -36,9 +37,9 @@ class Tasks:
     """
 
     def __init__(self, source: Source, split: str, pinned: Values | None, count: int) -> None:
-        if not isinstance(source, Family | TaskBenchmark):
+        if not isinstance(source, Source):
             raise TypeError(f"expected a Family or a TaskBenchmark, got {source!r}; give CartPole() or cartpole_wide()")
-        known = ("train", *source.splits) if isinstance(source, TaskBenchmark) else ("train",)
+        known = ("train", *source.splits) if not isinstance(source, Family) else ("train",)
         if split not in known:
             raise ValueError(f"split: expected one of {', '.join(known)}, got {split!r}; choose one")
         self.family = source if isinstance(source, Family) else source.family
@@ -56,7 +57,7 @@ class Tasks:
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """``count`` tasks ``[count]``, nothing pinned yet."""
-        if isinstance(self._source, TaskBenchmark):
+        if not isinstance(self._source, Family):
             return self._source.sample(self._split, count, generator=generator)
         return self._source.sample(count, generator=generator)
 

@@ -1,0 +1,87 @@
+"""Training on a wider range than one is tested on: a curriculum that is all there from the start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from .family import Family, Task
+from .ranges import Distribution, Fixed
+from .splits import TaskBenchmark
+
+
+@final
+@dataclass(frozen=True)
+class Widened:
+    """A benchmark whose training draws some constants more widely; what is held out stays as it was.
+
+    Tasks that are easier in a constant that testing keeps fixed lead to the hard ones: goals that are felt from
+    afar to goals that are felt from near by only. In all other constants training keeps out of the held-out cells.
+
+    Args:
+        of: the benchmark.
+        ranges: what training draws these constants from instead; each is a fixed number in ``of``.
+
+    Raises:
+        ValueError: an unknown constant, one that ``of`` varies itself, or values that the equations do not hold for.
+    """
+
+    of: TaskBenchmark
+    ranges: Mapping[str, Distribution]
+
+    def __post_init__(self) -> None:
+        family = self.of.family
+        for name, distribution in self.ranges.items():
+            if not isinstance(family.ranges.get(name), Fixed):
+                fixed = [known for known, one in family.ranges.items() if isinstance(one, Fixed)]
+                raise ValueError(f"{self.name}: expected a constant that is fixed, {', '.join(fixed)}, got {name!r}")
+            if not (parameter := family.parameters[name]).accepts(distribution):
+                raise ValueError(
+                    f"{self.name}: {name}: expected {parameter.valid} {parameter.unit}, got {distribution}"
+                )
+
+    @property
+    def name(self) -> str:
+        """The benchmark's, and what is widened."""
+        return f"{self.of.name}, trained on more of {', '.join(self.ranges)}"
+
+    @property
+    def family(self) -> Family:
+        """The benchmark's."""
+        return self.of.family
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The benchmark's."""
+        return self.of.splits
+
+    def sample(self, split: str, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """As the benchmark draws them, and then the widened constants of training tasks."""
+        task = self.of.sample(split, tasks, generator=generator)
+        if split != "train":
+            return task
+        return task | {name: distribution.sample(tasks, generator) for name, distribution in self.ranges.items()}
+
+    def is_training(self, task: Task) -> Tensor:
+        """Which tasks training could have drawn, bool of the values' shape. A function of the values alone."""
+        narrow = {name: torch.full_like(task[name], self._fixed(name)) for name in self.ranges}
+        wide = [distribution.contains(task[name]) for name, distribution in self.ranges.items()]
+        return self.of.is_training({**task, **narrow}) & torch.stack(wide).all(0)
+
+    def _fixed(self, name: str) -> float:
+        return self.of.family.ranges[name].bounds[0]
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides which task belongs to which split, as plain JSON values."""
+        return self.of.describe() | {"widened": {name: one.describe() for name, one in self.ranges.items()}}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the description, in hex; equal in every process and on every machine."""
+        canonical = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
