@@ -26,9 +26,9 @@ from ..pendulum import Pendulum
 from ..point_mass import PointMass
 from ..ring_navigation import RingNavigation
 from ..splits import TaskBenchmark
-from ..widened import Widened
 from ..tabular import TabularMDP
 from ..walled_navigation import WalledNavigation
+from ..widened import Widened
 from .single import FamilyEnv
 from .sources import Source, Values
 from .vector import FamilyVectorEnv
