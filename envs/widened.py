@@ -42,9 +42,8 @@ class Widened:
                 fixed = [known for known, one in family.ranges.items() if isinstance(one, Fixed)]
                 raise ValueError(f"{self.name}: expected a constant that is fixed, {', '.join(fixed)}, got {name!r}")
             if not (parameter := family.parameters[name]).accepts(distribution):
-                raise ValueError(
-                    f"{self.name}: {name}: expected {parameter.valid} {parameter.unit}, got {distribution}"
-                )
+                wanted = f"{parameter.valid} {parameter.unit}"
+                raise ValueError(f"{self.name}: {name}: expected {wanted}, got {distribution}; correct the range")
 
     @property
     def name(self) -> str:

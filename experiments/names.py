@@ -52,6 +52,7 @@ from metarl.rules import (
     UnitNorm,
     UpdateRule,
     WhitenedInputs,
+    affine_layers,
 )
 from metarl.transitions import TransitionNetwork
 from metarl.types import Params, TaskFamily
@@ -89,12 +90,16 @@ RULES: dict[str, Rule] = {
     "momentum": lambda c, params, p: Chain(Momentum(), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "meta-curvature": lambda c, params, p: Chain(MetaCurvature(params), LearnedSGD(c.rate, parameterisation=p)),
     "block-diagonal": lambda c, params, p: Chain(BlockDiagonal(params), LearnedSGD(c.rate, parameterisation=p)),
-    "whitened": lambda c, params, p: Chain(_whitened(c, params), SGD(c.rate)),
+    "whitened": lambda c, params, p: Chain(_whitened(params), SGD(c.rate)),
     "whitened-meta-sgd": lambda c, params, p: Chain(
-        _whitened(c, params), MetaSGD(params, initial=c.rate, parameterisation=p)
+        _whitened(params), MetaSGD(params, initial=c.rate, parameterisation=p)
+    ),
+    "whitened-layers": lambda c, params, p: Chain(
+        WhitenedInputs(params, affine_layers(params), ridge=0.1),
+        MetaSGD(params, initial=c.rate, parameterisation=p),
     ),
     "whitened-offset": lambda c, params, p: Chain(
-        _whitened(c, params), Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params)
+        _whitened(params), Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params)
     ),
     "unit-norm": lambda c, params, p: Chain(UnitNorm(), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
@@ -120,13 +125,8 @@ RULES: dict[str, Rule] = {
 }
 
 
-def _whitened(config: Config, params: Params) -> UpdateRule:
-    if config.scale_inputs or config.context:
-        raise InputError(
-            "whitened steps need a first layer that reads observations alone and as they are: leave "
-            "--scale-inputs and --context out"
-        )
-    return WhitenedInputs(params, next(name for name in params if name.endswith(".weight")).removesuffix(".weight"))
+def _whitened(params: Params) -> UpdateRule:
+    return WhitenedInputs(params, affine_layers(params)[:1])
 
 
 def _cavia(config: Config, params: Params) -> UpdateRule:

@@ -15,7 +15,7 @@ from metarl.distributions import Distribution
 from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
-from metarl.packing import on_live
+from metarl.packing import live_rows, on_live
 from metarl.policies import Policy
 from metarl.rules import RuleState, Step, UpdateRule, decided
 from metarl.trees import expand, tree_add, tree_detach
@@ -93,7 +93,14 @@ class Learner(nn.Module):
             return self.inner(self.act(p, batch), batch)
 
         grads, value = grad_and_value(loss)(params)
-        return Step(grads, params, value, functools.partial(second_moment, batch))
+        return Step(grads, params, value, functools.partial(self.moments, params, batch))
+
+    def moments(self, params: Params, batch: Batch) -> dict[str, Tensor]:
+        """Of every affine layer, the mean of ``x̄ x̄ᵀ`` over the steps of a batch, ``x̄ = (x, 1)`` for what it reads."""
+        observation, weight = live_rows(batch, batch.observation)
+        return {
+            layer: second_moment(rows, weight) for layer, rows in self.policy.layer_inputs(params, observation).items()
+        }
 
     def act(self, params: Params, batch: Batch) -> Distribution:
         """How the policy acts on the steps of a batch ``[H, N, ...]``; anything on padding."""
@@ -129,11 +136,10 @@ class Learner(nn.Module):
         return loss + self.outer(adapted, trace.query), adapted
 
 
-def second_moment(batch: Batch) -> Tensor:
-    """Mean of ``ō ōᵀ`` over the steps of a batch ``[H, N, ...]``, with ``ō = (o, 1)``: ``[O + 1, O + 1]``."""
-    seen = batch.observation.reshape(batch.mask.numel(), -1)
-    rows = torch.cat([seen, torch.ones_like(seen[:, :1])], -1) * batch.mask.reshape(-1, 1)
-    return rows.mT @ rows / batch.mask.sum().clamp_min(1.0)
+def second_moment(rows: Tensor, weight: Tensor) -> Tensor:
+    """Mean of ``x̄ x̄ᵀ`` over rows ``[R, F]`` of weight 1 or 0 ``[R]``, with ``x̄ = (x, 1)``: ``[F + 1, F + 1]``."""
+    counted = torch.cat([rows, torch.ones_like(rows[:, :1])], -1) * weight.unsqueeze(-1)
+    return counted.mT @ counted / weight.sum().clamp_min(1.0)
 
 
 def running(programs: Programs | None, name: str) -> Run:

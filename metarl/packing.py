@@ -60,6 +60,18 @@ def on_live(function: Callable[[Tensor], Any], batch: Batch, rows: Tensor) -> An
     return map_leaves(put, function(rows.flatten(0, 1)[batch.live.clamp_max(nowhere - 1)]))
 
 
+def live_rows(batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows ``[H, N, F]`` of a batch of one task as a list ``[R, F]``, and which of them count, 1 or 0 ``[R]``.
+
+    Its live steps where they are listed, else all of its steps.
+    """
+    listed, flat = batch.live, rows.flatten(0, 1)
+    if listed.shape[-1] == 0:
+        return flat, batch.mask.flatten()
+    nowhere = len(flat)
+    return flat[listed.clamp_max(nowhere - 1)], (listed < nowhere).to(flat.dtype)
+
+
 def trimmed(tree: Any) -> Any:
     """Nested tuples and dicts whose batches ``[t, H, N, ...]`` list no more steps than their longest task has."""
     if isinstance(tree, Batch) and tree.live.shape[-1] > 0:

@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 from torch.nn.utils import skip_init
 
 from metarl.distributions import Categorical, Distribution, Gaussian
-from metarl.trees import subtree
+from metarl.trees import subtree, with_prefix
 from metarl.types import Params
 
 _SWAP = threading.Lock()
@@ -53,6 +53,11 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Outputs ``[..., out]`` for inputs ``[..., in]``; stacked parameters need a leading ``T``."""
+
+    def layer_inputs(self, params: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        """What every affine layer reads ``[..., in]``, by the layer's name; nothing where that is not known."""
+        del params, x
+        return {}
 
 
 class MLP(Network):
@@ -106,15 +111,22 @@ class MLP(Network):
 
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Outputs ``[..., out]``; see `Network.forward`."""
+        last = self.layer_inputs(params, x)["head"]
+        return affine(last, params["head.weight"], params["head.bias"])
+
+    def layer_inputs(self, params: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        """See `Network.layer_inputs`."""
         if self.input_scale is not None:
             x = x / self.input_scale
         if "context" in params:
             given = params["context"]  # [C], or [T, C] against inputs [T, ..., in]
             given = given.reshape(*given.shape[:-1], *(1,) * (x.dim() - given.dim()), given.shape[-1])
             x = torch.cat([x, given.expand(*x.shape[:-1], given.shape[-1])], -1)
+        read = {}
         for i in range(len(self.hidden)):
+            read[f"hidden.{i}"] = x
             x = self.activation(affine(x, params[f"hidden.{i}.weight"], params[f"hidden.{i}.bias"]))
-        return affine(x, params["head.weight"], params["head.bias"])
+        return {**read, "head": x}
 
 
 def _undrawn(inputs: int, outputs: int) -> nn.Linear:
@@ -160,6 +172,13 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def noise(self, rows: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
         """Noise for ``rows`` actions, on the generator's device."""
+
+    def layer_inputs(self, params: Mapping[str, Tensor], observation: Tensor) -> dict[str, Tensor]:
+        """What every affine layer reads, by the layer's name; of ``self.network``, if there is one."""
+        network = getattr(self, "network", None)
+        if not isinstance(network, Network):
+            return {}
+        return with_prefix("network", network.layer_inputs(subtree(params, "network"), observation))
 
     def initial(self) -> Params:
         """The meta-learned initialization: every parameter that requires a gradient, by name."""

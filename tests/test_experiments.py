@@ -462,11 +462,22 @@ def test_the_entropy_of_the_adapted_policy_costs_its_penalty() -> None:
     assert float(added) == pytest.approx(0.1 * math.log(2.0))
 
 
-def test_whitened_steps_need_inputs_as_they_are() -> None:
-    for change in ({"scale_inputs": True}, {"context": 2}):
-        config = PRESETS["cartpole-all-best"][1].model_copy(update=change)
-        with pytest.raises(InputError, match="leave --scale-inputs and --context out"):
-            build(config, torch.device("cpu"))
+def test_whitened_steps_work_with_scaled_inputs_and_context() -> None:
+    for rule in ("whitened-offset", "whitened-layers"):
+        for change in ({"scale_inputs": True}, {"context": 2}):
+            config = PRESETS["cartpole-all-best"][1].model_copy(
+                update={
+                    "rule": rule,
+                    "tasks": 2,
+                    "horizon": 20,
+                    "hidden": (4,),
+                    "minibatches": 1,
+                    "epochs": 1,
+                    **change,
+                }
+            )
+            _, metrics = next(build(config, torch.device("cpu")).train())
+            assert metrics["meta/skipped"] == 0.0
 
 
 def test_inputs_are_scaled_by_their_spread_on_training_tasks() -> None:

@@ -85,7 +85,7 @@ RULES: dict[str, Callable[[Shapes], UpdateRule]] = {
     "momentum": lambda p: Chain(Momentum(0.5), LearnedSGD(0.1)),
     "offset": lambda p: Offset(MetaSGD(p, initial=0.1), p),
     "curvature": lambda p: Chain(MetaCurvature(p), LearnedSGD(0.1)),
-    "whitened": lambda p: Chain(WhitenedInputs(p, "network.hidden.0", ridge=0.5), LearnedSGD(0.1)),
+    "whitened": lambda p: Chain(WhitenedInputs(p, ["network.hidden.0"], ridge=0.5), LearnedSGD(0.1)),
     "blocks": lambda p: Chain(BlockDiagonal(p, size=2), LearnedSGD(0.1)),
     "mlp_schedule": lambda p: stirred(Scheduled(LearnedSGD(0.2), MLPSchedule(units=4, generator=seeded(2)))),
     "lstm_schedule": lambda p: stirred(Scheduled(LearnedSGD(0.2), LSTMSchedule(units=4, generator=seeded(2)))),

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl import MLP, Batch, CategoricalPolicy, Learner, lvc
+from metarl import MLP, Batch, CategoricalPolicy, Learner, lvc, packing
 from metarl.learner import second_moment
 from metarl.losses import Clipped
-from metarl.rules import SGD, Chain, Step, UpdateRule, WhitenedInputs
+from metarl.packing import live_rows, live_steps
+from metarl.rules import SGD, Chain, Step, UpdateRule, WhitenedInputs, affine_layers
 from metarl.types import Params
 from tests.helpers import make_batch, randomize, seeded
 
@@ -28,9 +29,9 @@ def test_a_whitened_gradient_by_hand() -> None:
     params["network.head.weight"] = torch.zeros(1, 5).double()
     grads = {name: torch.randn(p.shape, generator=generator).double() for name, p in params.items()}
     found, _ = (
-        WhitenedInputs(params, FIRST, ridge=0.5)
+        WhitenedInputs(params, [FIRST], ridge=0.5)
         .double()
-        .update(Step(grads, params, torch.zeros(()), lambda: moment), {})
+        .update(Step(grads, params, torch.zeros(()), lambda: {FIRST: moment}), {})
     )
     found = {name: leaf.detach() for name, leaf in found.items()}
     gradient = np.concatenate([grads[f"{FIRST}.weight"].numpy(), grads[f"{FIRST}.bias"].numpy()[:, None]], 1)
@@ -41,13 +42,18 @@ def test_a_whitened_gradient_by_hand() -> None:
     assert torch.equal(found["network.head.weight"], grads["network.head.weight"])
 
 
-def test_the_second_moment_is_that_of_live_steps() -> None:
+def test_the_second_moment_is_that_of_live_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = episodes()
     rows = [
         np.append(batch.observation[h, n].numpy(), 1.0) for h in range(8) for n in range(4) if float(batch.mask[h, n])
     ]
-    np.testing.assert_allclose(second_moment(batch), np.mean([np.outer(row, row) for row in rows], 0), rtol=1e-12)
+    found = second_moment(*live_rows(batch, batch.observation))
+    np.testing.assert_allclose(found, np.mean([np.outer(row, row) for row in rows], 0), rtol=1e-12)
     assert len(rows) == 26
+    monkeypatch.setattr(packing, "FULL", 1.0)  # list them although most steps are live
+    listed = batch._replace(live=live_steps(batch.mask.unsqueeze(0))[0])
+    assert len(listed.live) == 26
+    torch.testing.assert_close(second_moment(*live_rows(listed, listed.observation)), found, rtol=1e-12, atol=1e-12)
 
 
 def episodes() -> Batch:
@@ -79,10 +85,8 @@ def adapted(rule: UpdateRule, presented: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def make(ridge: float) -> UpdateRule:
-    return Chain(
-        WhitenedInputs({f"{FIRST}.weight": torch.zeros(6, 3), f"{FIRST}.bias": torch.zeros(6)}, FIRST, ridge=ridge),
-        SGD(0.5),
-    ).double()
+    params = {f"{FIRST}.weight": torch.zeros(6, 3), f"{FIRST}.bias": torch.zeros(6)}
+    return Chain(WhitenedInputs(params, [FIRST], ridge=ridge), SGD(0.5)).double()
 
 
 @pytest.mark.parametrize(
@@ -106,11 +110,56 @@ def test_other_steps_do(rule: UpdateRule, presented: Tensor) -> None:
 def test_what_cannot_be_whitened_is_refused() -> None:
     params = {f"{FIRST}.weight": torch.zeros(5, 2), f"{FIRST}.bias": torch.zeros(5)}
     with pytest.raises(ValueError, match="expected a layer with weight and bias"):
-        WhitenedInputs(params, "network.first")
-    with pytest.raises(ValueError, match="ridge must be positive"):
-        WhitenedInputs(params, FIRST, ridge=0.0)
-    rule = WhitenedInputs(params, FIRST)
-    with pytest.raises(ValueError, match="does not tell what was observed"):
+        WhitenedInputs(params, ["network.first"])
+    for layers, ridge in (([FIRST], 0.0), ([], 1.0)):
+        with pytest.raises(ValueError, match="expected one layer or more and a positive ridge"):
+            WhitenedInputs(params, layers, ridge=ridge)
+    rule = WhitenedInputs(params, [FIRST])
+    with pytest.raises(ValueError, match="does not tell what it read"):
         rule.update(Step(params, params, torch.zeros(())), {})
-    with pytest.raises(ValueError, match="reads 2 numbers, and 3 were observed"):
-        rule.update(Step(params, params, torch.zeros(()), lambda: torch.eye(4)), {})
+    with pytest.raises(ValueError, match="reads 2 numbers, not 3"):
+        rule.update(Step(params, params, torch.zeros(()), lambda: {FIRST: torch.eye(4)}), {})
+
+
+def test_every_layer_reads_what_a_plain_network_computes() -> None:
+    policy = CategoricalPolicy(MLP(3, [6, 5], 2, generator=seeded(2))).double()
+    randomize(policy, 3, 0.5)
+    params, batch = policy.initial(), episodes()
+    learner = Learner(policy, SGD(0.1), inner=lvc, outer=Clipped(0.2))
+    found = learner.moments(params, batch)
+    assert list(found) == affine_layers(params) == [FIRST, "network.hidden.1", "network.head"]
+    modules = [torch.nn.Linear(a, b).double() for a, b in ((3, 6), (6, 5), (5, 2))]
+    read = batch.observation[batch.mask > 0]
+    for layer, module in zip(found, modules, strict=True):
+        module.load_state_dict({part: params[f"{layer}.{part}"] for part in ("weight", "bias")})
+        counted = torch.cat([read, torch.ones(26, 1).double()], 1)
+        torch.testing.assert_close(found[layer], counted.T @ counted / 26, rtol=1e-12, atol=1e-12)
+        read = module(read).tanh()
+
+
+def test_where_all_layers_are_whitened_the_step_is_that_of_a_regression() -> None:
+    # A linear network in two layers: whitened, each of both moves the logits along the least-squares fit of the
+    # advantages' pull on what is observed, whatever the weights; plainly, along directions bent by the weights.
+    batch = episodes()
+    policy = CategoricalPolicy(MLP(3, [6], 2, activation=lambda x: x, generator=seeded(2))).double()
+    with torch.no_grad():
+        policy.get_parameter("network.head.weight").copy_(torch.tensor([[0.3] * 6, [-0.3] * 6]))
+    layers = [FIRST, "network.head"]
+    rule = Chain(WhitenedInputs(policy.initial(), layers, ridge=1e-9), SGD(1e-6)).double()
+    slopes = [moved(policy, one, batch) for one in (rule, Chain(SGD(1e-6)))]
+    live = batch.mask > 0
+    seen = torch.cat([batch.observation[live], torch.ones(26, 1).double()], 1)
+    chance = policy(policy.initial(), batch.observation).logits.softmax(-1)[live][:, 1].detach()
+    pull = batch.advantage[live] * ((batch.action[live] == 1).double() - chance)
+    fit = torch.linalg.lstsq(seen, pull.unsqueeze(1)).solution[:, 0]
+    alike = [float(torch.cosine_similarity(seen @ slope, seen @ fit, 0)) for slope in slopes]
+    assert alike[0] == pytest.approx(1.0, abs=1e-6) and alike[1] < 0.98
+
+
+def moved(policy: CategoricalPolicy, rule: UpdateRule, batch: Batch) -> Tensor:
+    """By how much a small step changes the difference of the logits, as a linear map ``[4]`` of (o, 1)."""
+    learner = Learner(policy, rule, inner=lvc, outer=Clipped(0.2))
+    points = torch.cat([torch.eye(3), torch.zeros(1, 3)]).double()
+    before, after = (policy(p, points).logits.detach() for p in (policy.initial(), learner.adapt([batch])))
+    change = (after - before)[:, 1] - (after - before)[:, 0]
+    return torch.cat([change[:3] - change[3], change[3:]])

@@ -16,7 +16,7 @@ from metarl.rules.rates import Bounded, Free, Parameterisation, Positive, Rates,
 from metarl.rules.reinforced import RLSchedule
 from metarl.rules.scheduled import GPSchedule, LSTMSchedule, MLPSchedule, Schedule, Scheduled
 from metarl.rules.sgd import SGD, LearnedSGD
-from metarl.rules.whitening import WhitenedInputs
+from metarl.rules.whitening import WhitenedInputs, affine_layers
 
 __all__ = [
     "SGD",
@@ -55,6 +55,7 @@ __all__ = [
     "UnitNorm",
     "UpdateRule",
     "WhitenedInputs",
+    "affine_layers",
     "decided",
     "draw_noise",
     "layer_of",

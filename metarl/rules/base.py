@@ -31,8 +31,9 @@ class Step(NamedTuple):
     """what it was taken at"""
     loss: Tensor
     """the inner loss there, 0-d"""
-    moment: Callable[[], Tensor] | None = None
-    """gives the mean of ``ō ōᵀ`` over the steps of the batch, ``ō = (o, 1)``: ``[O + 1, O + 1]``; None without one"""
+    moments: Callable[[], Mapping[str, Tensor]] | None = None
+    """gives of every affine layer, by name, the mean of ``x̄ x̄ᵀ`` over the steps of the batch, ``[F + 1, F + 1]``, with
+    ``x̄ = (x, 1)`` for the F numbers x that the layer reads; None without a batch"""
 
 
 class UpdateRule(nn.Module, ABC):

@@ -1,8 +1,8 @@
-"""Steps that do not depend on the units, the order or the signs of the sensors."""
+"""Steps that do not depend on the units, the order or the signs of what a layer reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,53 +12,66 @@ from metarl.trees import Tree
 
 
 class WhitenedInputs(UpdateRule):
-    """The first layer's gradient times the inverse second moment of what the task's sensors showed.
+    """A layer's gradient times the inverse second moment of what it reads on the task.
 
-    With homogeneous inputs ``ō = (o, 1)`` and the layer's gradient ``G = ∂L/∂(W, b)``, of which every row is a sum of
-    ``ō``::
+    With homogeneous inputs ``x̄ = (x, 1)`` and the layer's gradient ``G = ∂L/∂(W, b)``, of which every row is a sum of
+    ``x̄``::
 
-        G (A + ρ diag A)⁻¹ (1 + ρ),    A = mean ō ōᵀ over the steps of the batch
+        G (A + ρ diag A)⁻¹ (1 + ρ),    A = mean x̄ x̄ᵀ over the steps of the batch
 
-    the input's factor of the natural gradient (K-FAC, Martens & Grosse 2015, arXiv:1503.05671, section 3). At ρ = 0 the
-    step changes what the network computes in the same way however the task presents its observations, as long as
-    it is invertibly and linearly: in other units, in another order, with other signs or mixed. At ρ = ∞ every
-    input is divided by its own second moment, which does all of it but undo mixtures. ρ is meta-learned.
+    the input's factor of the natural gradient (K-FAC, Martens & Grosse 2015, arXiv:1503.05671, section 3). Of the
+    first layer: at ρ = 0 the step changes what the network computes in the same way however the task presents its
+    observations, as long as it is invertibly and linearly: in other units, in another order, with other signs or mixed.
+    At ρ = ∞ every input is divided by its own second moment, which does all of it but undo mixtures. Only where all
+    layers are whitened does the whole step go in a direction that is not bent by how wide each input happens to be:
+    what the first layer passes on is mostly its widest input. ρ is meta-learned, for every layer.
 
     A map from gradients to gradients, for `metarl.rules.Chain`; other layers pass unchanged.
     """
 
-    def __init__(self, params: Mapping[str, Tensor], layer: str, *, ridge: float = 1.0) -> None:
-        """Whiten ``layer``, whose parameters are called ``LAYER.weight`` and ``LAYER.bias``.
+    def __init__(self, params: Mapping[str, Tensor], layers: Sequence[str], *, ridge: float = 1.0) -> None:
+        """Whiten ``layers``, whose parameters are called ``LAYER.weight`` and ``LAYER.bias``.
 
         Args:
             params: the policy's initial parameters.
-            layer: the first, which reads observations ``[O]`` as they are.
+            layers: names; see `affine_layers`.
             ridge: the first ρ.
 
         Raises:
             ValueError: no such layer, or a ridge that is not positive.
         """
         super().__init__()
-        self.weight, self.bias = f"{layer}.weight", f"{layer}.bias"
-        if self.weight not in params or self.bias not in params:
-            raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
-        if not ridge > 0.0:
-            raise ValueError(f"ridge must be positive, got {ridge}")
-        self.log_ridge = nn.Parameter(torch.tensor(float(ridge)).log())
+        for layer in layers:
+            if not {f"{layer}.weight", f"{layer}.bias"} <= set(params):
+                raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
+        if not (layers and ridge > 0.0):
+            raise ValueError(f"expected one layer or more and a positive ridge, got {list(layers)} and {ridge}")
+        self.layers = tuple(layers)
+        self.log_ridge = nn.Parameter(torch.full((len(layers),), float(ridge)).log())
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """See `UpdateRule.update`.
 
         Raises:
-            ValueError: the step does not tell what was observed, or the layer reads something else.
+            ValueError: the step does not tell what a layer read, or the layer reads something else.
         """
-        grads, inputs = step.grads, step.grads[self.weight].shape[-1]
-        if step.moment is None:
-            raise ValueError(f"{self.weight} cannot be whitened: the step does not tell what was observed")
-        moment, ridge = step.moment(), self.log_ridge.exp()
-        if moment.shape[-1] != inputs + 1:
-            raise ValueError(f"{self.weight} reads {inputs} numbers, and {moment.shape[-1] - 1} were observed")
-        loaded = moment + torch.diag_embed((ridge + 1e-6) * moment.diagonal(dim1=-2, dim2=-1) + 1e-12)
-        gradient = torch.cat([grads[self.weight], grads[self.bias].unsqueeze(-1)], -1)  # [out, O + 1]
-        whitened = torch.linalg.solve(loaded, gradient.mT).mT * (1.0 + ridge)
-        return {**grads, self.weight: whitened[..., :-1], self.bias: whitened[..., -1]}, state
+        moments = {} if step.moments is None else step.moments()
+        updates = dict(step.grads)
+        for layer, ridge in zip(self.layers, self.log_ridge.exp(), strict=True):
+            weight, bias = f"{layer}.weight", f"{layer}.bias"
+            if layer not in moments:
+                raise ValueError(f"{layer} cannot be whitened: the step does not tell what it read")
+            gradient = torch.cat([updates[weight], updates[bias].unsqueeze(-1)], -1)  # [out, F + 1]
+            moment = moments[layer]
+            if moment.shape[-1] != gradient.shape[-1]:
+                raise ValueError(f"{layer} reads {gradient.shape[-1] - 1} numbers, not {moment.shape[-1] - 1}")
+            loaded = moment + torch.diag_embed((ridge + 1e-6) * moment.diagonal(dim1=-2, dim2=-1) + 1e-12)
+            whitened = torch.linalg.solve(loaded, gradient.mT).mT * (1.0 + ridge)
+            updates[weight], updates[bias] = whitened[..., :-1], whitened[..., -1]
+        return updates, state
+
+
+def affine_layers(params: Mapping[str, Tensor]) -> list[str]:
+    """Names of the layers that have a weight and a bias, in their order."""
+    layers = [name.removesuffix(".weight") for name in params if name.endswith(".weight")]
+    return [layer for layer in layers if f"{layer}.bias" in params]

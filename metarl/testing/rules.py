@@ -14,11 +14,12 @@ from metarl.types import Params
 
 Make = Callable[[Params], UpdateRule]
 
-INPUTS = 2
+INPUTS, UNITS = 2, 3
+READ = {"network.hidden.0": INPUTS, "network.head": UNITS}  # by the layers
 SHAPES = {
-    "network.hidden.0.weight": (3, INPUTS),
-    "network.hidden.0.bias": (3,),
-    "network.head.weight": (2, 3),
+    "network.hidden.0.weight": (UNITS, INPUTS),
+    "network.hidden.0.bias": (UNITS,),
+    "network.head.weight": (2, UNITS),
     "scale": (),
 }
 
@@ -50,7 +51,9 @@ def _draw(seed: int, dtype: torch.dtype = torch.float64) -> Tree:
 
 def _step(grads: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Step:
     loss = next(iter(grads.values())).mean()
-    return Step(dict(grads), params, loss, lambda: torch.eye(INPUTS + 1).to(loss))
+    return Step(
+        dict(grads), params, loss, lambda: {layer: torch.eye(width + 1).to(loss) for layer, width in READ.items()}
+    )
 
 
 def _path(rule: UpdateRule, params: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> tuple[Tree, RuleState]:
