@@ -119,7 +119,7 @@ def some_params(seed: int, dtype: torch.dtype = torch.float64) -> Shapes:
 def at(grads: Shapes, params: Shapes, loss: float = 0.5) -> Step:
     """A step to be taken."""
     dtype = next(iter(grads.values())).dtype
-    return Step(grads, params, torch.tensor(loss, dtype=dtype), lambda: MOMENT.to(dtype))
+    return Step(grads, params, torch.tensor(loss, dtype=dtype), lambda: {"network.hidden.0": MOMENT.to(dtype)})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
