@@ -135,15 +135,16 @@ PRESETS: dict[str, tuple[str, Config]] = {
         CARTPOLE_BEST.model_copy(
             update={
                 "benchmark": "cartpole-scrambled",
-                "rule": "whitened-meta-sgd",
+                "hidden": (32, 32),
+                "rule": "whitened-layers",
                 "rate": 0.3,
+                "discount": 0.9,  # what a push does to the fall shows soon, and drowns later
                 "every_step": 0.5,
                 "entropy_penalty": 0.0,
                 "steps": 3,
                 "tasks": 20,
                 "episodes": 20,
-                "epochs": 2,
-                "env_steps": 10_000_000,
+                "env_steps": 8_000_000,
             }
         ),
     ),
