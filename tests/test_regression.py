@@ -38,6 +38,9 @@ REDUCED = {
     "navigation-fixed": Reduced(
         1_600_000, Row("", Protocol("test", 60, 1, 20, 5), 1), (-6.92, -7.81, -8.38, -6.13, -7.76), -38.0
     ),
+    "navigation-corners": Reduced(
+        4_000_000, Row("", Protocol("test", 60, 1, 5, 5), 1), (54.5, 73.7, 69.5, 78.5, 55.2, 57.9), 7.6
+    ),
     "packer-D": Reduced(
         1_500_000,
         Row("", Protocol("extrapolation", 300, 0, 10, 1), 0, score="upright"),
