@@ -190,7 +190,7 @@ def test_validation_and_test_are_disjoint_and_from_the_training_range(benchmark_
     bench = benchmark_under_test
     validation, test = (bench.sample(split, 2000, generator=seeded(2)) for split in ("validation", "test"))
     assert not set(task_ids(validation)) & set(task_ids(test))
-    assert bool(bench.train.contains(validation).all()) and bool(bench.train.contains(test).all())
+    assert bool(bench.family.contains(validation).all()) and bool(bench.family.contains(test).all())
     for split in set(bench.splits) & {"interpolation", "default"}:
         assert not bool((bench.heldout[split].contains(test) | bench.heldout[split].contains(validation)).any())
 
@@ -208,7 +208,7 @@ def test_whole_cells_are_held_out(benchmark_under_test):
 
 
 def _varied(bench: TaskBenchmark) -> list[str]:
-    return [name for name, d in bench.train.ranges.items() if not isinstance(d, Fixed | Choice)]
+    return [name for name, d in bench.family.ranges.items() if not isinstance(d, Fixed | Choice)]
 
 
 def test_sampling_is_deterministic_and_answers_on_doubles_too(benchmark_under_test):
@@ -271,7 +271,7 @@ def test_extrapolation_lies_outside_in_every_varied_constant():
     bench = BENCHMARKS["cartpole-packer"]()
     task = bench.sample("extrapolation", 2000, generator=seeded())
     for name in ("force_magnitude", "half_length", "pole_mass"):
-        low, high = bench.train.ranges[name].bounds
+        low, high = bench.family.ranges[name].bounds
         assert bool(((task[name] <= low) | (task[name] >= high)).all())
     assert bench.sample("default", 3, generator=seeded())["half_length"].tolist() == [0.5] * 3
 
