@@ -25,6 +25,7 @@ class Widened:
     afar to goals that are felt from near by only. In all other constants training keeps out of the held-out cells.
 
     Args:
+        name: how reports call it.
         of: the benchmark.
         ranges: what training draws these constants from instead; each is a fixed number in ``of``.
 
@@ -32,6 +33,7 @@ class Widened:
         ValueError: an unknown constant, one that ``of`` varies itself, or values that the equations do not hold for.
     """
 
+    name: str
     of: TaskBenchmark
     ranges: Mapping[str, Distribution]
 
@@ -44,11 +46,6 @@ class Widened:
             if not (parameter := family.parameters[name]).accepts(distribution):
                 wanted = f"{parameter.valid} {parameter.unit}"
                 raise ValueError(f"{self.name}: {name}: expected {wanted}, got {distribution}; correct the range")
-
-    @property
-    def name(self) -> str:
-        """The benchmark's, and what is widened."""
-        return f"{self.of.name}, trained on more of {', '.join(self.ranges)}"
 
     @property
     def family(self) -> Family:

@@ -38,10 +38,10 @@ def test_the_fingerprint_tells_it_from_the_benchmark_and_from_another_range() ->
     plain = navigation_halfcircle()
     found = {
         plain.fingerprint(),
-        *(Widened(plain, {"reach": LogRange(0.2, high)}).fingerprint() for high in (0.5, 0.7)),
+        *(Widened("wide", plain, {"reach": LogRange(0.2, high)}).fingerprint() for high in (0.5, 0.7)),
     }
     assert len(found) == 3 and navigation_halfcircle_felt().fingerprint() in found
-    assert navigation_halfcircle_felt().name == "navigation-halfcircle, trained on more of reach"
+    assert navigation_halfcircle_felt().name == "navigation-halfcircle-felt"
 
 
 def test_gymnasium_sees_its_training_tasks() -> None:
@@ -63,4 +63,4 @@ def test_gymnasium_sees_its_training_tasks() -> None:
 )
 def test_constants_that_cannot_be_widened_are_refused(name: str, distribution: Range, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Widened(navigation_halfcircle(), {name: distribution})
+        Widened("wide", navigation_halfcircle(), {name: distribution})

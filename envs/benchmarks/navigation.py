@@ -92,7 +92,8 @@ def navigation_halfcircle_felt(horizon: int = 20) -> Widened:
 
     Held out are the same tasks as of ``navigation_halfcircle``, with goals that are felt from 0.2 away.
     """
-    return Widened(navigation_halfcircle(horizon=horizon), {"reach": LogRange(0.2, 0.7)})
+    narrow = navigation_halfcircle(horizon=horizon)
+    return Widened("navigation-halfcircle-felt", narrow, {"reach": LogRange(0.2, 0.7)})
 
 
 def navigation_corners(reward: str = "cone", stride: float = 0.2, horizon: int = 100) -> TaskBenchmark:
