@@ -169,9 +169,8 @@ class TaskBenchmark:
         }
 
     def fingerprint(self) -> str:
-        """SHA-256 of the description, in hex; equal in every process and on every machine."""
-        canonical = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """`hashed` description."""
+        return hashed(self.describe())
 
 
 @final
@@ -219,6 +218,12 @@ class SameTasks:
     def fingerprint(self) -> str:
         """The benchmark's: it hashes what decides which tasks are training tasks, and that is unchanged."""
         return self.of.fingerprint()
+
+
+def hashed(description: Mapping[str, Any]) -> str:
+    """SHA-256 of plain JSON values, in hex; equal in every process and on every machine."""
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _select(task: Task, mask: Tensor) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from .family import Family, Task
 from .ranges import Distribution, Fixed
-from .splits import TaskBenchmark
+from .splits import TaskBenchmark, hashed
 
 
 @final
@@ -78,6 +76,5 @@ class Widened:
         return self.of.describe() | {"widened": {name: one.describe() for name, one in self.ranges.items()}}
 
     def fingerprint(self) -> str:
-        """SHA-256 of the description, in hex; equal in every process and on every machine."""
-        canonical = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """`hashed` description."""
+        return hashed(self.describe())

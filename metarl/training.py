@@ -35,7 +35,8 @@ class Plan:
         query: advantages of the outer loss.
         scored_in: environments whose rewards score the adapted policy, for the same tasks; those that are adapted to
             unless given. Sparse rewards that one adapts on are learned from where denser ones score what came of it
-            (as PEARL trains, Rakelly et al. 2019, arXiv:1903.08254, section 5).
+            (as PEARL trains, Rakelly et al. 2019, arXiv:1903.08254, section 5). The metric of the last step is in
+            their units.
     """
 
     tasks: int = 20
@@ -106,7 +107,7 @@ def explore_together(
     batch = _roll_out(learners, starts, scoring, tasks, plan.query_episodes, generators)
     queries = [plan.query(part) for part in _split(batch, len(learners))]
     return [
-        _trace(tuple(parts[s] for parts in supports), query, noise)
+        _trace(tuple(parts[s] for parts in supports), query, noise, comparable=plan.scored_in is None)
         for s, (query, noise) in enumerate(zip(queries, noises, strict=True))
     ]
 
@@ -120,7 +121,7 @@ def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tu
     return (params, state), noise
 
 
-def _trace(support: tuple[Batch, ...], query: Batch, noise: RuleState) -> Trace:
+def _trace(support: tuple[Batch, ...], query: Batch, noise: RuleState, *, comparable: bool) -> Trace:
     """With what the tasks came to, each compared with the *other* tasks: a baseline its own data had no part in.
 
     Divided by the task's mean episode length, as the outer loss is: losses are means over steps.
@@ -128,7 +129,8 @@ def _trace(support: tuple[Batch, ...], query: Batch, noise: RuleState) -> Trace:
     length = (query.steps / query.mask.shape[-1]).clamp_min(1.0)
     after = query.episode_return.mean(-1)
     before = support[0].episode_return.mean(-1) if support else after
-    return Trace(support, query, _surprise(after) / length, _surprise(after - before) / length, noise)
+    gained = after - before if comparable else after  # scores in other units are no part of what was gained
+    return Trace(support, query, _surprise(after) / length, _surprise(gained) / length, noise)
 
 
 def _surprise(score: Tensor) -> Tensor:

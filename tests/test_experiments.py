@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from envs import RingNavigation
 from experiments import compare, demo, evaluate, runs, train
 from experiments.build import Progress, build
 from experiments.config import Config
@@ -447,8 +448,15 @@ def test_every_field_changes_what_is_learned(name: str) -> None:
     assert before.shape != after.shape or not torch.equal(before, after)
 
 
+LONGER = RingNavigation(30, "distance")
+
+
 def test_only_the_same_tasks_can_score_the_adapted_policy() -> None:
-    for other, what in (("navigation-fixed", "parameters"), ("cartpole-polarity", "observation_space")):
+    for other, what in (
+        ("navigation-fixed", "parameters"),
+        ("cartpole-polarity", "observation_space"),
+        ("tests.test_experiments:LONGER", "horizon"),
+    ):
         config = PRESETS["navigation-halfcircle-best"][1].model_copy(update={"scored_in": other})
         with pytest.raises(InputError, match=f"scored_in: expected the {what} of .* and {other} has another"):
             build(config, torch.device("cpu"))

@@ -53,6 +53,8 @@ def test_the_second_moment_is_that_of_live_steps(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(packing, "FULL", 1.0)  # list them although most steps are live
     listed = batch._replace(live=live_steps(batch.mask.unsqueeze(0))[0])
     assert len(listed.live) == 26
+    nowhere = torch.full((2,), batch.mask.numel())  # as where another task has two live steps more
+    listed = listed._replace(live=torch.cat([listed.live, nowhere]))
     torch.testing.assert_close(second_moment(*live_rows(listed, listed.observation)), found, rtol=1e-12, atol=1e-12)
 
 

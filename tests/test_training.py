@@ -91,15 +91,16 @@ def test_every_batch_is_sampled_afresh() -> None:
 
 
 def test_the_adapted_policy_can_be_scored_by_other_rewards() -> None:
-    sparse, dense = RingNavigation(6), RingNavigation(6, "distance")
-    task = sparse.sample(3, generator=seeded(0))
+    given, other = RingNavigation(6, "squared"), RingNavigation(6, "distance")
+    task = given.sample(3, generator=seeded(0))
     plain, scored = (
-        explore(make_learner(), sparse, task, replace(PLAN, scored_in=which), generator=seeded(1))
-        for which in (None, dense)
+        explore(make_learner(), given, task, replace(PLAN, scored_in=which), generator=seeded(1))
+        for which in (None, other)
     )
     for before, after in zip(plain.support, scored.support, strict=True):
         assert torch.equal(before.reward, after.reward)
-    assert torch.equal(plain.query.action, scored.query.action) and not bool(plain.query.reward.any())
+    assert torch.equal(plain.query.action, scored.query.action) and bool(plain.support[0].reward.all())
+    torch.testing.assert_close(scored.gain, scored.outcome)  # not minus a return in other units
     x, y = scored.query.last_observation.unbind(-1)  # where the last reward was given
     goal_x, goal_y = task["angle"].cos().unsqueeze(-1), task["angle"].sin().unsqueeze(-1)
     torch.testing.assert_close(scored.query.reward[:, -1], -torch.hypot(x - goal_x, y - goal_y))
