@@ -157,6 +157,13 @@ def test_learning_curve_of_one_seed_and_of_several_labels(tmp_path: Path, steps:
     assert_drawn(figures.learning_curve(tmp_path / "two", {"a": seeds, "b": seeds[:1]}))
 
 
+def test_learning_curve_tells_where_the_adapted_policy_is_scored_otherwise(tmp_path: Path) -> None:
+    seed = run_folder(tmp_path / "a")
+    for scored_in, told in ((None, False), ("navigation-halfcircle-dense", True)):
+        _, svg = figures.learning_curve(tmp_path / f"drawn-{told}", {"a": [seed]}, scored_in=scored_in)
+        assert ("units after adapting: scored in navigation-halfcircle-dense" in svg.read_text()) is told
+
+
 def test_metrics_are_read_with_gaps_as_nan(tmp_path: Path) -> None:
     columns = learning.read_metrics(run_folder(tmp_path / "a", rows=6))
     assert np.isnan(columns["return/step_0"]).tolist() == [False, False, False, True, False, False]

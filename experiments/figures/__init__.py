@@ -42,7 +42,7 @@ def draw_run(folder: Path, config: Config, setup: Setup, device: torch.device) -
         files += adaptation_curves(target / f"adaptation-{source.stem}", {name: [result]})
         files += step_lengths(target / f"step-lengths-{source.stem}", {name: [result]})
     if (folder / "metrics.jsonl").exists():
-        files += learning_curve(target / "learning", {name: [folder]})
+        files += learning_curve(target / "learning", {name: [folder]}, scored_in=config.scored_in)
     files += step_sizes(target / "step-sizes", setup.learner)
     files += paths_in_the_plane(target / "paths", setup, device)
     if files:

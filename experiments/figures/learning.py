@@ -13,13 +13,16 @@ from matplotlib.lines import Line2D
 
 from experiments.figures.page import BEFORE, Array, color_of, page, with_seeds
 
+OTHER_REWARDS = "in other units after adapting: scored in"
 
-def learning_curve(path: Path, runs: Mapping[str, list[Path]]) -> list[Path]:
+
+def learning_curve(path: Path, runs: Mapping[str, list[Path]], *, scored_in: str | None = None) -> list[Path]:
     """Return on the training tasks against environment steps, before and after adapting.
 
     Args:
         path: where to write, without a suffix.
         runs: by label, run folders with a ``metrics.jsonl``, one a seed.
+        scored_in: the benchmark whose rewards score the adapted policy in training, where it is another.
     """
     found = {label: [m for m in map(read_metrics, folders) if m] for label, folders in runs.items()}
     found = {label: metrics for label, metrics in found.items() if metrics}
@@ -38,7 +41,8 @@ def learning_curve(path: Path, runs: Mapping[str, list[Path]]) -> list[Path]:
                 _draw_learning(axes, metrics, key, color, style)
                 name = words if len(found) == 1 else f"{with_seeds(label, metrics)}, {words}"
                 handles.append(Line2D([], [], color=color, linestyle=style, label=name))
-        axes.set_title(f"not held-out performance; {_spread_note(found)}")
+        title = f"not held-out performance; {_spread_note(found)}"
+        axes.set_title(f"{title}\n{OTHER_REWARDS} {scored_in}" if scored_in else title)
         axes.set_xlabel("environment steps, adaptation included (millions)")
         axes.set_ylabel("return of an episode")
         axes.set_xlim(left=0.0)

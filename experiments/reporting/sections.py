@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.figures import canvas, panels, rate_panels
 from experiments.figures import signals as drawings
-from experiments.figures.learning import read_metrics, running_mean
+from experiments.figures.learning import OTHER_REWARDS, read_metrics, running_mean
 from experiments.figures.page import BEFORE, COLORS
 from experiments.reporting import summaries
 from experiments.reporting import tables as t
@@ -341,6 +341,8 @@ def learning(desk: Desk) -> Section | None:
         caption = "On training tasks, not held-out ones; smoothed."
         if any((line.found.low < line.found.high).any() for line in lines):
             caption += " Bands: 95 % intervals over seeds."
+        if others := {str(c.config["scored_in"]) for c in desk.material.contenders[:FEW] if c.config.get("scored_in")}:
+            caption += f" {OTHER_REWARDS.capitalize()} {', '.join(sorted(others))}."
         if desk.alone and np.isfinite(reached := _most(lines[-1])):
             caption += f" Nine tenths of the gain were there after {reached:.2g} {spoken}."
         file = "learning" if name == "env_steps_total" else "learning-seconds"
