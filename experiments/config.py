@@ -38,6 +38,10 @@ class Config(BaseModel):
     signal_hidden: tuple[Count, ...] = Field(
         (32, 32), description="units of the hidden layers of a learned reward or advantage; none is linear"
     )
+    signal_steps: Count = Field(
+        1,
+        description="steps whose changes a learned reward or advantage sees: 2 where an action may take effect one late",
+    )
     outer_loss: str = Field("clipped", description="loss of the adapted policy, by name")
     entropy_penalty: float = Field(
         0.0, description="weight of the adapted policy's entropy, in nats, in the outer loss; below 0 a bonus"

@@ -29,6 +29,7 @@ from metarl.rules import (
     Chain,
     Exponentiated,
     FirstOrder,
+    Foresight,
     Free,
     GPSchedule,
     Hypergradient,
@@ -98,6 +99,7 @@ RULES: dict[str, Rule] = {
         WhitenedInputs(params, affine_layers(params), ridge=0.1),
         MetaSGD(params, initial=c.rate, parameterisation=p),
     ),
+    "foresight": lambda c, params, p: Chain(_foresight(params), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "whitened-offset": lambda c, params, p: Chain(
         _whitened(params), Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params)
     ),
@@ -127,6 +129,11 @@ RULES: dict[str, Rule] = {
 
 def _whitened(params: Params) -> UpdateRule:
     return WhitenedInputs(params, affine_layers(params)[:1])
+
+
+def _foresight(params: Params) -> UpdateRule:
+    layers = affine_layers(params)
+    return Foresight(WhitenedInputs(params, layers, ridge=0.1), params, layers[0], horizon=40.0)
 
 
 def _cavia(config: Config, params: Params) -> UpdateRule:
@@ -196,6 +203,7 @@ def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwo
         int(actions.n) if discrete else actions.shape[0],
         discrete=discrete,
         more=more,
+        steps=config.signal_steps,
         hidden=config.signal_hidden,
         generator=stream(config.seed, "objective"),
     )

@@ -34,6 +34,9 @@ class Distribution(Protocol):
     def kl(self, other: Distribution) -> Tensor:
         """KL(self ‖ other) in nats, one number a row."""
 
+    def push(self, action: Tensor) -> Tensor:
+        """What each row's action does, as numbers ``[..., U]`` that are zero for doing nothing."""
+
 
 class Gaussian(NamedTuple):
     """Diagonal Gaussian; ``log_std`` broadcasts against ``mean``."""
@@ -69,6 +72,10 @@ class Gaussian(NamedTuple):
         variance_ratio = (2.0 * (self.log_std - other.log_std)).exp()
         shift = ((self.mean - other.mean) * (-other.log_std).exp()).square()
         return 0.5 * (variance_ratio + shift - 1.0 - 2.0 * (self.log_std - other.log_std)).sum(-1)
+
+    def push(self, action: Tensor) -> Tensor:
+        """The action itself, ``[..., A]``."""
+        return action
 
 
 class Categorical(NamedTuple):
@@ -106,3 +113,9 @@ class Categorical(NamedTuple):
             raise TypeError(f"expected a Categorical to compare with, got {type(other).__name__}")
         log_p = self.logits.log_softmax(-1)
         return (log_p.exp() * (log_p - other.logits.log_softmax(-1))).sum(-1)
+
+    def push(self, action: Tensor) -> Tensor:
+        """One-hot less 1/n, ``[..., n]``: no choice is nothing, so that the mean of all is taken for it."""
+        choices = self.logits.shape[-1]
+        chosen = action.unsqueeze(-1) == torch.arange(choices, device=action.device)  # one_hot cannot be lifted
+        return chosen.to(self.logits.dtype) - 1.0 / choices

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from metarl.dynamics import successors
 from metarl.objectives import symlog
 from metarl.packing import on_live
 from metarl.rules.networks import linear, zero_head
@@ -15,7 +16,10 @@ from metarl.types import Batch
 
 
 class TransitionNetwork(nn.Module):
-    """A number for every step, from ``(s, a, s' - s, r, end)`` and what else is given; zero until it has learned."""
+    """A number for every step, from ``(s, a, s' - s, r, end)`` and what else is given; zero until it has learned.
+
+    Where an action takes effect later than at once, ``steps`` of 2 or more show the changes of the following steps, too.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class TransitionNetwork(nn.Module):
         *,
         discrete: bool,
         more: int = 0,
+        steps: int = 1,
         hidden: Sequence[int] = (32, 32),
         generator: torch.Generator,
     ) -> None:
@@ -34,12 +39,18 @@ class TransitionNetwork(nn.Module):
             actions: how many there are to choose from, or the size A of a continuous action.
             discrete: which of the two.
             more: further numbers a step.
+            steps: how many steps' changes are seen, the step's own and those after it.
             hidden: units of the hidden layers; none is a linear judgement.
             generator: draws the weights.
+
+        Raises:
+            ValueError: fewer than one step.
         """
         super().__init__()
-        self.actions, self.discrete = actions, discrete
-        sizes = (2 * observations + actions + 2 + more, *hidden)
+        if steps < 1:
+            raise ValueError(f"a transition network sees the change of one step or more, got {steps}")
+        self.actions, self.discrete, self.steps = actions, discrete, steps
+        sizes = ((1 + steps) * observations + actions + 2 + more, *hidden)
         self.layers = nn.ModuleList(linear(*size, generator) for size in pairwise(sizes))
         self.head = zero_head(sizes[-1])
 
@@ -57,18 +68,19 @@ class TransitionNetwork(nn.Module):
         return judged.squeeze(-1)
 
     def transitions(self, batch: Batch) -> Tensor:
-        """Every step in numbers, ``[H, N, 2 O + A + 2]``.
+        """Every step in numbers, ``[H, N, (1 + steps) O + A + 2]``.
 
         The next state of an episode's last step is not known (a batch holds no observations beyond the end): its
-        change is 0 and ``end`` is 1.
+        change, and those of later steps, are 0 and ``end`` is 1.
         """
         seen = batch.observation
-        going = torch.cat([batch.mask[1:], batch.mask[-1:] * ~batch.terminated[-1:]])
-        after = torch.cat([seen[1:], batch.last_observation.unsqueeze(0)])
-        change = (after - seen) * going.unsqueeze(-1)
+        after, known = successors(batch)
+        changes = [(after - seen) * known.unsqueeze(-1)]
+        for _ in range(self.steps - 1):
+            changes.append(torch.cat([changes[-1][1:], torch.zeros_like(seen[:1])]))
         action = batch.action
         if self.discrete:
             action = action.unsqueeze(-1) == torch.arange(
                 self.actions, device=action.device
             )  # one_hot cannot be lifted
-        return torch.cat([seen, action.to(seen.dtype), change, torch.stack([batch.reward, 1.0 - going], -1)], -1)
+        return torch.cat([seen, action.to(seen.dtype), *changes, torch.stack([batch.reward, 1.0 - known], -1)], -1)

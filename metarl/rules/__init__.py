@@ -5,6 +5,7 @@ from metarl.rules.clip import ClipByNorm, UnitNorm
 from metarl.rules.combine import Chain, FirstOrder, Masked, PerStep
 from metarl.rules.curvature import BlockDiagonal, MetaCurvature
 from metarl.rules.exponentiated import Exponentiated
+from metarl.rules.foresight import Foresight
 from metarl.rules.hypergradient import AdamHypergradient, Hypergradient
 from metarl.rules.learned_optimizers import LSTMOptimizer, MetaLSTM
 from metarl.rules.meta_sgd import MetaSGD
@@ -27,6 +28,7 @@ __all__ = [
     "ClipByNorm",
     "Exponentiated",
     "FirstOrder",
+    "Foresight",
     "Free",
     "GPSchedule",
     "Hypergradient",

@@ -34,6 +34,9 @@ class Step(NamedTuple):
     moments: Callable[[], Mapping[str, Tensor]] | None = None
     """gives of every affine layer, by name, the mean of ``x̄ x̄ᵀ`` over the steps of the batch, ``[F + 1, F + 1]``, with
     ``x̄ = (x, 1)`` for the F numbers x that the layer reads; None without a batch"""
+    dynamics: Callable[[str], Tensor] | None = None
+    """gives of an affine layer D ``[F + 1, F + 1]``, how ``x̄`` changes in a step in which nothing is done; see
+    `metarl.dynamics.linear_dynamics`"""
 
 
 class UpdateRule(nn.Module, ABC):
