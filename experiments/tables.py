@@ -225,8 +225,10 @@ TABLES: dict[str, Table] = {
             "best": preset("cartpole-scrambled-best"),
             "Meta-SGD": preset("cartpole-scrambled"),
         },
-        tuple(
-            Row(f"test, {k} step{'s' * (k > 1)} of 20 episodes", Protocol("test", 100, 3, 20), k) for k in range(1, 4)
+        (
+            *(Row(f"test, {k} step{'s' * (k > 1)} of 20 episodes", Protocol("test", 100, 3, 20), k) for k in (1, 2, 3)),
+            *episodes(5, 1),
+            *episodes(20, split="extrapolation"),
         ),
     ),
     **dict(
