@@ -38,9 +38,9 @@ class Config(BaseModel):
     signal_hidden: tuple[Count, ...] = Field(
         (32, 32), description="units of the hidden layers of a learned reward or advantage; none is linear"
     )
-    signal_steps: Count = Field(
-        1,
-        description="steps whose changes a learned reward or advantage sees: 2 where an action may take effect one late",
+    signal_effects: bool = Field(
+        False,
+        description="learned signals also see what actions do by themselves, by a linear fit to a task's episodes",
     )
     outer_loss: str = Field("clipped", description="loss of the adapted policy, by name")
     entropy_penalty: float = Field(

@@ -203,7 +203,7 @@ def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwo
         int(actions.n) if discrete else actions.shape[0],
         discrete=discrete,
         more=more,
-        steps=config.signal_steps,
+        effects=config.signal_effects,
         hidden=config.signal_hidden,
         generator=stream(config.seed, "objective"),
     )

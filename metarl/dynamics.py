@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from metarl.packing import live_rows
 from metarl.types import Batch
 
 RIDGE = 1e-5  # of every regressor's own second moment: few steps, or an input that never changes, must not be singular
@@ -20,21 +24,57 @@ def successors(batch: Batch) -> tuple[Tensor, Tensor]:
     return after, known
 
 
-def linear_dynamics(before: Tensor, after: Tensor, action: Tensor, weight: Tensor) -> Tensor:
-    """How numbers change in a step in which nothing is done, fitted by least squares: ``x̄' - x̄ = D x̄ + B u``.
+class LinearDynamics(NamedTuple):
+    """``x̄' - x̄ = D x̄ + B u + B' u'`` for homogeneous ``x̄ = (x, 1)``, the push u and that of the step before, u'."""
+
+    drift: Tensor  # D [F + 1, F + 1]; what is 1 stays 1: the last row is zero
+    push: Tensor  # B [F, U]
+    late: Tensor  # B' [F, U]
+
+
+def linear_dynamics(batch: Batch, read: Callable[[Tensor], Tensor]) -> LinearDynamics:
+    """Fit how numbers change from step to step, by least squares on the episodes of one task.
+
+    Actions may take effect at once or a step later. What acted before an episode's first step is not known, so that
+    this one tells nothing.
 
     Args:
-        before: ``[R, F]``, x.
-        after: ``[R, F]``, x a step later.
-        action: ``[R, U]``, u; zero is nothing.
-        weight: ``[R]``, 1 for rows that count and 0 for others.
-
-    Returns:
-        D, ``[F + 1, F + 1]``, for homogeneous ``x̄ = (x, 1)``; its last row is zero. Fitted in float64.
+        batch: ``[H, N, ...]``.
+        read: the numbers ``[R, F]`` of observations ``[R, O]``.
     """
-    rows = torch.cat([before, torch.ones_like(before[:, :1]), action], -1).double()
-    weighted = rows * weight.unsqueeze(-1)
-    gram, moment = weighted.mT @ rows, weighted.mT @ (after - before).double()
+    after, known = successors(batch)
+    known = torch.cat([torch.zeros_like(known[:1]), known[1:]])
+    push = batch.distribution.push(batch.action)
+    earlier = torch.cat([torch.zeros_like(push[:1]), push[:-1]])
+    found = (batch.observation, after, push, earlier, known.unsqueeze(-1))
+    (seen, weight), (after, _), (push, _), (earlier, _), (known, _) = (live_rows(batch, rows) for rows in found)
+    x = read(seen)
+    solved = least_squares(
+        torch.cat([x, torch.ones_like(x[:, :1]), push, earlier], -1), read(after) - x, weight * known.squeeze(-1)
+    )
+    homogeneous, pushes = x.shape[-1] + 1, push.shape[-1]
+    drift, now, late = torch.split(solved.mT, [homogeneous, pushes, pushes], -1)
+    return LinearDynamics(torch.cat([drift, torch.zeros_like(drift[:1])]), now, late)
+
+
+def least_squares(rows: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Coefficients ``[P, F]`` of ``target ≈ rows @ coefficients``; solved in float64.
+
+    Args:
+        rows: ``[R, P]``.
+        target: ``[R, F]``.
+        weight: ``[R]``, 1 for rows that count and 0 for others.
+    """
+    exact = rows.double()
+    weighted = exact * weight.unsqueeze(-1)
+    gram = weighted.mT @ exact
     loaded = gram + torch.diag_embed(RIDGE * gram.diagonal() + 1e-9)
-    found = torch.linalg.solve(loaded, moment)[: before.shape[-1] + 1].mT  # [F, F + 1]
-    return torch.cat([found, torch.zeros_like(found[:1])]).to(before.dtype)
+    solved: Tensor = torch.linalg.solve(loaded, weighted.mT @ target.double())
+    return solved.to(rows.dtype)
+
+
+def effects(batch: Batch) -> Tensor:
+    """What the action of every step does to the observation, soon or late, by a linear fit: ``[H, N, O]``."""
+    fitted = linear_dynamics(batch, lambda observation: observation)
+    done: Tensor = batch.distribution.push(batch.action) @ (fitted.push + fitted.late).mT
+    return done

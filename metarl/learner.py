@@ -12,7 +12,7 @@ from torch.func import grad_and_value
 
 from metarl.compilation import Programs
 from metarl.distributions import Distribution
-from metarl.dynamics import linear_dynamics, successors
+from metarl.dynamics import linear_dynamics
 from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
@@ -110,19 +110,8 @@ class Learner(nn.Module):
         }
 
     def dynamics(self, params: Params, batch: Batch, layer: str) -> Tensor:
-        """How what an affine layer reads changes in a step in which nothing is done, ``[F + 1, F + 1]``.
-
-        Actions may take effect at once or a step later; what acted before an episode's first step is not known, so that
-        one tells nothing.
-        """
-        after, known = successors(batch)
-        push = batch.distribution.push(batch.action)
-        earlier = torch.cat([torch.zeros_like(push[:1]), push[:-1]])
-        known = torch.cat([torch.zeros_like(known[:1]), known[1:]])
-        found = (batch.observation, after, torch.cat([push, earlier], -1), known.unsqueeze(-1))
-        (seen, weight), (after, _), (pushes, _), (known, _) = (live_rows(batch, rows) for rows in found)
-        before, later = (self.policy.layer_inputs(params, rows)[layer] for rows in (seen, after))
-        return linear_dynamics(before, later, pushes, weight * known.squeeze(-1))
+        """How what an affine layer reads changes in a step in which nothing is done, ``[F + 1, F + 1]``."""
+        return linear_dynamics(batch, lambda rows: self.policy.layer_inputs(params, rows)[layer]).drift
 
     def act(self, params: Params, batch: Batch) -> Distribution:
         """How the policy acts on the steps of a batch ``[H, N, ...]``; anything on padding."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from metarl.dynamics import successors
+from metarl.dynamics import effects, successors
 from metarl.objectives import symlog
 from metarl.packing import on_live
 from metarl.rules.networks import linear, zero_head
@@ -18,7 +18,9 @@ from metarl.types import Batch
 class TransitionNetwork(nn.Module):
     """A number for every step, from ``(s, a, s' - s, r, end)`` and what else is given; zero until it has learned.
 
-    Where an action takes effect later than at once, ``steps`` of 2 or more show the changes of the following steps, too.
+    The change s' - s is what the action did and what would have come anyway. With ``effects`` the first is seen by
+    itself, too, as a linear fit to the task's episodes has it: soon or late, and from few steps
+    (`metarl.dynamics.effects`).
     """
 
     def __init__(
@@ -28,7 +30,7 @@ class TransitionNetwork(nn.Module):
         *,
         discrete: bool,
         more: int = 0,
-        steps: int = 1,
+        effects: bool = False,
         hidden: Sequence[int] = (32, 32),
         generator: torch.Generator,
     ) -> None:
@@ -39,18 +41,13 @@ class TransitionNetwork(nn.Module):
             actions: how many there are to choose from, or the size A of a continuous action.
             discrete: which of the two.
             more: further numbers a step.
-            steps: how many steps' changes are seen, the step's own and those after it.
+            effects: whether to see what actions do by themselves.
             hidden: units of the hidden layers; none is a linear judgement.
             generator: draws the weights.
-
-        Raises:
-            ValueError: fewer than one step.
         """
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"a transition network sees the change of one step or more, got {steps}")
-        self.actions, self.discrete, self.steps = actions, discrete, steps
-        sizes = ((1 + steps) * observations + actions + 2 + more, *hidden)
+        self.actions, self.discrete, self.effects = actions, discrete, effects
+        sizes = ((2 + effects) * observations + actions + 2 + more, *hidden)
         self.layers = nn.ModuleList(linear(*size, generator) for size in pairwise(sizes))
         self.head = zero_head(sizes[-1])
 
@@ -68,19 +65,18 @@ class TransitionNetwork(nn.Module):
         return judged.squeeze(-1)
 
     def transitions(self, batch: Batch) -> Tensor:
-        """Every step in numbers, ``[H, N, (1 + steps) O + A + 2]``.
+        """Every step in numbers, ``[H, N, 2 O + A + 2]``, and O more with effects.
 
         The next state of an episode's last step is not known (a batch holds no observations beyond the end): its
-        change, and those of later steps, are 0 and ``end`` is 1.
+        change is 0 and ``end`` is 1.
         """
         seen = batch.observation
         after, known = successors(batch)
-        changes = [(after - seen) * known.unsqueeze(-1)]
-        for _ in range(self.steps - 1):
-            changes.append(torch.cat([changes[-1][1:], torch.zeros_like(seen[:1])]))
+        change = (after - seen) * known.unsqueeze(-1)
         action = batch.action
         if self.discrete:
             action = action.unsqueeze(-1) == torch.arange(
                 self.actions, device=action.device
             )  # one_hot cannot be lifted
-        return torch.cat([seen, action.to(seen.dtype), *changes, torch.stack([batch.reward, 1.0 - known], -1)], -1)
+        told = [seen, action.to(seen.dtype), change, torch.stack([batch.reward, 1.0 - known], -1)]
+        return torch.cat([*told, effects(batch)] if self.effects else told, -1)

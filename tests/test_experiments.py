@@ -406,6 +406,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "credit": ({"inner_loss": "vpg"}, {"credit": 1.0}),
     "every_step": ({}, {"every_step": 1.0}),
     "steps": ({}, {"steps": 2}),
+    "signal_effects": ({"inner_loss": "learned-advantage"}, {"signal_effects": True}),
     "signal_hidden": ({"inner_loss": "learned-reward"}, {"signal_hidden": ()}),
     "tasks": ({}, {"tasks": 3}),
     "episodes": ({}, {"episodes": 5}),
@@ -471,7 +472,7 @@ def test_the_entropy_of_the_adapted_policy_costs_its_penalty() -> None:
 
 
 def test_whitened_steps_work_with_scaled_inputs_and_context() -> None:
-    for rule in ("whitened-offset", "whitened-layers"):
+    for rule in ("whitened-offset", "whitened-layers", "foresight"):
         for change in ({"scale_inputs": True}, {"context": 2}):
             config = PRESETS["cartpole-all-best"][1].model_copy(
                 update={

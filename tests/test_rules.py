@@ -23,6 +23,7 @@ from metarl.rules import (
     ClipByNorm,
     Exponentiated,
     FirstOrder,
+    Foresight,
     Free,
     GPSchedule,
     Hypergradient,
@@ -86,6 +87,10 @@ RULES: dict[str, Callable[[Shapes], UpdateRule]] = {
     "offset": lambda p: Offset(MetaSGD(p, initial=0.1), p),
     "curvature": lambda p: Chain(MetaCurvature(p), LearnedSGD(0.1)),
     "whitened": lambda p: Chain(WhitenedInputs(p, ["network.hidden.0"], ridge=0.5), LearnedSGD(0.1)),
+    "foresight": lambda p: Chain(
+        Foresight(WhitenedInputs(p, ["network.hidden.0"], ridge=0.5), p, "network.hidden.0", horizon=3.0),
+        LearnedSGD(0.1),
+    ),
     "blocks": lambda p: Chain(BlockDiagonal(p, size=2), LearnedSGD(0.1)),
     "mlp_schedule": lambda p: stirred(Scheduled(LearnedSGD(0.2), MLPSchedule(units=4, generator=seeded(2)))),
     "lstm_schedule": lambda p: stirred(Scheduled(LearnedSGD(0.2), LSTMSchedule(units=4, generator=seeded(2)))),
@@ -105,6 +110,7 @@ MOVES_ANYHOW = ["lstm_optimizer", "meta_lstm"]  # what has no gradient, too: by 
 LEARNED = [name for name in RULES if name not in ("sgd", "clip_only", *ONLINE)]
 
 
+DRIFT = torch.tensor([[0.1, -0.2, 0.3], [0.2, 0.0, 0.1], [0.0, 0.0, 0.0]], dtype=torch.float64)  # of the same
 MOMENT = torch.tensor([[2.0, 0.5, 0.1], [0.5, 0.3, -0.2], [0.1, -0.2, 1.0]], dtype=torch.float64)  # of 2 inputs and 1
 
 
@@ -119,7 +125,13 @@ def some_params(seed: int, dtype: torch.dtype = torch.float64) -> Shapes:
 def at(grads: Shapes, params: Shapes, loss: float = 0.5) -> Step:
     """A step to be taken."""
     dtype = next(iter(grads.values())).dtype
-    return Step(grads, params, torch.tensor(loss, dtype=dtype), lambda: {"network.hidden.0": MOMENT.to(dtype)})
+    return Step(
+        grads,
+        params,
+        torch.tensor(loss, dtype=dtype),
+        lambda: {"network.hidden.0": MOMENT.to(dtype)},
+        lambda layer: {"network.hidden.0": DRIFT.to(dtype)}[layer],
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -441,7 +453,11 @@ def test_an_unused_head_and_a_frozen_layer_do_no_harm(name: str) -> None:
     policy: Policy = GaussianPolicy(ModuleNetwork(TwoHeads()), 2)
     params = policy.initial()
     assert not any("frozen" in key for key in params) and any("value" in key for key in params)
-    rule = Masked(SGD(0.1), "out", params) if name in ("masked", "nested", "whitened") else RULES[name](params)
+    rule = (
+        Masked(SGD(0.1), "out", params)
+        if name in ("masked", "nested", "whitened", "foresight")
+        else RULES[name](params)
+    )
     learner = Learner(policy, rule, inner=vpg, outer=vpg)
     family = Navigation(horizon=4)
     plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=2)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from metarl import MLP, Batch, CategoricalPolicy, Learner, lvc, packing
 from metarl.distributions import Categorical, Gaussian
-from metarl.dynamics import linear_dynamics, successors
+from metarl.dynamics import effects, least_squares, linear_dynamics, successors
 from metarl.losses import Clipped
 from metarl.packing import live_steps
 from metarl.rules import SGD, Chain, Foresight, Step, UpdateRule, WhitenedInputs, affine_layers
+from metarl.transitions import TransitionNetwork
 from metarl.trees import tree_dot
 from tests.helpers import make_batch, randomize, seeded
 
@@ -89,22 +90,41 @@ def test_what_comes_after_an_end_is_not_made_up() -> None:
     torch.testing.assert_close(after[-1][rows[-1]], batch.last_observation[rows[-1]])
 
 
-def test_dynamics_by_least_squares_of_numpy() -> None:
+def test_least_squares_of_numpy() -> None:
     generator = seeded(4)
-    before, after, action = (torch.randn(30, size, generator=generator) for size in (3, 3, 2))
+    rows, target = (torch.randn(30, size, generator=generator) for size in (5, 3))
     weight = (torch.arange(30) % 3 > 0).float()
-    found = linear_dynamics(before, after, action, weight)
-    rows = np.concatenate([before, np.ones((30, 1)), action], 1)[weight.numpy() > 0]
-    expected, *_ = np.linalg.lstsq(rows, (after - before).numpy()[weight.numpy() > 0], rcond=None)
-    np.testing.assert_allclose(found[:3], expected[:4].T, atol=1e-4)
-    assert not found[3].any()
+    expected, *_ = np.linalg.lstsq(rows.numpy()[weight > 0], target.numpy()[weight > 0], rcond=None)
+    np.testing.assert_allclose(least_squares(rows, target, weight), expected, atol=1e-4)
 
 
-def test_dynamics_of_little_or_nothing_are_finite() -> None:
+def test_least_squares_of_little_or_nothing_are_finite() -> None:
     for rows, weight in ((1, 1.0), (4, 0.0), (4, 1.0)):
-        still = torch.ones(rows, 3)
-        found = linear_dynamics(still, still, torch.zeros(rows, 1), torch.full((rows,), weight))
-        torch.testing.assert_close(found, torch.zeros(4, 4))
+        found = least_squares(torch.ones(rows, 3), torch.zeros(rows, 2), torch.full((rows,), weight))
+        assert torch.equal(found, torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_what_an_action_does_is_told_from_what_would_have_come(delay: int) -> None:
+    batch = system(delay=delay)
+    found = effects(batch)
+    expected = (batch.action.double() - 0.5).unsqueeze(-1) * PUSH
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-3)
+    fitted = linear_dynamics(batch, lambda rows: rows)
+    still, moving = (fitted.push, fitted.late) if delay else (fitted.late, fitted.push)
+    assert float(still.abs().max()) < 1e-3 < 0.1 < float(moving.abs().max())
+
+
+def test_a_learned_signal_sees_what_actions_do() -> None:
+    batch = system(delay=1)
+    plain, telling = (
+        TransitionNetwork(2, 2, discrete=True, effects=told, generator=seeded(0)).double() for told in (False, True)
+    )
+    seen = telling.transitions(batch)
+    assert torch.equal(seen[..., :-2], plain.transitions(batch)) and torch.equal(seen[..., -2:], effects(batch))
+    randomize(telling, 1, 0.5)
+    turned = batch._replace(observation=-batch.observation, last_observation=-batch.last_observation)
+    assert float((telling(turned) - telling(batch)).detach().abs().max()) > 0.01
 
 
 def test_the_same_dynamics_from_live_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +189,8 @@ def test_without_a_horizon_it_is_the_wrapped_rule_and_with_one_it_still_goes_dow
 
 
 def test_credit_goes_where_things_were_heading() -> None:
-    # x grows by a tenth a step and y stays; both are as wide, and the advantages speak for both alike. A step that looks
-    # ahead uses what will matter. Plain whitening takes both alike.
+    # x grows by a tenth a step and y stays; both are as wide, and the advantages speak for both alike. A step that
+    # looks ahead uses what will matter. Plain whitening takes both alike.
     change = torch.diag(torch.tensor([0.1, 0.0, 0.0], dtype=torch.float64))
     grads = {f"{HEAD}.weight": torch.ones(2, 2).double(), f"{HEAD}.bias": torch.zeros(2).double()}
     step = Step(grads, PARAMS, torch.zeros(()), lambda: {HEAD: torch.eye(3).double()}, lambda _: change)

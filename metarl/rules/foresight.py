@@ -16,7 +16,9 @@ from metarl.trees import Tree
 
 
 class Foresight(UpdateRule):
-    """Lets a rule step as if a layer read what its inputs will be τ steps later, if nothing is done::
+    """Lets a rule step as if a layer read what its inputs will be τ steps later, if nothing is done.
+
+    ::
 
         E = exp(τ D) / c,    x̄(t + τ) ≈ exp(τ D) x̄(t)
         update of W̄ = rule(G Eᵀ) E
@@ -25,8 +27,8 @@ class Foresight(UpdateRule):
     fitted on the task's own episodes (`metarl.dynamics.linear_dynamics`). The layer still reads x̄: a policy that read
     x̄(t + τ) through V̄ would compute ``V̄ E x̄``, of which G Eᵀ is the gradient.
 
-    Where the rule multiplies by a positive definite matrix, as `WhitenedInputs` and step sizes do, so does this one: the
-    step stays downhill. The constant c keeps its length, being the growth of x̄ in the units of its second moment A,
+    Where the rule multiplies by a positive definite matrix, as `WhitenedInputs` and step sizes do, so does this one:
+    the step stays downhill. The constant c keeps its length, being the growth of x̄ in the units of its second moment A,
     ``c² = tr(A⁻¹ exp(τ D) A exp(τ D)ᵀ) / (F + 1)``; E does not depend on how sensors are wired or scaled any more than
     A does. τ is meta-learned, in steps.
     """
@@ -73,7 +75,8 @@ class Foresight(UpdateRule):
         moment = step.moments()[self.layer]
         moment = moment + torch.diag_embed(1e-3 * moment.diagonal() + 1e-12)
         growth = torch.linalg.solve(moment, power @ moment @ power.mT).diagonal().mean()
-        return power / growth.sqrt()
+        ahead: Tensor = power / growth.sqrt()
+        return ahead
 
     def _times(self, tree: Mapping[str, Tensor], matrix: Tensor) -> Tree:
         """The layer's weight and bias, side by side, times a matrix; all else as it is."""
