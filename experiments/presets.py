@@ -145,7 +145,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 "discount": 0.9,  # what a push does to the fall shows soon, and drowns later
                 "decay": 0.8,
                 "every_step": 0.5,
-                "entropy_penalty": 0.0,
+                "entropy_penalty": 0.01,
                 "steps": 3,
                 "tasks": 20,
                 "episodes": 20,
