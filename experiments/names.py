@@ -133,7 +133,7 @@ def _whitened(params: Params) -> UpdateRule:
 
 def _foresight(params: Params) -> UpdateRule:
     layers = affine_layers(params)
-    return Foresight(WhitenedInputs(params, layers, ridge=0.1), params, layers[0], horizon=40.0)
+    return Foresight(WhitenedInputs(params, layers, ridge=0.2), params, layers[0], horizon=50.0)
 
 
 def _cavia(config: Config, params: Params) -> UpdateRule:
