@@ -105,8 +105,16 @@ PRESETS: dict[str, tuple[str, Config]] = {
         CARTPOLE.model_copy(update={"benchmark": "cartpole-polarity", "env_steps": 2_000_000}),
     ),
     "cartpole-polarity-best": (
-        "the same with a learned advantage and offset, trained on five episodes a task: our best",
-        CARTPOLE_BEST.model_copy(update={"benchmark": "cartpole-polarity"}),
+        "the same with an offset and a learned advantage that sees what pushes do, trained on two episodes: our best",
+        CARTPOLE_BEST.model_copy(
+            update={
+                "benchmark": "cartpole-polarity",
+                "signal_effects": True,
+                "tasks": 60,
+                "episodes": 2,
+                "env_steps": 4_000_000,
+            }
+        ),
     ),
     "cartpole-all": (
         "everything about the cart, the pole and the actuator hidden, with a delay; one gradient step",
