@@ -199,6 +199,15 @@ def test_credit_goes_where_things_were_heading() -> None:
     torch.testing.assert_close(ratio, torch.full((2,), float(np.exp(4.0))).double(), rtol=1e-6, atol=0.0)
 
 
+def test_what_doubles_at_every_step_stays_finite() -> None:
+    params = {name: leaf.float() for name, leaf in PARAMS.items()}
+    grads = {name: torch.ones_like(leaf) for name, leaf in params.items()}
+    change = torch.diag(torch.tensor([1.0, 0.0, 0.0]))  # in 100 steps to 2.7e43
+    step = Step(grads, params, torch.zeros(()), lambda: {HEAD: torch.eye(3)}, lambda _: change)
+    update, _ = make(horizon=100.0).update(step, {})
+    torch.testing.assert_close(update[f"{HEAD}.weight"], torch.tensor([[-1.5, 0.0], [-1.5, 0.0]]))
+
+
 def test_the_horizon_is_learned_through_the_step() -> None:
     rule = make()
     learner, batch = learner_of(rule), system()

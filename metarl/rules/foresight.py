@@ -69,14 +69,18 @@ class Foresight(UpdateRule):
 
     def ahead(self, step: Step) -> Tensor:
         """E of a step, ``[F + 1, F + 1]``."""
-        if step.moments is None or step.dynamics is None or self.layer not in step.moments():
+        moments = {} if step.moments is None else step.moments()
+        if step.dynamics is None or self.layer not in moments:
             raise ValueError(f"{self.layer}: expected the dynamics of what it read, and the step does not tell them")
-        power = torch.linalg.matrix_exp(self.log_horizon.exp() * step.dynamics(self.layer))
-        moment = step.moments()[self.layer]
-        moment = moment + torch.diag_embed(1e-3 * moment.diagonal() + 1e-12)
-        growth = torch.linalg.solve(moment, power @ moment @ power.mT).diagonal().mean()
+        moment, drift = (
+            moments[self.layer],
+            step.dynamics(self.layer).double(),
+        )  # what doubles at every step stays finite
+        power = torch.linalg.matrix_exp(self.log_horizon.exp() * drift)
+        loaded = (moment + torch.diag_embed(1e-3 * moment.diagonal() + 1e-12)).double()
+        growth = torch.linalg.solve(loaded, power @ loaded @ power.mT).diagonal().mean()
         ahead: Tensor = power / growth.sqrt()
-        return ahead
+        return ahead.to(moment.dtype)
 
     def _times(self, tree: Mapping[str, Tensor], matrix: Tensor) -> Tree:
         """The layer's weight and bias, side by side, times a matrix; all else as it is."""
