@@ -24,6 +24,9 @@ CARTPOLE_BEST = CARTPOLE.model_copy(
         "env_steps": 6_000_000,
     }
 )
+# Which way a push goes, and when, is certain after a dozen steps: the learned advantage is shown it, and trained on so
+# few episodes that it needs it.
+CARTPOLE_PUSHED = CARTPOLE_BEST.model_copy(update={"signal_effects": True, "tasks": 60, "episodes": 2})
 NAVIGATION = Config(rate=0.3, rate_lr=0.03, epochs=3, decay=0.8, query_decay=1.0)
 # Advantages of unit size in every task would hide how far the goal is. A small network suffices, and costs a quarter.
 NAVIGATION_BEST = Config(
@@ -106,15 +109,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "cartpole-polarity-best": (
         "the same with an offset and a learned advantage that sees what pushes do, trained on two episodes: our best",
-        CARTPOLE_BEST.model_copy(
-            update={
-                "benchmark": "cartpole-polarity",
-                "signal_effects": True,
-                "tasks": 60,
-                "episodes": 2,
-                "env_steps": 4_000_000,
-            }
-        ),
+        CARTPOLE_PUSHED.model_copy(update={"benchmark": "cartpole-polarity", "env_steps": 4_000_000}),
     ),
     "cartpole-all": (
         "everything about the cart, the pole and the actuator hidden, with a delay; one gradient step",
@@ -122,12 +117,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "cartpole-all-best": (
         "the same with an offset and a learned advantage that sees what pushes do, trained on two episodes: our best",
-        CARTPOLE_BEST.model_copy(
+        CARTPOLE_PUSHED.model_copy(
             update={
                 "benchmark": "cartpole-all",
-                "signal_effects": True,  # which way a push goes, and when, is certain after a dozen steps
-                "tasks": 60,
-                "episodes": 2,
                 "epochs": 3,
                 "minibatches": 2,
                 "entropy_penalty": 0.002,  # a larger one makes up its mind too early here

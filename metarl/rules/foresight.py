@@ -63,20 +63,18 @@ class Foresight(UpdateRule):
         Raises:
             ValueError: the step does not tell what the layer read and how that changed.
         """
-        ahead = self.ahead(step)
-        updates, state = self.rule.update(step._replace(grads=self._times(step.grads, ahead.mT)), state)
-        return self._times(updates, ahead), state
-
-    def ahead(self, step: Step) -> Tensor:
-        """E of a step, ``[F + 1, F + 1]``."""
         moments = {} if step.moments is None else step.moments()
         if step.dynamics is None or self.layer not in moments:
             raise ValueError(f"{self.layer}: expected the dynamics of what it read, and the step does not tell them")
-        moment, drift = (
-            moments[self.layer],
-            step.dynamics(self.layer).double(),
-        )  # what doubles at every step stays finite
-        power = torch.linalg.matrix_exp(self.log_horizon.exp() * drift)
+        ahead = self.ahead(step.dynamics(self.layer), moments[self.layer])
+        seen = step._replace(grads=self._times(step.grads, ahead.mT), moments=lambda: moments)
+        updates, state = self.rule.update(seen, state)
+        return self._times(updates, ahead), state
+
+    def ahead(self, drift: Tensor, moment: Tensor) -> Tensor:
+        """E ``[F + 1, F + 1]`` of the linear dynamics D and the second moment A of what the layer reads."""
+        # in double precision, for what doubles at every step to stay finite
+        power = torch.linalg.matrix_exp(self.log_horizon.exp() * drift.double())
         loaded = (moment + torch.diag_embed(1e-3 * moment.diagonal() + 1e-12)).double()
         growth = torch.linalg.solve(loaded, power @ loaded @ power.mT).diagonal().mean()
         ahead: Tensor = power / growth.sqrt()
