@@ -17,7 +17,7 @@ import torch
 
 from envs import RingNavigation
 from experiments import compare, demo, evaluate, runs, train
-from experiments.build import Progress, build
+from experiments.build import Progress, build, build_rule
 from experiments.config import Config
 from experiments.errors import InputError
 from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES, outer_loss
@@ -27,7 +27,7 @@ from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, checkpoints
 from metarl.distributions import Categorical
 from metarl.rollouts import collect
-from metarl.rules import Step
+from metarl.rules import Foresight, Step
 from tests.helpers import make_batch
 
 TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4"]
@@ -469,6 +469,13 @@ def test_the_entropy_of_the_adapted_policy_costs_its_penalty() -> None:
     plain, costly = (outer_loss(Config(entropy_penalty=weight)) for weight in (0.0, 0.1))
     added = costly(Categorical(logits), batch) - plain(Categorical(logits), batch)
     assert float(added) == pytest.approx(0.1 * math.log(2.0))
+
+
+def test_foresight_is_of_what_is_observed() -> None:
+    policy = CategoricalPolicy(MLP(4, (3, 3), 2, generator=torch.Generator().manual_seed(0)))
+    rule = build_rule(Config(rule="foresight"), policy)
+    (foresight,) = (module for module in rule.modules() if isinstance(module, Foresight))
+    assert foresight.layer == "network.hidden.0"
 
 
 def test_whitened_steps_work_with_scaled_inputs_and_context() -> None:
