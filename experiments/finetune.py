@@ -34,8 +34,9 @@ from experiments.build import Setup, build, build_policy
 from experiments.cli import parse_config
 from experiments.compare import TUNING_SEED
 from experiments.config import Config
+from experiments.contenders.curves import tasks_of
 from experiments.contenders.learners import trained
-from experiments.contenders.sb3 import PASS, isolated, learn, scores, stacked, tasks_of
+from experiments.contenders.sb3 import PASS, isolated, learn, scores, stacked
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol
 from experiments.figures.finetuning import finetuning

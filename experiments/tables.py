@@ -208,6 +208,7 @@ TABLES: dict[str, Table] = {
         {
             "best": preset("cartpole-polarity-best"),
             "Meta-SGD": preset("cartpole-polarity"),
+            "LQR": preset("cartpole-polarity-best", "lqr"),
         },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),
@@ -216,6 +217,7 @@ TABLES: dict[str, Table] = {
         {
             "best": preset("cartpole-all-best"),
             "Meta-SGD": preset("cartpole-all"),
+            "LQR": preset("cartpole-all-best", "lqr"),
         },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),
@@ -224,6 +226,7 @@ TABLES: dict[str, Table] = {
         {
             "best": preset("cartpole-scrambled-best"),
             "Meta-SGD": preset("cartpole-scrambled"),
+            "LQR": preset("cartpole-scrambled-best", "lqr"),
         },
         (
             *(Row(f"test, {k} step{'s' * (k > 1)} of 20 episodes", Protocol("test", 100, 3, 20), k) for k in (1, 2, 3)),

@@ -25,11 +25,16 @@ def successors(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 class LinearDynamics(NamedTuple):
-    """``x̄' - x̄ = D x̄ + B u + B' u'`` for homogeneous ``x̄ = (x, 1)``, the push u and that of the step before, u'."""
+    """``x' - x = D x + B u + B' u'`` for numbers x, the push u and that of the step before, u'."""
 
-    drift: Tensor  # D [F + 1, F + 1]; what is 1 stays 1: the last row is zero
+    drift: Tensor  # D [F, F]
     push: Tensor  # B [F, U]
     late: Tensor  # B' [F, U]
+
+
+def homogeneous(rows: Tensor) -> Tensor:
+    """``(x, 1)`` ``[R, F + 1]`` for rows x ``[R, F]``: what is linear in it may have a constant."""
+    return torch.cat([rows, torch.ones_like(rows[:, :1])], -1)
 
 
 def linear_dynamics(batch: Batch, read: Callable[[Tensor], Tensor]) -> LinearDynamics:
@@ -40,7 +45,7 @@ def linear_dynamics(batch: Batch, read: Callable[[Tensor], Tensor]) -> LinearDyn
 
     Args:
         batch: ``[H, N, ...]``.
-        read: the numbers ``[R, F]`` of observations ``[R, O]``.
+        read: the numbers ``[R, F]`` of observations ``[R, O]``; `homogeneous` ones, if x = 0 need not stay.
     """
     after, known = successors(batch)
     known = torch.cat([torch.zeros_like(known[:1]), known[1:]])
@@ -49,12 +54,8 @@ def linear_dynamics(batch: Batch, read: Callable[[Tensor], Tensor]) -> LinearDyn
     found = (batch.observation, after, push, earlier, known.unsqueeze(-1))
     (seen, weight), (after, _), (push, _), (earlier, _), (known, _) = (live_rows(batch, rows) for rows in found)
     x = read(seen)
-    solved = least_squares(
-        torch.cat([x, torch.ones_like(x[:, :1]), push, earlier], -1), read(after) - x, weight * known.squeeze(-1)
-    )
-    homogeneous, pushes = x.shape[-1] + 1, push.shape[-1]
-    drift, now, late = torch.split(solved.mT, [homogeneous, pushes, pushes], -1)
-    return LinearDynamics(torch.cat([drift, torch.zeros_like(drift[:1])]), now, late)
+    solved = least_squares(torch.cat([x, push, earlier], -1), read(after) - x, weight * known.squeeze(-1))
+    return LinearDynamics(*torch.split(solved.mT, [x.shape[-1], push.shape[-1], push.shape[-1]], -1))
 
 
 def least_squares(rows: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -75,6 +76,6 @@ def least_squares(rows: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 def effects(batch: Batch) -> Tensor:
     """What the action of every step does to the observation, soon or late, by a linear fit: ``[H, N, O]``."""
-    fitted = linear_dynamics(batch, lambda observation: observation)
-    done: Tensor = batch.distribution.push(batch.action) @ (fitted.push + fitted.late).mT
+    fitted = linear_dynamics(batch, homogeneous)
+    done: Tensor = batch.distribution.push(batch.action) @ (fitted.push + fitted.late)[:-1].mT
     return done

@@ -12,7 +12,7 @@ from torch.func import grad_and_value
 
 from metarl.compilation import Programs
 from metarl.distributions import Distribution
-from metarl.dynamics import linear_dynamics
+from metarl.dynamics import homogeneous, linear_dynamics
 from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
@@ -111,7 +111,7 @@ class Learner(nn.Module):
 
     def dynamics(self, params: Params, batch: Batch, layer: str) -> Tensor:
         """How what an affine layer reads changes in a step in which nothing is done, ``[F + 1, F + 1]``."""
-        return linear_dynamics(batch, lambda rows: self.policy.layer_inputs(params, rows)[layer]).drift
+        return linear_dynamics(batch, lambda rows: homogeneous(self.policy.layer_inputs(params, rows)[layer])).drift
 
     def act(self, params: Params, batch: Batch) -> Distribution:
         """How the policy acts on the steps of a batch ``[H, N, ...]``; anything on padding."""
@@ -149,7 +149,7 @@ class Learner(nn.Module):
 
 def second_moment(rows: Tensor, weight: Tensor) -> Tensor:
     """Mean of ``x̄ x̄ᵀ`` over rows ``[R, F]`` of weight 1 or 0 ``[R]``, with ``x̄ = (x, 1)``: ``[F + 1, F + 1]``."""
-    counted = torch.cat([rows, torch.ones_like(rows[:, :1])], -1) * weight.unsqueeze(-1)
+    counted = homogeneous(rows) * weight.unsqueeze(-1)
     return counted.mT @ counted / weight.sum().clamp_min(1.0)
 
 

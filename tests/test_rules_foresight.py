@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl import MLP, Batch, CategoricalPolicy, Learner, lvc, packing
 from metarl.distributions import Categorical, Gaussian
-from metarl.dynamics import effects, least_squares, linear_dynamics, successors
+from metarl.dynamics import effects, homogeneous, least_squares, linear_dynamics, successors
 from metarl.losses import Clipped
 from metarl.packing import live_steps
 from metarl.rules import SGD, Chain, Foresight, Step, UpdateRule, WhitenedInputs, affine_layers
@@ -113,7 +113,7 @@ def test_what_an_action_does_is_told_from_what_would_have_come(delay: int) -> No
     found = effects(batch)
     expected = (batch.action.double() - 0.5).unsqueeze(-1) * PUSH
     torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-3)
-    fitted = linear_dynamics(batch, lambda rows: rows)
+    fitted = linear_dynamics(batch, homogeneous)
     still, moving = (fitted.push, fitted.late) if delay else (fitted.late, fitted.push)
     assert float(still.abs().max()) < 1e-3 < 0.1 < float(moving.abs().max())
 

@@ -62,6 +62,7 @@ CONTENDERS: dict[str, Contender] = {
     "fine-tuned": Contender(learners.fine_tuned, PLAIN),
     "shuffled-tasks": Contender(learners.shuffled),
     "oracle": Contender(learners.oracle, tuned=False),
+    "lqr": Contender(_from("control", "lqr"), tuned=False),
     "rl2": Contender(_from("memory", "rl2"), unit=ADAM, remembers=True),
     "ppo-from-scratch": Contender(_from("sb3", "ppo_from_scratch"), unit=ADAM),
     "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {"steps": 0}, unit=ADAM),

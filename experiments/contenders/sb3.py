@@ -15,7 +15,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,13 +29,13 @@ from envs.wrappers import Trials
 from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.contenders.budget import Spent
+from experiments.contenders.curves import Curve, measured
 from experiments.contenders.learners import CPU, Measure, Result
 from experiments.contenders.memory import trial_episodes
 from experiments.errors import InputError
-from experiments.evaluate import Protocol, held_out_tasks, written
+from experiments.evaluate import Protocol
 from experiments.streams import stream
 from metarl import Adaptation, AdaptationCurve, GaussianPolicy, NonFiniteError, Policy
-from metarl.evaluation import refuse_training_tasks
 from metarl.export import ACTIVATIONS, mlp_of
 from metarl.rollouts import collect, per_row, task_count
 from metarl.sb3 import TaskVecEnv, from_ppo, to_ppo, train_on
@@ -50,12 +49,7 @@ PASS = 4  # minibatches of an epoch
 New = Callable[[Task], PPO]
 """The model that adapts to a task ``[1]``, where it begins."""
 
-Curve = Callable[..., AdaptationCurve]
-"""``curve(task, adaptation, generator=...)``: tasks ``[T]`` to columns ``[T, K + 1]``."""
-
 Model = TypeVar("Model", bound=OnPolicyAlgorithm)
-
-CHUNK = 100  # tasks at a time, as `metarl.evaluate` has them: with its noise
 
 
 def ppo_from_scratch(config: Config) -> Measure:
@@ -206,50 +200,14 @@ def training_env(family: TaskFamily, benchmark: Benchmark, rows: int, seed: int)
 
 
 def _measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
-    """What `experiments.evaluate.measure` tells of a learner, of PPO."""
-    config = setup.config
+    """`curves.measured`, with what SB3 draws put in its place."""
+    measure = measured(name, setup, curve, spent)
 
     def under(protocol: Protocol) -> Result:
-        task, adaptation = tasks_of(setup.benchmark, protocol), adaptation_of(config, protocol)
-        noise, curves = stream(protocol.seed, "evaluation noise"), []
-        with isolated(config.seed):
-            for low in range(0, task_count(task), CHUNK):
-                part = {constant: value[low : low + CHUNK] for constant, value in task.items()}
-                curves.append(curve(part, adaptation, generator=noise))
-        whole = AdaptationCurve(*(torch.cat(field) for field in zip(*curves, strict=True)))
-        done = replace(protocol, steps=adaptation.steps, episodes=adaptation.episodes)
-        told = written(name, config, setup.benchmark, done, task, whole)
-        return told | spent.report() | {"reported": config.steps}
+        with isolated(setup.config.seed):
+            return measure(protocol)
 
     return under
-
-
-def tasks_of(benchmark: Benchmark, protocol: Protocol) -> Params:
-    """The protocol's held-out tasks.
-
-    Raises:
-        InputError: no such split, or nothing to measure.
-        TrainingTaskError: tasks that training may have drawn.
-    """
-    if protocol.tasks < 1:
-        raise InputError(f"expected tasks >= 1, got {protocol}")
-    task = held_out_tasks(benchmark, protocol)
-    refuse_training_tasks(benchmark, task)
-    return task
-
-
-def adaptation_of(config: Config, protocol: Protocol) -> Adaptation:
-    """How often to adapt, on how many episodes; never, where the configuration does not.
-
-    Raises:
-        InputError: counts that measure nothing.
-    """
-    steps = 0 if config.steps == 0 else 3 if protocol.steps is None else protocol.steps
-    episodes = protocol.episodes if protocol.episodes is not None else config.episodes
-    try:
-        return Adaptation(steps, episodes, protocol.score_episodes)
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 @torch.no_grad()

@@ -1,0 +1,114 @@
+"""Control theory as a contender: know the dynamics, and the gains that balance follow. Nothing is learned from rewards.
+
+For tasks that are about staying where observations are zero, such as CartPole's: an honest ceiling for whoever has to
+find out the same by trial and reward. Of the configuration it takes the benchmark, the seed, and the policy's sizes,
+whose initialization explores.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from gymnasium.spaces import Discrete
+from torch import Tensor
+from torch.nn.functional import pad
+
+from experiments.build import Setup, build
+from experiments.config import Config
+from experiments.contenders.budget import Spent
+from experiments.contenders.curves import measured
+from experiments.contenders.learners import CPU, Measure
+from metarl import Adaptation, AdaptationCurve
+from metarl.distributions import Categorical, Distribution, Gaussian
+from metarl.dynamics import LinearDynamics, linear_dynamics
+from metarl.learner import second_moment
+from metarl.lifting import over_tasks
+from metarl.packing import live_rows
+from metarl.rollouts import collect, per_row, task_count
+from metarl.types import Batch, Task, TaskFamily
+
+EFFORT = 1e3  # what a push costs, where being off by as much as exploring was costs 1; of 1 to 1e4 all do
+
+
+def lqr(config: Config) -> Measure:
+    """Linear-quadratic regulation on dynamics fitted to exploring episodes (`metarl.dynamics.linear_dynamics`).
+
+    Step k adapts to k times as many episodes, all of the random initialization, and all of them fresh. Discrete
+    actions are chosen by which the wanted push is nearest to.
+    """
+    setup = build(config, CPU)
+    return measured("lqr", setup, partial(_curve, setup), Spent())
+
+
+@torch.no_grad()
+def _curve(setup: Setup, task: Task, adaptation: Adaptation, *, generator: torch.Generator) -> AdaptationCurve:
+    """Columns of `metarl.AdaptationCurve`; before anything is known, the exploring policy's."""
+    policy, family, scored = setup.learner.policy, setup.benchmark.family, adaptation.score_episodes
+    explore = partial(collect, policy, policy.initial(), family, task, generator=generator)
+    sampled, mode = (explore(scored, act=act).episode_return.mean(-1) for act in ("sample", "mode"))
+    nothing = torch.zeros(task_count(task))
+    columns = [(sampled, mode, nothing, nothing)]
+    for k in range(1, adaptation.steps + 1):
+        seen = explore(k * adaptation.episodes)
+        found = over_tasks(partial(gains, horizon=family.horizon), seen, tasks=task_count(task), size=task_count(task))
+        balanced = control(found, family, task, scored, generator=generator).mean(-1)
+        columns.append((balanced, balanced, seen.steps, torch.full_like(nothing, float(k * adaptation.episodes))))
+    return AdaptationCurve(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+
+
+def gains(batch: Batch, *, horizon: int) -> Tensor:
+    """Feedback of one task ``[U, O + U]``: the push is minus its product with the observation and the push before.
+
+    Being off is measured in units of the episodes' second moment, so that it does not matter how sensors are wired.
+    """
+    moment = second_moment(*live_rows(batch, batch.observation))[:-1, :-1]
+    return riccati(linear_dynamics(batch, lambda seen: seen), torch.linalg.inv(moment.double()), horizon)
+
+
+def riccati(fitted: LinearDynamics, cost: Tensor, horizon: int) -> Tensor:
+    """First gains ``[U, F + U]`` of finite-horizon linear-quadratic regulation, by the Riccati recursion in float64.
+
+    Args:
+        fitted: dynamics of F numbers. A push acts at once and, being part of the state, a step later.
+        cost: Q of the numbers ``[F, F]``; a push costs `EFFORT`.
+        horizon: steps left.
+    """
+    drift, push, late = (part.double() for part in fitted)
+    numbers, pushes = push.shape
+    nothing, itself = torch.zeros(pushes, numbers + pushes).double(), torch.eye(pushes).double()
+    move = torch.cat([torch.cat([torch.eye(numbers) + drift, late], -1), nothing])
+    act = torch.cat([push, itself])
+    stage = pad(cost, (0, pushes, 0, pushes))
+    ahead, gain = stage, nothing
+    for _ in range(horizon):
+        gain = torch.linalg.solve(EFFORT * itself + act.mT @ ahead @ act, act.mT @ ahead @ move)
+        ahead = stage + move.mT @ ahead @ (move - act @ gain)
+    return gain
+
+
+def control(gain: Tensor, family: TaskFamily, task: Task, episodes: int, *, generator: torch.Generator) -> Tensor:
+    """Returns ``[T, N]`` of episodes under gains ``[T, U, O + U]``."""
+    rows, constants = (task_count(task), episodes), per_row(task)
+    state = family.reset(constants, rows, generator=generator)
+    pushed = torch.zeros(*rows, gain.shape[-2], dtype=torch.float64)
+    returns, over = torch.zeros(rows), torch.zeros(rows, dtype=torch.bool)
+    for _ in range(family.horizon):
+        wanted = -torch.cat([family.observe(constants, state), pushed], -1) @ gain.mT
+        acting = possible(wanted, family.action_space)
+        action = acting.mode()
+        pushed = acting.push(action)
+        state, reward, ended = family.step(constants, state, action)
+        returns = returns + reward.masked_fill(over, 0.0)
+        over = over | ended
+    return returns
+
+
+def possible(wanted: Tensor, space: Any) -> Distribution:
+    """Pushes ``[..., U]`` as a distribution whose mode is the nearest action there is."""
+    if isinstance(space, Discrete):
+        return Categorical(wanted)
+    low, high = (torch.from_numpy(bound).to(wanted.dtype) for bound in (space.low, space.high))
+    mean = wanted.clamp(low, high)
+    return Gaussian(mean, torch.zeros_like(mean))

@@ -1,0 +1,71 @@
+"""What a contender that is no learner of ours becomes after so much adaptation, measured as our learners are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from experiments.build import Setup
+from experiments.config import Config
+from experiments.contenders.budget import Spent
+from experiments.contenders.learners import Measure, Result
+from experiments.errors import InputError
+from experiments.evaluate import Protocol, held_out_tasks, written
+from experiments.streams import stream
+from metarl import Adaptation, AdaptationCurve
+from metarl.evaluation import refuse_training_tasks
+from metarl.rollouts import task_count
+from metarl.types import Benchmark, Params
+
+Curve = Callable[..., AdaptationCurve]
+"""``curve(task, adaptation, generator=...)``: tasks ``[T]`` to columns ``[T, K + 1]``."""
+
+CHUNK = 100  # tasks at a time, as `metarl.evaluate` has them: with its noise
+
+
+def measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
+    """What `experiments.evaluate.measure` tells of a learner, of a curve."""
+    config = setup.config
+
+    def under(protocol: Protocol) -> Result:
+        task, adaptation = tasks_of(setup.benchmark, protocol), adaptation_of(config, protocol)
+        noise, curves = stream(protocol.seed, "evaluation noise"), []
+        for low in range(0, task_count(task), CHUNK):
+            part = {constant: value[low : low + CHUNK] for constant, value in task.items()}
+            curves.append(curve(part, adaptation, generator=noise))
+        whole = AdaptationCurve(*(torch.cat(field) for field in zip(*curves, strict=True)))
+        done = replace(protocol, steps=adaptation.steps, episodes=adaptation.episodes)
+        told = written(name, config, setup.benchmark, done, task, whole)
+        return told | spent.report() | {"reported": config.steps}
+
+    return under
+
+
+def tasks_of(benchmark: Benchmark, protocol: Protocol) -> Params:
+    """The protocol's held-out tasks.
+
+    Raises:
+        InputError: no such split, or nothing to measure.
+        TrainingTaskError: tasks that training may have drawn.
+    """
+    if protocol.tasks < 1:
+        raise InputError(f"expected tasks >= 1, got {protocol}")
+    task = held_out_tasks(benchmark, protocol)
+    refuse_training_tasks(benchmark, task)
+    return task
+
+
+def adaptation_of(config: Config, protocol: Protocol) -> Adaptation:
+    """How often to adapt, on how many episodes; never, where the configuration does not.
+
+    Raises:
+        InputError: counts that measure nothing.
+    """
+    steps = 0 if config.steps == 0 else 3 if protocol.steps is None else protocol.steps
+    episodes = protocol.episodes if protocol.episodes is not None else config.episodes
+    try:
+        return Adaptation(steps, episodes, protocol.score_episodes)
+    except ValueError as error:
+        raise InputError(str(error)) from error
