@@ -64,6 +64,10 @@ class Config(BaseModel):
     normalize: bool = Field(True, description="advantages of the inner loss to mean 0 and scale 1 in each task")
     query_discount: Share = Field(0.99, description="discount of the outer loss")
     query_decay: Share = Field(0.97, description="GAE decay of the outer loss")
+    query_scale: Literal["task", "tasks"] = Field(
+        "task",
+        description="whose outer advantages have scale 1: each task's, or those of all, so that mistakes count alike",
+    )
     baseline: str = Field("linear", description="value baseline, by name")
     time_limit: Literal["terminal", "bootstrap"] = Field("terminal", description="what the end of the horizon means")
 

@@ -267,6 +267,7 @@ def query_advantages(config: Config) -> Advantages:
         config.query_discount,
         config.query_decay,
         _baseline(config),
+        scale=config.query_scale,
         time_limit=config.time_limit,
     )
 

@@ -21,7 +21,10 @@ class Advantages:
         discount: γ in [0, 1]. A short horizon raises the signal-to-noise ratio of an inner gradient.
         decay: GAE's λ in [0, 1]; 1 gives Monte-Carlo returns minus the baseline.
         baseline: fitted on the batch itself, per task.
-        normalize: to zero mean and unit standard deviation over the real steps of each task.
+        normalize: to zero mean over the real steps of each task, and unit standard deviation.
+        scale: what has that deviation: the advantages of each ``"task"``, or those of all ``"tasks"`` of a batch
+            together, so that a task counts for more the more is at stake. Where most are solved, what is left of their
+            advantages is noise, which a scale of its own would make as large as the mistakes that others still make.
         time_limit: what the end of the horizon means. ``"terminal"``: the task is to do well within the
             horizon, and the baseline knows the time. ``"bootstrap"``: the task would go on, so an episode
             cut off is credited with the baseline's value of its last state.
@@ -31,16 +34,18 @@ class Advantages:
     decay: float = 1.0
     baseline: Baseline = field(default_factory=LinearBaseline)
     normalize: bool = True
+    scale: Literal["task", "tasks"] = "task"
     time_limit: Literal["terminal", "bootstrap"] = "terminal"
 
     def __post_init__(self) -> None:
-        """Refuses a discount or decay outside [0, 1]."""
+        """Refuses a discount or decay outside [0, 1], and unknown words."""
         for name in ("discount", "decay"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
-        if self.time_limit not in ("terminal", "bootstrap"):
-            raise ValueError(f"time_limit must be 'terminal' or 'bootstrap', got {self.time_limit!r}")
+        for name, words in (("scale", ("task", "tasks")), ("time_limit", ("terminal", "bootstrap"))):
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} must be {' or '.join(map(repr, words))}, got {getattr(self, name)!r}")
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
@@ -60,7 +65,7 @@ class Advantages:
             decay=decay,
         )
         if self.normalize:
-            advantage = normalize(advantage, batch.mask)
+            advantage = normalize(advantage, batch.mask, together=self.scale == "tasks")
         return batch._replace(advantage=advantage, value=value)
 
     def _values(self, batch: Batch, discount: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -74,15 +79,17 @@ class Advantages:
         return self.baseline(batch, target + discounted_sum(tail, discount))
 
 
-def normalize(advantage: Tensor, mask: Tensor) -> Tensor:
-    """Zero mean and unit standard deviation over the real steps of each task; constant advantages become 0.
+def normalize(advantage: Tensor, mask: Tensor, *, together: bool = False) -> Tensor:
+    """Zero mean over the real steps of each task and unit standard deviation; constant advantages become 0.
 
     Args:
         advantage: ``[..., H, N]``.
         mask: ``[..., H, N]``.
+        together: one standard deviation for all tasks instead of each its own.
     """
     count = mask.sum((-2, -1), keepdim=True).clamp_min(1.0)
     centred = (advantage - (advantage * mask).sum((-2, -1), keepdim=True) / count) * mask
-    variance = centred.square().sum((-2, -1), keepdim=True) / count
+    square = centred.square().sum((-2, -1), keepdim=True)
+    variance = square.sum() / mask.sum().clamp_min(1.0) if together else square / count
     std = variance.clamp_min(1e-20).sqrt()  # the square root's gradient at zero is infinite
     return centred / (std + 1e-8)

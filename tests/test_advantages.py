@@ -130,8 +130,24 @@ def test_normalisation_is_per_task_and_over_real_steps_only() -> None:
         assert not advantage[task][~real].any()
 
 
-def test_constant_advantages_become_zero() -> None:
-    found = normalize(torch.full((2, 3, 4), 7.0), torch.ones(2, 3, 4))
+def test_one_scale_for_all_tasks_keeps_what_is_at_stake_in_each() -> None:
+    batch = uneven()
+    batch = batch._replace(reward=batch.reward * torch.tensor([1.0, 5.0]).reshape(2, 1, 1))
+    raw = Advantages(baseline=ZeroBaseline(), normalize=False)(batch).advantage
+    found = Advantages(baseline=ZeroBaseline(), scale="tasks")(batch).advantage
+    centred = [raw[t][batch.mask[t] > 0] - raw[t][batch.mask[t] > 0].mean() for t in range(2)]
+    spread = torch.cat(centred).square().mean().sqrt()
+    for task in range(2):
+        real = batch.mask[task] > 0
+        torch.testing.assert_close(found[task][real], centred[task] / spread, rtol=1e-4, atol=1e-5)
+        assert not found[task][~real].any()
+    alone = batch._replace(**{name: getattr(batch, name)[:1] for name in batch._fields if name != "distribution"})
+    torch.testing.assert_close(Advantages(scale="tasks")(alone).advantage, Advantages()(alone).advantage)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_constant_advantages_become_zero(together: bool) -> None:
+    found = normalize(torch.full((2, 3, 4), 7.0), torch.ones(2, 3, 4), together=together)
     assert float(found.abs().max()) < 1e-6
 
 
@@ -171,7 +187,8 @@ def test_estimating_does_not_touch_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("discount", -0.1), ("discount", 1.1), ("decay", 2.0), ("time_limit", "never")]
+    ("field", "value"),
+    [("discount", -0.1), ("discount", 1.1), ("decay", 2.0), ("time_limit", "never"), ("scale", "each")],
 )
 def test_values_out_of_range_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):

@@ -420,6 +420,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "query_discount": ({}, {"query_discount": 0.5}),
     "query_decay": ({}, {"query_decay": 0.5}),
     "normalize": ({}, {"normalize": False}),
+    "query_scale": ({}, {"query_scale": "tasks"}),
     "baseline": ({}, {"baseline": "zero"}),
     "time_limit": ({}, {"time_limit": "bootstrap"}),
     "meta_optimizer": ({}, {"meta_optimizer": "reptile"}),
