@@ -32,7 +32,7 @@ from envs import (
     Union,
     task_ids,
 )
-from envs.benchmarks.variants import BEYOND, WITHIN, cartpole_all, cartpole_scrambled
+from envs.benchmarks.variants import BEYOND, INNER, RING, WITHIN, cartpole_all, cartpole_all_inner, cartpole_scrambled
 from envs.coarse import Coarse
 from envs.parameters import Parameter
 from envs.wrappers import (
@@ -762,6 +762,19 @@ def test_no_split_of_the_variants_holds_a_training_task(make: Callable[[], TaskB
         assert bool(((beyond[name] <= low + 1e-6) | (beyond[name] >= high - 1e-6)).all())
     assert make(100).fingerprint() != bench.fingerprint() == make().fingerprint()
     assert bench.family.references(beyond)["ceiling"].unique().tolist() == [500.0]
+
+
+def test_what_to_choose_by_lies_around_the_inner_range_and_within_the_training_range() -> None:
+    bench, whole = cartpole_all_inner(), cartpole_all()
+    assert bench.splits == ("validation", "test", "extrapolation")
+    ring = bench.sample("extrapolation", 2000, generator=seeded(1))
+    assert bool(whole.train.contains(ring).all()) and not bool(bench.is_training(ring).any())
+    assert set(INNER) == set(RING) == set(WITHIN)
+    for name in set(WITHIN) - {"polarity"}:
+        low, high = INNER[name].bounds
+        assert bool(((ring[name] <= low + 1e-6) | (ring[name] >= high - 1e-6)).all())
+        outer = [bound for part in (INNER[name], RING[name]) for bound in part.bounds]
+        assert (min(outer), max(outer)) == pytest.approx(WITHIN[name].bounds)
 
 
 def test_scrambled_wirings_are_held_out_whole() -> None:

@@ -34,7 +34,7 @@ from .navigation import (
     navigation_walls,
     navigation_wind,
 )
-from .variants import cartpole_all, cartpole_scrambled
+from .variants import cartpole_all, cartpole_all_inner, cartpole_scrambled
 
 BENCHMARKS: dict[str, Callable[..., TaskBenchmark | Widened]] = {
     "navigation-fixed": navigation_fixed,
@@ -59,6 +59,7 @@ BENCHMARKS: dict[str, Callable[..., TaskBenchmark | Widened]] = {
     "cartpole-wide": cartpole_wide,
     "cartpole-polarity": cartpole_polarity,
     "cartpole-all": cartpole_all,
+    "cartpole-all-inner": cartpole_all_inner,
     "cartpole-scrambled": cartpole_scrambled,
     "bandit-5": functools.partial(bandit, 5),
     "bandit-10": functools.partial(bandit, 10),
@@ -74,6 +75,7 @@ __all__ = [
     "acrobot_packer",
     "bandit",
     "cartpole_all",
+    "cartpole_all_inner",
     "cartpole_packer",
     "cartpole_packer_default",
     "cartpole_packer_extremes",
