@@ -207,8 +207,8 @@ TABLES: dict[str, Table] = {
         "Sign and strength of the actuator hidden (this project's own): one gradient step",
         {
             "best": preset("cartpole-polarity-best"),
-            "Meta-SGD": preset("cartpole-polarity"),
             "LQR": preset("cartpole-polarity-best", "lqr"),
+            "Meta-SGD": preset("cartpole-polarity"),
         },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),
@@ -216,8 +216,8 @@ TABLES: dict[str, Table] = {
         "Everything about cart, pole and actuator hidden, with a delay (this project's own): one gradient step",
         {
             "best": preset("cartpole-all-best"),
-            "Meta-SGD": preset("cartpole-all"),
             "LQR": preset("cartpole-all-best", "lqr"),
+            "Meta-SGD": preset("cartpole-all"),
         },
         (*episodes(20, 5, 1), *episodes(20, split="extrapolation")),
     ),
@@ -225,8 +225,8 @@ TABLES: dict[str, Table] = {
         "Besides, sensors permuted and sign-flipped, on wirings never trained on (this project's own)",
         {
             "best": preset("cartpole-scrambled-best"),
-            "Meta-SGD": preset("cartpole-scrambled"),
             "LQR": preset("cartpole-scrambled-best", "lqr"),
+            "Meta-SGD": preset("cartpole-scrambled"),
         },
         (
             *(Row(f"test, {k} step{'s' * (k > 1)} of 20 episodes", Protocol("test", 100, 3, 20), k) for k in (1, 2, 3)),
