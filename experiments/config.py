@@ -42,6 +42,9 @@ class Config(BaseModel):
         False,
         description="learned signals also see what actions do by themselves, by a linear fit to a task's episodes",
     )
+    action_baseline: bool = Field(
+        False, description="a baseline that sees the action: less noise in the inner gradient, on average the same"
+    )
     outer_loss: str = Field("clipped", description="loss of the adapted policy, by name")
     entropy_penalty: float = Field(
         0.0, description="weight of the adapted policy's entropy, in nats, in the outer loss; below 0 a bonus"

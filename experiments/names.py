@@ -15,6 +15,7 @@ from experiments.errors import InputError
 from experiments.lookup import choose
 from experiments.streams import stream
 from metarl import losses
+from metarl.action_baseline import ActionBaseline
 from metarl.advantages import Advantages
 from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline
 from metarl.learned_signals import LearnedAdvantage, LearnedReward
@@ -192,7 +193,9 @@ def _learned_reward(config: Config, family: TaskFamily) -> losses.Loss:
 
 def _reinforcing(config: Config) -> losses.Loss:
     """What a learned signal is handed to. Credit completes the plain policy gradient; in the others it counts twice."""
-    return losses.vpg if config.credit else losses.lvc
+    if config.credit:
+        return losses.vpg
+    return ActionBaseline(losses.lvc) if config.action_baseline else losses.lvc
 
 
 def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwork:

@@ -37,6 +37,12 @@ class Distribution(Protocol):
     def push(self, action: Tensor) -> Tensor:
         """What each row's action does, as numbers ``[..., U]`` that are zero for doing nothing."""
 
+    def deviation(self, action: Tensor) -> Tensor:
+        """How each row's action differs from what is usual here, as numbers ``[..., D]`` of mean zero under self."""
+
+    def mean_deviation(self, other: Distribution) -> Tensor:
+        """The mean of `deviation` over actions of ``other``, ``[..., D]``."""
+
 
 class Gaussian(NamedTuple):
     """Diagonal Gaussian; ``log_std`` broadcasts against ``mean``."""
@@ -77,6 +83,23 @@ class Gaussian(NamedTuple):
         """The action itself, ``[..., A]``."""
         return action
 
+    def deviation(self, action: Tensor) -> Tensor:
+        """Every component in standard deviations from the mean, z, and z² - 1: ``[..., 2 A]``."""
+        z = (action - self.mean) * (-self.log_std).exp()
+        return torch.cat([z, z.square() - 1.0], -1)
+
+    def mean_deviation(self, other: Distribution) -> Tensor:
+        """See `Distribution.mean_deviation`.
+
+        Raises:
+            TypeError: ``other`` is not a Gaussian.
+        """
+        if not isinstance(other, Gaussian):
+            raise TypeError(f"expected a Gaussian to compare with, got {type(other).__name__}")
+        shift = (other.mean - self.mean) * (-self.log_std).exp()
+        variance_ratio = (2.0 * (other.log_std - self.log_std)).exp()
+        return torch.cat([shift, shift.square() + variance_ratio - 1.0], -1)
+
 
 class Categorical(NamedTuple):
     """Distribution over ``n`` discrete actions."""
@@ -116,6 +139,22 @@ class Categorical(NamedTuple):
 
     def push(self, action: Tensor) -> Tensor:
         """One-hot less 1/n, ``[..., n]``: no choice is nothing, so that the mean of all is taken for it."""
-        choices = self.logits.shape[-1]
-        chosen = action.unsqueeze(-1) == torch.arange(choices, device=action.device)  # one_hot cannot be lifted
-        return chosen.to(self.logits.dtype) - 1.0 / choices
+        return self._one_hot(action) - 1.0 / self.logits.shape[-1]
+
+    def deviation(self, action: Tensor) -> Tensor:
+        """One-hot less the probabilities, ``[..., n]``."""
+        return self._one_hot(action) - self.logits.softmax(-1)
+
+    def mean_deviation(self, other: Distribution) -> Tensor:
+        """See `Distribution.mean_deviation`.
+
+        Raises:
+            TypeError: ``other`` is not a Categorical.
+        """
+        if not isinstance(other, Categorical):
+            raise TypeError(f"expected a Categorical to compare with, got {type(other).__name__}")
+        return other.logits.softmax(-1) - self.logits.softmax(-1)
+
+    def _one_hot(self, action: Tensor) -> Tensor:
+        chosen = action.unsqueeze(-1) == torch.arange(self.logits.shape[-1], device=action.device)
+        return chosen.to(self.logits.dtype)  # torch's one_hot cannot be lifted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -130,9 +131,36 @@ def test_a_shift_of_the_logits_changes_nothing() -> None:
     assert torch.equal(shifted.mode(), action)
 
 
+def test_deviations_have_mean_zero_and_their_mean_under_another_is_by_enumeration() -> None:
+    (ours, _), (other, _) = categoricals(0), categoricals(1)
+    choices = ours.logits.shape[-1]
+    by_action = [ours.deviation(torch.full(ours.logits.shape[:-1], a)) for a in range(choices)]
+    for acting in (ours, other):
+        chances = acting.logits.softmax(-1)
+        expected = sum(chances[..., a, None] * by_action[a] for a in range(choices))
+        torch.testing.assert_close(ours.mean_deviation(acting), expected, rtol=1e-12, atol=1e-12)
+    assert float(ours.mean_deviation(ours).abs().max()) == 0.0 and float(by_action[0].abs().max()) > 0.1
+
+
+def test_deviations_have_mean_zero_and_their_mean_under_another_is_by_quadrature() -> None:
+    (ours, _), (other, _) = gaussians(0), gaussians(1)
+    points, weights = np.polynomial.hermite_e.hermegauss(12)
+    for acting in (ours, other):
+        found = [
+            float(w) / math.sqrt(2.0 * math.pi) * ours.deviation(acting.mean + float(x) * acting.log_std.exp())
+            for x, w in zip(points, weights, strict=True)
+        ]
+        torch.testing.assert_close(ours.mean_deviation(acting), torch.stack(found).sum(0), rtol=1e-10, atol=1e-10)
+    assert float(ours.mean_deviation(ours).abs().max()) < 1e-12
+
+
 def test_divergences_need_the_same_family() -> None:
     gaussian, categorical = gaussians(0)[0], categoricals(0)[0]
     with pytest.raises(TypeError, match="expected a Gaussian"):
         gaussian.kl(categorical)
     with pytest.raises(TypeError, match="expected a Categorical"):
         categorical.kl(gaussian)
+    with pytest.raises(TypeError, match="expected a Gaussian"):
+        gaussian.mean_deviation(categorical)
+    with pytest.raises(TypeError, match="expected a Categorical"):
+        categorical.mean_deviation(gaussian)
