@@ -193,9 +193,22 @@ def _learned_reward(config: Config, family: TaskFamily) -> losses.Loss:
 
 def _reinforcing(config: Config) -> losses.Loss:
     """What a learned signal is handed to. Credit completes the plain policy gradient; in the others it counts twice."""
-    if config.credit:
-        return losses.vpg
-    return ActionBaseline(losses.lvc) if config.action_baseline else losses.lvc
+    return _seeing_actions(config, losses.vpg if config.credit else losses.lvc)
+
+
+def _seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
+    """A loss with the baseline that sees the action, if that is asked for.
+
+    Raises:
+        InputError: a loss that reads something else than each step's own advantage.
+    """
+    if not config.action_baseline:
+        return loss
+    if loss not in (losses.vpg, losses.lvc):
+        raise InputError(
+            f"action_baseline: expected an inner loss of advantages, vpg, lvc or a learned one; got {config.inner_loss}"
+        )
+    return ActionBaseline(loss)
 
 
 def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwork:
@@ -213,10 +226,10 @@ def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwo
 
 
 INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
-    **{name: lambda c, family, make=make: make(c) for name, make in LOSSES.items()},
-    "learned": lambda c, family: LearnedObjective(losses.lvc, _within_reach(support_advantages(c))),
+    **{name: lambda c, family, make=make: _seeing_actions(c, make(c)) for name, make in LOSSES.items()},
+    "learned": lambda c, family: LearnedObjective(_reinforcing(c), _within_reach(support_advantages(c))),
     "warm-start": lambda c, family: LearnedObjective(
-        losses.lvc,
+        _reinforcing(c),
         _within_reach(support_advantages(c)),
         warm_start=WarmStart(generator=stream(c.seed, "objective")),
     ),

@@ -8,6 +8,7 @@ The library knows no environment. The flow is ``tasks -> explore -> replay -> im
 See `metarl.learner` for the heart of it, and the README for a map.
 """
 
+from metarl.action_baseline import ActionBaseline
 from metarl.advantages import Advantages
 from metarl.baselines import CrossFitted, LinearBaseline, ZeroBaseline
 from metarl.errors import DivergedError, NonFiniteError
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "TMAML",
+    "ActionBaseline",
     "Adaptation",
     "AdaptationCurve",
     "Advantages",

@@ -24,6 +24,7 @@ LAYERS = (
         "policies",
         "losses",
         "baselines",
+        "action_baseline",
         "advantages",
         "rules",
         "objectives",

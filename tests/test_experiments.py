@@ -223,6 +223,10 @@ WRONG_TRAINING = {
     "seed": (["navigation-fixed", "--seed", "-1"], "seed: Input should be greater"),
     "device": (["navigation-fixed", "--device", "cuda:99"], "use --device cpu"),
     "odd halves": (["navigation-fixed", "--baseline", "cross-fittd"], "unknown baseline"),
+    "action baseline": (
+        ["navigation-fixed", "--inner-loss", "dice", "--action-baseline"],
+        "expected an inner loss of advantages",
+    ),
     "cavia without context": (["navigation-fixed", "--rule", "cavia"], "pass --context 5"),
     "resume nothing": (["--resume", "no/such/run"], "no such run folder"),
 }
@@ -400,6 +404,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "max_rate": ({"parameterisation": "bounded"}, {"max_rate": 5.0}),
     "online_rate": ({"rule": "exponentiated", "steps": 2}, {"online_rate": 1.0}),
     "inner_loss": ({}, {"inner_loss": "vpg"}),
+    "action_baseline": ({}, {"action_baseline": True}),
     "outer_loss": ({"lr": 0.05}, {"outer_loss": "surrogate"}),
     "entropy_penalty": ({}, {"entropy_penalty": 0.1}),
     "clip": ({"lr": 0.05}, {"clip": 0.01}),
