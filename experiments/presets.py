@@ -56,6 +56,7 @@ NAVIGATION_FITTED = NAVIGATION_BEST.model_copy(
         "query_episodes": 6,
         "epochs": 4,
         "minibatches": 4,
+        "env_steps": 16_000_000,
     }
 )
 # Rewards that reach only so far: who never comes near learns nothing from them. So what came of adapting is scored by
