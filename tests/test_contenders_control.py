@@ -12,12 +12,13 @@ from scipy.linalg import solve_discrete_are
 
 from experiments.contenders import contender
 from experiments.contenders.budget import refuse_unequal
-from experiments.contenders.control import EFFORT, possible, riccati
+from experiments.contenders.control import EFFORT, gains, possible, riccati
 from experiments.contenders.learners import meta_trained
 from experiments.evaluate import Protocol
 from experiments.presets import PRESETS
+from metarl.distributions import Categorical
 from metarl.dynamics import LinearDynamics
-from tests.helpers import seeded
+from tests.helpers import make_batch, seeded
 
 SMALL = {"horizon": 100, "hidden": (8,), "tasks": 3, "episodes": 2, "query_episodes": 2, "env_steps": 100, "seed": 5}
 POLE, WALK = (PRESETS[name][1].model_copy(update=SMALL) for name in ("cartpole-all", "navigation-fixed"))
@@ -57,6 +58,19 @@ def test_poles_seen_to_fall_twenty_times_are_balanced_delays_or_not() -> None:
     before, after = np.asarray(found["sampled"]).T
     assert before.max() < 60.0 and after.min() == 100.0
     assert len(set(found["task"]["delay"])) == len(set(found["task"]["polarity"])) == 2
+
+
+def test_a_sensor_that_is_always_zero_has_finite_gains() -> None:
+    seen = torch.randn(8, 2, 2, generator=seeded(1))
+    seen[..., 1] = 0.0
+    batch = make_batch(
+        torch.ones(8, 2),
+        observation=seen,
+        last_observation=seen[-1],
+        action=torch.randint(0, 2, (8, 2), generator=seeded(2)),
+        distribution=Categorical(torch.zeros(8, 2, 2)),
+    )
+    assert bool(gains(batch, horizon=50).isfinite().all())
 
 
 def test_the_layout_is_that_of_learners_the_same_again_and_nothing_is_trained() -> None:

@@ -63,8 +63,9 @@ def gains(batch: Batch, *, horizon: int) -> Tensor:
 
     Being off is measured in units of the episodes' second moment, so that it does not matter how sensors are wired.
     """
-    moment = second_moment(*live_rows(batch, batch.observation))[:-1, :-1]
-    return riccati(linear_dynamics(batch, lambda seen: seen), torch.linalg.inv(moment.double()), horizon)
+    moment = second_moment(*live_rows(batch, batch.observation))[:-1, :-1].double()
+    loaded = moment + torch.diag_embed(1e-6 * moment.diagonal() + 1e-12)  # a sensor that is always 0 has no unit
+    return riccati(linear_dynamics(batch, lambda seen: seen), torch.linalg.inv(loaded), horizon)
 
 
 def riccati(fitted: LinearDynamics, cost: Tensor, horizon: int) -> Tensor:
