@@ -29,8 +29,8 @@ from metarl.packing import live_rows
 from metarl.rollouts import collect, per_row, task_count
 from metarl.types import Batch, Task, TaskFamily
 
-# What a push costs, where being off by as much as exploring was costs 1. From 5 and 20 episodes 1 to 1e4 score the same;
-# from one 359 to 456 on validation tasks of cartpole-all, where this was the best of four.
+# What a push costs, where being off by as much as exploring was costs 1. From 5 episodes on 1 to 1e4 score alike; from
+# one 359 to 456 on validation tasks of cartpole-all, where this was the best of four.
 EFFORT = 1e3
 
 
