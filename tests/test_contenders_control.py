@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ from gymnasium.spaces import Box, Discrete
 from scipy.linalg import solve_discrete_are
 
 from experiments.contenders import contender
+from experiments.contenders import control as control_module
 from experiments.contenders.budget import refuse_unequal
-from experiments.contenders.control import EFFORT, gains, possible, riccati
+from experiments.contenders.control import EFFORT, control, gains, possible, riccati
 from experiments.contenders.learners import meta_trained
 from experiments.evaluate import Protocol
 from experiments.presets import PRESETS
 from metarl.distributions import Categorical
 from metarl.dynamics import LinearDynamics
+from metarl.rollouts import collect
+from metarl.types import Batch
 from tests.helpers import make_batch, seeded
 
 SMALL = {"horizon": 100, "hidden": (8,), "tasks": 3, "episodes": 2, "query_episodes": 2, "env_steps": 100, "seed": 5}
@@ -60,16 +64,64 @@ def test_poles_seen_to_fall_twenty_times_are_balanced_delays_or_not() -> None:
     assert len(set(found["task"]["delay"])) == len(set(found["task"]["polarity"])) == 2
 
 
-def test_a_sensor_that_is_always_zero_has_finite_gains() -> None:
-    seen = torch.randn(8, 2, 2, generator=seeded(1))
-    seen[..., 1] = 0.0
-    batch = make_batch(
-        torch.ones(8, 2),
+class Ramp:
+    """Observes 1 and pays the action; ends after three steps, and pays on."""
+
+    action_space = Box(-9.0, 9.0, (1,))
+    horizon = 5
+
+    def reset(self, task: Any, rows: tuple[int, ...], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"age": torch.zeros(rows)}
+
+    def observe(self, task: Any, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.ones(*state["age"].shape, 1)
+
+    def step(self, task: Any, state: dict[str, torch.Tensor], action: torch.Tensor) -> Any:
+        age = state["age"] + 1.0
+        return {"age": age}, action.squeeze(-1), age >= 3.0
+
+
+def test_a_push_answers_the_observation_and_the_push_before_until_the_end() -> None:
+    family: Any = Ramp()
+    gain = torch.tensor([[[-1.0, -1.0]]]).double()  # 1 + the push before: 1, 2, 3
+    found = control(gain, family, {"none": torch.zeros(1)}, 2, generator=seeded(0))
+    assert found.tolist() == [[6.0, 6.0]]
+
+
+def falling() -> Batch:
+    seen = torch.randn(20, 4, 2, generator=seeded(1)).double()
+    return make_batch(
+        torch.ones(20, 4).double(),
         observation=seen,
         last_observation=seen[-1],
-        action=torch.randint(0, 2, (8, 2), generator=seeded(2)),
-        distribution=Categorical(torch.zeros(8, 2, 2)),
+        action=torch.randint(0, 2, (20, 4), generator=seeded(2)),
+        distribution=Categorical(torch.zeros(20, 4, 2).double()),
     )
+
+
+def test_the_unit_of_a_sensor_does_not_matter() -> None:
+    batch, unit = falling(), torch.tensor([10.0, -0.1]).double()
+    other = batch._replace(observation=batch.observation * unit, last_observation=batch.last_observation * unit)
+    here, there = gains(batch, horizon=50), gains(other, horizon=50)
+    assert float(here[:, :2].abs().min()) > 1e-6
+    torch.testing.assert_close(there, torch.cat([here[:, :2] / unit, here[:, 2:]], -1), rtol=1e-6, atol=1e-12)
+
+
+def test_step_k_has_k_times_the_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counting(*given: Any, **named: Any) -> Batch:
+        asked.append(given[4])
+        return collect(*given, **named)
+
+    monkeypatch.setattr(control_module, "collect", counting)
+    contender("lqr").train(POLE)(Protocol("test", tasks=2, steps=2, episodes=3, score_episodes=5))
+    assert asked == [5, 5, 3, 6]
+
+
+def test_a_sensor_that_is_always_zero_has_finite_gains() -> None:
+    batch = falling()
+    batch.observation[..., 1], batch.last_observation[..., 1] = 0.0, 0.0
     assert bool(gains(batch, horizon=50).isfinite().all())
 
 

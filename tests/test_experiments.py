@@ -24,7 +24,7 @@ from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META
 from experiments.presets import PRESETS
 from experiments.stopping import Stopped, stop_requests
 from experiments.streams import stream
-from metarl import MLP, CategoricalPolicy, checkpoints
+from metarl import MLP, ActionBaseline, CategoricalPolicy, checkpoints
 from metarl.distributions import Categorical
 from metarl.rollouts import collect
 from metarl.rules import Foresight, Step
@@ -198,6 +198,16 @@ def test_a_checkpoint_without_any_of_its_parts_is_not_exact(tmp_path: Path) -> N
     complete = go_on(None)
     for part in ("optimizer", "generator", "task_generator"):
         assert not torch.equal(complete, go_on(part)), part
+
+
+@pytest.mark.parametrize("inner", ["vpg", "lvc", "learned", "warm-start", "learned-advantage", "learned-reward"])
+def test_every_inner_loss_of_advantages_can_have_a_baseline_that_sees_the_action(inner: str) -> None:
+    def found(**changes: Any) -> bool:
+        config = SMALL.model_copy(update={"inner_loss": inner, "discount": 0.9, "decay": 0.9, **changes})
+        loss = build(config, torch.device("cpu")).learner.inner
+        return isinstance(loss, ActionBaseline) or isinstance(getattr(loss, "loss", None), ActionBaseline)
+
+    assert found(action_baseline=True) and not found()
 
 
 def test_resuming_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
