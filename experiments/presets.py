@@ -215,7 +215,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "navigation-varying-best": (
         "a hidden goal and a start drawn per task: our best at one step",
-        NAVIGATION_BEST.model_copy(update={"benchmark": "navigation-varying"}),
+        NAVIGATION_FITTED.model_copy(update={"benchmark": "navigation-varying"}),
     ),
     "navigation-halfcircle-best": (
         "goals on a half-circle, felt from near by only (Rakelly et al. 2019): explore five episodes, then go there",
