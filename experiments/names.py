@@ -54,6 +54,7 @@ from metarl.rules import (
     UnitNorm,
     UpdateRule,
     WhitenedInputs,
+    WhitenedOutputs,
     affine_layers,
 )
 from metarl.transitions import TransitionNetwork
@@ -100,6 +101,7 @@ RULES: dict[str, Rule] = {
         WhitenedInputs(params, affine_layers(params), ridge=0.1),
         MetaSGD(params, initial=c.rate, parameterisation=p),
     ),
+    "whitened-outputs": lambda c, params, p: Chain(WhitenedOutputs(params), SGD(c.rate)),
     "foresight": lambda c, params, p: Chain(_foresight(params), MetaSGD(params, initial=c.rate, parameterisation=p)),
     "whitened-offset": lambda c, params, p: Chain(
         _whitened(params), Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params)

@@ -43,6 +43,12 @@ class Distribution(Protocol):
     def mean_deviation(self, other: Distribution) -> Tensor:
         """The mean of `deviation` over actions of ``other``, ``[..., D]``."""
 
+    def information(self, weight: Tensor) -> Tensor:
+        """The Fisher information of what a network puts out, ``[A, A]``: of logits, or of means.
+
+        A mean over rows: of distributions of rows ``[R, A]``, with weights ``[R]`` of which some are above zero.
+        """
+
 
 class Gaussian(NamedTuple):
     """Diagonal Gaussian; ``log_std`` broadcasts against ``mean``."""
@@ -100,6 +106,11 @@ class Gaussian(NamedTuple):
         variance_ratio = (2.0 * (other.log_std - self.log_std)).exp()
         return torch.cat([shift, shift.square() + variance_ratio - 1.0], -1)
 
+    def information(self, weight: Tensor) -> Tensor:
+        """``diag(1 / σ²)``; see `Distribution.information`."""
+        precision = (-2.0 * self.log_std).exp() * weight.unsqueeze(-1)
+        return torch.diag_embed(precision.sum(0) / weight.sum())
+
 
 class Categorical(NamedTuple):
     """Distribution over ``n`` discrete actions."""
@@ -154,6 +165,12 @@ class Categorical(NamedTuple):
         if not isinstance(other, Categorical):
             raise TypeError(f"expected a Categorical to compare with, got {type(other).__name__}")
         return other.logits.softmax(-1) - self.logits.softmax(-1)
+
+    def information(self, weight: Tensor) -> Tensor:
+        """``diag(p) - p pᵀ``; see `Distribution.information`."""
+        p = self.logits.softmax(-1)
+        weighted = p * (weight / weight.sum()).unsqueeze(-1)
+        return torch.diag_embed(weighted.sum(0)) - weighted.mT @ p
 
     def _one_hot(self, action: Tensor) -> Tensor:
         chosen = action.unsqueeze(-1) == torch.arange(self.logits.shape[-1], device=action.device)

@@ -100,6 +100,7 @@ class Learner(nn.Module):
             value,
             functools.partial(self.moments, params, batch),
             functools.partial(self.dynamics, params, batch),
+            functools.partial(self.information, params, batch),
         )
 
     def moments(self, params: Params, batch: Batch) -> dict[str, Tensor]:
@@ -112,6 +113,11 @@ class Learner(nn.Module):
     def dynamics(self, params: Params, batch: Batch, layer: str) -> Tensor:
         """How what an affine layer reads changes in a step in which nothing is done, ``[F + 1, F + 1]``."""
         return linear_dynamics(batch, lambda rows: homogeneous(self.policy.layer_inputs(params, rows)[layer])).drift
+
+    def information(self, params: Params, batch: Batch) -> Tensor:
+        """The Fisher information of what the network puts out, a mean over the steps of a batch, ``[A, A]``."""
+        observation, weight = live_rows(batch, batch.observation)
+        return self.policy(params, observation).information(weight)
 
     def act(self, params: Params, batch: Batch) -> Distribution:
         """How the policy acts on the steps of a batch ``[H, N, ...]``; anything on padding."""

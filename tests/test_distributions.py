@@ -154,6 +154,21 @@ def test_deviations_have_mean_zero_and_their_mean_under_another_is_by_quadrature
     assert float(ours.mean_deviation(ours).abs().max()) < 1e-12
 
 
+@pytest.mark.parametrize("make", [gaussians, categoricals])
+def test_the_information_is_the_curvature_of_the_divergence_averaged_over_rows(make: type) -> None:
+    ours = make(0)[0]
+    rows = type(ours)(*(leaf.flatten(0, 1) for leaf in ours))
+    weight = torch.rand(20, generator=seeded(3), dtype=torch.float64)
+    weight[3] = 0.0
+
+    def divergence(shift: Tensor) -> Tensor:  # of one change of all rows' outputs
+        return (rows.kl(type(rows)(rows[0] + shift, *rows[1:])) * weight).sum() / weight.sum()
+
+    outputs = rows[0].shape[-1]
+    expected = torch.autograd.functional.hessian(divergence, torch.zeros(outputs, dtype=torch.float64))
+    torch.testing.assert_close(rows.information(weight), expected, rtol=1e-10, atol=1e-12)
+
+
 def test_divergences_need_the_same_family() -> None:
     gaussian, categorical = gaussians(0)[0], categoricals(0)[0]
     with pytest.raises(TypeError, match="expected a Gaussian"):

@@ -48,6 +48,7 @@ from metarl.rules import (
     UnitNorm,
     UpdateRule,
     WhitenedInputs,
+    WhitenedOutputs,
     layer_of,
 )
 from tests.helpers import double_trace, one_task, seeded
@@ -87,6 +88,7 @@ RULES: dict[str, Callable[[Shapes], UpdateRule]] = {
     "offset": lambda p: Offset(MetaSGD(p, initial=0.1), p),
     "curvature": lambda p: Chain(MetaCurvature(p), LearnedSGD(0.1)),
     "whitened": lambda p: Chain(WhitenedInputs(p, ["network.hidden.0"], ridge=0.5), LearnedSGD(0.1)),
+    "whitened_outputs": lambda p: Chain(WhitenedOutputs(p), LearnedSGD(0.1)),
     "foresight": lambda p: Chain(
         Foresight(WhitenedInputs(p, ["network.hidden.0"], ridge=0.5), p, "network.hidden.0", horizon=3.0),
         LearnedSGD(0.1),
@@ -112,6 +114,7 @@ LEARNED = [name for name in RULES if name not in ("sgd", "clip_only", *ONLINE)]
 
 DRIFT = torch.tensor([[0.1, -0.2, 0.3], [0.2, 0.0, 0.1], [0.0, 0.0, 0.0]], dtype=torch.float64)  # of the same
 MOMENT = torch.tensor([[2.0, 0.5, 0.1], [0.5, 0.3, -0.2], [0.1, -0.2, 1.0]], dtype=torch.float64)  # of 2 inputs and 1
+INFORMATION = torch.tensor([[0.3, -0.2], [-0.2, 0.4]], dtype=torch.float64)  # of two outputs
 
 
 def some_params(seed: int, dtype: torch.dtype = torch.float64) -> Shapes:
@@ -131,6 +134,7 @@ def at(grads: Shapes, params: Shapes, loss: float = 0.5) -> Step:
         torch.tensor(loss, dtype=dtype),
         lambda: {"network.hidden.0": MOMENT.to(dtype)},
         lambda layer: {"network.hidden.0": DRIFT.to(dtype)}[layer],
+        lambda: INFORMATION.to(dtype),
     )
 
 
@@ -455,7 +459,7 @@ def test_an_unused_head_and_a_frozen_layer_do_no_harm(name: str) -> None:
     assert not any("frozen" in key for key in params) and any("value" in key for key in params)
     rule = (
         Masked(SGD(0.1), "out", params)
-        if name in ("masked", "nested", "whitened", "foresight")
+        if name in ("masked", "nested", "whitened", "whitened_outputs", "foresight")
         else RULES[name](params)
     )
     learner = Learner(policy, rule, inner=vpg, outer=vpg)

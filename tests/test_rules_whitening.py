@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl import MLP, Batch, CategoricalPolicy, Learner, lvc, packing
+from metarl import MLP, Batch, CategoricalPolicy, GaussianPolicy, Learner, lvc, packing, vpg
 from metarl.learner import second_moment
 from metarl.losses import Clipped
 from metarl.packing import live_rows, live_steps
-from metarl.rules import SGD, Chain, Step, UpdateRule, WhitenedInputs, affine_layers
+from metarl.rules import SGD, Chain, Step, UpdateRule, WhitenedInputs, WhitenedOutputs, affine_layers
 from metarl.types import Params
 from tests.helpers import make_batch, randomize, seeded
 
@@ -165,3 +165,64 @@ def moved(policy: CategoricalPolicy, rule: UpdateRule, batch: Batch) -> Tensor:
     before, after = (policy(p, points).logits.detach() for p in (policy.initial(), learner.adapt([batch])))
     change = (after - before)[:, 1] - (after - before)[:, 0]
     return torch.cat([change[:3] - change[3], change[3:]])
+
+
+def one_state(arms: int) -> tuple[CategoricalPolicy, Batch]:
+    """A policy of one state with a logit an arm, some of them hardly ever pulled, and 40 pulls."""
+    policy = CategoricalPolicy(MLP(1, [], arms, generator=seeded(2))).double()
+    randomize(policy, 3, 1.5)
+    generator = seeded(4)
+    chances = policy(policy.initial(), torch.ones(1, 1, dtype=torch.float64)).logits.softmax(-1)[0].detach()
+    action = torch.multinomial(chances, 40, replacement=True, generator=generator).unsqueeze(0)
+    advantage = torch.randn(1, 40, generator=generator, dtype=torch.float64)
+    ones = torch.ones(1, 40, dtype=torch.float64)
+    return policy, make_batch(ones, ones, observation=ones.unsqueeze(-1), advantage=advantage, action=action)
+
+
+def test_undamped_a_bandits_step_is_the_natural_gradient() -> None:
+    # Kakade's: each arm's logit moves by its advantages over its probability, up to what is added to all logits
+    policy, batch = one_state(4)
+    rule = Chain(WhitenedOutputs(policy.initial(), damping=1e-12), SGD(0.5)).double()
+    params = policy.initial()
+    p = policy(params, batch.observation[0, :1]).logits.softmax(-1)[0].detach()
+    after = Learner(policy, rule, inner=vpg, outer=vpg).adapt([batch])
+    moved = (after["network.head.bias"] - params["network.head.bias"]).detach()
+    worth = torch.stack([batch.advantage[batch.action == arm].sum() for arm in range(4)]) / 40 / p
+    expected = 0.5 * (worth - worth.mean())
+    torch.testing.assert_close(moved - moved.mean(), expected, rtol=1e-4, atol=1e-4)  # 1e-6 are always added
+    torch.testing.assert_close(after["network.head.weight"][:, 0] - params["network.head.weight"][:, 0], moved)
+
+
+@pytest.mark.parametrize("make", [CategoricalPolicy, lambda network: GaussianPolicy(network, 2, log_std=-0.7)])
+def test_whitened_outputs_by_hand(make: type) -> None:
+    policy = make(MLP(3, [6], 2, generator=seeded(2))).double()
+    randomize(policy, 3, 0.5)
+    params, batch = policy.initial(), episodes()
+    if isinstance(policy, GaussianPolicy):
+        batch = batch._replace(action=torch.randn(8, 4, 2, generator=seeded(5), dtype=torch.float64))
+    learner = Learner(policy, WhitenedOutputs(params, damping=0.2).double(), inner=lvc, outer=lvc)
+    step = learner.look(params, batch)
+    found, _ = learner.rule.update(step, {})
+    live = batch.observation[batch.mask > 0]
+    if isinstance(policy, GaussianPolicy):
+        information = np.diag(np.exp(-2.0 * policy.log_std.detach().numpy()))
+    else:
+        p = policy(params, live).logits.softmax(-1).detach().numpy()
+        information = np.mean([np.diag(row) - np.outer(row, row) for row in p], 0)
+    inverse = np.linalg.inv(information + (0.2 + 1e-6) * np.eye(2))
+    for part in ("weight", "bias"):
+        gradient = step.grads[f"network.head.{part}"].detach().numpy()
+        np.testing.assert_allclose(found[f"network.head.{part}"].detach(), inverse @ gradient, rtol=1e-6)
+    assert all(torch.equal(found[name], g) for name, g in step.grads.items() if "head" not in name)
+
+
+def test_outputs_that_cannot_be_whitened_are_refused() -> None:
+    params = {"network.head.weight": torch.zeros(2, 3), "network.head.bias": torch.zeros(2)}
+    for given, damping in (({"log_std": torch.zeros(2)}, 0.1), (params, 0.0)):
+        with pytest.raises(ValueError, match="expected a layer with a weight and a positive damping"):
+            WhitenedOutputs(given, damping=damping)
+    rule, step = WhitenedOutputs(params), Step(params, params, torch.zeros(()))
+    with pytest.raises(ValueError, match="does not tell how its outputs are distributed"):
+        rule.update(step, {})
+    with pytest.raises(ValueError, match="puts out 2 numbers, not 3"):
+        rule.update(step._replace(information=lambda: torch.eye(3)), {})

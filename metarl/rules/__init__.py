@@ -17,7 +17,7 @@ from metarl.rules.rates import Bounded, Free, Parameterisation, Positive, Rates,
 from metarl.rules.reinforced import RLSchedule
 from metarl.rules.scheduled import GPSchedule, LSTMSchedule, MLPSchedule, Schedule, Scheduled
 from metarl.rules.sgd import SGD, LearnedSGD
-from metarl.rules.whitening import WhitenedInputs, affine_layers
+from metarl.rules.whitening import WhitenedInputs, WhitenedOutputs, affine_layers
 
 __all__ = [
     "SGD",
@@ -57,6 +57,7 @@ __all__ = [
     "UnitNorm",
     "UpdateRule",
     "WhitenedInputs",
+    "WhitenedOutputs",
     "affine_layers",
     "decided",
     "draw_noise",

@@ -37,6 +37,9 @@ class Step(NamedTuple):
     dynamics: Callable[[str], Tensor] | None = None
     """gives of an affine layer D ``[F + 1, F + 1]``, how ``x̄`` changes in a step in which nothing is done; see
     `metarl.dynamics.linear_dynamics`"""
+    information: Callable[[], Tensor] | None = None
+    """gives the Fisher information of what the policy's network puts out, a mean over the steps of the batch,
+    ``[A, A]``; see `metarl.distributions.Distribution.information`"""
 
 
 class UpdateRule(nn.Module, ABC):

@@ -1,4 +1,8 @@
-"""Steps that do not depend on the units, the order or the signs of what a layer reads."""
+"""The two factors of a layer's natural gradient (K-FAC): what it reads, and what comes of what it puts out.
+
+With the first, a step does not depend on the units, the order or the signs of the inputs; with the second, not on how
+sure the policy already is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.rates import layer_of
 from metarl.trees import Tree
 
 
@@ -69,6 +74,56 @@ class WhitenedInputs(UpdateRule):
             whitened = torch.linalg.solve(loaded, gradient.mT).mT * (1.0 + ridge)
             updates[weight], updates[bias] = whitened[..., :-1], whitened[..., -1]
         return updates, state
+
+
+class WhitenedOutputs(UpdateRule):
+    """The last layer's gradient times the inverse Fisher information of what it puts out.
+
+    With the layer's gradient ``G = ∂L/∂(W, b)``, whose columns are sums of scores of the policy's logits or means::
+
+        (Γ + λ I)⁻¹ G,    Γ = mean Fisher information over the steps of the batch
+
+    the output's factor of the natural gradient (K-FAC, Martens & Grosse 2015, arXiv:1503.05671, section 3); for a
+    bandit with one logit an arm it is the natural policy gradient (Kakade 2001). A plain gradient moves the logits of
+    unlikely actions in proportion to how likely they are; this one moves them by what the actions were worth, but
+    for those less likely than about λ. λ is meta-learned.
+
+    A map from gradients to gradients, for `metarl.rules.Chain`; other parameters pass unchanged.
+    """
+
+    def __init__(self, params: Mapping[str, Tensor], *, damping: float = 0.1) -> None:
+        """For a policy whose last layer puts out what its distribution is made of.
+
+        Args:
+            params: the policy's initial parameters.
+            damping: the first λ, in the units of Γ: of squared probabilities, or of one over squared actions.
+
+        Raises:
+            ValueError: no layer with a weight, or a damping that is not positive.
+        """
+        super().__init__()
+        weights = [name for name in params if name.endswith(".weight")]
+        if not (weights and damping > 0.0):
+            raise ValueError(f"expected a layer with a weight and a positive damping, got {list(params)} and {damping}")
+        self.layer = weights[-1].removesuffix(".weight")
+        self.log_damping = nn.Parameter(torch.tensor(float(damping)).log())
+
+    def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
+        """See `UpdateRule.update`.
+
+        Raises:
+            ValueError: the step does not tell the information, or the layer puts out something else.
+        """
+        if step.information is None:
+            raise ValueError(f"{self.layer} cannot be whitened: the step does not tell how its outputs are distributed")
+        information, outputs = step.information(), len(step.grads[f"{self.layer}.weight"])
+        if len(information) != outputs:
+            raise ValueError(f"{self.layer} puts out {outputs} numbers, not {len(information)}")
+        damping = (self.log_damping.exp() + 1e-6) * torch.eye(outputs).to(information)
+        factor = torch.linalg.cholesky(information + damping)
+        parts = {name: g for name, g in step.grads.items() if layer_of(name) == self.layer}
+        whitened = {name: torch.cholesky_solve(g.reshape(outputs, -1), factor).view_as(g) for name, g in parts.items()}
+        return {**step.grads, **whitened}, state
 
 
 def affine_layers(params: Mapping[str, Tensor]) -> list[str]:

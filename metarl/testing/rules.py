@@ -52,7 +52,15 @@ def _draw(seed: int, dtype: torch.dtype = torch.float64) -> Tree:
 def _step(grads: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Step:
     loss = next(iter(grads.values())).mean()
     moments = {layer: torch.eye(width + 1).to(loss) for layer, width in READ.items()}
-    return Step(dict(grads), params, loss, lambda: moments, lambda layer: 0.1 * moments[layer].triu(1) + 0.01)
+    information = torch.tensor([[0.3, -0.2], [-0.2, 0.4]]).to(loss)  # of the head's two outputs
+    return Step(
+        dict(grads),
+        params,
+        loss,
+        lambda: moments,
+        lambda layer: 0.1 * moments[layer].triu(1) + 0.01,
+        lambda: information,
+    )
 
 
 def _path(rule: UpdateRule, params: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> tuple[Tree, RuleState]:
