@@ -38,6 +38,9 @@ class Config(BaseModel):
     signal_hidden: tuple[Count, ...] = Field(
         (32, 32), description="units of the hidden layers of a learned reward or advantage; none is linear"
     )
+    signal_actions: bool = Field(
+        True, description="learned signals see which action was taken; not, where actions are alike as arms are"
+    )
     signal_effects: bool = Field(
         False,
         description="learned signals also see what actions do by themselves, by a linear fit to a task's episodes",

@@ -216,9 +216,10 @@ def _seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
 def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwork:
     actions = family.action_space
     discrete = isinstance(actions, Discrete)
+    size = int(actions.n) if discrete else actions.shape[0]
     return TransitionNetwork(
         family.observation_space.shape[0],
-        int(actions.n) if discrete else actions.shape[0],
+        size if config.signal_actions else 0,
         discrete=discrete,
         more=more,
         effects=config.signal_effects,

@@ -38,7 +38,7 @@ class TransitionNetwork(nn.Module):
 
         Args:
             observations: O, size of an observation.
-            actions: how many there are to choose from, or the size A of a continuous action.
+            actions: how many there are to choose from, or the size A of a continuous action; 0 hides it.
             discrete: which of the two.
             more: further numbers a step.
             effects: whether to see what actions do by themselves.
@@ -65,7 +65,7 @@ class TransitionNetwork(nn.Module):
         return judged.squeeze(-1)
 
     def transitions(self, batch: Batch) -> Tensor:
-        """Every step in numbers, ``[H, N, 2 O + A + 2]``, and O more with effects.
+        """Every step in numbers, ``[H, N, 2 O + A + 2]``, and O more with effects; A is 0 where actions are hidden.
 
         The next state of an episode's last step is not known (a batch holds no observations beyond the end): its
         change is 0 and ``end`` is 1.
@@ -78,5 +78,6 @@ class TransitionNetwork(nn.Module):
             action = action.unsqueeze(-1) == torch.arange(
                 self.actions, device=action.device
             )  # one_hot cannot be lifted
+        action = action[..., : self.actions]
         told = [seen, action.to(seen.dtype), change, torch.stack([batch.reward, 1.0 - known], -1)]
         return torch.cat([*told, effects(batch)] if self.effects else told, -1)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from envs import (
     Acrobot,
+    BernoulliBandit,
     CartPole,
     Choice,
     Family,
@@ -32,7 +33,16 @@ from envs import (
     Union,
     task_ids,
 )
-from envs.benchmarks.variants import BEYOND, INNER, RING, WITHIN, cartpole_all, cartpole_all_inner, cartpole_scrambled
+from envs.benchmarks.variants import (
+    BEYOND,
+    INNER,
+    RING,
+    WITHIN,
+    cartpole_all,
+    cartpole_all_inner,
+    cartpole_all_slipping,
+    cartpole_scrambled,
+)
 from envs.coarse import Coarse
 from envs.parameters import Parameter
 from envs.wrappers import (
@@ -48,6 +58,7 @@ from envs.wrappers import (
     ScaledSensors,
     ShiftedReward,
     Shuffled,
+    Slipping,
     SwappedActions,
 )
 from envs.wrappers.permutations import permutation
@@ -401,6 +412,7 @@ ANY: dict[str, Callable[[Family], Family]] = {
     "repeated": lambda f: Repeated(f, most=3, repeats=whole(1, 3)),
     "scaled-reward": lambda f: ScaledReward(f, Range(0.5, 2)),
     "shifted-reward": lambda f: ShiftedReward(f, Range(-1, 1)),
+    "slipping": lambda f: Slipping(f, 0.3),
     "changing": lambda f: Changing(f, Range(0, 10), **{next(iter(f.parameters)): next(iter(f.ranges.values()))}),
 }
 BARE: dict[str, Callable[[], Family]] = {
@@ -416,6 +428,7 @@ NEUTRAL: dict[str, Callable[[Family], Family]] = {
     "repeated": Repeated,
     "scaled-reward": ScaledReward,
     "shifted-reward": ShiftedReward,
+    "slipping": lambda f: Slipping(f, 0.0),
     "changing": lambda f: Changing(f, **{next(iter(f.parameters)): next(iter(f.ranges.values()))}),
 }
 
@@ -565,6 +578,32 @@ def test_collect_plays_wrapped_families(bare: str) -> None:
     assert bool(batches[0].log_prob.isfinite().all()) and batches[0].mask.sum() > 0
 
 
+@pytest.mark.parametrize("paying", range(3))
+def test_discrete_actions_slip_to_any_as_often_as_said(paying: int) -> None:
+    arms = {f"arm_{arm}": float(arm == paying) for arm in range(3)}  # what is paid tells which arm was pulled
+    family = Slipping(BernoulliBandit(3, horizon=20, **arms), 0.3)
+    _, paid, _ = play(family, drawn(family, tasks=100), torch.zeros(20, 100, 50, dtype=torch.int64))
+    assert float(paid.mean()) == pytest.approx(0.8 if paying == 0 else 0.1, abs=0.005)
+    assert float(paid.mean((1, 2)).std()) < 0.01  # early and late alike
+
+
+def test_continuous_actions_slip_within_their_bounds_and_nothing_else_changes() -> None:
+    inner = Navigation()
+    family, asked = Slipping(inner, 0.25), torch.tensor([0.03, -0.02], dtype=torch.float64)
+    task = drawn(family, tasks=50)
+    (seen, _, _), (plain, _, _) = (play(one, task, asked.expand(10, 50, 40, 2)) for one in (family, inner))
+    unit = plain[1, 0, 0] - plain[0, 0, 0]  # a step by what was asked for
+    steps = (seen[1:] - seen[:-1]) / unit * asked
+    slipped = (steps - asked).abs().amax(-1) > 1e-9
+    assert float(slipped.double().mean()) == pytest.approx(0.25, abs=0.01)
+    low, high = (torch.as_tensor(end, dtype=torch.float64) for end in (inner.action_space.low, inner.action_space.high))
+    share = (steps[slipped] - low) / (high - low)
+    assert bool(((share > 0.0) & (share < 1.0)).all())
+    np.testing.assert_allclose(share.mean(0), 0.5, atol=0.02)
+    np.testing.assert_allclose(share.std(0), 12**-0.5, atol=0.01)
+    assert abs(float(torch.corrcoef(share.T)[0, 1])) < 0.05  # each part is drawn by itself
+
+
 # --- references
 
 
@@ -581,6 +620,7 @@ def test_references_pass_where_they_hold() -> None:
         (DeadActions(pole), {"ceiling"}),
         (ScaledActions(point), {"ceiling"}),
         (Delayed(point), {"ceiling"}),
+        (Slipping(point, 0.1), {"ceiling"}),
         (Repeated(point), set()),
         (ShiftedReward(point), set()),
         (Changing(point, friction=0.5), set()),
@@ -656,6 +696,12 @@ class Blob(Family):
         return Transition(state, torch.zeros(()), torch.zeros((), dtype=torch.bool))
 
 
+class Anywhere(Blob):
+    """Actions without bounds."""
+
+    action_space = Box(-np.inf, np.inf, (1,), dtype=np.float32)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -673,6 +719,10 @@ class Blob(Family):
         (lambda: NoisySensors(CartPole(), noise_4=1.0), ValueError, "no constant 'noise_4'; it adds noise_0"),
         (lambda: NoisySensors(CartPole(), noise_1=-1.0), ValueError, "noise_1: expected within"),
         (lambda: NoisySensors(CartPole(), gravity=1.0), ValueError, "no constant 'gravity'"),
+        (lambda: Slipping(CartPole(), 1.5), ValueError, "chance from 0 to 1, got 1.5"),
+        (lambda: Slipping(Delayed(Slipping(CartPole(), 0.1)), 0.1), ValueError, "slips already"),
+        (lambda: Slipping(Anywhere(), 0.1), ValueError, "expected bounded actions"),
+        (lambda: Slipping(Blob(), 0.1), TypeError, "Discrete or a flat Box"),
         (lambda: ScaledActions(CartPole()), TypeError, "use SwappedActions"),
         (lambda: SwappedActions(Navigation()), TypeError, "use ScaledActions"),
         (lambda: SwappedActions(CartPole(), 0.5), ValueError, "action_order: expected one of"),
@@ -775,6 +825,15 @@ def test_what_to_choose_by_lies_around_the_inner_range_and_within_the_training_r
         assert bool(((ring[name] <= low + 1e-6) | (ring[name] >= high - 1e-6)).all())
         outer = [bound for part in (INNER[name], RING[name]) for bound in part.bounds]
         assert (min(outer), max(outer)) == pytest.approx(WITHIN[name].bounds)
+
+
+def test_the_tasks_of_cartpole_all_can_be_scored_slipping() -> None:
+    tasks, scoring = cartpole_all(100).family, cartpole_all_slipping(100).family
+    task = drawn(tasks)
+    assert scoring.parameters == tasks.parameters and scoring.describe()["settings"]["chance"] == 0.15
+    push = torch.zeros(9, TASKS, EPISODES)
+    steady, slipping = (play(family, task, push)[0] for family in (tasks, scoring))
+    assert torch.equal(steady[0], slipping[0]) and not torch.equal(steady, slipping)
 
 
 def test_scrambled_wirings_are_held_out_whole() -> None:

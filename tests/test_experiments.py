@@ -421,6 +421,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "credit": ({"inner_loss": "vpg"}, {"credit": 1.0}),
     "every_step": ({}, {"every_step": 1.0}),
     "steps": ({}, {"steps": 2}),
+    "signal_actions": ({"inner_loss": "learned-advantage"}, {"signal_actions": False}),
     "signal_effects": ({"inner_loss": "learned-advantage"}, {"signal_effects": True}),
     "signal_hidden": ({"inner_loss": "learned-reward"}, {"signal_hidden": ()}),
     "tasks": ({}, {"tasks": 3}),

@@ -142,3 +142,17 @@ def test_without_hidden_layers_the_judgement_is_linear() -> None:
     batch = one_task(double_trace(sgd(0.3), steps=1, name="navigation")[1], 1).support[0]
     expected = symlog(network.transitions(batch)) @ network.head.weight[0] + network.head.bias
     torch.testing.assert_close(network(batch), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_hidden_actions_are_all_that_is_hidden(name: str) -> None:
+    observations, actions, discrete = SIZES[name]
+    _, trace = double_trace(sgd(0.3), steps=1, name=name)
+    batch = one_task(trace, 0).support[0]
+    shown, hidden = (
+        TransitionNetwork(observations, size, discrete=discrete, generator=seeded(0)).double() for size in (actions, 0)
+    )
+    seen = shown.transitions(batch)
+    kept = [i for i in range(seen.shape[-1]) if not observations <= i < observations + actions]
+    assert torch.equal(hidden.transitions(batch), seen[..., kept])
+    assert hidden(batch).shape == batch.reward.shape

@@ -5,7 +5,8 @@ drawn, validated, hashed and split like the wrapped family's own. At the default
 nothing. The outermost wrapper is the nearest to the agent: its action passes through that wrapper first,
 and its observation last.
 
-``Trials`` alone adds no constants: it joins several episodes into one, for agents with a memory.
+Two add no constants: ``Trials`` joins several episodes into one, for agents with a memory, and ``Slipping`` makes
+training harder than the test.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .noise import NoisySensors
 from .repeated import Repeated
 from .rewards import ScaledReward, ShiftedReward
 from .sensors import RewiredSensors, ScaledSensors
+from .slipping import Slipping
 from .trials import Trials
 
 __all__ = [
@@ -36,5 +38,6 @@ __all__ = [
     "Shuffled",
     "RewiredSensors",
     "ScaledSensors",
+    "Slipping",
     "Trials",
 ]

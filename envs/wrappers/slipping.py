@@ -1,0 +1,83 @@
+"""Actions that now and then slip: something at random is done in their place."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from .. import counter
+from ..family import Family, State, Task, Transition
+from .base import Wrapper, components
+
+KEY, COUNT = "slip_key", "slip_count"
+
+
+@final
+class Slipping(Wrapper):
+    """At every step, with a fixed probability, an action drawn uniformly acts in place of the one that was given.
+
+    A way to train, not something to adapt to: whoever must recover from odd actions learns not to depend on the
+    next one. It adds no constants, so that a benchmark's tasks may be trained with it and tested without it (see
+    ``scored_in``). The agent is not told that an action slipped. A row draws one key at its reset; what happens in its
+    t-th step is counted off that key (see ``counter``).
+
+    Args:
+        family: what to wrap, with discrete actions or flat, bounded continuous ones.
+        chance: the probability of slipping, 0 to 1.
+
+    Raises:
+        TypeError: other actions, or see ``Wrapper``.
+        ValueError: a chance that is none, continuous actions without bounds, or see ``Wrapper``.
+    """
+
+    def __init__(self, family: Family, chance: float) -> None:
+        inner = family
+        while isinstance(inner, Wrapper):  # with no constants to clash, only the state would tell
+            if isinstance(inner, Slipping):
+                raise ValueError("Slipping: the wrapped family slips already; give one chance for both")
+            inner = inner._family
+        self._parts = components("Slipping", family)
+        space = family.action_space
+        assert isinstance(space, (Box, Discrete))
+        if isinstance(space, Box) and not space.is_bounded():
+            raise ValueError(
+                f"Slipping: expected bounded actions, to draw others from, got {space}; wrap another family"
+            )
+        if not 0.0 <= chance <= 1.0:
+            raise ValueError(f"Slipping: expected a chance from 0 to 1, got {chance}; give a probability")
+        self._chance = float(chance)
+        self._bounds = (
+            list(zip(space.low.tolist(), space.high.tolist(), strict=True))
+            if isinstance(space, Box)
+            else [(0.0, float(space.n))]
+        )
+        super().__init__(family, {}, {}, (KEY, COUNT), {"chance": self._chance})
+
+    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
+        """The wrapped family's first states, drawn first, and a key for each row's slips."""
+        state = super().reset(task, rows, generator=generator)
+        key = counter.keys(rows, generator=generator).to(next(iter(state.values())).device)
+        return state | {KEY: key, COUNT: torch.zeros_like(key)}
+
+    def step(self, task: Task, state: State, action: Tensor) -> Transition:
+        """The wrapped family's step, under another action where this one slips."""
+        numbers = len(self._bounds) + 1
+        dtype = action.dtype if action.is_floating_point() else torch.float32
+        first, *drawn = (
+            counter.uniform(state[KEY], state[COUNT] * numbers + number, dtype) for number in range(numbers)
+        )
+        odd = [low + (high - low) * u for (low, high), u in zip(self._bounds, drawn, strict=True)]
+        slips = first < self._chance
+        if self._parts:
+            acting = torch.where(slips.unsqueeze(-1), torch.stack(odd, -1), action)
+        else:
+            acting = torch.where(slips, odd[0].to(action.dtype), action)  # rounded down to an action's number
+        moved = super().step(task, state, acting)
+        return moved._replace(state=moved.state | {KEY: state[KEY], COUNT: state[COUNT] + 1})
+
+    def references(self, task: Task) -> dict[str, Tensor]:
+        """``ceiling`` alone: nothing more can be done than without slips. Random play stays what it was."""
+        return self._ceiling(task)
