@@ -97,12 +97,15 @@ BANDIT = Config(
     env_steps=1_000_000,
 )
 # What exploring earns later does not reach a gradient through replayed steps; evolution counts all that is earned. A
-# linear judgement of (reward, arm) is what a pull adds to its arm's logit for a pay-out and takes for none.
+# linear judgement of the pay-out is what a pull adds to its arm's logit or takes; arms are alike, and what tells them
+# apart would only be noise to evolution. With whitened outputs an arm that is pulled seldom does not move less for it.
 BANDIT_BEST = BANDIT.model_copy(
     update={
+        "rule": "whitened-outputs",
         "rate": 1.25,
         "inner_loss": "learned-advantage",
         "signal_hidden": (),
+        "signal_actions": False,
         "baseline": "zero",
         "steps": 19,
         "tasks": 100,
@@ -111,7 +114,7 @@ BANDIT_BEST = BANDIT.model_copy(
         "meta_optimizer": "evolution",
         "pairs": 8,
         "perturbation": 0.2,
-        "lr": 0.02,
+        "lr": 0.005,
         "rate_lr": 0.3,
         "env_steps": 10_000_000,
     }
