@@ -91,7 +91,7 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
             build_rule(config, policy),
             inner=choose("inner loss", config.inner_loss, INNER_LOSSES)(config, benchmark.family),
             outer=outer_loss(config),
-            credit=PreUpdateCredit(config.credit) if config.credit else None,
+            credit=PreUpdateCredit(config.credit, config.coverage) if config.credit or config.coverage else None,
             every_step=config.every_step,
         ).to(device)
         if config.compile:
@@ -199,7 +199,13 @@ def build_rule(config: Config, policy: Policy) -> UpdateRule:
 
 
 def build_plan(config: Config, benchmark: Benchmark) -> Plan:
-    """What a meta-iteration samples."""
+    """What a meta-iteration samples.
+
+    Raises:
+        InputError: episodes are to be compared and there is one, or see `_scoring`.
+    """
+    if config.coverage and config.episodes < 2:
+        raise InputError("coverage compares the episodes of a task: expected at least 2, got 1; pass --episodes 5, say")
     return Plan(
         tasks=config.tasks,
         episodes=config.episodes,

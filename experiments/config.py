@@ -54,6 +54,11 @@ class Config(BaseModel):
     )
     clip: Positive = Field(0.2, description="range of clipped losses")
     credit: Annotated[float, Field(ge=0.0)] = Field(0.0, description="weight of pre-update credit (E-MAML); 0 is none")
+    coverage: Annotated[float, Field(ge=0.0)] = Field(
+        0.0,
+        description="weight of credit to each exploring episode for coming closer than its task's others to what pays "
+        "in scored_in",
+    )
     every_step: Annotated[float, Field(ge=0.0)] = Field(
         0.0, description="weight of what is earned while adapting: the outer loss on every step's own episodes"
     )

@@ -18,7 +18,7 @@ from metarl import losses
 from metarl.action_baseline import ActionBaseline
 from metarl.advantages import Advantages
 from metarl.baselines import Baseline, CrossFitted, LinearBaseline, ZeroBaseline
-from metarl.learned_signals import LearnedAdvantage, LearnedReward
+from metarl.learned_signals import LearnedAdvantage, LearnedLoss, LearnedReward
 from metarl.learner import Learner
 from metarl.objectives import LearnedObjective, WarmStart
 from metarl.optimizers import Descent, Evolution, ExponentiatedGradient, MetaOptimizer, Reptile, TrustRegion
@@ -193,9 +193,14 @@ def _learned_reward(config: Config, family: TaskFamily) -> losses.Loss:
     return LearnedReward(_reinforcing(config), _judge(config, family), support_advantages(config))
 
 
+def _learned_loss(config: Config, family: TaskFamily) -> losses.Loss:
+    size, discrete = _choices(family)
+    return LearnedLoss(_reinforcing(config), _judge(config, family, more=1 + (size if discrete else 2 * size)))
+
+
 def _reinforcing(config: Config) -> losses.Loss:
     """What a learned signal is handed to. Credit completes the plain policy gradient; in the others it counts twice."""
-    return _seeing_actions(config, losses.vpg if config.credit else losses.lvc)
+    return _seeing_actions(config, losses.vpg if config.credit or config.coverage else losses.lvc)
 
 
 def _seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
@@ -214,9 +219,7 @@ def _seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
 
 
 def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwork:
-    actions = family.action_space
-    discrete = isinstance(actions, Discrete)
-    size = int(actions.n) if discrete else actions.shape[0]
+    size, discrete = _choices(family)
     return TransitionNetwork(
         family.observation_space.shape[0],
         size if config.signal_actions else 0,
@@ -226,6 +229,13 @@ def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwo
         hidden=config.signal_hidden,
         generator=stream(config.seed, "objective"),
     )
+
+
+def _choices(family: TaskFamily) -> tuple[int, bool]:
+    """How many actions there are to choose from, or the size of a continuous one, and which of the two."""
+    actions = family.action_space
+    discrete = isinstance(actions, Discrete)
+    return int(actions.n) if discrete else actions.shape[0], discrete
 
 
 INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
@@ -238,6 +248,7 @@ INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
     ),
     "learned-advantage": _learned_advantage,
     "learned-reward": _learned_reward,
+    "learned-loss": _learned_loss,
 }
 """A loss that is learned must not be the outer one, too: it would learn to be easy."""
 

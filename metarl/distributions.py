@@ -43,6 +43,9 @@ class Distribution(Protocol):
     def mean_deviation(self, other: Distribution) -> Tensor:
         """The mean of `deviation` over actions of ``other``, ``[..., D]``."""
 
+    def told(self) -> Tensor:
+        """What each row's distribution is made of, as numbers ``[..., D]`` that differ where it differs."""
+
     def information(self, weight: Tensor) -> Tensor:
         """The Fisher information of what a network puts out, ``[A, A]``: of logits, or of means.
 
@@ -106,6 +109,10 @@ class Gaussian(NamedTuple):
         variance_ratio = (2.0 * (other.log_std - self.log_std)).exp()
         return torch.cat([shift, shift.square() + variance_ratio - 1.0], -1)
 
+    def told(self) -> Tensor:
+        """Means and log standard deviations, ``[..., 2 A]``."""
+        return torch.cat([self.mean, self.log_std.expand_as(self.mean)], -1)
+
     def information(self, weight: Tensor) -> Tensor:
         """``diag(1 / σ²)``; see `Distribution.information`."""
         precision = (-2.0 * self.log_std).exp() * weight.unsqueeze(-1)
@@ -165,6 +172,10 @@ class Categorical(NamedTuple):
         if not isinstance(other, Categorical):
             raise TypeError(f"expected a Categorical to compare with, got {type(other).__name__}")
         return other.logits.softmax(-1) - self.logits.softmax(-1)
+
+    def told(self) -> Tensor:
+        """Probabilities, ``[..., n]``."""
+        return self.logits.softmax(-1)
 
     def information(self, weight: Tensor) -> Tensor:
         """``diag(p) - p pᵀ``; see `Distribution.information`."""

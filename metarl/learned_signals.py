@@ -5,13 +5,19 @@ A meta-learned network f_ψ corrects what the inner loss reinforces, either the 
     L(θ) = loss(π_θ, A(r) + f_ψ(s, a, s' - s, r, end, A))        LearnedAdvantage
     L(θ) = loss(π_θ, A(r + f_ψ(s, a, s' - s, r, end)))           LearnedReward
 
+or it is a loss itself, which sees what the policy would do there::
+
+    L(θ) = loss(π_θ, A(r)) + mean f_ψ(s, a, s' - s, r, end, A, π_θ(s))    LearnedLoss
+
 NoRML (Yang et al. 2019, arXiv:1903.01063, section 4) learns the advantage from transitions alone, and so adapts
 without a reward; LIRPG (Zheng et al. 2018, arXiv:1804.06459) learns a reward to be added. Both begin here as no
 correction at all, so that the inner loss starts as the plain one, and ψ is learned by what adapting with it achieves.
 
 Which of the two: rewards that say little, as a constant 1 for every step survived, hide what the very next state
 shows, such as which way the actuator turns: that is an advantage. Rewards that say the right thing on an unhandy
-scale are better corrected before the baseline takes from them what was to be expected.
+scale are better corrected before the baseline takes from them what was to be expected. A learned loss is for few
+episodes: its gradient reaches the policy through what it would do, not through the odds of what it happened to do, and
+has no noise of that (EPG, Houthooft et al. 2018, arXiv:1802.04821; ML³, Bechtle et al. 2019, arXiv:1906.05374).
 
 Together with `metarl.rules.Offset` of `metarl.rules.MetaSGD` a learned advantage is NoRML's algorithm.
 """
@@ -22,7 +28,7 @@ from torch import Tensor, nn
 
 from metarl.advantages import Advantages
 from metarl.distributions import Distribution
-from metarl.losses import Loss
+from metarl.losses import Loss, masked_mean
 from metarl.transitions import TransitionNetwork
 from metarl.types import Batch
 
@@ -66,3 +72,17 @@ class LearnedReward(nn.Module):
         """The rewards ``[H, N]`` that stand in for ``batch.reward``; none after the end."""
         reward: Tensor = (batch.reward + self.network(batch)) * batch.mask
         return reward
+
+
+class LearnedLoss(nn.Module):
+    """A loss to which a network adds one of its own; called as any loss, ``(distribution, batch) -> 0-d``."""
+
+    def __init__(self, loss: Loss, network: TransitionNetwork) -> None:
+        """``loss`` reads ``batch.advantage``; the ``network`` sees it and D numbers of the policy: ``more=1 + D``."""
+        super().__init__()
+        self.loss, self.network = loss, network
+
+    def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
+        """The loss on a batch ``[H, N, ...]`` of one task."""
+        judged = self.network(batch, batch.advantage, *distribution.told().unbind(-1))
+        return self.loss(distribution, batch) + masked_mean(judged, batch.mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from types import MappingProxyType
 
 import torch
@@ -117,7 +118,8 @@ class Learner(nn.Module):
     def information(self, params: Params, batch: Batch) -> Tensor:
         """The Fisher information of what the network puts out, a mean over the steps of a batch, ``[A, A]``."""
         observation, weight = live_rows(batch, batch.observation)
-        return self.policy(params, observation).information(weight)
+        found: Tensor = self.policy(params, observation).information(weight)
+        return found
 
     def act(self, params: Params, batch: Batch) -> Distribution:
         """How the policy acts on the steps of a batch ``[H, N, ...]``; anything on padding."""
@@ -139,10 +141,10 @@ class Learner(nn.Module):
         """The meta-objective of one task, and how the adapted policy acts on its query states ``[H, N, ...]``."""
         params, state = self.start(trace.noise)
         loss = torch.zeros((), device=trace.query.reward.device)
-        for batch in trace.support:
+        for batch, lead in zip_longest(trace.support, trace.leads):
             if self.credit is not None:
                 explorer = self.act(params, batch)
-                loss = loss + self.credit(explorer, batch, trace.outcome)
+                loss = loss + self.credit(explorer, batch, trace.outcome, lead)
             if self.every_step:
                 acting = self.act(params, batch)
                 loss = loss + self.every_step * self.outer(acting, batch)

@@ -179,10 +179,19 @@ class PreUpdateCredit:
     term that plain `vpg` meta-gradients lack (arXiv:1803.01118, eq. 5). The outcome is a number a task,
     the adapted policy's return a step minus what was to be expected; the estimate is unbiased at weight 1
     if the outer advantages are not normalised, and else at one over their standard deviation.
+
+    An outcome is one number for all that was explored. ``coverage`` is the weight of credit to each episode by itself,
+    for its lead: how much closer than all others of its task it came to what pays (`metarl.training.leads`). So they
+    learn to look where the others do not.
     """
 
     weight: float = 1.0
+    coverage: float = 0.0
 
-    def __call__(self, distribution: Distribution, support: Batch, outcome: Tensor) -> Tensor:
-        """0-d loss from the policy that sampled ``support`` and the 0-d ``outcome``."""
-        return -self.weight * (distribution.log_prob(support.action) * support.mask).sum() * outcome
+    def __call__(
+        self, distribution: Distribution, support: Batch, outcome: Tensor, lead: Tensor | None = None
+    ) -> Tensor:
+        """0-d loss from the policy that sampled ``support``, the 0-d ``outcome``, and the leads ``[N]`` if any."""
+        log_prob = (distribution.log_prob(support.action) * support.mask).sum(0)
+        credit = self.weight * outcome
+        return -(log_prob * (credit if lead is None else credit + self.coverage * lead)).sum()

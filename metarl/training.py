@@ -93,9 +93,13 @@ def explore_together(
     begun = [_start(*one) for one in zip(learners, tasks, generators, strict=True)]
     starts, noises = [start for start, _ in begun], [noise for _, noise in begun]
     supports: list[list[Batch]] = []
+    scored: list[list[Batch]] = []
     for k in range(plan.steps):
+        twins = [generator.clone_state() for generator in generators]
         batch = plan.support(_roll_out(learners, starts, family, tasks, plan.episodes, generators))
         parts = _split(batch, len(learners))
+        if any(learner.credit is not None and learner.credit.coverage for learner in learners):
+            scored.append(_split(_scored(batch, learners, starts, tasks, plan, twins), len(learners)))
         starts = [
             step_tasks(learner, *start, part, programs=learner.programs)
             for learner, start, part in zip(learners, starts, parts, strict=True)
@@ -107,9 +111,32 @@ def explore_together(
     batch = _roll_out(learners, starts, scoring, tasks, plan.query_episodes, generators)
     queries = [plan.query(part) for part in _split(batch, len(learners))]
     return [
-        _trace(tuple(parts[s] for parts in supports), query, noise, comparable=plan.scored_in is None)
+        _trace(tuple(parts[s] for parts in supports), query, noise, comparable=plan.scored_in is None)._replace(
+            leads=tuple(leads(parts[s]) for parts in scored)
+        )
         for s, (query, noise) in enumerate(zip(queries, noises, strict=True))
     ]
+
+
+def leads(batch: Batch) -> Tensor:
+    """How much better an episode's best moment is than that of all others of its task, ``[T, N]``.
+
+    What the best moment of all would lose without the episode: a difference reward (Wolpert & Tumer 2001), zero for
+    all but one episode of a task. Then centred and of scale 1 over all tasks.
+
+    Args:
+        batch: two episodes or more of each task ``[T, H, N]``; the moments are those of its rewards.
+
+    Raises:
+        ValueError: one episode, which has no others.
+    """
+    if batch.reward.shape[-1] < 2:
+        raise ValueError("coverage compares the episodes of a task: expected at least 2, got 1; pass --episodes 5, say")
+    best = batch.reward.masked_fill(batch.mask == 0.0, float("-inf")).amax(-2)
+    second = best.topk(2, -1).values[..., 1:]
+    lead = (best - second).clamp_min(0.0)
+    centred: Tensor = lead - lead.mean()
+    return centred / (centred.square().mean().sqrt() + 1e-8)
 
 
 def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tuple[Params, RuleState], RuleState]:
@@ -171,6 +198,27 @@ def _roll_out(
         states, noises = zip(*draws, strict=True)
         start = (map_leaves(lambda *leaves: torch.cat(leaves), *states), torch.cat(noises, 1))
     return roll_out(policy, params, family, task, start, programs=learners[0].programs)
+
+
+def _scored(
+    batch: Batch,
+    learners: Sequence[Learner],
+    starts: Sequence[tuple[Params, RuleState]],
+    tasks: Sequence[Task],
+    plan: Plan,
+    generators: Sequence[torch.Generator],
+) -> Batch:
+    """The same episodes with the rewards that score the adapted policy; generators as they were before these.
+
+    Raises:
+        ValueError: where those rewards are paid, other episodes come of the same noise.
+    """
+    if plan.scored_in is None:
+        return batch
+    scored = _roll_out(learners, starts, plan.scored_in, tasks, plan.episodes, generators)
+    if not (scored.action.shape == batch.action.shape and torch.equal(scored.action, batch.action)):
+        raise ValueError("coverage: expected scored_in to differ in its rewards alone, and its episodes are others")
+    return scored
 
 
 def _split(batch: Batch, learners: int) -> list[Batch]:

@@ -169,6 +169,14 @@ def test_the_information_is_the_curvature_of_the_divergence_averaged_over_rows(m
     torch.testing.assert_close(rows.information(weight), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_what_a_distribution_tells() -> None:
+    gaussian, categorical = gaussians(0)[0], categoricals(0)[0]
+    assert torch.equal(gaussian.told(), torch.cat([gaussian.mean, gaussian.log_std], -1))
+    shared = Gaussian(gaussian.mean, torch.tensor([0.1, 0.2, 0.3]))
+    assert torch.equal(shared.told()[4, 1, 3:].float(), torch.tensor([0.1, 0.2, 0.3]))
+    torch.testing.assert_close(categorical.told(), categoricals(0)[1].probs)  # type: ignore[attr-defined]
+
+
 def test_divergences_need_the_same_family() -> None:
     gaussian, categorical = gaussians(0)[0], categoricals(0)[0]
     with pytest.raises(TypeError, match="expected a Gaussian"):

@@ -200,7 +200,9 @@ def test_a_checkpoint_without_any_of_its_parts_is_not_exact(tmp_path: Path) -> N
         assert not torch.equal(complete, go_on(part)), part
 
 
-@pytest.mark.parametrize("inner", ["vpg", "lvc", "learned", "warm-start", "learned-advantage", "learned-reward"])
+@pytest.mark.parametrize(
+    "inner", ["vpg", "lvc", "learned", "warm-start", "learned-advantage", "learned-reward", "learned-loss"]
+)
 def test_every_inner_loss_of_advantages_can_have_a_baseline_that_sees_the_action(inner: str) -> None:
     def found(**changes: Any) -> bool:
         config = SMALL.model_copy(update={"inner_loss": inner, "discount": 0.9, "decay": 0.9, **changes})
@@ -224,6 +226,10 @@ WRONG_TRAINING = {
     "unknown loss": (["navigation-fixed", "--inner-loss", "ppo"], "unknown inner loss"),
     "module missing": (["navigation-fixed", "--benchmark", "no_such_module:X"], "cannot be imported"),
     "name missing": (["navigation-fixed", "--benchmark", "envs:Nothing"], "cannot be imported"),
+    "one episode to compare": (
+        ["navigation-halfcircle-best", "--coverage", "1", "--episodes", "1"],
+        "expected at least 2, got 1",
+    ),
     "NaN rate": (["navigation-fixed", "--rate", "nan"], "rate: Input should be a finite number"),
     "negative positive rate": (["navigation-fixed", "--rate", "-1", "--parameterisation", "positive"], "above 0"),
     "horizon 0": (["navigation-fixed", "--horizon", "0"], "horizon: Input should be greater than or equal to 1"),
@@ -419,6 +425,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "entropy_penalty": ({}, {"entropy_penalty": 0.1}),
     "clip": ({"lr": 0.05}, {"clip": 0.01}),
     "credit": ({"inner_loss": "vpg"}, {"credit": 1.0}),
+    "coverage": ({"inner_loss": "vpg"}, {"coverage": 1.0}),
     "every_step": ({}, {"every_step": 1.0}),
     "steps": ({}, {"steps": 2}),
     "signal_actions": ({"inner_loss": "learned-advantage"}, {"signal_actions": False}),

@@ -75,8 +75,11 @@ def test_values_by_hand() -> None:
     discounted = -sum(0.9 ** s[0] * float(batch.reward[s]) for s in steps) / 7
     assert float(Dice(0.9)(distribution, batch)) == pytest.approx(discounted, rel=1e-12)
     credit = -0.5 * sum(log_pi(batch, logits, *s) for s in steps) * 2.0
-    found = PreUpdateCredit(0.5)(distribution, batch, torch.tensor(2.0, dtype=torch.float64))
-    assert float(found) == pytest.approx(credit, rel=1e-12)
+    outcome = torch.tensor(2.0, dtype=torch.float64)
+    assert float(PreUpdateCredit(0.5)(distribution, batch, outcome)) == pytest.approx(credit, rel=1e-12)
+    lead = torch.tensor([0.4, -1.5, 0.9], dtype=torch.float64)[: batch.mask.shape[1]]  # an episode
+    credit -= 0.3 * sum(log_pi(batch, logits, *s) * float(lead[s[1]]) for s in steps)
+    assert float(PreUpdateCredit(0.5, 0.3)(distribution, batch, outcome, lead)) == pytest.approx(credit, rel=1e-12)
 
 
 def test_every_step_weighs_the_same_however_long_its_episode() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from envs import CartPole, Navigation, RingNavigation
+from envs.wrappers import Slipping
 from metarl import (
     Advantages,
     CategoricalPolicy,
@@ -20,6 +21,7 @@ from metarl import (
     ModuleNetwork,
     NonFiniteError,
     Plan,
+    PreUpdateCredit,
     Reptile,
     TrustRegion,
     adaptation_curve,
@@ -32,10 +34,11 @@ from metarl import (
     vpg,
 )
 from metarl import training as training_module
+from metarl.distributions import Categorical
 from metarl.evaluation import Adaptation
 from metarl.learner import step_tasks
 from metarl.rules import SGD, MetaSGD
-from metarl.training import explore_together, meta_steps
+from metarl.training import explore_together, leads, meta_steps
 from metarl.types import Batch, Trace
 from tests.helpers import (
     Countdown,
@@ -44,6 +47,7 @@ from tests.helpers import (
     categorical_policy,
     family_and_policy,
     gaussian_policy,
+    make_batch,
     randomize,
     seeded,
     table_policy,
@@ -104,6 +108,78 @@ def test_the_adapted_policy_can_be_scored_by_other_rewards() -> None:
     x, y = scored.query.last_observation.unbind(-1)  # where the last reward was given
     goal_x, goal_y = task["angle"].cos().unsqueeze(-1), task["angle"].sin().unsqueeze(-1)
     torch.testing.assert_close(scored.query.reward[:, -1], -torch.hypot(x - goal_x, y - goal_y))
+
+
+def covering(seed: int = 0) -> Learner:
+    policy = gaussian_policy(seed)
+    rule = MetaSGD(policy.initial(), initial=0.05)
+    return Learner(policy, rule, inner=vpg, outer=vpg, credit=PreUpdateCredit(1.0, coverage=0.5))
+
+
+@pytest.mark.parametrize("scored_in", [None, RingNavigation(6, "distance")], ids=["by its own", "by other rewards"])
+def test_an_episode_leads_by_how_much_closer_than_all_others_it_came(scored_in: RingNavigation | None) -> None:
+    given = RingNavigation(6, "distance" if scored_in is None else "disc")
+    task = given.sample(3, generator=seeded(0))
+    plan, generators = replace(PLAN, scored_in=scored_in), (seeded(1), seeded(1))
+    plain, found = (
+        explore(learner, given, task, plan, generator=generator)
+        for learner, generator in zip((make_learner(), covering()), generators, strict=True)
+    )
+    assert plain.leads == () and len(found.leads) == 2
+    assert torch.equal(generators[0].get_state(), generators[1].get_state())
+    for before, batch in zip((*plain.support, plain.query), (*found.support, found.query), strict=True):
+        assert torch.equal(before.action, batch.action) and torch.equal(before.reward, batch.reward)
+    goal = torch.stack([task["angle"].cos(), task["angle"].sin()], -1)
+    for batch, lead in zip(found.support, found.leads, strict=True):
+        visited = torch.cat([batch.observation[:, 1:], batch.last_observation.unsqueeze(1)], 1)
+        closest = (visited - goal[:, None, None]).norm(dim=-1).amin(1).double()  # [T, N]
+        by_hand = torch.zeros(3, 4, dtype=torch.float64)
+        for t in range(3):
+            ahead, behind = closest[t].sort().values[:2]
+            by_hand[t, closest[t].argmin()] = behind - ahead
+        by_hand -= by_hand.mean()
+        torch.testing.assert_close(lead.double(), by_hand / by_hand.std(correction=0), rtol=1e-4, atol=1e-4)
+
+
+def test_moments_after_the_end_and_shared_ones_lead_nobody() -> None:
+    reward = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[-1.0, -3.0], [-2.0, 0.0]]])  # [T, H, N]
+    mask = torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 0.0]]])
+    tied = make_batch(torch.ones(1, 2), torch.ones(1, 2)).reward.unsqueeze(0)
+    found = leads(make_batch(reward[0], mask[0])._replace(reward=reward, mask=mask))
+    lead = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    torch.testing.assert_close(found, (lead - 0.75) / (lead - 0.75).square().mean().sqrt())
+    assert not leads(make_batch(tied[0], tied[0])._replace(reward=tied, mask=tied)).any()
+    with pytest.raises(ValueError, match="expected at least 2, got 1"):
+        leads(make_batch(torch.ones(3, 1), torch.ones(3, 1)))
+
+
+def test_credit_for_leads_is_the_gradient_of_the_best_moment() -> None:
+    # All nine pairs of three arms, equally likely: their mean is the expectation, by enumeration.
+    logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    worth = torch.tensor([0.3, 1.0, -0.2], dtype=torch.float64)
+    pairs = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+    p = logits.softmax(0)
+    best = (p[pairs[:, 0]] * p[pairs[:, 1]] * worth[pairs].amax(1)).sum()
+    (expected,) = torch.autograd.grad(best, logits, retain_graph=True)
+    ones = torch.ones(9, 1, 2, dtype=torch.float64)
+    batch = make_batch(ones[0], ones[0])._replace(reward=worth[pairs].unsqueeze(1), mask=ones)
+    spread = float((worth[pairs] - worth[pairs].flip(1)).clamp_min(0.0).std(correction=0))
+    credit = PreUpdateCredit(0.0, coverage=1.0)
+    losses = [
+        credit(Categorical(logits.expand(1, 2, 3)), one, torch.zeros(()), lead)
+        for one, lead in zip(
+            [make_batch(ones[0], ones[0], action=pair.unsqueeze(0)) for pair in pairs], leads(batch), strict=True
+        )
+    ]
+    (found,) = torch.autograd.grad(torch.stack(losses).mean(), logits)
+    torch.testing.assert_close(-found * spread, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_leads_need_the_same_episodes() -> None:
+    given, other = RingNavigation(6), Slipping(RingNavigation(6, "distance"), 0.5)
+    task = given.sample(3, generator=seeded(0))
+    with pytest.raises(ValueError, match="expected scored_in to differ in its rewards alone"):
+        explore(covering(), given, task, replace(PLAN, scored_in=other), generator=seeded(1))
 
 
 def test_the_outcome_is_the_score_against_the_other_tasks() -> None:
