@@ -40,7 +40,6 @@ from envs.benchmarks.variants import (
     WITHIN,
     cartpole_all,
     cartpole_all_inner,
-    cartpole_all_slipping,
     cartpole_scrambled,
 )
 from envs.coarse import Coarse
@@ -825,15 +824,6 @@ def test_what_to_choose_by_lies_around_the_inner_range_and_within_the_training_r
         assert bool(((ring[name] <= low + 1e-6) | (ring[name] >= high - 1e-6)).all())
         outer = [bound for part in (INNER[name], RING[name]) for bound in part.bounds]
         assert (min(outer), max(outer)) == pytest.approx(WITHIN[name].bounds)
-
-
-def test_the_tasks_of_cartpole_all_can_be_scored_slipping() -> None:
-    tasks, scoring = cartpole_all(100).family, cartpole_all_slipping(100).family
-    task = drawn(tasks)
-    assert scoring.parameters == tasks.parameters and scoring.describe()["settings"]["chance"] == 0.15
-    push = torch.zeros(9, TASKS, EPISODES)
-    steady, slipping = (play(family, task, push)[0] for family in (tasks, scoring))
-    assert torch.equal(steady[0], slipping[0]) and not torch.equal(steady, slipping)
 
 
 def test_scrambled_wirings_are_held_out_whole() -> None:

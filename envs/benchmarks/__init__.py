@@ -34,7 +34,7 @@ from .navigation import (
     navigation_walls,
     navigation_wind,
 )
-from .variants import cartpole_all, cartpole_all_inner, cartpole_all_slipping, cartpole_scrambled
+from .variants import cartpole_all, cartpole_all_inner, cartpole_scrambled
 
 BENCHMARKS: dict[str, Callable[..., TaskBenchmark | Widened]] = {
     "navigation-fixed": navigation_fixed,
@@ -60,7 +60,6 @@ BENCHMARKS: dict[str, Callable[..., TaskBenchmark | Widened]] = {
     "cartpole-polarity": cartpole_polarity,
     "cartpole-all": cartpole_all,
     "cartpole-all-inner": cartpole_all_inner,
-    "cartpole-all-slipping": cartpole_all_slipping,
     "cartpole-scrambled": cartpole_scrambled,
     "bandit-5": functools.partial(bandit, 5),
     "bandit-10": functools.partial(bandit, 10),
@@ -77,7 +76,6 @@ __all__ = [
     "bandit",
     "cartpole_all",
     "cartpole_all_inner",
-    "cartpole_all_slipping",
     "cartpole_packer",
     "cartpole_packer_default",
     "cartpole_packer_extremes",

@@ -9,7 +9,7 @@ from ..coarse import Coarse
 from ..family import Family
 from ..ranges import Choice, Distribution, LogRange, LogUnion, Range, Union
 from ..splits import TaskBenchmark
-from ..wrappers import Delayed, RewiredSensors, Slipping
+from ..wrappers import Delayed, RewiredSensors
 from ..wrappers.sensors import wirings
 
 SIGN, DELAYS, LENGTH = Choice((-1.0, 1.0)), Choice((0.0, 1.0)), Range(0.25, 1)
@@ -74,11 +74,6 @@ def cartpole_all(horizon: int = 500) -> TaskBenchmark:
         _delayed(horizon, WITHIN),
         {"interpolation": _delayed(horizon, hole), "extrapolation": _delayed(horizon, BEYOND)},
     )
-
-
-def cartpole_all_slipping(horizon: int = 500) -> TaskBenchmark:
-    """``cartpole_all`` where 15 % of the actions slip: to score training in, so that no single push is relied on."""
-    return TaskBenchmark("cartpole-all-slipping", Slipping(_delayed(horizon, WITHIN), 0.15))
 
 
 def cartpole_all_inner(horizon: int = 500) -> TaskBenchmark:
