@@ -55,7 +55,8 @@ NAVIGATION_BEST = Config(
     env_steps=16_000_000,
 )
 # Rewards that reach only so far: who never comes near learns nothing from them. So what came of adapting is scored by
-# the distance, as PEARL trains, and credit for it goes to where the exploring policy went. Acting widely makes a start.
+# the distance, as PEARL trains, and the exploring policy gets credit: for what came of it, or for looking everywhere.
+# Acting widely makes a start.
 SPARSE_BEST = Config(
     hidden=(32, 32),
     activation="tanh",
@@ -221,11 +222,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
             update={
                 "benchmark": "navigation-halfcircle-felt",
                 "scored_in": "navigation-halfcircle-dense",
+                "inner_loss": "learned-loss",
                 "log_std": 1.0,
-                "credit": 10.0,
+                "coverage": 1.0,
                 "tasks": 400,
                 "minibatches": 8,
-                "env_steps": 60_000_000,
+                "env_steps": 40_000_000,
             }
         ),
     ),

@@ -117,7 +117,13 @@ def explored(benchmark: str, about: str, splits: tuple[str, ...]) -> tuple[str, 
     columns = {
         "best": best,
         "Meta-SGD": best.changed(
-            rule="meta-sgd", rate=0.1, inner_loss="lvc", credit=0.0, normalize=True, env_steps=8_000_000
+            rule="meta-sgd",
+            rate=0.1,
+            inner_loss="lvc",
+            credit=0.0,
+            coverage=0.0,
+            normalize=True,
+            env_steps=8_000_000,
         ),
     }
     return benchmark, Table(about, columns, tuple(rows))
