@@ -584,6 +584,8 @@ def test_discrete_actions_slip_to_any_as_often_as_said(paying: int) -> None:
     _, paid, _ = play(family, drawn(family, tasks=100), torch.zeros(20, 100, 50, dtype=torch.int64))
     assert float(paid.mean()) == pytest.approx(0.8 if paying == 0 else 0.1, abs=0.005)
     assert float(paid.mean((1, 2)).std()) < 0.01  # early and late alike
+    followed = paid[1:][paid[:-1] > 0.0]  # whatever has just been drawn
+    assert float(followed.mean()) == pytest.approx(0.8 if paying == 0 else 0.1, abs=0.01)
 
 
 def test_continuous_actions_slip_within_their_bounds_and_nothing_else_changes() -> None:

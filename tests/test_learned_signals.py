@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -161,3 +162,19 @@ def test_hidden_actions_are_all_that_is_hidden(name: str) -> None:
     kept = [i for i in range(seen.shape[-1]) if not observations <= i < observations + actions]
     assert torch.equal(hidden.transitions(batch), seen[..., kept])
     assert hidden(batch).shape == batch.reward.shape
+
+
+def test_a_learned_loss_is_the_mean_over_real_steps_by_hand() -> None:
+    batch, _ = transitions()
+    network = TransitionNetwork(1, 3, discrete=True, more=4, hidden=(), generator=seeded(0))
+    with torch.no_grad():
+        network.head.weight.copy_(torch.tensor([[0.0] * 7 + [1.0, 0.5, 0.0, -2.0]]))  # the advantage, and odds of arms
+    distribution = Categorical(torch.randn(3, 2, 3, generator=seeded(1)))
+    found = LearnedLoss(vpg, network)(distribution, batch) - vpg(distribution, batch)
+    p = distribution.logits.softmax(-1)
+    real = [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1)]
+    by_hand = [
+        math.log1p(float(batch.advantage[s])) + 0.5 * math.log1p(float(p[s][0])) - 2.0 * math.log1p(float(p[s][2]))
+        for s in real
+    ]
+    assert float(found.detach()) == pytest.approx(sum(by_hand) / 5, rel=1e-5)
