@@ -91,7 +91,7 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
             build_rule(config, policy),
             inner=choose("inner loss", config.inner_loss, INNER_LOSSES)(config, benchmark.family),
             outer=outer_loss(config),
-            credit=PreUpdateCredit(config.credit, config.coverage) if config.credit or config.coverage else None,
+            credit=_credit(config),
             every_step=config.every_step,
         ).to(device)
         if config.compile:
@@ -102,6 +102,12 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
         raise InputError(str(error)) from error
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
     return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
+
+
+def _credit(config: Config) -> PreUpdateCredit | None:
+    if not (config.credit or config.coverage):
+        return None
+    return PreUpdateCredit(config.credit, config.coverage, config.clip)
 
 
 def build_benchmark(config: Config) -> Benchmark:

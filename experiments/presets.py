@@ -224,7 +224,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 "scored_in": "navigation-halfcircle-dense",
                 "inner_loss": "learned-loss",
                 "log_std": 1.0,
-                "coverage": 1.0,
+                "coverage": 100.0,
                 "tasks": 400,
                 "minibatches": 8,
                 "env_steps": 40_000_000,

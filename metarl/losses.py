@@ -182,16 +182,20 @@ class PreUpdateCredit:
 
     An outcome is one number for all that was explored. ``coverage`` is the weight of credit to each episode by itself,
     for its lead: how much closer than all others of its task it came to what pays (`metarl.training.leads`). So they
-    learn to look where the others do not.
+    learn to look where the others do not. It is a `Clipped` loss, a mean over steps: what is replayed several times
+    must not run away from the actions of episodes that did not lead.
     """
 
     weight: float = 1.0
     coverage: float = 0.0
+    clip: float = 0.2
 
     def __call__(
         self, distribution: Distribution, support: Batch, outcome: Tensor, lead: Tensor | None = None
     ) -> Tensor:
         """0-d loss from the policy that sampled ``support``, the 0-d ``outcome``, and the leads ``[N]`` if any."""
-        log_prob = (distribution.log_prob(support.action) * support.mask).sum(0)
-        credit = self.weight * outcome
-        return -(log_prob * (credit if lead is None else credit + self.coverage * lead)).sum()
+        loss = -self.weight * (distribution.log_prob(support.action) * support.mask).sum() * outcome
+        if lead is None:
+            return loss
+        leading = support._replace(advantage=lead.expand_as(support.mask))
+        return loss + self.coverage * Clipped(self.clip)(distribution, leading)

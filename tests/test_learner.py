@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from envs import Navigation
-from metarl import Advantages, Dice, Learner, Plan, PreUpdateCredit, ZeroBaseline, explore, lvc, vpg
+from metarl import Advantages, Clipped, Dice, Learner, Plan, PreUpdateCredit, ZeroBaseline, explore, lvc, vpg
 from metarl import training as training_module
 from metarl.distributions import Distribution
 from metarl.lifting import over_tasks, piece_size
@@ -220,7 +220,7 @@ def test_what_is_earned_while_adapting_can_count() -> None:
 
 def test_pre_update_credit_is_added_for_every_support_batch() -> None:
     learner, trace = double_trace(RULES["sgd"], steps=2)
-    with_credit = Learner(learner.policy, learner.rule, inner=vpg, outer=vpg, credit=PreUpdateCredit(0.7, 0.2))
+    with_credit = Learner(learner.policy, learner.rule, inner=vpg, outer=vpg, credit=PreUpdateCredit(0.7, 0.2, 0.3))
     episodes = trace.support[0].mask.shape[-1]
     leads = tuple(torch.randn(3, episodes, generator=seeded(k), dtype=torch.float64) for k in range(2))
     trace = trace._replace(leads=leads)
@@ -230,8 +230,9 @@ def test_pre_update_credit_is_added_for_every_support_batch() -> None:
         for k in range(2):
             explorer = learner.policy(learner.adapt(one.support[:k]), one.support[k].observation)
             log_prob = explorer.log_prob(one.support[k].action)
-            credit = 0.7 * float(one.outcome) + 0.2 * leads[k][t]
-            expected = expected - (log_prob * one.support[k].mask * credit).sum()
+            expected = expected - 0.7 * float(one.outcome) * (log_prob * one.support[k].mask).sum()
+            leading = one.support[k]._replace(advantage=leads[k][t].expand_as(one.support[k].mask))
+            expected = expected + 0.2 * Clipped(0.3)(explorer, leading)
         torch.testing.assert_close(with_credit(one), expected, rtol=1e-12, atol=1e-12)
     assert float(trace.outcome.abs().max()) > 0
 

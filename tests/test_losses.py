@@ -78,8 +78,12 @@ def test_values_by_hand() -> None:
     outcome = torch.tensor(2.0, dtype=torch.float64)
     assert float(PreUpdateCredit(0.5)(distribution, batch, outcome)) == pytest.approx(credit, rel=1e-12)
     lead = torch.tensor([0.4, -1.5, 0.9], dtype=torch.float64)[: batch.mask.shape[1]]  # an episode
-    credit -= 0.3 * sum(log_pi(batch, logits, *s) * float(lead[s[1]]) for s in steps)
-    assert float(PreUpdateCredit(0.5, 0.3)(distribution, batch, outcome, lead)) == pytest.approx(credit, rel=1e-12)
+    for s in steps:
+        ratio = math.exp(log_pi(batch, logits, *s) - float(batch.log_prob[s]))
+        leading = float(lead[s[1]])
+        credit -= 0.3 * min(ratio * leading, min(max(ratio, 0.9), 1.1) * leading) / 7
+    found = PreUpdateCredit(0.5, 0.3, clip=0.1)(distribution, batch, outcome, lead)
+    assert float(found) == pytest.approx(credit, rel=1e-12)
 
 
 def test_every_step_weighs_the_same_however_long_its_episode() -> None:

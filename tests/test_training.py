@@ -168,11 +168,16 @@ def test_credit_for_leads_is_the_gradient_of_the_best_moment() -> None:
     losses = [
         credit(Categorical(logits.expand(1, 2, 3)), one, torch.zeros(()), lead)
         for one, lead in zip(
-            [make_batch(ones[0], ones[0], action=pair.unsqueeze(0)) for pair in pairs], leads(batch), strict=True
+            [
+                make_batch(ones[0], ones[0], action=pair.unsqueeze(0))._replace(log_prob=ones[0] * math.log(1 / 3))
+                for pair in pairs
+            ],
+            leads(batch),
+            strict=True,
         )
     ]
     (found,) = torch.autograd.grad(torch.stack(losses).mean(), logits)
-    torch.testing.assert_close(-found * spread, expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(-2.0 * found * spread, expected, rtol=1e-6, atol=1e-9)  # a mean over two steps
 
 
 def test_leads_need_the_same_episodes() -> None:
