@@ -111,8 +111,12 @@ def explore_together(
     batch = _roll_out(learners, starts, scoring, tasks, plan.query_episodes, generators)
     queries = [plan.query(part) for part in _split(batch, len(learners))]
     return [
-        _trace(tuple(parts[s] for parts in supports), query, noise, comparable=plan.scored_in is None)._replace(
-            leads=tuple(leads(parts[s]) for parts in scored)
+        _trace(
+            tuple(parts[s] for parts in supports),
+            query,
+            noise,
+            tuple(leads(parts[s]) for parts in scored),
+            comparable=plan.scored_in is None,
         )
         for s, (query, noise) in enumerate(zip(queries, noises, strict=True))
     ]
@@ -148,7 +152,9 @@ def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tu
     return (params, state), noise
 
 
-def _trace(support: tuple[Batch, ...], query: Batch, noise: RuleState, *, comparable: bool) -> Trace:
+def _trace(
+    support: tuple[Batch, ...], query: Batch, noise: RuleState, leads: tuple[Tensor, ...], *, comparable: bool
+) -> Trace:
     """With what the tasks came to, each compared with the *other* tasks: a baseline its own data had no part in.
 
     Divided by the task's mean episode length, as the outer loss is: losses are means over steps.
@@ -157,7 +163,7 @@ def _trace(support: tuple[Batch, ...], query: Batch, noise: RuleState, *, compar
     after = query.episode_return.mean(-1)
     before = support[0].episode_return.mean(-1) if support else after
     gained = after - before if comparable else after  # scores in other units are no part of what was gained
-    return Trace(support, query, _surprise(after) / length, _surprise(gained) / length, noise)
+    return Trace(support, query, _surprise(after) / length, _surprise(gained) / length, noise, leads)
 
 
 def _surprise(score: Tensor) -> Tensor:
