@@ -153,7 +153,7 @@ def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tu
 
 
 def _trace(
-    support: tuple[Batch, ...], query: Batch, noise: RuleState, leads: tuple[Tensor, ...], *, comparable: bool
+    support: tuple[Batch, ...], query: Batch, noise: RuleState, led: tuple[Tensor, ...], *, comparable: bool
 ) -> Trace:
     """With what the tasks came to, each compared with the *other* tasks: a baseline its own data had no part in.
 
@@ -163,7 +163,7 @@ def _trace(
     after = query.episode_return.mean(-1)
     before = support[0].episode_return.mean(-1) if support else after
     gained = after - before if comparable else after  # scores in other units are no part of what was gained
-    return Trace(support, query, _surprise(after) / length, _surprise(gained) / length, noise, leads)
+    return Trace(support, query, _surprise(after) / length, _surprise(gained) / length, noise, led)
 
 
 def _surprise(score: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class WhitenedOutputs(UpdateRule):
 
         Args:
             params: the policy's initial parameters.
-            damping: the first λ, in the units of Γ: of squared probabilities, or of one over squared actions.
+            damping: the first λ, in the units of Γ: a probability for logits, one over a squared action for means.
 
         Raises:
             ValueError: no layer with a weight, or a damping that is not positive.
