@@ -24,7 +24,7 @@ from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META
 from experiments.presets import PRESETS
 from experiments.stopping import Stopped, stop_requests
 from experiments.streams import stream
-from metarl import MLP, ActionBaseline, CategoricalPolicy, checkpoints
+from metarl import MLP, ActionBaseline, CategoricalPolicy, PreUpdateCredit, checkpoints
 from metarl.distributions import Categorical
 from metarl.rollouts import collect
 from metarl.rules import Foresight, Step
@@ -493,6 +493,14 @@ def test_the_entropy_of_the_adapted_policy_costs_its_penalty() -> None:
     plain, costly = (outer_loss(Config(entropy_penalty=weight)) for weight in (0.0, 0.1))
     added = costly(Categorical(logits), batch) - plain(Categorical(logits), batch)
     assert float(added) == pytest.approx(0.1 * math.log(2.0))
+
+
+def test_credit_is_given_as_the_configuration_says() -> None:
+    def found(**changes: Any) -> PreUpdateCredit | None:
+        return build(SMALL.model_copy(update={"inner_loss": "vpg", **changes}), torch.device("cpu")).learner.credit
+
+    assert found() is None and found(credit=0.5, clip=0.3) == PreUpdateCredit(0.5, 0.0, 0.3)
+    assert found(coverage=2.0, clip=0.3) == PreUpdateCredit(0.0, 2.0, 0.3)
 
 
 def test_foresight_is_of_what_is_observed() -> None:
