@@ -13,6 +13,7 @@ from metarl.advantages import Advantages
 from metarl.baselines import CrossFitted, LinearBaseline, ZeroBaseline
 from metarl.errors import DivergedError, NonFiniteError
 from metarl.evaluation import Adaptation, AdaptationCurve, TrainingTaskError, adaptation_curve, evaluate
+from metarl.exploration import Plan, explore
 from metarl.learner import Learner
 from metarl.losses import (
     TMAML,
@@ -29,7 +30,7 @@ from metarl.losses import (
 from metarl.optimizers import Descent, Evolution, ExponentiatedGradient, MetaOptimizer, Reptile, TrustRegion
 from metarl.policies import MLP, CategoricalPolicy, GaussianPolicy, ModuleNetwork, Network, Policy
 from metarl.rollouts import collect
-from metarl.training import Plan, explore, meta_step, meta_train
+from metarl.training import meta_step, meta_train
 from metarl.types import Batch, Benchmark, Params, State, Task, TaskFamily, Trace, Transition
 
 __version__ = "0.1.0"

@@ -32,6 +32,7 @@ LAYERS = (
         "learned_signals",
     },
     {"rollouts", "learner"},
+    {"exploration"},
     {"optimizers", "training", "evaluation", "diagnostics", "memory"},
     {"checkpoints", "metrics", "report", "sb3", "distributed", "testing"},
 )

@@ -26,10 +26,10 @@ from envs.adapters import GymnasiumFamily
 from envs.adapters.gymnasium_family import derived
 from metarl import Descent, Learner, Plan, collect, meta_step
 from metarl.evaluation import Adaptation, evaluate
+from metarl.exploration import explore, explore_together
 from metarl.losses import lvc, vpg
 from metarl.rollouts import draw, per_row
 from metarl.rules import SGD
-from metarl.training import explore, explore_together
 
 ROOT = Path(__file__).parents[1]
 CONSTANTS = {  # ours, theirs

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from envs import Navigation
 from metarl import Advantages, Clipped, Dice, Learner, Plan, PreUpdateCredit, ZeroBaseline, explore, lvc, vpg
-from metarl import training as training_module
+from metarl import exploration as exploration_module
 from metarl.distributions import Distribution
 from metarl.lifting import over_tasks, piece_size
 from metarl.losses import masked_mean
@@ -89,13 +89,13 @@ def test_replay_gives_the_sampling_parameters_bit_for_bit(
     learner = Learner(policy, RULES[rule](policy), inner=vpg, outer=vpg)
     randomize(learner, 1, 0.02)
     used: list[dict[str, Tensor]] = []
-    real = training_module.roll_out
+    real = exploration_module.roll_out
 
     def recording(policy: Policy, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Batch:
         used.append(dict(params))
         return real(policy, params, *args, **kwargs)
 
-    monkeypatch.setattr(training_module, "roll_out", recording)
+    monkeypatch.setattr(exploration_module, "roll_out", recording)
     plan = Plan(tasks=5, episodes=4, query_episodes=4, steps=steps)
     trace = explore(learner, family, family.sample(5, generator=seeded(2)), plan, generator=seeded(3))
     assert len(used) == steps + 1

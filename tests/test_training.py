@@ -33,12 +33,13 @@ from metarl import (
     rollouts,
     vpg,
 )
-from metarl import training as training_module
+from metarl import exploration as exploration_module
 from metarl.distributions import Categorical
 from metarl.evaluation import Adaptation
+from metarl.exploration import explore_together, leads
 from metarl.learner import step_tasks
 from metarl.rules import SGD, MetaSGD
-from metarl.training import explore_together, leads, meta_steps
+from metarl.training import meta_steps
 from metarl.types import Batch, Trace
 from tests.helpers import (
     Countdown,
@@ -280,13 +281,13 @@ def test_the_same_seeds_give_the_same_bits() -> None:
 
 def test_only_training_tasks_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = training_module.roll_out
+    real = exploration_module.roll_out
 
     def recording(policy: Any, params: Any, family: Any, task: Any, *args: Any, **kwargs: Any) -> Batch:
         seen.append(task)
         return real(policy, params, family, task, *args, **kwargs)
 
-    monkeypatch.setattr(training_module, "roll_out", recording)
+    monkeypatch.setattr(exploration_module, "roll_out", recording)
     train()
     assert len(seen) == 9
     assert all(bool(benchmark().is_training(task).all()) for task in seen)

@@ -1,0 +1,226 @@
+"""Exploring: adapt to tasks on freshly sampled episodes, and keep what a meta-optimizer replays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from metarl.advantages import Advantages
+from metarl.learner import Learner, is_stacked, refuse_divergence, step_tasks
+from metarl.rollouts import draw, roll_out, task_count
+from metarl.rules import RuleState, draw_noise
+from metarl.trees import expand, map_leaves
+from metarl.types import Batch, Params, Task, TaskFamily, Trace
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one meta-iteration samples.
+
+    Attributes:
+        tasks: T, tasks a meta-iteration.
+        episodes: N, episodes a task and adaptation step.
+        query_episodes: episodes a task that score the adapted policy.
+        steps: K, adaptation steps; 0 is multi-task policy gradient without adaptation.
+        support: advantages of the inner loss.
+        query: advantages of the outer loss.
+        scored_in: environments whose rewards score the adapted policy, for the same tasks; those that are adapted to
+            unless given. Sparse rewards that one adapts on are learned from where denser ones score what came of it
+            (as PEARL trains, Rakelly et al. 2019, arXiv:1903.08254, section 5). The metric of the last step is in
+            their units.
+    """
+
+    tasks: int = 20
+    episodes: int = 20
+    query_episodes: int = 20
+    steps: int = 1
+    support: Advantages = field(default_factory=Advantages)
+    query: Advantages = field(default_factory=Advantages)
+    scored_in: TaskFamily | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses counts that sample nothing."""
+        for name, least in (("tasks", 1), ("episodes", 1), ("query_episodes", 1), ("steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+def explore(learner: Learner, family: TaskFamily, task: Task, plan: Plan, *, generator: torch.Generator) -> Trace:
+    """Adapt K steps on every task, each on freshly sampled episodes, and sample with the result.
+
+    Returns:
+        Support and query batches ``[T, H, N, ...]`` with their advantages. No graph is kept: replaying
+        ``learner.adapt`` on the support at unchanged parameters gives the sampling parameters exactly.
+    """
+    return explore_together([learner], family, [task], plan, generators=[generator])[0]
+
+
+@torch.no_grad()
+def explore_together(
+    learners: Sequence[Learner],
+    family: TaskFamily,
+    tasks: Sequence[Task],
+    plan: Plan,
+    *,
+    generators: Sequence[torch.Generator],
+) -> list[Trace]:
+    """`explore` for S learners of one architecture at once: their episodes advance in one wide rollout.
+
+    Each draws from its own generator what it would draw alone, so that its trace is the one it would have
+    got alone, up to rounding and to padding at the end.
+
+    Args:
+        learners: S learners with policies of one shape.
+        family: the environments.
+        tasks: S task sets of equal size T.
+        plan: what to sample.
+        generators: S.
+
+    Raises:
+        ValueError: task sets of different sizes, or policies that differ in what is not learned (frozen parameters,
+            buffers).
+    """
+    _refuse_misfits(learners, tasks)
+    begun = [_start(*one) for one in zip(learners, tasks, generators, strict=True)]
+    starts, noises = [start for start, _ in begun], [noise for _, noise in begun]
+    supports: list[list[Batch]] = []
+    scored: list[list[Batch]] = []
+    for k in range(plan.steps):
+        twins = [generator.clone_state() for generator in generators]
+        batch = plan.support(_roll_out(learners, starts, family, tasks, plan.episodes, generators))
+        parts = _split(batch, len(learners))
+        if any(learner.credit is not None and learner.credit.coverage for learner in learners):
+            scored.append(_split(_scored(batch, learners, starts, tasks, plan, twins), len(learners)))
+        starts = [
+            step_tasks(learner, *start, part, programs=learner.programs)
+            for learner, start, part in zip(learners, starts, parts, strict=True)
+        ]
+        for learner, (params, _) in zip(learners, starts, strict=True):
+            refuse_divergence(learner, params, k + 1)
+        supports.append(parts)
+    scoring = family if plan.scored_in is None else plan.scored_in
+    batch = _roll_out(learners, starts, scoring, tasks, plan.query_episodes, generators)
+    queries = [plan.query(part) for part in _split(batch, len(learners))]
+    return [
+        _trace(
+            tuple(parts[s] for parts in supports),
+            query,
+            noise,
+            tuple(leads(parts[s]) for parts in scored),
+            comparable=plan.scored_in is None,
+        )
+        for s, (query, noise) in enumerate(zip(queries, noises, strict=True))
+    ]
+
+
+def leads(batch: Batch) -> Tensor:
+    """How much better an episode's best moment is than that of all others of its task, ``[T, N]``.
+
+    What the best moment of all would lose without the episode: a difference reward (Wolpert & Tumer 2001), zero for
+    all but one episode of a task. Then centred and of scale 1 over all tasks.
+
+    Args:
+        batch: two episodes or more of each task ``[T, H, N]``; the moments are those of its rewards.
+
+    Raises:
+        ValueError: one episode, which has no others.
+    """
+    if batch.reward.shape[-1] < 2:
+        raise ValueError("coverage compares the episodes of a task: expected at least 2, got 1; pass --episodes 5, say")
+    best = batch.reward.masked_fill(batch.mask == 0.0, float("-inf")).amax(-2)
+    second = best.topk(2, -1).values[..., 1:]
+    lead = (best - second).clamp_min(0.0)
+    centred: Tensor = lead - lead.mean()
+    return centred / (centred.square().mean().sqrt() + 1e-8)
+
+
+def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tuple[Params, RuleState], RuleState]:
+    """Where a learner starts on its tasks, and what its rule drew there: if anything, there is one start a task."""
+    params, state = learner.start()
+    noise = draw_noise(state, task_count(task), generator=generator)
+    if noise:
+        params, state = expand(params, task_count(task)), {**expand(state, task_count(task)), **noise}
+    return (params, state), noise
+
+
+def _trace(
+    support: tuple[Batch, ...], query: Batch, noise: RuleState, led: tuple[Tensor, ...], *, comparable: bool
+) -> Trace:
+    """With what the tasks came to, each compared with the *other* tasks: a baseline its own data had no part in.
+
+    Divided by the task's mean episode length, as the outer loss is: losses are means over steps.
+    """
+    length = (query.steps / query.mask.shape[-1]).clamp_min(1.0)
+    after = query.episode_return.mean(-1)
+    before = support[0].episode_return.mean(-1) if support else after
+    gained = after - before if comparable else after  # scores in other units are no part of what was gained
+    return Trace(support, query, _surprise(after) / length, _surprise(gained) / length, noise, led)
+
+
+def _surprise(score: Tensor) -> Tensor:
+    """Scores ``[T]`` minus the mean of the others'; zero for a task alone."""
+    others = len(score) - 1
+    return score - (score.sum() - score) / others if others else torch.zeros_like(score)
+
+
+def _refuse_misfits(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
+    sizes = [task_count(task) for task in tasks]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"expected task sets of equal size, got {sizes}: explore these learners one by one")
+    first, *others = (
+        {name: x for name, x in one.policy.state_dict().items() if name not in one.policy.initial()} for one in learners
+    )
+    for other in others:  # the first policy acts for all, with the learned parameters of each
+        for name, x in first.items():
+            if name not in other or not torch.equal(x, other[name]):
+                raise ValueError(f"the policies differ in {name}, which is not learned: explore them one by one")
+
+
+def _roll_out(
+    learners: Sequence[Learner],
+    starts: Sequence[tuple[Params, RuleState]],
+    family: TaskFamily,
+    tasks: Sequence[Task],
+    episodes: int,
+    generators: Sequence[torch.Generator],
+) -> Batch:
+    """Episodes of all learners ``[S * T, H, N, ...]``, each with its own noise."""
+    policy = learners[0].policy
+    draws = [draw(policy, family, task, episodes, generator=g) for task, g in zip(tasks, generators, strict=True)]
+    params, task, start = starts[0][0], tasks[0], draws[0]
+    if len(learners) > 1:
+        each = [one if is_stacked(policy, one) else expand(one, task_count(task)) for one, _ in starts]
+        params = map_leaves(lambda *leaves: torch.cat(leaves), *each)
+        task = map_leaves(lambda *leaves: torch.cat(leaves), *(dict(one) for one in tasks))
+        states, noises = zip(*draws, strict=True)
+        start = (map_leaves(lambda *leaves: torch.cat(leaves), *states), torch.cat(noises, 1))
+    return roll_out(policy, params, family, task, start, programs=learners[0].programs)
+
+
+def _scored(
+    batch: Batch,
+    learners: Sequence[Learner],
+    starts: Sequence[tuple[Params, RuleState]],
+    tasks: Sequence[Task],
+    plan: Plan,
+    generators: Sequence[torch.Generator],
+) -> Batch:
+    """The same episodes with the rewards that score the adapted policy; generators as they were before these.
+
+    Raises:
+        ValueError: where those rewards are paid, other episodes come of the same noise.
+    """
+    if plan.scored_in is None:
+        return batch
+    scored = _roll_out(learners, starts, plan.scored_in, tasks, plan.episodes, generators)
+    if not (scored.action.shape == batch.action.shape and torch.equal(scored.action, batch.action)):
+        raise ValueError("coverage: expected scored_in to differ in its rewards alone, and its episodes are others")
+    return scored
+
+
+def _split(batch: Batch, learners: int) -> list[Batch]:
+    tasks = len(batch.reward) // learners
+    return [map_leaves(lambda leaf, low=s * tasks: leaf[low : low + tasks], batch) for s in range(learners)]
