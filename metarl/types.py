@@ -133,6 +133,4 @@ class Trace(NamedTuple):
     outcome: Tensor  # [] a task: how well adapting went, minus what was to be expected: credit to the exploring policy
     gain: Tensor  # [] a task: what adapting gained, minus what was to be expected: credit to a rule acting at random
     noise: dict[str, Tensor]  # what such a rule drew, by name; empty for others
-    leads: tuple[
-        Tensor, ...
-    ] = ()  # [N] an episode of each support batch that earns credit: see `exploration.leads`
+    leads: tuple[Tensor, ...] = ()  # [N] an episode of each support batch that earns credit: see `exploration.leads`
