@@ -7,6 +7,7 @@ from .benchmarks import (
     acrobot_packer,
     bandit,
     cartpole_all,
+    cartpole_all_centred,
     cartpole_all_inner,
     cartpole_packer,
     cartpole_packer_default,
@@ -49,6 +50,7 @@ from .tabular import TabularMDP
 from .walled_navigation import WalledNavigation
 from .widened import Widened
 from .wrappers import (
+    CentredReward,
     Changing,
     DeadActions,
     Delayed,
@@ -66,6 +68,7 @@ from .wrappers import (
 )
 
 __all__ = [
+    "CentredReward",
     "Changing",
     "DeadActions",
     "Delayed",
@@ -82,6 +85,7 @@ __all__ = [
     "Wrapper",
     "Coarse",
     "cartpole_all",
+    "cartpole_all_centred",
     "cartpole_all_inner",
     "cartpole_scrambled",
     "BernoulliBandit",

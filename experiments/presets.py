@@ -55,20 +55,22 @@ NAVIGATION_BEST = Config(
     env_steps=16_000_000,
 )
 # Rewards that reach only so far: who never comes near learns nothing from them. So what came of adapting is scored by
-# the distance, as PEARL trains, and the exploring policy gets credit: for what came of it, or for looking everywhere.
-# Acting widely makes a start.
+# the distance, as PEARL trains, and exploring episodes get credit for looking where the others of their task do not.
+# Acting widely makes a start. Many tasks of few episodes, and small looks at them.
 SPARSE_BEST = Config(
     hidden=(32, 32),
     activation="tanh",
     rule="offset-once",
     rate=1.0,
-    inner_loss="learned-advantage",
+    inner_loss="learned-loss",
+    coverage=100.0,
     discount=0.9,
     normalize=False,
     query_decay=0.95,
     episodes=5,
     query_episodes=5,
     epochs=2,
+    minibatches=8,
     final_share=0.1,
 )
 # Every pull counts, those of the adaptation steps included. One replay a trace: clipping at the sampling policies holds
@@ -222,11 +224,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
             update={
                 "benchmark": "navigation-halfcircle-felt",
                 "scored_in": "navigation-halfcircle-dense",
-                "inner_loss": "learned-loss",
                 "log_std": 1.0,
-                "coverage": 100.0,
                 "tasks": 400,
-                "minibatches": 8,
                 "env_steps": 40_000_000,
             }
         ),
@@ -238,9 +237,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 "benchmark": "navigation-corners",
                 "scored_in": "navigation-corners-dense",
                 "log_std": 0.5,
-                "credit": 0.5,
-                "tasks": 80,
-                "minibatches": 2,
+                "tasks": 160,
                 "env_steps": 24_000_000,
             }
         ),

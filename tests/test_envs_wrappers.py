@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,16 +36,18 @@ from envs import (
 )
 from envs.benchmarks.variants import (
     BEYOND,
+    ENDS,
     INNER,
-    RING,
     WITHIN,
     cartpole_all,
+    cartpole_all_centred,
     cartpole_all_inner,
     cartpole_scrambled,
 )
 from envs.coarse import Coarse
 from envs.parameters import Parameter
 from envs.wrappers import (
+    CentredReward,
     Changing,
     DeadActions,
     Delayed,
@@ -351,9 +354,15 @@ def test_what_lies_beyond_an_end_does_not_leak_and_inner_families_see_their_own(
     assert family.references(task) == {}  # the innermost has none at all
 
 
-def test_rewards_are_scaled_and_shifted() -> None:
+def strayed(row: Row, reward: float) -> float:
+    x, y = (abs(float(row.state[name])) for name in ("x", "y"))
+    return reward - 0.7 * (min((x / 0.1) ** 2, 1.0) + min((y / 0.2) ** 2, 1.0)) / 2
+
+
+def test_rewards_are_scaled_shifted_and_lowered_for_straying() -> None:
     point = PointMass(friction=0.5)
     for family, meaning in (
+        (CentredReward(point, {"x": 0.1, "y": 0.2}, straying=0.7), strayed),
         (ScaledReward(point, Range(0.1, 10)), lambda row, reward: reward * float(row.task["reward_scale"])),
         (ShiftedReward(point, Range(-3, 3)), lambda row, reward: reward + float(row.task["reward_shift"])),
     ):
@@ -364,6 +373,33 @@ def test_rewards_are_scaled_and_shifted() -> None:
                 yield row.observe(), meaning(row, reward), over
 
         assert_plays_like(family, point, oracle)
+
+
+@pytest.mark.parametrize(
+    ("limits", "straying", "told"),
+    [
+        ({}, 0.9, "expected limits of x, x_dot, theta, theta_dot, got nothing; name what is to be watched"),
+        ({"angle": 1.0}, 0.9, "expected limits of x, x_dot, theta, theta_dot, got 'angle'"),
+        ({"x": 0.0}, 0.9, "expected a positive x, got 0.0"),
+        ({"x": math.inf}, 0.9, "expected a positive x, got inf"),
+        ({"x": 1.0}, -0.5, "expected a positive straying, got -0.5"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(limits: dict[str, float], straying: float, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        CentredReward(CartPole(), limits, straying)
+
+
+def test_a_centred_benchmark_pays_the_same_episodes_for_the_room_they_leave() -> None:
+    plain, centred = cartpole_all().family, cartpole_all_centred().family
+    task = {name: values[:, None] for name, values in plain.sample(TASKS, generator=seeded()).items()}
+    actions = random_actions(plain)
+    (seen, paid, over), (same, less, also) = play(plain, task, actions), play(centred, task, actions)
+    assert torch.equal(seen, same) and torch.equal(over, also)
+    x, angle = seen[1:, ..., 0] / 2.4, torch.rad2deg(seen[1:, ..., 2]) / 12
+    expected = paid - 0.45 * (x.square().clamp_max(1) + angle.square().clamp_max(1))
+    torch.testing.assert_close(less, expected.to(less), rtol=1e-5, atol=1e-5)
+    assert float(less.min()) < 0.6 and float(less.max()) > 0.99
 
 
 def test_physics_change_at_the_given_step() -> None:
@@ -396,6 +432,12 @@ def test_a_change_reaches_start_and_sight() -> None:
 
 # --- any wrapper, in any order
 
+
+def watched(family: Family) -> str:
+    """A state of the bare family, which a wrapped one has, too."""
+    return next(iter(family.reset(family.sample(1, generator=seeded()), (1,), generator=seeded())))
+
+
 DISCRETE: dict[str, Callable[[Family], Family]] = {
     "swapped": lambda f: SwappedActions(f, whole(0, 1)),
     "dead": lambda f: DeadActions(f, dead_1=whole(0, 1)),
@@ -412,6 +454,7 @@ ANY: dict[str, Callable[[Family], Family]] = {
     "scaled-reward": lambda f: ScaledReward(f, Range(0.5, 2)),
     "shifted-reward": lambda f: ShiftedReward(f, Range(-1, 1)),
     "slipping": lambda f: Slipping(f, 0.3),
+    "centred-reward": lambda f: CentredReward(f, {watched(f): 1.0}),
     "changing": lambda f: Changing(f, Range(0, 10), **{next(iter(f.parameters)): next(iter(f.ranges.values()))}),
 }
 BARE: dict[str, Callable[[], Family]] = {
@@ -622,6 +665,7 @@ def test_references_pass_where_they_hold() -> None:
         (ScaledActions(point), {"ceiling"}),
         (Delayed(point), {"ceiling"}),
         (Slipping(point, 0.1), {"ceiling"}),
+        (CentredReward(point, {"x": 1.0}), {"ceiling"}),
         (Repeated(point), set()),
         (ShiftedReward(point), set()),
         (Changing(point, friction=0.5), set()),
@@ -815,16 +859,16 @@ def test_no_split_of_the_variants_holds_a_training_task(make: Callable[[], TaskB
     assert bench.family.references(beyond)["ceiling"].unique().tolist() == [500.0]
 
 
-def test_what_to_choose_by_lies_around_the_inner_range_and_within_the_training_range() -> None:
+def test_what_to_choose_by_lies_at_the_ends_of_the_training_range_and_apart_from_the_inner_one() -> None:
     bench, whole = cartpole_all_inner(), cartpole_all()
     assert bench.splits == ("validation", "test", "extrapolation")
-    ring = bench.sample("extrapolation", 2000, generator=seeded(1))
-    assert bool(whole.train.contains(ring).all()) and not bool(bench.is_training(ring).any())
-    assert set(INNER) == set(RING) == set(WITHIN)
+    ends = bench.sample("extrapolation", 2000, generator=seeded(1))
+    assert bool(whole.train.contains(ends).all()) and not bool(bench.is_training(ends).any())
+    assert set(INNER) == set(ENDS) == set(WITHIN)
     for name in set(WITHIN) - {"polarity"}:
         low, high = INNER[name].bounds
-        assert bool(((ring[name] <= low + 1e-6) | (ring[name] >= high - 1e-6)).all())
-        outer = [bound for part in (INNER[name], RING[name]) for bound in part.bounds]
+        assert bool(((ends[name] <= low + 1e-6) | (ends[name] >= high - 1e-6)).all())
+        outer = [bound for part in (INNER[name], ENDS[name]) for bound in part.bounds]
         assert (min(outer), max(outer)) == pytest.approx(WITHIN[name].bounds)
 
 

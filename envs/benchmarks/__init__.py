@@ -34,7 +34,7 @@ from .navigation import (
     navigation_walls,
     navigation_wind,
 )
-from .variants import cartpole_all, cartpole_all_inner, cartpole_scrambled
+from .variants import cartpole_all, cartpole_all_centred, cartpole_all_inner, cartpole_scrambled
 
 BENCHMARKS: dict[str, Callable[..., TaskBenchmark | Widened]] = {
     "navigation-fixed": navigation_fixed,
@@ -59,6 +59,7 @@ BENCHMARKS: dict[str, Callable[..., TaskBenchmark | Widened]] = {
     "cartpole-wide": cartpole_wide,
     "cartpole-polarity": cartpole_polarity,
     "cartpole-all": cartpole_all,
+    "cartpole-all-centred": cartpole_all_centred,
     "cartpole-all-inner": cartpole_all_inner,
     "cartpole-scrambled": cartpole_scrambled,
     "bandit-5": functools.partial(bandit, 5),
@@ -75,6 +76,7 @@ __all__ = [
     "acrobot_packer",
     "bandit",
     "cartpole_all",
+    "cartpole_all_centred",
     "cartpole_all_inner",
     "cartpole_packer",
     "cartpole_packer_default",

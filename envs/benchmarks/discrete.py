@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..bandits import BernoulliBandit
 from ..splits import TaskBenchmark
 from ..tabular import TabularMDP
+from .naming import variant
 
 
 def bandit(arms: int = 5, horizon: int = 1, observation: str = "plain") -> TaskBenchmark:
@@ -13,15 +14,10 @@ def bandit(arms: int = 5, horizon: int = 1, observation: str = "plain") -> TaskB
     One pull is one episode, for gradient steps: n pulls are n episodes. A recurrent learner takes
     ``horizon=n`` and ``observation="feedback"``.
     """
-    return TaskBenchmark(_variant(f"bandit-{arms}", observation), BernoulliBandit(arms, horizon, observation))
+    return TaskBenchmark(variant(f"bandit-{arms}", observation, "plain"), BernoulliBandit(arms, horizon, observation))
 
 
 def tabular_random(horizon: int = 10, observation: str = "plain") -> TaskBenchmark:
     """RL^2's and SNAIL's random MDPs: 10 states, 5 actions, 10 steps from state 0."""
     family = TabularMDP(horizon=horizon, observation=observation)
-    return TaskBenchmark(_variant("tabular-random", observation), family)
-
-
-def _variant(name: str, observation: str) -> str:
-    """The variant without feedback has the plain name."""
-    return name if observation == "plain" else f"{name}-{observation}"
+    return TaskBenchmark(variant("tabular-random", observation, "plain"), family)

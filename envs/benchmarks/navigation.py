@@ -18,6 +18,7 @@ from ..ring_navigation import RingNavigation
 from ..splits import TaskBenchmark
 from ..walled_navigation import WalledNavigation
 from ..widened import Widened
+from .naming import variant
 
 
 def navigation_fixed(action: str = "normalized", horizon: int = 100) -> TaskBenchmark:
@@ -27,7 +28,7 @@ def navigation_fixed(action: str = "normalized", horizon: int = 100) -> TaskBenc
     """
     beyond = Union(((-0.75, -0.5), (0.5, 0.75)))
     return TaskBenchmark(
-        _variant("navigation-fixed", action),
+        variant("navigation-fixed", action, "normalized"),
         Navigation(horizon, action=action),
         {"extrapolation": Navigation(horizon, action=action, goal_x=beyond, goal_y=beyond)},
     )
@@ -42,7 +43,7 @@ def navigation_maml(action: str = "normalized", horizon: int = 100) -> TaskBench
     goals = published.uniform(-0.5, 0.5, (40, 2))
     columns = {"goal_x": goals[:, 0], "goal_y": goals[:, 1], "start_x": np.zeros(40), "start_y": np.zeros(40)}
     return TaskBenchmark(
-        _variant("navigation-maml", action),
+        variant("navigation-maml", action, "normalized"),
         Navigation(horizon, action=action),
         listed={"published": {name: tuple(values.tolist()) for name, values in columns.items()}},
     )
@@ -52,7 +53,7 @@ def navigation_varying(action: str = "normalized", horizon: int = 100) -> TaskBe
     """Meta-SGD's second navigation: start and goal both in ``[-0.5, 0.5]^2``."""
     start, beyond = Range(-0.5, 0.5), Union(((-0.75, -0.5), (0.5, 0.75)))
     return TaskBenchmark(
-        _variant("navigation-varying", action),
+        variant("navigation-varying", action, "normalized"),
         Navigation(horizon, action=action, start_x=start, start_y=start),
         {
             "extrapolation": Navigation(
@@ -81,7 +82,7 @@ def navigation_halfcircle(reward: str = "disc", horizon: int = 20) -> TaskBenchm
     PEARL has 20 steps, VariBAD 100. PEARL trains on 80 of 100 fixed goals; here the whole arc but the held-out cells.
     """
     return TaskBenchmark(
-        _variant("navigation-halfcircle", reward, "disc"),
+        variant("navigation-halfcircle", reward, "disc"),
         RingNavigation(horizon, reward),
         {"extrapolation": RingNavigation(horizon, reward, angle=Range(-math.pi, 0))},
     )
@@ -112,7 +113,7 @@ def navigation_corners(reward: str = "cone", stride: float = 0.2, horizon: int =
     def ring(angle: Distribution, radius: Distribution | float) -> RingNavigation:
         return RingNavigation(horizon, reward, reach=2.0, stride=stride, angle=angle, radius=radius)
 
-    name = _variant("navigation-corners", reward, "cone")
+    name = variant("navigation-corners", reward, "cone")
     return TaskBenchmark(
         name,
         ring(near, spread),
@@ -189,8 +190,3 @@ def navigation_gridstarts(horizon: int = 15) -> TaskBenchmark:
     """Any first cell and any goal of the grid: held-out tasks are pairs, and every goal is trained from elsewhere."""
     cells = Choice(CELLS)
     return TaskBenchmark("navigation-gridstarts", GridNavigation(horizon, goal=cells, start=cells))
-
-
-def _variant(name: str, value: str, published: str = "normalized") -> str:
-    """The published variant has the plain name."""
-    return name if value == published else f"{name}-{value}"

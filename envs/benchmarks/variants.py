@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from ..cartpole import CartPole
+from ..cartpole import ANGLE_LIMIT, POSITION_LIMIT, CartPole
 from ..coarse import Coarse
 from ..family import Family
 from ..ranges import Choice, Distribution, LogRange, LogUnion, Range, Union
 from ..splits import TaskBenchmark
-from ..wrappers import Delayed, RewiredSensors
+from ..wrappers import CentredReward, Delayed, RewiredSensors
 from ..wrappers.sensors import wirings
 
 SIGN, DELAYS, LENGTH = Choice((-1.0, 1.0)), Choice((0.0, 1.0)), Range(0.25, 1)
@@ -38,23 +38,23 @@ BEYOND: dict[str, Distribution] = {
     "pole_friction": Range(0.01, 0.015),
     "polarity": SIGN,
 }
-# The inner part of the training range, and the ring around it that reaches to its bounds.
+# The inner part of the training range, and its ends: as hard to reach from there as what lies beyond is from within.
 INNER: dict[str, Distribution] = {
-    "gravity": Range(6.5, 13),
-    "cart_mass": Range(0.65, 1.75),
-    "pole_mass": Range(0.09, 0.43),
-    "half_length": Range(0.32, 0.75),
-    "force_magnitude": LogRange(4.2, 22),
-    "cart_friction": Range(0, 0.4),
-    "pole_friction": Range(0, 0.008),
+    "gravity": Range(8, 11.5),
+    "cart_mass": Range(0.8, 1.5),
+    "pole_mass": Range(0.12, 0.38),
+    "half_length": Range(0.4, 0.65),
+    "force_magnitude": LogRange(5.5, 16),
+    "cart_friction": Range(0, 0.3),
+    "pole_friction": Range(0, 0.006),
     "polarity": SIGN,
 }
-RING: dict[str, Distribution] = {
-    "gravity": Union(((5, 6.5), (13, 15))),
-    "cart_mass": Union(((0.5, 0.65), (1.75, 2))),
-    "pole_mass": Union(((0.05, 0.09), (0.43, 0.5))),
-    "half_length": Union(((0.25, 0.32), (0.75, 1))),
-    "force_magnitude": LogUnion(((10 / 3, 4.2), (22, 30))),
+ENDS: dict[str, Distribution] = {
+    "gravity": Union(((5, 6), (14, 15))),
+    "cart_mass": Union(((0.5, 0.55), (1.85, 2))),
+    "pole_mass": Union(((0.05, 0.07), (0.46, 0.5))),
+    "half_length": Union(((0.25, 0.28), (0.9, 1))),
+    "force_magnitude": LogUnion(((10 / 3, 3.7), (26, 30))),
     "cart_friction": Range(0.4, 0.5),
     "pole_friction": Range(0.008, 0.01),
     "polarity": SIGN,
@@ -76,12 +76,21 @@ def cartpole_all(horizon: int = 500) -> TaskBenchmark:
     )
 
 
+def cartpole_all_centred(horizon: int = 500) -> TaskBenchmark:
+    """The same, where a step is worth less the nearer it comes to the limits: to be scored in, not to be adapted to.
+
+    Who stays up scores alike in ``cartpole_all`` with and without room to spare; beyond its range the room is needed.
+    """
+    family = CentredReward(_delayed(horizon, WITHIN), {"x": POSITION_LIMIT, "theta": ANGLE_LIMIT})
+    return TaskBenchmark("cartpole-all-centred", family)
+
+
 def cartpole_all_inner(horizon: int = 500) -> TaskBenchmark:
-    """Trained on the inner part of ``cartpole_all``'s training range; the rest of that range is its extrapolation.
+    """Trained on the inner part of ``cartpole_all``'s training range; what is tested lies at the ends of that range.
 
     To choose settings by how they carry over, without a look at what ``cartpole_all`` is going to be tested on.
     """
-    return TaskBenchmark("cartpole-all-inner", _delayed(horizon, INNER), {"extrapolation": _delayed(horizon, RING)})
+    return TaskBenchmark("cartpole-all-inner", _delayed(horizon, INNER), {"extrapolation": _delayed(horizon, ENDS)})
 
 
 def _delayed(horizon: int, ranges: dict[str, Distribution]) -> Delayed:

@@ -5,8 +5,8 @@ drawn, validated, hashed and split like the wrapped family's own. At the default
 nothing. The outermost wrapper is the nearest to the agent: its action passes through that wrapper first,
 and its observation last.
 
-Two add no constants: ``Trials`` joins several episodes into one, for agents with a memory, and ``Slipping`` makes
-training harder than the test.
+Three add no constants: ``Trials`` joins several episodes into one, for agents with a memory, ``Slipping`` makes
+training harder than the test, and ``CentredReward`` asks for room to spare.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .controls import Revealed, Shuffled
 from .delayed import Delayed
 from .noise import NoisySensors
 from .repeated import Repeated
-from .rewards import ScaledReward, ShiftedReward
+from .rewards import CentredReward, ScaledReward, ShiftedReward
 from .sensors import RewiredSensors, ScaledSensors
 from .slipping import Slipping
 from .trials import Trials
@@ -33,6 +33,7 @@ __all__ = [
     "NoisySensors",
     "Repeated",
     "Revealed",
+    "CentredReward",
     "ScaledReward",
     "ShiftedReward",
     "Shuffled",
