@@ -400,6 +400,8 @@ def test_a_centred_benchmark_pays_the_same_episodes_for_the_room_they_leave() ->
     expected = paid - 0.45 * (x.square().clamp_max(1) + angle.square().clamp_max(1))
     torch.testing.assert_close(less, expected.to(less), rtol=1e-5, atol=1e-5)
     assert float(less.min()) < 0.6 and float(less.max()) > 0.99
+    told = centred.describe()["settings"]
+    assert told == {"limit_x": 2.4, "limit_theta": pytest.approx(math.radians(12)), "straying": 0.9}
 
 
 def test_physics_change_at_the_given_step() -> None:
