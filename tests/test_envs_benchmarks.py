@@ -411,3 +411,11 @@ def test_lists_of_no_tasks_of_the_family_are_refused():
     bench = TaskBenchmark("lists", Navigation(), listed={"few": goal})
     with pytest.raises(ValueError, match="at least one task, got 0"):
         bench.sample("few", 0, generator=seeded())
+
+
+def test_benchmarks_call_themselves_what_they_are_called():
+    named = {name: make().name for name, make in BENCHMARKS.items()}
+    shown = {name: name.replace("-dense", "-distance") for name in BENCHMARKS}  # a reward's own name
+    assert named == shown and len(set(named.values())) == len(named)
+    assert BENCHMARKS["bandit-5"](observation="feedback").name == "bandit-5-feedback"
+    assert BENCHMARKS["navigation-fixed"](action="raw").name == "navigation-fixed-raw"
