@@ -121,23 +121,23 @@ def roll_out(
     steps = functools.partial(_steps, policy, family, act)
     over = torch.zeros(noise.shape[1:3], dtype=torch.bool, device=noise.device)
     moment: _Moment = (state, family.observe(constants, state), over)
-    records: list[_Record] = []
+    records: list[Any] = []  # steps; of a program blocks of them, each with the log-probabilities of its actions
     for low in range(0, family.horizon, BLOCK):
         part = noise[low : low + BLOCK]
         if programs is not None:
             key = ("rollout", id(policy), id(family), act)
-            moment, stacked = programs(
-                key, lambda *given: _stacked(*steps(*given)), dict(params), constants, moment, part
-            )
-            records.append(stacked)
+            moment, *block = programs(key, lambda *given: _block(*steps(*given)), dict(params), constants, moment, part)
+            records.append(tuple(block))
             continue
         moment, taken = steps(params, constants, moment, part)
         records.extend(taken)
         if moment[2].all():
             break
-    join = torch.stack if programs is None else torch.cat
-    record = map_leaves(lambda *leaves: join(leaves, 1), *records)
-    batch = _clean(record, *moment[1:])
+    if programs is None:
+        _, record, log_prob = _block(moment, records)
+    else:
+        record, log_prob = map_leaves(lambda *leaves: torch.cat(leaves, 1), *records)
+    batch = _clean(record, log_prob, *moment[1:])
     if programs is None:  # a program serves one shape
         batch = batch._replace(live=live_steps(batch.mask))
     _refuse_non_finite(batch)
@@ -166,11 +166,13 @@ def _steps(
     return (state, observation, over), records
 
 
-def _stacked(moment: _Moment, records: list[_Record]) -> tuple[_Moment, _Record]:
-    return moment, map_leaves(lambda *leaves: torch.stack(leaves, 1), *records)
+def _block(moment: _Moment, records: list[_Record]) -> tuple[_Moment, _Record, Tensor]:
+    """Where a rollout stands, its last steps as one record, and how likely their actions were."""
+    record: _Record = map_leaves(lambda *leaves: torch.stack(leaves, 1), *records)
+    return moment, record, record.distribution.log_prob(record.action)
 
 
-def _clean(record: _Record, last_observation: Tensor, over: Tensor) -> Batch:
+def _clean(record: _Record, log_prob: Tensor, last_observation: Tensor, over: Tensor) -> Batch:
     """A batch of the record ``[T, H, N, ...]``, zero after an episode's end: environments run on there."""
 
     def clean(x: Tensor, where: Tensor) -> Tensor:
@@ -178,10 +180,10 @@ def _clean(record: _Record, last_observation: Tensor, over: Tensor) -> Batch:
 
     terminated = record.terminated & ~record.padding
     if over.any():
+        log_prob = clean(log_prob, record.padding)
         record = map_leaves(lambda leaf: clean(leaf, record.padding), record)._replace(padding=record.padding)
         last_observation = clean(last_observation, over)
     weight = (~record.padding).to(record.reward.dtype)
-    log_prob = record.distribution.log_prob(record.action) * weight
     empty = torch.zeros_like(record.reward)
     everywhere = torch.empty(len(weight), 0, dtype=torch.int64, device=weight.device)
     return Batch(
@@ -198,14 +200,16 @@ def _refuse_non_finite(batch: Batch) -> None:
         "reward": batch.reward,
         "last observation": batch.last_observation.unsqueeze(1),
     }
-    if all(bool(values.isfinite().all()) for values in looked_at.values()):
-        return
+    if bool(torch.stack([values.sum() for values in looked_at.values()]).isfinite().all()):
+        return  # whatever is not finite shows in the sum; what does not fit into the sum may still be finite
     found = []
     for name, values in looked_at.items():
         bad = ~values.isfinite()
         for task, step, episode in (bad.flatten(3).any(-1) if bad.dim() > 3 else bad).nonzero().tolist():
             last = batch.mask.shape[1] if name == "last observation" else step
             found.append((last, task, episode, name))
+    if not found:
+        return
     step, task, episode, name = min(found, key=lambda entry: entry[0])
     raise NonFiniteError(
         f"non-finite {name} in task {task}, episode {episode}, step {step}: expected finite numbers; "

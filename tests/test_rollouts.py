@@ -283,6 +283,20 @@ def test_bad_numbers_are_located(what: str) -> None:
         collect(policy, policy.initial(), family, task, 4, generator=seeded(1))
 
 
+def test_large_numbers_are_not_bad_ones() -> None:
+    class Huge(Poisoned):
+        def step(self, task: Any, state: Any, action: Tensor) -> Any:
+            state, reward, terminated = super().step(task, state, action)
+            return state, torch.full_like(reward, 3e38), terminated
+
+    policy = gaussian_policy()
+    family = Huge("nothing")
+    batch = collect(
+        policy, policy.initial(), family, family.family.sample(3, generator=seeded(0)), 4, generator=seeded(1)
+    )
+    assert bool(batch.reward.isfinite().all()) and not bool(batch.reward.sum().isfinite())
+
+
 def test_diverged_parameters_are_located() -> None:
     family, policy = family_and_policy("navigation")
     params = parameters_per_task(policy, 3)
