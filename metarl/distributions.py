@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 LOG_SQRT_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -127,7 +128,7 @@ class Categorical(NamedTuple):
     def sample(self, noise: Tensor) -> Tensor:
         """Inverse transform of uniform noise, ``[...]`` in [0, 1), to int64 actions ``[...]``."""
         if self.logits.shape[-1] == 2:  # one sigmoid instead of softmax and cumulative sum: the hot path of CartPole
-            return (noise < torch.sigmoid(self.logits[..., 1] - self.logits[..., 0])).long()
+            return (noise < torch.sigmoid(self._second_over_first())).long()
         cumulative = self.logits.softmax(-1).cumsum(-1)[..., :-1]
         return (noise.unsqueeze(-1) >= cumulative).sum(-1)
 
@@ -137,6 +138,8 @@ class Categorical(NamedTuple):
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-probability of integer actions ``[...]``."""
+        if self.logits.shape[-1] == 2:  # a sigmoid here, too: to look a column up is what cannot be vectorised
+            return logsigmoid(self._second_over_first() * (2 * action - 1))
         return self.logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
@@ -182,6 +185,10 @@ class Categorical(NamedTuple):
         p = self.logits.softmax(-1)
         weighted = p * (weight / weight.sum()).unsqueeze(-1)
         return torch.diag_embed(weighted.sum(0)) - weighted.mT @ p
+
+    def _second_over_first(self) -> Tensor:
+        """Of two actions, the log-odds of the second, ``[...]``."""
+        return self.logits[..., 1] - self.logits[..., 0]
 
     def _one_hot(self, action: Tensor) -> Tensor:
         chosen = action.unsqueeze(-1) == torch.arange(self.logits.shape[-1], device=action.device)

@@ -121,7 +121,7 @@ def roll_out(
     steps = functools.partial(_steps, policy, family, act)
     over = torch.zeros(noise.shape[1:3], dtype=torch.bool, device=noise.device)
     moment: _Moment = (state, family.observe(constants, state), over)
-    records: list[Any] = []  # steps; of a program blocks of them, each with the log-probabilities of its actions
+    records: list[Any] = []  # steps; of a program blocks of them, each with how likely its actions were
     for low in range(0, family.horizon, BLOCK):
         part = noise[low : low + BLOCK]
         if programs is not None:
@@ -134,7 +134,8 @@ def roll_out(
         if moment[2].all():
             break
     if programs is None:
-        _, record, log_prob = _block(moment, records)
+        record = _stack(records)
+        log_prob = record.distribution.log_prob(record.action)
     else:
         record, log_prob = map_leaves(lambda *leaves: torch.cat(leaves, 1), *records)
     batch = _clean(record, log_prob, *moment[1:])
@@ -167,9 +168,18 @@ def _steps(
 
 
 def _block(moment: _Moment, records: list[_Record]) -> tuple[_Moment, _Record, Tensor]:
-    """Where a rollout stands, its last steps as one record, and how likely their actions were."""
-    record: _Record = map_leaves(lambda *leaves: torch.stack(leaves, 1), *records)
-    return moment, record, record.distribution.log_prob(record.action)
+    """Where a rollout stands, its last steps as one record, and how likely their actions were.
+
+    Asked of every step: a compiler joins that with what else a step does, where of all steps at once it is on its own.
+    """
+    log_prob = torch.stack([record.distribution.log_prob(record.action) for record in records], 1)
+    return moment, _stack(records), log_prob
+
+
+def _stack(records: list[_Record]) -> _Record:
+    """Steps ``[T, N, ...]`` as one record ``[T, H, N, ...]``."""
+    stacked: _Record = map_leaves(lambda *leaves: torch.stack(leaves, 1), *records)
+    return stacked
 
 
 def _clean(record: _Record, log_prob: Tensor, last_observation: Tensor, over: Tensor) -> Batch:

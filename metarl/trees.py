@@ -32,8 +32,14 @@ def map_leaves(function: Callable[..., Any], first: Any, *rest: Any) -> Any:
 
 def leaves_of(tree: Any) -> list[Tensor]:
     """The tensors of nested dicts and tuples, in the order of `map_leaves`."""
+    if isinstance(tree, Tensor):
+        return [tree]
     found: list[Tensor] = []
-    map_leaves(found.append, tree)
+    for branch in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(branch, Tensor):
+            found.append(branch)
+        else:
+            found.extend(leaves_of(branch))
     return found
 
 

@@ -85,6 +85,17 @@ def test_a_program_gives_what_its_function_gives(compiled: tuple[Programs, Closu
         assert all(torch.equal(leaf, old) for leaf, old in zip(leaves_of(given), before, strict=True))
 
 
+def test_products_with_a_bias_in_a_program() -> None:
+    def layers(bias: Tensor, rows: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        plain, scaled = torch.addmm(bias, rows, weight), torch.addmm(bias, rows, weight, beta=0.5, alpha=-2.0)
+        stacked, batched = (x.expand(3, *x.shape) for x in (bias.unsqueeze(0), rows))
+        return plain.tanh(), scaled, torch.baddbmm(stacked, batched, weight.expand(3, -1, -1)).relu()
+
+    generator = seeded(0)
+    given = [torch.randn(shape, generator=generator) for shape in ((5,), (7, 2), (2, 5))]
+    assert_near(Programs()(("layers",), layers, *given), layers(*given), rtol=1e-5)
+
+
 def test_a_parameter_changed_in_place_is_seen(compiled: tuple[Programs, Closure]) -> None:
     programs, function = compiled
     old = programs(("closure",), function, *arguments(2))
@@ -116,7 +127,7 @@ def test_the_same_shapes_are_compiled_once_and_others_again(compiled: tuple[Prog
 
 
 def test_another_key_is_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)  # the trace alone
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, leaves, options: graph)  # the trace alone
     programs, x = Programs(), torch.arange(3.0)
     assert programs(("twice", 0), lambda x: (2 * x,), x)[0].tolist() == [0.0, 2.0, 4.0]
     assert programs(("twice", 1), lambda x: (3 * x,), x)[0].tolist() == [0.0, 3.0, 6.0]

@@ -64,6 +64,21 @@ def test_divergence_from_itself_is_zero_with_zero_slope_and_positive_otherwise(m
         assert leaf.grad is not None and float(leaf.grad.abs().max()) < 1e-12
 
 
+def test_two_actions_are_as_likely_as_torch_says_and_their_slopes_are_too() -> None:
+    """By a sigmoid; far out, where one of the two is certain, as well, and in derivatives of a derivative."""
+    gap = torch.tensor([-300.0, -40.0, -1.0, 0.0, 0.5, 30.0, 300.0], dtype=torch.float64)
+    logits = torch.stack((2.0 - gap, torch.full_like(gap, 2.0)), -1).requires_grad_()
+    for action in (0, 1):
+        chosen = torch.full(gap.shape, action)
+        found = Categorical(logits).log_prob(chosen)
+        expected = torch.distributions.Categorical(logits=logits).log_prob(chosen)
+        for _ in range(3):  # the values, their slope and its slope
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+            weight = torch.arange(1.0, found.numel() + 1.0, dtype=torch.float64).reshape(found.shape)
+            (found,) = torch.autograd.grad((found * weight).sum(), logits, create_graph=True)
+            (expected,) = torch.autograd.grad((expected * weight).sum(), logits, create_graph=True)
+
+
 def test_gaussian_samples_are_a_shifted_scaled_noise() -> None:
     distribution, _ = gaussians(0)
     noise = torch.randn(5, 4, 3, generator=seeded(3), dtype=torch.float64)
