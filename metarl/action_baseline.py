@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.baselines import LinearBaseline
+from metarl.baselines import LinearBaseline, weighted
 from metarl.distributions import Distribution
 from metarl.losses import Loss, masked_mean
 from metarl.types import Batch
@@ -38,8 +38,8 @@ class ActionBaseline(nn.Module):
         to_come = self.features(batch, batch.distribution.mean_deviation(distribution))
         seen = torch.cat([done, self.states.features(batch)[0]], -1)
         weight = self.states.fit(seen, batch.advantage, batch.mask)
-        residual = batch._replace(advantage=batch.advantage - (seen @ weight).squeeze(-1))
-        told = (to_come @ weight[: done.shape[-1]]).squeeze(-1)
+        residual = batch._replace(advantage=batch.advantage - weighted(seen, weight))
+        told = weighted(to_come, weight[:, : done.shape[-1]])
         return self.loss(distribution, residual) - masked_mean(told, batch.mask)
 
     @staticmethod

@@ -1,7 +1,8 @@
 """Value baselines: what return was to be expected, so that the gradient sees only the surprise.
 
 A baseline is fitted per task, on one batch, and predicts on that batch. Everything acts on leading
-task dimensions directly: a least-squares fit of 600 tasks is one batched solve.
+task dimensions directly: a least-squares fit of 600 tasks is one batched solve. Weights are rows, and stand on the
+left of their products: with columns on the right MKL takes four to ten times as long.
 """
 
 from __future__ import annotations
@@ -48,19 +49,18 @@ class LinearBaseline:
         return self.predict(features, last, batch.mask, self.fit(features, target, batch.mask))
 
     def fit(self, features: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Least-squares weights ``[..., F, 1]`` on the steps of ``mask``."""
+        """Least-squares weights ``[..., 1, F]`` on the steps of ``mask``."""
         rows = (features * mask.unsqueeze(-1)).flatten(-3, -2)  # [..., H*N, F]
         gram = (rows.mT @ rows).double()
-        moment = (rows.mT @ (target * mask).flatten(-2).unsqueeze(-1)).double()
+        moment = ((target * mask).flatten(-2).unsqueeze(-2) @ rows).double()
         scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        weight: Tensor = torch.linalg.solve(gram + self.ridge * (scale + 1e-8) * eye, moment)
-        return weight.to(target.dtype)
+        weight: Tensor = torch.linalg.solve(gram + self.ridge * (scale + 1e-8) * eye, moment.mT)
+        return weight.mT.to(target.dtype)
 
     def predict(self, features: Tensor, last: Tensor, mask: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Values of the steps of ``mask`` ``[..., H, N]`` and of the last states ``[..., N]``."""
-        value = (features.flatten(-3, -2) @ weight).reshape(mask.shape)
-        return value * mask, (last @ weight).squeeze(-1)
+        return weighted(features, weight) * mask, (weight @ last.mT).squeeze(-2)
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features of every step ``[..., H, N, F]`` and of the state after the last ``[..., N, F]``."""
@@ -69,6 +69,11 @@ class LinearBaseline:
         t = hundreds.expand(*o.shape[:-1], 1)
         x = torch.cat([o, o.square(), t, t.square(), t.pow(3), torch.ones_like(t)], dim=-1)
         return x[..., :-1, :, :], x[..., -1, :, :]
+
+
+def weighted(features: Tensor, weight: Tensor) -> Tensor:
+    """The sums ``[..., H, N]`` of features ``[..., H, N, F]``, each times its weight ``[..., 1, F]``."""
+    return (weight @ features.flatten(-3, -2).mT).reshape(features.shape[:-1])
 
 
 @dataclass(frozen=True)

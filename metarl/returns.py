@@ -1,17 +1,20 @@
 """Discounted returns and generalised advantage estimation along the time axis (the last but one).
 
-All episodes of a batch start together and are padded after their end, so a discounted sum is one
-product with a triangular matrix of powers: no Python loop over time, differentiable in the discount.
+All episodes of a batch start together and are padded after their end, so that discounted sums of all of them are
+taken at once, in a handful of operations, and differentiable in the discount.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def discounted_sum(x: Tensor, factor: float | Tensor) -> Tensor:
     """``y_t = Σ_{s ≥ t} factor^(s-t) x_s`` along the last but one axis.
+
+    By doubling: a sum over the next r steps, and one of the r steps after them, make a sum over 2 r.
 
     Args:
         x: ``[..., H, N]``, zero on padding.
@@ -20,12 +23,12 @@ def discounted_sum(x: Tensor, factor: float | Tensor) -> Tensor:
     Returns:
         ``[..., H, N]``.
     """
-    horizon = x.shape[-2]
-    lag = torch.arange(horizon, device=x.device)
-    exponent = lag.unsqueeze(0) - lag.unsqueeze(1)  # [t, s] -> s - t
-    # a clamped exponent: the power of a negative one would be infinite at factor 0, and 0 * inf is NaN
-    powers = torch.as_tensor(factor, dtype=x.dtype, device=x.device) ** exponent.clamp_min(0)
-    return powers.triu() @ x
+    weight = torch.as_tensor(factor, dtype=x.dtype, device=x.device)  # of what lies one reach ahead
+    reach = 1
+    while reach < x.shape[-2]:
+        x = torch.addcmul(x, pad(x[..., reach:, :], (0, 0, 0, reach)), weight)
+        weight, reach = weight.square(), 2 * reach
+    return x
 
 
 def gae(

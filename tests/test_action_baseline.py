@@ -79,7 +79,7 @@ class Given(LinearBaseline):
     """A fit that does not depend on the batch."""
 
     def fit(self, features: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        return drawn(features.shape[-1], 1, seed=7)
+        return drawn(1, features.shape[-1], seed=7)
 
 
 @pytest.mark.parametrize("plain", [lvc, vpg])

@@ -136,7 +136,7 @@ def test_cross_fitting_is_two_plain_fits() -> None:
     only_second = batch._replace(mask=batch.mask * (torch.arange(2 * half) >= half))
     features, last = LinearBaseline().features(batch)
     weight = LinearBaseline().fit(features, target * only_second.mask, only_second.mask)
-    expected = (features @ weight.unsqueeze(1)).squeeze(-1) * batch.mask
+    expected = (features @ weight.mT.unsqueeze(1)).squeeze(-1) * batch.mask
     torch.testing.assert_close(
         CrossFitted()(batch, target)[0][..., :half], expected[..., :half], rtol=1e-10, atol=1e-10
     )

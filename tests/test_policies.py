@@ -24,7 +24,7 @@ from metarl import (
     vpg,
 )
 from metarl.optimizers.base import meta_gradient, meta_loss
-from metarl.policies import affine
+from metarl.policies import FEW, affine, tanh
 from metarl.rules import MetaSGD
 from metarl.types import Params
 from tests.helpers import Table, categorical_policy, gaussian_policy, seeded
@@ -95,6 +95,26 @@ def test_mlp_equals_torchs_own_layers() -> None:
     plain = nn.Sequential(*hidden, mlp.head)  # type: ignore[arg-type]
     x = torch.randn(7, 3, generator=seeded(4))
     torch.testing.assert_close(mlp(dict(mlp.named_parameters()), x), plain(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 2e-7), (torch.float64, 4e-16)])
+def test_tanh_by_a_sigmoid_is_tanh_and_where_it_counts_it_is_torchs_own(dtype: torch.dtype, close: float) -> None:
+    ends = torch.tensor([float("-inf"), float("inf"), -100.0, 100.0, 0.0], dtype=dtype)
+    x = torch.cat([ends, torch.linspace(-12.0, 12.0, FEW, dtype=dtype)])
+    exact = x.double().tanh()
+    with torch.no_grad():
+        assert float((tanh(x).double() - exact).abs().max()) <= close
+        assert not torch.equal(tanh(x), x.tanh())  # or nothing has been looked at
+        assert torch.equal(tanh(x[: FEW - 1]), x[: FEW - 1].tanh())
+        assert bool(tanh(torch.full((FEW,), float("nan"), dtype=dtype)).isnan().all())
+    assert torch.equal(tanh(x), x.tanh())
+    wide = torch.randn(FEW, 3, generator=seeded(0))
+    network = MLP(3, (2,), 1, generator=seeded(1))
+    with torch.no_grad():
+        by_hand = torch.tanh(wide @ network.hidden[0].weight.T)
+        read = network.layer_inputs(network.state_dict(), wide)["head"]
+    assert not torch.equal(read, by_hand)  # a network takes the short way
+    torch.testing.assert_close(read, by_hand, rtol=0, atol=1e-6)
 
 
 def test_inputs_are_divided_by_their_units() -> None:
