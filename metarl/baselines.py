@@ -52,7 +52,7 @@ class LinearBaseline:
         """Least-squares weights ``[..., 1, F]`` on the steps of ``mask``."""
         rows = (features * mask.unsqueeze(-1)).flatten(-3, -2)  # [..., H*N, F]
         gram = (rows.mT @ rows).double()
-        moment = ((target * mask).flatten(-2).unsqueeze(-2) @ rows).double()
+        moment = (target.flatten(-2).unsqueeze(-2) @ rows).double()  # of the same steps: the others' rows are zero
         scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         weight: Tensor = torch.linalg.solve(gram + self.ridge * (scale + 1e-8) * eye, moment.mT)

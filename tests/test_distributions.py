@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def categoricals(seed: int, actions: int = 4) -> tuple[Categorical, torch.distri
     return Categorical(logits), torch.distributions.Categorical(logits=logits)
 
 
-@pytest.mark.parametrize("make", [gaussians, categoricals])
+@pytest.mark.parametrize("make", [gaussians, categoricals, *(partial(categoricals, actions=n) for n in (1, 2, 3))])
 def test_densities_entropies_and_divergences_equal_torchs(make: type) -> None:
     torch.manual_seed(0)
     (ours, theirs), (other, other_theirs) = make(0), make(1)
