@@ -19,7 +19,10 @@ class Config(BaseModel):
     benchmark: str = Field("navigation-fixed", description="benchmark, by name or package.module:NAME")
     horizon: Count | None = Field(None, description="time limit in steps; the benchmark's own unless given")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of initialization, tasks and noise")
-    env_steps: Count = Field(8_000_000, description="training budget in environment steps, adaptation included")
+    env_steps: Count = Field(
+        8_000_000,
+        description="training budget in environment steps, adaptation included; the last iteration is finished",
+    )
 
     hidden: tuple[Count, ...] = Field((100, 100), description="units of the policy's hidden layers")
     context: Annotated[int, Field(ge=0)] = Field(0, description="inputs that are parameters, for CAVIA")
@@ -87,7 +90,9 @@ class Config(BaseModel):
     rate_lr: Positive | None = Field(None, description="step size of descent on learned step sizes; lr unless given")
     final_share: Share = Field(1.0, description="of the meta-optimizer's step sizes at the end of the budget; linear")
     epochs: Count = Field(5, description="replays of one trace by descent")
-    minibatches: Count = Field(1, description="parts of a trace's tasks; in every epoch descent takes a step on each")
+    minibatches: Count = Field(
+        1, description="parts of a trace's tasks, one task each at most; in every epoch descent takes a step on each"
+    )
     max_norm: Positive | None = Field(1.0, description="clip the meta-gradient to this norm")
     patience: Annotated[int, Field(ge=0)] = Field(
         10, description="meta-iterations in a row that may diverge before the run stops"

@@ -41,7 +41,10 @@ def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
         return _imported(kind, name, name)
     offered = {} if name in table else offered_names(kind)
     if name not in offered:
-        return choose(kind, name, {**table, **offered})
+        try:
+            return choose(kind, name, {**table, **offered})
+        except InputError as error:
+            raise InputError(f"{error}; or give package.module:NAME") from error
     if len(offered[name]) > 1:
         raise InputError(f"{kind} {name!r} is offered by several packages; give one of {', '.join(offered[name])}")
     return _imported(kind, name, offered[name][0])

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from envs.benchmarks import BENCHMARKS
 from experiments import runs
 from experiments.build import Setup, build
 from experiments.cli import parse, parse_config
@@ -26,6 +27,7 @@ from experiments.learned import rate_metrics, rate_tables
 from experiments.stopping import stop_requests
 from experiments.tracking import viewers
 from metarl.metrics import MetricsLog, Progress
+from metarl.rollouts import collect, to_device
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Resume(Watch):
 def main(argv: list[str]) -> None:
     watch: Options | Resume
     if any(part == "--resume" or part.startswith("--resume=") for part in argv):
+        refuse_configuration(argv)
         watch = again = parse(Resume, argv, __doc__)
         runs.prepare_machine(deterministic=again.deterministic)
         device, folder = runs.pick_device(again.device), again.resume
@@ -87,6 +90,7 @@ def main(argv: list[str]) -> None:
         device = runs.pick_device(watch.device)
         setup, done = build(config, device), runs.Progress()
         refuse(watch, setup)
+        try_out(config, setup)
         folder = runs.create(config, watch.output, device)
     to_do = done.env_steps < config.env_steps
     if not to_do:
@@ -114,6 +118,39 @@ def refuse(watch: Watch, setup: Setup) -> None:
         )
     if watch.validate_every:
         held_out_tasks(setup.benchmark, Protocol(split="validation", tasks=1))
+
+
+def refuse_configuration(argv: Sequence[str]) -> None:
+    """What is resumed goes on as it was begun.
+
+    Raises:
+        InputError: a preset, or a flag of the configuration.
+    """
+    flags = (part.partition("=")[0] for part in argv if part.startswith("--"))
+    given = [part for part in argv[:1] if not part.startswith("-")]
+    given += [flag for flag in flags if flag[2:].replace("-", "_") in Config.model_fields]
+    if given:
+        raise InputError(f"--resume goes on with the run's own configuration and budget, got {given[0]}; leave it out")
+
+
+def try_out(config: Config, setup: Setup) -> None:
+    """Play a few episodes of a benchmark that is not metarl's own, with the noise that training will begin with.
+
+    Raises:
+        InputError: something in it fails.
+    """
+    if config.benchmark in BENCHMARKS:
+        return
+    policy, family = setup.learner.policy, setup.benchmark.family
+    try:
+        task = setup.benchmark.sample("train", 2, generator=setup.task_generator.clone_state())
+        task = to_device(task, setup.generator.device)
+        collect(policy, policy.initial(), family, task, 2, generator=setup.generator.clone_state())
+    except Exception as error:  # whatever somebody else's code may raise
+        raise InputError(
+            f"benchmark {config.benchmark!r} cannot be played, {type(error).__name__}: {error}; "
+            f"python experiments/check_family.py {config.benchmark} says in words what is wrong with it"
+        ) from error
 
 
 def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, save_every: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from envs import RingNavigation
+from envs import RingNavigation, TaskBenchmark
 from experiments import compare, demo, evaluate, runs, train
 from experiments.build import Progress, build, build_rule
 from experiments.config import Config
@@ -218,6 +218,16 @@ def test_resuming_a_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert "nothing to train" in capsys.readouterr().out
 
 
+def broken_family() -> Any:
+    """A benchmark whose episodes cannot be played."""
+
+    class Broken(RingNavigation):
+        def step(self, task: Any, state: Any, action: Any) -> Any:
+            raise RuntimeError("no floor here")
+
+    return TaskBenchmark("broken", Broken(10))
+
+
 WRONG_TRAINING = {
     "no preset": ([], "expected a preset"),
     "unknown preset": (["navigation-fixd"], "did you mean 'navigation-fixed'?"),
@@ -244,7 +254,14 @@ WRONG_TRAINING = {
         "expected an inner loss of advantages",
     ),
     "cavia without context": (["navigation-fixed", "--rule", "cavia"], "pass --context 5"),
+    "not a path": (["navigation-fixed", "--benchmark", "my_family"], "or give package.module:NAME"),
+    "breaks in play": (
+        ["navigation-fixed", "--benchmark", "tests.test_experiments:broken_family"],
+        "cannot be played, RuntimeError: no floor here; python experiments/check_family.py tests.test",
+    ),
     "resume nothing": (["--resume", "no/such/run"], "no such run folder"),
+    "resume a preset": (["navigation-fixed", "--resume", "no/such/run"], "got navigation-fixed; leave it out"),
+    "resume for longer": (["--resume", "no/such/run", "--env-steps=9"], "got --env-steps; leave it out"),
 }
 
 
