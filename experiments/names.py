@@ -307,6 +307,17 @@ def _baseline(config: Config) -> Baseline:
     return baseline
 
 
+def _reptile(config: Config, learner: Learner) -> Reptile:
+    """Reptile, which moves the initialization alone.
+
+    Raises:
+        InputError: an inner loss that would have to be learned.
+    """
+    if isinstance(learner.inner, torch.nn.Module) and next(learner.inner.parameters(), None) is not None:
+        raise InputError(f"reptile moves the initialization alone, and {config.inner_loss!r} has to learn: use descent")
+    return Reptile(step_size=config.lr)
+
+
 META_OPTIMIZERS: dict[str, Callable[[Config, Learner], MetaOptimizer]] = {
     "descent": _descent,
     "exponentiated": lambda c, learner: _descent(c, learner, rate_optimizer=ExponentiatedGradient),
@@ -314,7 +325,7 @@ META_OPTIMIZERS: dict[str, Callable[[Config, Learner], MetaOptimizer]] = {
         learner, lr=c.lr, rate_lr=c.rate_lr, perturbation=c.perturbation, pairs=c.pairs
     ),
     "trust-region": lambda c, learner: TrustRegion(max_kl=c.max_kl),
-    "reptile": lambda c, learner: Reptile(step_size=c.lr),
+    "reptile": _reptile,
 }
 
 Variant = Callable[[Learner], Learner]

@@ -253,6 +253,10 @@ WRONG_TRAINING = {
         ["navigation-fixed", "--inner-loss", "dice", "--action-baseline"],
         "expected an inner loss of advantages",
     ),
+    "reptile learns no loss": (
+        ["navigation-fixed", "--inner-loss", "learned-reward", "--meta-optimizer", "reptile"],
+        "has to learn: use descent",
+    ),
     "cavia without context": (["navigation-fixed", "--rule", "cavia"], "pass --context 5"),
     "not a path": (["navigation-fixed", "--benchmark", "my_family"], "or give package.module:NAME"),
     "breaks in play": (
