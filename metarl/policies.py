@@ -33,6 +33,17 @@ _SWAP = threading.Lock()
 FEW = 2**13  # numbers of which `torch.tanh` is done as soon as three simpler operations are
 
 
+def tanh(x: Tensor) -> Tensor:
+    """``torch.tanh``, and within 2e-7 of it where no gradient is wanted.
+
+    By a sigmoid there, on a CPU: torch leaves tanh to MKL, which takes three times as long on a processor not Intel's,
+    half of a wide rollout. For few rows, and with gradients, three operations instead of one cost what they save.
+    """
+    if x.numel() < FEW or x.device.type != "cpu" or torch.is_grad_enabled():
+        return torch.tanh(x)
+    return torch.rsub(torch.sigmoid(x + x), -1.0, alpha=-2.0)
+
+
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x @ weight.mT + bias`` with un-stacked or stacked weights.
 
@@ -48,17 +59,6 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return linear(x, weight, bias)
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
     return torch.baddbmm(bias.unsqueeze(-2), rows, weight.mT).reshape(*x.shape[:-1], weight.shape[-2])
-
-
-def tanh(x: Tensor) -> Tensor:
-    """``torch.tanh``, and within 2e-7 of it where no gradient is wanted.
-
-    By a sigmoid there, on a CPU: torch leaves tanh to MKL, which takes three times as long on a processor not Intel's,
-    half of a wide rollout. For few rows, and with gradients, three operations instead of one cost what they save.
-    """
-    if x.numel() < FEW or x.device.type != "cpu" or torch.is_grad_enabled():
-        return torch.tanh(x)
-    return torch.rsub(torch.sigmoid(x + x), -1.0, alpha=-2.0)
 
 
 class Network(nn.Module, ABC):
