@@ -70,12 +70,12 @@ def create(config: Config, output: Path | None, device: torch.device) -> Path:
     """Make the run folder and write down what is about to be run.
 
     Raises:
-        InputError: the folder already holds a run.
+        InputError: the folder already holds a run that came to something, or may yet.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{config.benchmark}__{config.rule}__s{config.seed}__{stamp}".replace(":", ".").replace("/", ".")
     folder = output if output is not None else Path("runs") / name
-    if (folder / "config.json").exists():
+    if (folder / "config.json").exists() and not _came_to_nothing(folder):
         raise InputError(f"{folder} already holds a run; choose another --output, or go on with --resume {folder}")
     machine = system(device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,12 @@ def create(config: Config, output: Path | None, device: torch.device) -> Path:
     write_json(folder / "system.json", machine)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     return folder
+
+
+def _came_to_nothing(folder: Path) -> bool:
+    """Whether the run there has ended without an iteration: its folder is free for another try."""
+    status = folder / "status.json"
+    return status.exists() and json.loads(status.read_text()).get("iterations") == 0
 
 
 def system(device: torch.device) -> dict[str, Any]:

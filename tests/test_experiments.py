@@ -655,6 +655,21 @@ def test_divergence_ends_with_its_own_code_and_leaves_a_checkpoint(
     assert status["status"] == "failed" and "lower the step sizes" in status["reason"]
 
 
+def test_the_folder_of_a_run_that_failed_at_once_is_free_and_any_other_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train_tiny(run, "--log-std", "1000", "--patience", "0", "--no-evaluate") == 4
+    assert json.loads((run / "status.json").read_text())["iterations"] == 0
+    assert train_tiny(run, "--no-evaluate") == 0
+    assert json.loads((run / "config.json").read_text())["log_std"] < 10
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()][0] == 1
+    assert train_tiny(run, "--no-evaluate") == 2
+    (run / "status.json").unlink()  # killed before it could say anything: perhaps it still runs
+    assert train_tiny(run, "--no-evaluate") == 2
+    assert capsys.readouterr().err.count("already holds a run; choose another --output, or go on with --resume") == 2
+
+
 @pytest.mark.parametrize("when", [3, 13])  # before and after the first checkpoint, which is iteration 10
 def test_the_demo_goes_on_where_it_was_interrupted_and_repeats_nothing(
     when: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
