@@ -22,7 +22,6 @@ from .benchmarks import (
     navigation_grid,
     navigation_gridstarts,
     navigation_halfcircle,
-    navigation_halfcircle_felt,
     navigation_holes,
     navigation_maml,
     navigation_momentum,
@@ -48,7 +47,6 @@ from .ring_navigation import RingNavigation
 from .splits import SameTasks, TaskBenchmark
 from .tabular import TabularMDP
 from .walled_navigation import WalledNavigation
-from .widened import Widened
 from .wrappers import (
     CentredReward,
     Changing,
@@ -124,7 +122,6 @@ __all__ = [
     "navigation_grid",
     "navigation_gridstarts",
     "navigation_halfcircle",
-    "navigation_halfcircle_felt",
     "navigation_holes",
     "navigation_maml",
     "navigation_momentum",
@@ -143,5 +140,4 @@ __all__ = [
     "PointMass",
     "RingNavigation",
     "WalledNavigation",
-    "Widened",
 ]

@@ -222,7 +222,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "goals on a half-circle, felt from near by only (Rakelly et al. 2019): explore five episodes, then go there",
         SPARSE_BEST.model_copy(
             update={
-                "benchmark": "navigation-halfcircle-felt",
+                "benchmark": "navigation-halfcircle",
                 "scored_in": "navigation-halfcircle-dense",
                 "log_std": 1.0,
                 "tasks": 400,

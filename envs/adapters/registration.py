@@ -28,7 +28,6 @@ from ..ring_navigation import RingNavigation
 from ..splits import TaskBenchmark
 from ..tabular import TabularMDP
 from ..walled_navigation import WalledNavigation
-from ..widened import Widened
 from .single import FamilyEnv
 from .sources import Source, Values
 from .vector import FamilyVectorEnv
@@ -72,7 +71,7 @@ def register() -> tuple[str, ...]:
 
 def make_single(
     family: str,
-    benchmark: TaskBenchmark | Widened | str | None = None,
+    benchmark: TaskBenchmark | str | None = None,
     split: str = "train",
     task: Values | None = None,
     render_mode: str | None = None,
@@ -99,7 +98,7 @@ def make_single(
 def make_vector(
     num_envs: int,
     family: str,
-    benchmark: TaskBenchmark | Widened | str | None = None,
+    benchmark: TaskBenchmark | str | None = None,
     split: str = "train",
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     max_episode_steps: int | None = None,
@@ -134,7 +133,7 @@ def make_vector(
     )
 
 
-def _source(family: str, benchmark: TaskBenchmark | Widened | str | None, constants: dict[str, Any]) -> Source:
+def _source(family: str, benchmark: TaskBenchmark | str | None, constants: dict[str, Any]) -> Source:
     if "horizon" in constants:
         raise ValueError("horizon: Gymnasium calls the time limit max_episode_steps; give that instead")
     if benchmark is None:

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ..family import Family, Task
 from ..splits import TaskBenchmark
-from ..widened import Widened
 
-Source = Family | TaskBenchmark | Widened
+Source = Family | TaskBenchmark
 Values = Mapping[str, Any]  # constants by name: numbers, or arrays with one number a row
 OPTIONS = ("task",)
 Indices = npt.NDArray[np.int64]

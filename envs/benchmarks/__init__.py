@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 
 from ..splits import TaskBenchmark
-from ..widened import Widened
 from .cartpole import (
     cartpole_packer,
     cartpole_packer_default,
@@ -26,7 +25,6 @@ from .navigation import (
     navigation_grid,
     navigation_gridstarts,
     navigation_halfcircle,
-    navigation_halfcircle_felt,
     navigation_holes,
     navigation_maml,
     navigation_momentum,
@@ -36,14 +34,13 @@ from .navigation import (
 )
 from .variants import cartpole_all, cartpole_all_centred, cartpole_all_inner, cartpole_scrambled
 
-BENCHMARKS: dict[str, Callable[..., TaskBenchmark | Widened]] = {
+BENCHMARKS: dict[str, Callable[..., TaskBenchmark]] = {
     "navigation-fixed": navigation_fixed,
     "navigation-varying": navigation_varying,
     "navigation-maml": navigation_maml,
     "navigation-maml-raw": functools.partial(navigation_maml, "raw"),
     "navigation-holes": navigation_holes,
     "navigation-halfcircle": navigation_halfcircle,
-    "navigation-halfcircle-felt": navigation_halfcircle_felt,
     "navigation-halfcircle-dense": functools.partial(navigation_halfcircle, "distance"),
     "navigation-corners": navigation_corners,
     "navigation-corners-dense": functools.partial(navigation_corners, "distance"),
@@ -91,7 +88,6 @@ __all__ = [
     "navigation_grid",
     "navigation_gridstarts",
     "navigation_halfcircle",
-    "navigation_halfcircle_felt",
     "navigation_holes",
     "navigation_maml",
     "navigation_momentum",

@@ -17,7 +17,6 @@ from ..ranges import Choice, Distribution, LogRange, Range, Union
 from ..ring_navigation import RingNavigation
 from ..splits import TaskBenchmark
 from ..walled_navigation import WalledNavigation
-from ..widened import Widened
 from .naming import variant
 
 
@@ -86,15 +85,6 @@ def navigation_halfcircle(reward: str = "disc", horizon: int = 20) -> TaskBenchm
         RingNavigation(horizon, reward),
         {"extrapolation": RingNavigation(horizon, reward, angle=Range(-math.pi, 0))},
     )
-
-
-def navigation_halfcircle_felt(horizon: int = 20) -> Widened:
-    """The sparse half-circle, trained on goals that are felt from 0.2 to 0.7 away: exploring has to begin somewhere.
-
-    Held out are the same tasks as of ``navigation_halfcircle``, with goals that are felt from 0.2 away.
-    """
-    narrow = navigation_halfcircle(horizon=horizon)
-    return Widened("navigation-halfcircle-felt", narrow, {"reach": LogRange(0.2, 0.7)})
 
 
 def navigation_corners(reward: str = "cone", stride: float = 0.2, horizon: int = 100) -> TaskBenchmark:
