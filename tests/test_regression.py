@@ -53,6 +53,9 @@ REDUCED = {
     "navigation-corners": Reduced(
         4_000_000, Row("", Protocol("test", 60, 1, 5, 5), 1), (128.3, 98.5, 114.3, 86.2, 107.4, 128.7), 17.5
     ),
+    "navigation-halfcircle": Reduced(
+        8_000_000, Row("", Protocol("test", 60, 1, 5, 5), 1), (5.83, 4.34, 3.97, 4.82, 4.24, 4.90), 1.05
+    ),
     "packer-D": Reduced(
         1_500_000,
         Row("", Protocol("extrapolation", 300, 0, 10, 1), 0, score="upright"),
