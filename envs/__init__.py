@@ -61,7 +61,9 @@ from .wrappers import (
     ScaledSensors,
     ShiftedReward,
     Shuffled,
+    Slipping,
     SwappedActions,
+    Trials,
     Wrapper,
 )
 
@@ -79,6 +81,7 @@ __all__ = [
     "ScaledSensors",
     "ShiftedReward",
     "Shuffled",
+    "Slipping",
     "SwappedActions",
     "Wrapper",
     "Coarse",
@@ -97,6 +100,7 @@ __all__ = [
     "task_ids",
     "Family",
     "Transition",
+    "Trials",
     "Navigation",
     "Parameter",
     "Choice",

@@ -55,6 +55,8 @@ class Family(ABC):
     """
 
     parameters: ClassVar[Mapping[str, Parameter]]
+    live = False
+    """whether an episode lives elsewhere, so that only its last state can be stepped, once"""
 
     def __init__(
         self, horizon: int, ranges: Mapping[str, Distribution | float], settings: Mapping[str, Setting] | None = None

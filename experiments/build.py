@@ -95,6 +95,7 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
             every_step=config.every_step,
         ).to(device)
         if config.compile:
+            _refuse_live(benchmark.family)
             learner.compile()
         optimizer = choose("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
         plan = build_plan(config, benchmark)
@@ -102,6 +103,16 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
         raise InputError(str(error)) from error
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
     return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
+
+
+def _refuse_live(family: TaskFamily) -> None:
+    """Compiled programs repeat tensor operations, and know nothing else.
+
+    Raises:
+        InputError: episodes that live elsewhere.
+    """
+    if getattr(family, "live", False):
+        raise InputError("--compile: this family plays outside of torch and cannot be compiled; leave it out")
 
 
 def _credit(config: Config) -> PreUpdateCredit | None:
@@ -198,7 +209,16 @@ def build_rule(config: Config, policy: Policy) -> UpdateRule:
     """The update rule by name; an imported one is called with the parameters it is to step."""
     parameterisation = PARAMETERISATIONS[config.parameterisation](config)
     found = choose_or_import("rule", config.rule, RULES)
-    rule = found(config, policy.initial(), parameterisation) if config.rule in RULES else found(policy.initial())
+    if config.rule in RULES:
+        known: UpdateRule = found(config, policy.initial(), parameterisation)
+        return known
+    try:
+        rule = found(policy.initial())
+    except Exception as error:  # whatever somebody else's code may raise
+        raise InputError(
+            f"rule {config.rule!r}, called with the parameters it is to step, raised {type(error).__name__}: {error}; "
+            "expected a function or class of them alone, such as metarl.rules:MetaSGD"
+        ) from error
     if not isinstance(rule, UpdateRule):
         raise InputError(f"rule {config.rule!r} gave a {type(rule).__name__}; expected a metarl.rules.UpdateRule")
     return rule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, make_dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -11,6 +11,16 @@ import tyro
 
 from experiments.config import Config
 from experiments.errors import InputError
+from experiments.names import (
+    ACTIVATIONS,
+    BASELINES,
+    BENCHMARKS,
+    INNER_LOSSES,
+    LOSSES,
+    META_OPTIMIZERS,
+    PARAMETERISATIONS,
+    RULES,
+)
 from experiments.presets import PRESETS
 
 Options = TypeVar("Options")
@@ -28,10 +38,31 @@ def preset(name: str) -> Config:
         InputError: no such preset.
     """
     if name not in PRESETS:
+        if name in BENCHMARKS:
+            raise InputError(f"{name!r} is a benchmark: expected a preset, which --benchmark {name} then changes")
         close = difflib.get_close_matches(name, PRESETS, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(f"unknown preset {name!r}; {hint}known are {', '.join(PRESETS)}")
     return PRESETS[name][1]
+
+
+KNOWN: Mapping[str, Mapping[str, Any]] = {
+    "activation": ACTIVATIONS,
+    "baseline": BASELINES,
+    "benchmark": BENCHMARKS,
+    "inner_loss": INNER_LOSSES,
+    "meta_optimizer": META_OPTIMIZERS,
+    "outer_loss": LOSSES,
+    "parameterisation": PARAMETERISATIONS,
+    "rule": RULES,
+}
+"""Fields that name an entry of a table."""
+
+
+def _help(name: str) -> str:
+    """What ``--help`` says of a field of the configuration."""
+    said = Config.model_fields[name].description or ""
+    return f"{said}: {', '.join(KNOWN[name])}" if name in KNOWN else said
 
 
 def parse_config(kind: type[Options], argv: Sequence[str], description: str | None) -> tuple[Config, Options]:
@@ -45,7 +76,7 @@ def parse_config(kind: type[Options], argv: Sequence[str], description: str | No
         raise InputError(f"expected a preset: {', '.join(PRESETS)}; or --help")
     base = preset(argv[0]) if named else Config()
     fields: list[tuple[str, Any, Any]] = [
-        (name, Annotated[info.annotation, tyro.conf.arg(help=info.description)], field(default=getattr(base, name)))
+        (name, Annotated[info.annotation, tyro.conf.arg(help=_help(name))], field(default=getattr(base, name)))
         for name, info in Config.model_fields.items()
     ]
     flags = make_dataclass("Flags", fields, frozen=True)

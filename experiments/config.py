@@ -33,7 +33,7 @@ class Config(BaseModel):
     log_std: float = Field(0.0, description="first log standard deviation of a Gaussian policy")
 
     rule: str = Field("meta-sgd", description="update rule, by name or package.module:NAME")
-    rate: float = Field(0.1, description="first (or fixed) step size of the rule")
+    rate: float = Field(0.1, description="first (or fixed) step size of the rule; a rule of your own has its own")
     parameterisation: Literal["free", "positive", "bounded"] = Field("free", description="of learned step sizes")
     max_rate: Positive = Field(10.0, description="upper end of bounded step sizes")
     online_rate: Annotated[float, Field(ge=0.0)] = Field(0.01, description="how fast online rules change step sizes")

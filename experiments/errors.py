@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -42,6 +43,9 @@ def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
             return _fail(str(error), USAGE)
         except (DivergedError, NonFiniteError) as error:
             return _fail(str(error), DIVERGED)
+        except BrokenPipeError:  # who reads the output has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         except OSError as error:
             return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), IO)
         except KeyboardInterrupt as error:

@@ -174,9 +174,10 @@ def held_out_tasks(benchmark: Benchmark, protocol: Protocol) -> Params:
 
 
 def one_task(benchmark: Benchmark, constants: Sequence[str]) -> Params:
-    """A task from ``name=value`` pairs; what is not named has the family's default."""
+    """A task from ``name=value`` pairs; what is not named is as fixed in the family, or else has its default."""
     family: Any = benchmark.family
     values = {name: parameter.default for name, parameter in family.parameters.items()}
+    values |= {name: one.bounds[0] for name, one in family.ranges.items() if one.bounds[0] == one.bounds[1]}
     for pair in constants:
         name, _, text = pair.partition("=")
         try:

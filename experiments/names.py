@@ -213,7 +213,7 @@ def _seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
         return loss
     if loss not in (losses.vpg, losses.lvc):
         raise InputError(
-            f"action_baseline: expected an inner loss of advantages, vpg, lvc or a learned one; got {config.inner_loss}"
+            f"--action-baseline: expected an inner loss of advantages (vpg, lvc, learned ones), got {config.inner_loss}"
         )
     return ActionBaseline(loss)
 
@@ -278,7 +278,7 @@ def support_advantages(config: Config) -> Advantages:
     return Advantages(
         config.discount,
         config.decay,
-        _baseline(config),
+        _baseline(config, "episodes"),
         normalize=config.normalize,
         time_limit=config.time_limit,
     )
@@ -296,14 +296,21 @@ def query_advantages(config: Config) -> Advantages:
     return Advantages(
         config.query_discount,
         config.query_decay,
-        _baseline(config),
+        _baseline(config, "query_episodes"),
         scale=config.query_scale,
         time_limit=config.time_limit,
     )
 
 
-def _baseline(config: Config) -> Baseline:
+def _baseline(config: Config, counted: str) -> Baseline:
+    """By name, for as many episodes as the field ``counted`` says.
+
+    Raises:
+        InputError: no such baseline, or an odd number for one that halves the episodes.
+    """
     baseline: Baseline = choose("baseline", config.baseline, BASELINES)()
+    if isinstance(baseline, CrossFitted) and (episodes := getattr(config, counted)) % 2:
+        raise InputError(f"baseline cross-fitted halves the episodes: expected even {counted}, got {episodes}")
     return baseline
 
 

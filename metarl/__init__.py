@@ -14,7 +14,7 @@ from metarl.baselines import CrossFitted, LinearBaseline, ZeroBaseline
 from metarl.errors import DivergedError, NonFiniteError
 from metarl.evaluation import Adaptation, AdaptationCurve, TrainingTaskError, adaptation_curve, evaluate
 from metarl.exploration import Plan, explore
-from metarl.learner import Learner
+from metarl.learner import Learner, step_tasks
 from metarl.losses import (
     TMAML,
     Clipped,
@@ -83,5 +83,6 @@ __all__ = [
     "meta_train",
     "negative_entropy",
     "sample_kl",
+    "step_tasks",
     "vpg",
 ]

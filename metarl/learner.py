@@ -57,9 +57,12 @@ class Learner(nn.Module):
                 reads the advantages that the support has: those of the inner loss.
 
         Raises:
+            TypeError: a rule that is none, such as its class.
             ValueError: credit with an inner loss whose second derivative holds it already; a negative weight.
         """
         super().__init__()
+        if not isinstance(rule, UpdateRule):
+            raise TypeError(f"rule: expected an UpdateRule, such as MetaSGD(policy.initial()), got {rule!r}")
         if credit is not None and getattr(inner, "loss", inner) is not vpg:  # what a learned objective wraps
             raise ValueError(
                 "pre-update credit completes the inner loss vpg; with another it would count twice: use vpg"

@@ -122,8 +122,13 @@ def meta_train(
         The number of iterations done and the metrics of the last.
 
     Raises:
+        TypeError: a benchmark that is none, such as a family.
         NonFiniteError: of the iteration after ``patience`` broken ones.
     """
+    if not hasattr(benchmark, "splits"):
+        raise TypeError(
+            f"benchmark: expected one with held-out splits, got {benchmark!r}; TaskBenchmark(name, family) makes one"
+        )
     device, broken = next(learner.parameters()).device, 0
     for iteration in itertools.count(start + 1):
         task = to_device(benchmark.sample("train", plan.tasks, generator=task_generator), device)

@@ -131,7 +131,7 @@ def test_a_gradient_reaches_learned_advantages_through_the_fit() -> None:
     advantage = batch.advantage.clone().requires_grad_()
     (found,) = torch.autograd.grad(steepness(advantage), advantage)
     expected = numeric_gradient(lambda: float(steepness(advantage).detach()), advantage)
-    torch.testing.assert_close(found * batch.mask, expected * batch.mask, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(found * batch.mask, expected * batch.mask, rtol=1e-4, atol=1e-8)
     assert float(found.abs().max()) > 1e-3
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from experiments import compare, demo, evaluate, runs, train
 from experiments.build import Progress, build, build_rule
 from experiments.config import Config
 from experiments.errors import InputError
+from experiments.evaluate import Protocol, held_out_tasks
 from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES, outer_loss
 from experiments.presets import PRESETS
 from experiments.stopping import Stopped, stop_requests
@@ -252,6 +254,23 @@ WRONG_TRAINING = {
     "action baseline": (
         ["navigation-fixed", "--inner-loss", "dice", "--action-baseline"],
         "expected an inner loss of advantages",
+    ),
+    "one half too many": (
+        ["navigation-fixed", "--baseline", "cross-fitted", "--episodes", "5"],
+        "even episodes, got 5",
+    ),
+    "and in the query": (
+        ["navigation-fixed", "--baseline", "cross-fitted", "--query-episodes", "7"],
+        "even query_episodes, got 7",
+    ),
+    "a benchmark for a preset": (["navigation-holes"], "which --benchmark navigation-holes then changes"),
+    "a rule that wants more": (
+        ["navigation-fixed", "--rule", "metarl.rules:SGD"],
+        "raised TypeError: must be real number, not dict; expected a function or class of them alone",
+    ),
+    "nothing to compile": (
+        ["navigation-fixed", "--benchmark", "tests.test_gymnasium_family:pendulum", "--compile"],
+        "cannot be compiled; leave it out",
     ),
     "reptile learns no loss": (
         ["navigation-fixed", "--inner-loss", "learned-reward", "--meta-optimizer", "reptile"],
@@ -702,3 +721,34 @@ def test_the_demo_goes_on_where_it_was_interrupted_and_repeats_nothing(
         return [line for line in text.splitlines() if line.startswith("  ") and "found" not in line]
 
     assert tables(second) == tables(first)[-len(tables(second)) :]
+
+
+def test_help_lists_what_a_flag_can_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train.main(["navigation-fixed", "--help"])
+    assert ended.value.code == 0
+    shown = "".join(line.strip("│ ") + " " for line in capsys.readouterr().out.splitlines())
+    for table in (RULES, INNER_LOSSES, META_OPTIMIZERS):
+        assert all(name in shown for name in table)
+
+
+def test_a_reader_that_has_had_enough_is_no_error() -> None:
+    command = [sys.executable, "-c", "from experiments.errors import script; import sys;"]
+    command[-1] += "sys.exit(script(lambda argv: [print('x' * 1000, flush=True) for _ in range(1000)])([]))"
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 128 + signal.SIGPIPE
+
+
+def test_constants_that_a_benchmark_fixes_stay_so() -> None:
+    """Corners are felt from 2 away, whatever `RingNavigation` has by default."""
+    benchmark = build(PRESETS["navigation-corners-best"][1], torch.device("cpu")).benchmark
+    task = held_out_tasks(benchmark, Protocol(constants=("angle=0.1",)))
+    expected = benchmark.sample("test", 1, generator=torch.Generator().manual_seed(0))
+    assert float(task["reach"]) == float(expected["reach"]) != RingNavigation.parameters["reach"].default
+    assert float(task["angle"]) == pytest.approx(0.1)

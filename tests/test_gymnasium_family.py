@@ -21,7 +21,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from helpers import Stub, categorical_policy, gaussian_policy, seeded
 from torch import Tensor
 
-from envs import CartPole, Range, TaskBenchmark
+from envs import CartPole, Range, ScaledActions, TaskBenchmark
 from envs.adapters import GymnasiumFamily
 from envs.adapters.gymnasium_family import derived
 from metarl import Descent, Learner, Plan, collect, meta_step
@@ -30,6 +30,7 @@ from metarl.exploration import explore, explore_together
 from metarl.losses import lvc, vpg
 from metarl.rollouts import draw, per_row
 from metarl.rules import SGD
+from metarl.testing import check_family
 
 ROOT = Path(__file__).parents[1]
 CONSTANTS = {  # ours, theirs
@@ -487,6 +488,7 @@ def test_lunar_lander_varies_by_its_constructor(box2d: Any) -> None:
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, kwargs={"x": 1}), ValueError, "correct kwargs"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, setter=print, rebuild=True), ValueError, "got both"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, rebuild=True), ValueError, "no argument 'gravity'"),
+        (lambda: GymnasiumFamily("CartPole-v1", ["gravity"]), TypeError, r"by name, .*, got \['gravity'\]"),  # type: ignore[arg-type]
         (lambda: GymnasiumFamily("tests/Clock-v3", {"life": 2.0}), ValueError, "give horizon="),
         (lambda: clock(Range(-2.0, 3.0), rebuild=True), ValueError, "refused life=-2: a life is not negative"),
         (lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5), TypeError, "observation space, got Dict"),
@@ -581,3 +583,43 @@ def test_workers_end_with_a_parent_that_is_killed() -> None:
 def _lives(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def write_other_name(env: Any, constants: dict[str, float]) -> None:
+    env.gravity = constants["g"]
+
+
+def test_what_a_user_does_not_name_is_what_the_environment_has() -> None:
+    """Not zero: a motor without force is another problem."""
+    defaults = {
+        "attributes": (GymnasiumFamily("Acrobot-v1", {"LINK_MASS_2": Range(0.5, 2.0)}), {"LINK_MASS_2": 1.0}),
+        "constructor": (GymnasiumFamily("Pendulum-v1", {"g": Range(5.0, 15.0)}, rebuild=True), {"g": 10.0}),
+        "unknown": (GymnasiumFamily("CartPole-v1", {"g": Range(5.0, 15.0)}, setter=write_other_name), {"g": 5.0}),
+        "given": (GymnasiumFamily("CartPole-v1", {"g": 7.0}, setter=write_other_name), {"g": 7.0}),
+    }
+    for name, (family, expected) in defaults.items():
+        assert {key: p.default for key, p in family.parameters.items()} == expected, name
+
+
+def write_unseeded(env: Any, constants: dict[str, float]) -> None:
+    env.gravity, step = constants["gravity"], type(env).step
+
+    def unseeded(action: Any) -> Any:
+        seen, *rest = step(env, action)
+        return seen + np.random.default_rng().normal(size=4).astype(np.float32), *rest
+
+    env.step = unseeded
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_the_check_of_families_plays_what_lives_elsewhere(wrap: bool) -> None:
+    family: Any = GymnasiumFamily("Pendulum-v1", {"g": Range(5.0, 15.0)}, horizon=30)
+    assert check_family(ScaledActions(family) if wrap else family) == []
+    broken: Any = GymnasiumFamily("CartPole-v1", {"gravity": Range(5.0, 15.0)}, setter=write_unseeded)
+    assert check_family(broken) == [
+        "equal generators and actions give other episodes; begin them from that generator alone"
+    ]
+
+
+def pendulum() -> GymnasiumFamily:
+    return GymnasiumFamily("Pendulum-v1", {"g": Range(5.0, 15.0)}, horizon=10)

@@ -256,3 +256,9 @@ def test_a_longer_replay_trace_than_training_is_allowed() -> None:
     trace = explore(learner, family, task, Plan(tasks=2, episodes=2, query_episodes=2, steps=5), generator=seeded(1))
     assert isinstance(trace, Trace) and len(trace.support) == 5
     assert bool(torch.vmap(learner)(trace).isfinite().all())
+
+
+def test_a_rule_that_is_none_is_refused_at_once() -> None:
+    policy = gaussian_policy()
+    with pytest.raises(TypeError, match=r"such as MetaSGD\(policy.initial\(\)\), got <class .*MetaSGD'>"):
+        Learner(policy, MetaSGD, inner=vpg, outer=vpg)  # type: ignore[arg-type]

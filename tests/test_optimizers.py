@@ -15,6 +15,7 @@ from metarl import (
     Clipped,
     Descent,
     DivergedError,
+    Evolution,
     Learner,
     Plan,
     PreUpdateCredit,
@@ -175,6 +176,28 @@ def test_minibatches_are_replays_of_some_of_the_tasks(minibatches: int, dealt: l
     assert metrics["meta/loss"] == pytest.approx(first)
     for a, b in zip(learner.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("make", [Descent, Evolution])
+def test_an_optimizer_of_another_learner_is_refused(make: Any) -> None:
+    """It would write gradients to one learner and step the other, and neither would learn."""
+    learner, trace = double_trace(meta_sgd, steps=1)
+    other, _ = double_trace(meta_sgd, steps=1)
+    before = values(learner)
+    optimizer = make(other)
+    joined = map_leaves(lambda leaf: leaf.repeat(2, *(1,) * (leaf.dim() - 1)), trace)
+    with pytest.raises(ValueError, match="built for another learner: expected the one it was given"):
+        optimizer.step(learner, joined)
+    assert unchanged(learner, before)
+
+
+def test_what_is_frozen_later_is_left_alone() -> None:
+    learner, trace = double_trace(meta_sgd, steps=1)
+    optimizer, before = Descent(learner), values(learner)
+    learner.rule.requires_grad_(False)
+    optimizer.step(learner, trace)
+    moved = [name for name, p in learner.named_parameters() if not torch.equal(p, before[name])]
+    assert moved == [name for name in before if name.startswith("policy.")]
 
 
 def part(trace: Trace, tasks: list[int]) -> Trace:

@@ -238,3 +238,11 @@ def test_a_module_replayed_on_two_threads_gives_the_same_meta_gradient(
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
         assert bool(found.any())
     assert all(torch.equal(p, old) for p, old in zip(learner.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_observation_is_a_row_of_many(name: str) -> None:
+    network = NETWORKS[name]()
+    params = {key: p.detach() for key, p in network.named_parameters()}
+    rows = torch.randn(4, 3, generator=seeded(1))
+    torch.testing.assert_close(network(params, rows[1]), network(params, rows)[1])

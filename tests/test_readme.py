@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from experiments import check_family, compare, enjoy, estimators, evaluate, export, finetune, report, reproduce, train
 from experiments.cli import PRESETS
@@ -17,17 +19,29 @@ README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "RESULTS.md").read_text()
 
 
-def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_examples_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert code is not None
     lines = [line for line in code[1].splitlines() if line.strip()]
     assert len(lines) <= 24, "the README promises some twenty lines"
     short = code[1].replace("iteration == 20", "iteration == 1").replace('"test", 50', '"test", 3')
     assert short != code[1]
-    exec(compile(short, "README.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(short, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     before, after = (float(x) for x in re.findall(r"\[([\d.]+), ([\d.]+)\]", printed)[-1])
     assert 0 < before <= 500 and 0 < after <= 500
+    monkeypatch.chdir(tmp_path)
+    _, one_task, adapters = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(one_task, "README.md", "exec"), names)
+    assert capsys.readouterr().out in ("tensor(0)\n", "tensor(1)\n")
+    start = names["learner"].start()[0]
+    assert all(not torch.equal(names["adapted"][name], leaf) for name, leaf in start.items())
+    lines = [line for line in adapters.splitlines() if not line.startswith("lander")]  # whose engine may be missing
+    exec(compile("\n".join(lines), "README.md", "exec"), names)
+    assert names["model"].num_timesteps == 200 * names["env"].num_envs
 
 
 SCRIPTS = (train, evaluate, compare, enjoy, estimators, check_family, export, finetune, report, reproduce)

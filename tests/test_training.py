@@ -524,3 +524,10 @@ def test_broken_iterations_are_survived_as_configured() -> None:
     for _, metrics in survived:
         assert metrics["meta/skipped"] == 1.0 and metrics["env_steps"] == 3 * 5 * (2 * 4 + 4)
         assert all(math.isnan(metrics[f"return/step_{k}"]) for k in range(3))
+
+
+def test_a_family_is_no_benchmark() -> None:
+    learner = Learner(gaussian_policy(), SGD(0.1), inner=vpg, outer=vpg)
+    family: Any = Navigation(5)
+    with pytest.raises(TypeError, match=r"TaskBenchmark\(name, family\) makes one"):
+        next(meta_train(learner, Reptile(), family, PLAN, generator=seeded(0), task_generator=seeded(1)))

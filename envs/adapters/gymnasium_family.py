@@ -79,7 +79,9 @@ class GymnasiumFamily(Family):
     * with ``rebuild`` a function ``(constants) -> Env`` by calling it for every task.
 
     Constants arrive as Python floats of their float32 values, or as bool or int where the attribute or
-    the constructor's default is one. The family keeps the time limit and turns Gymnasium's own off.
+    the constructor's default is one. A constant's default is the environment's own value of that name, or the
+    constructor's; where there is none, the low end of its range. The family keeps the time limit and turns
+    Gymnasium's own off.
     Observations are those of a ``Box``, or one-hot for ``Discrete``; actions are those of a ``Discrete``, counted
     from 0, or of a ``Box``, clipped to its bounds.
 
@@ -105,6 +107,8 @@ class GymnasiumFamily(Family):
     (200, ['g', 'm'])
     """
 
+    live = True
+
     def __init__(
         self,
         env: str,
@@ -116,6 +120,8 @@ class GymnasiumFamily(Family):
         timeout: float = 60.0,
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        if not isinstance(ranges, Mapping):
+            raise TypeError(f"{env}: expected constants by name, such as {{'g': Range(5, 15)}}, got {ranges!r}")
         if not ranges:
             raise ValueError(f"{env}: expected at least one constant, got none; give one, if only its default")
         if setter is not None and rebuild is not False:
@@ -131,7 +137,10 @@ class GymnasiumFamily(Family):
         recipe, how = _recipe(spec, example, list(ranges), setter, rebuild, given)
         # Declared for all instances alike by the base class; here each has those of its environment.
         self.parameters = {  # type: ignore[misc]
-            name: Parameter(0.0, -LARGEST, LARGEST, "as in Gymnasium", f"{name} of {spec.id}") for name in ranges
+            name: Parameter(
+                _default(name, one, example, recipe), -LARGEST, LARGEST, "as in Gymnasium", f"{name} of {spec.id}"
+            )
+            for name, one in ranges.items()
         }
         settings = {"env": spec.id, "constants": how, "kwargs": repr(sorted(given.items()))}
         super().__init__(_time_limit(spec.id, horizon), ranges, settings)
@@ -291,7 +300,9 @@ class GymnasiumFamily(Family):
             try:
                 env = recipe.renew(None, constants)
             except Exception as error:
-                raise ValueError(f"{self._name} refused {shown}: {line(error)}; correct the range") from error
+                raise ValueError(
+                    f"{self._name} refused {shown}: {line(error)}; correct the range, or what is made of them"
+                ) from error
             try:
                 observation_space, action_space = _supported(self._name, env)
             finally:
@@ -352,6 +363,14 @@ def _recipe(
                 " would keep the old value; give a setter that writes those too, or rebuild="
             )
     return Setter(spec, write_attributes, kwargs), "attributes"
+
+
+def _default(name: str, given: Distribution | float, example: Env, recipe: Recipe) -> float:
+    """The value that the environment itself has, or its constructor; where neither tells, the first of those given."""
+    own = recipe.defaults.get(name) if isinstance(recipe, Constructor) else getattr(example.unwrapped, name, None)
+    if isinstance(own, int | float | np.number) and abs(float(own)) <= LARGEST:
+        return float(own)
+    return float(given.bounds[0] if isinstance(given, Distribution) else given)
 
 
 def _title(function: Callable[..., Any]) -> str:

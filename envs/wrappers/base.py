@@ -56,6 +56,7 @@ class Wrapper(Family, ABC):
         self.parameters = {**family.parameters, **own}  # type: ignore[misc]
         super().__init__(family.horizon, {**family.ranges, **ranges}, settings)
         self._family = family
+        self.live = family.live
         self._memory = frozenset(memory)
 
     @property

@@ -109,7 +109,10 @@ class RewiredSensors(Wrapper):
         """The wrapped family's observation ``[*rows, sensors]``, rewired."""
         seen = super().observe(task, state)
         wiring = task["wiring"].long()
-        order, sign = (table.to(seen.device)[wiring] for table in (self._order, self._sign))
+        order, sign = (  # not by brackets, which torch below 2.11 cannot lift over a single number
+            table.to(seen.device).index_select(0, wiring.flatten()).reshape(*wiring.shape, -1)
+            for table in (self._order, self._sign)
+        )
         return seen.gather(-1, order.expand(seen.shape)) * sign
 
     def references(self, task: Task) -> dict[str, Tensor]:

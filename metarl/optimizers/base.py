@@ -103,6 +103,17 @@ def trainable(learner: Learner) -> list[nn.Parameter]:
     return [p for p in learner.parameters() if p.requires_grad]
 
 
+def refuse_another(learner: Learner, *optimizers: torch.optim.Optimizer) -> None:
+    """Look whether these optimizers hold what the learner learns: others would step what they hold, and not it.
+
+    Raises:
+        ValueError: they were built for another learner.
+    """
+    held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+    if any(id(p) not in held for p in trainable(learner)):
+        raise ValueError("this meta-optimizer was built for another learner: expected the one it was given; build anew")
+
+
 def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor]]:
     """`meta_loss` and its gradient in what is `trainable`, a piece of the tasks at a time."""
     return gradient_over_tasks(learner, trace, trainable(learner), **pieces(learner, trace, "gradient"))

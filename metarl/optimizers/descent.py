@@ -11,7 +11,7 @@ from torch import nn
 
 from metarl.errors import DivergedError
 from metarl.learner import Learner
-from metarl.optimizers.base import MetaOptimizer, Metrics, groups, meta_gradient, trainable
+from metarl.optimizers.base import MetaOptimizer, Metrics, groups, meta_gradient, refuse_another, trainable
 from metarl.trees import map_leaves
 from metarl.types import Trace
 
@@ -75,7 +75,9 @@ class Descent(MetaOptimizer):
 
         Raises:
             DivergedError: ``patience`` non-finite meta-gradients in a row.
+            ValueError: another learner than it was built for.
         """
+        refuse_another(learner, *self.optimizers)
         for one, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(one.param_groups, rates, strict=True):
                 group["lr"] = rate * self.share

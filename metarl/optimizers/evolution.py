@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metarl.errors import DivergedError
 from metarl.learner import Learner
-from metarl.optimizers.base import MetaOptimizer, Metrics, groups, trainable
+from metarl.optimizers.base import MetaOptimizer, Metrics, groups, refuse_another, trainable
 from metarl.types import Trace
 
 
@@ -75,7 +75,9 @@ class Evolution(MetaOptimizer):
 
         Raises:
             DivergedError: a return that is not finite.
+            ValueError: another learner than it was built for.
         """
+        refuse_another(learner, self.optimizer)
         earned = trace.query.episode_return.mean(-1)
         for batch in trace.support:
             earned = earned + learner.every_step * batch.episode_return.mean(-1)

@@ -34,6 +34,9 @@ def check_family(family: TaskFamily) -> list[str]:
     or step writes to what it was given; no use of global random numbers; finite values throughout an episode (the
     message names the step, and steps count from 0); tensors on the tasks' device.
 
+    A family with a true attribute ``live``, whose episodes live elsewhere, as those of Gymnasium's environments do, is
+    played from start to end only: its single steps are not repeated, nor its rows taken one by one.
+
     What cannot be seen from outside is not found: equations that are wrong, but consistently so. Episodes
     are of random actions and at most 1000 steps long, so what happens beyond is not seen either.
     """
@@ -167,6 +170,9 @@ def _expect(what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -
 
 def _repeats(watched: Watched) -> Iterator[str]:
     """Repeating calls."""
+    if is_live(watched):
+        yield from _plays_again(watched)
+        return
     task = watched.sample(TASKS, generator=generator(0))
     rows, constants, before = (TASKS, EPISODES), per_row(task), _attributes(watched.family)
     first = watched.reset(constants, rows, generator=generator(0))
@@ -189,6 +195,21 @@ def _repeats(watched: Watched) -> Iterator[str]:
         )
     elif not same(first, watched.reset(constants, rows, generator=generator(0))):
         yield f"reset gives other first states once other tasks were sampled and stepped{_changed(watched, before)}"
+
+
+def is_live(watched: Watched) -> bool:
+    """Whether the family says that its episodes live elsewhere: only the last state can be stepped, and once."""
+    return bool(getattr(watched.family, "live", False))
+
+
+def _plays_again(watched: Watched) -> Iterator[str]:
+    """Whole episodes, where single steps cannot be repeated; states are tickets then, and not looked at."""
+    task = watched.sample(TASKS, generator=generator(0))
+    met: list[list[Any]] = []
+    for _ in range(2):
+        met.append([(one.observation, one.reward, one.terminated, one.seen) for one in walk(watched, task)])
+    if not same(*met):
+        yield "equal generators and actions give other episodes; begin them from that generator alone"
 
 
 def _steps_otherwise(watched: Watched, constants: Task, moment: Moment) -> bool:
@@ -221,6 +242,8 @@ def _changed(watched: Watched, before: dict[str, Any]) -> str:
 
 def _alone(watched: Watched) -> Iterator[str]:
     """Many environments at once."""
+    if is_live(watched):
+        return
     task = watched.sample(TASKS, generator=generator(0))
     constants = per_row(task)
     moments = list(walk(watched, task))
