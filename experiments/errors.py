@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -43,10 +44,9 @@ def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
             return _fail(str(error), USAGE)
         except (DivergedError, NonFiniteError) as error:
             return _fail(str(error), DIVERGED)
-        except BrokenPipeError:  # who reads the output has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _reader_has_left():
+                return 128 + signal.SIGPIPE
             return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), IO)
         except KeyboardInterrupt as error:
             number = error.signal if isinstance(error, Stopped) else signal.SIGINT
@@ -56,6 +56,20 @@ def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
         return 0
 
     return run
+
+
+def _reader_has_left() -> bool:
+    """Whether nobody reads what is printed any more, as after ``| head``; it then goes nowhere from here on."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # no file at all
+        return False
+    look = select.poll()
+    look.register(output, 0)
+    left = any(event & select.POLLERR for _, event in look.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return left
 
 
 def _fail(message: str, code: int) -> int:

@@ -20,7 +20,7 @@ from envs import RingNavigation, TaskBenchmark
 from experiments import compare, demo, evaluate, runs, train
 from experiments.build import Progress, build, build_rule
 from experiments.config import Config
-from experiments.errors import InputError
+from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES, outer_loss
 from experiments.presets import PRESETS
@@ -743,6 +743,14 @@ def test_a_reader_that_has_had_enough_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 128 + signal.SIGPIPE
+
+
+def test_another_broken_pipe_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(argv: list[str]) -> None:
+        raise BrokenPipeError(32, "Broken pipe", "of a worker")
+
+    assert script(broken)([]) == 6
+    assert "Broken pipe: of a worker" in capsys.readouterr().err
 
 
 def test_constants_that_a_benchmark_fixes_stay_so() -> None:
