@@ -594,6 +594,10 @@ def test_what_a_user_does_not_name_is_what_the_environment_has() -> None:
     defaults = {
         "attributes": (GymnasiumFamily("Acrobot-v1", {"LINK_MASS_2": Range(0.5, 2.0)}), {"LINK_MASS_2": 1.0}),
         "constructor": (GymnasiumFamily("Pendulum-v1", {"g": Range(5.0, 15.0)}, rebuild=True), {"g": 10.0}),
+        "constructor alone": (
+            GymnasiumFamily("CartPole-v1", {"sutton_barto_reward": 1.0}, rebuild=True),
+            {"sutton_barto_reward": 0.0},
+        ),
         "unknown": (GymnasiumFamily("CartPole-v1", {"g": Range(5.0, 15.0)}, setter=write_other_name), {"g": 5.0}),
         "given": (GymnasiumFamily("CartPole-v1", {"g": 7.0}, setter=write_other_name), {"g": 7.0}),
     }
