@@ -12,7 +12,7 @@ from experiments.build import Setup
 from experiments.errors import InputError
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.streams import stream
-from metarl.learner import refuse_divergence, step_tasks
+from metarl.evaluation import Adaptation, adapt
 from metarl.rollouts import Act, collect
 from metarl.types import Benchmark, Params, State, Task, TaskFamily
 
@@ -30,7 +30,6 @@ def one_held_out(benchmark: Benchmark, split: str, index: int, constants: Sequen
     return tasks if constants else {name: value[index : index + 1] for name, value in tasks.items()}
 
 
-@torch.no_grad()
 def adapted(
     setup: Setup, task: Task, steps: int, *, episodes: int | None = None, generator: torch.Generator
 ) -> list[Params]:
@@ -43,15 +42,9 @@ def adapted(
         episodes: a step adapts on; the training's unless given.
         generator: noise.
     """
-    learner, family = setup.learner, setup.benchmark.family
-    params, state = learner.start()
-    found = [params]
-    for k in range(steps):
-        batch = collect(learner.policy, params, family, task, episodes or setup.plan.episodes, generator=generator)
-        params, state = step_tasks(learner, params, state, setup.plan.support(batch))
-        refuse_divergence(learner, params, k + 1)
-        found.append({name: leaf[0] for name, leaf in params.items()})
-    return found
+    adaptation = Adaptation(steps, episodes or setup.plan.episodes, support=setup.plan.support)
+    first, *later = adapt(setup.learner, setup.benchmark.family, task, adaptation, generator=generator)
+    return [first.params, *({name: leaf[0] for name, leaf in stage.params.items()} for stage in later)]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from metarl.action_baseline import ActionBaseline
 from metarl.advantages import Advantages
 from metarl.baselines import CrossFitted, LinearBaseline, ZeroBaseline
 from metarl.errors import DivergedError, NonFiniteError
-from metarl.evaluation import Adaptation, AdaptationCurve, TrainingTaskError, adaptation_curve, evaluate
+from metarl.evaluation import Adaptation, AdaptationCurve, TrainingTaskError, adapt, adaptation_curve, evaluate
 from metarl.exploration import Plan, explore
-from metarl.learner import Learner, step_tasks
+from metarl.learner import Learner
 from metarl.losses import (
     TMAML,
     Clipped,
@@ -74,6 +74,7 @@ __all__ = [
     "TrustRegion",
     "WeightedSum",
     "ZeroBaseline",
+    "adapt",
     "adaptation_curve",
     "collect",
     "evaluate",
@@ -83,6 +84,5 @@ __all__ = [
     "meta_train",
     "negative_entropy",
     "sample_kl",
-    "step_tasks",
     "vpg",
 ]

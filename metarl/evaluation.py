@@ -5,6 +5,7 @@ Scores come from episodes of their own: the episodes a step was taken on are nev
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from metarl.advantages import Advantages
 from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.rollouts import collect, task_count, to_device
-from metarl.types import Benchmark, Task, TaskFamily
+from metarl.types import Batch, Benchmark, Params, Task, TaskFamily
 
 
 class TrainingTaskError(ValueError):
@@ -67,6 +68,44 @@ def refuse_training_tasks(benchmark: Benchmark, task: Task) -> None:
         )
 
 
+class Stage(NamedTuple):
+    """Where an adaptation stands after one of its steps, or before the first."""
+
+    params: Params
+    """shared by all tasks before the first step ``[...]``, then one set a task ``[T, ...]``"""
+    batch: Batch | None
+    """the episodes ``[T, H, N, ...]`` that the last step was taken on, with their advantages; None before the first"""
+
+
+@torch.no_grad()
+def adapt(
+    learner: Learner, family: TaskFamily, task: Task, adaptation: Adaptation, *, generator: torch.Generator
+) -> Iterator[Stage]:
+    """Adapt to every task, each step on freshly sampled episodes, without a graph.
+
+    A generator of K + 1 stages: a step is taken when the next one is asked for, and between them ``generator`` may be
+    used for other things.
+
+    Args:
+        learner: not changed.
+        family: the environments.
+        task: values ``[T]``, on the learner's device.
+        adaptation: how many steps, on how many episodes.
+        generator: noise.
+
+    Raises:
+        NonFiniteError: a step leaves the finite numbers.
+    """
+    params, state = learner.start()
+    yield Stage(params, None)
+    for k in range(adaptation.steps):
+        episodes = collect(learner.policy, params, family, task, adaptation.episodes, generator=generator)
+        batch = adaptation.support(episodes)
+        params, state = step_tasks(learner, params, state, batch)
+        refuse_divergence(learner, params, k + 1)
+        yield Stage(params, batch)
+
+
 @torch.no_grad()
 def adaptation_curve(
     learner: Learner,
@@ -86,22 +125,15 @@ def adaptation_curve(
         adaptation: how many steps, on how many episodes.
         generator: noise; learners evaluated with equal generators see common noise.
     """
-    params, state = learner.start()
     spent = torch.zeros(task_count(task), device=next(iter(task.values())).device)
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for k in range(adaptation.steps + 1):
+    for k, (params, batch) in enumerate(adapt(learner, family, task, adaptation, generator=generator)):
         scored = adaptation.score_episodes
         sampled = collect(learner.policy, params, family, task, scored, generator=generator)
         mode = collect(learner.policy, params, family, task, scored, generator=generator, act="mode")
+        spent = spent if batch is None else spent + batch.steps
         used = torch.full_like(spent, float(k * adaptation.episodes))
         columns.append((sampled.episode_return.mean(-1), mode.episode_return.mean(-1), spent, used))
-        if k == adaptation.steps:
-            break
-        episodes = collect(learner.policy, params, family, task, adaptation.episodes, generator=generator)
-        batch = adaptation.support(episodes)
-        params, state = step_tasks(learner, params, state, batch)
-        refuse_divergence(learner, params, k + 1)
-        spent = spent + batch.steps
     return AdaptationCurve(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
 
 

@@ -16,6 +16,7 @@ from metarl import (
     Learner,
     Plan,
     TrainingTaskError,
+    adapt,
     adaptation_curve,
     collect,
     evaluate,
@@ -24,8 +25,9 @@ from metarl import (
 )
 from metarl import evaluation as evaluation_module
 from metarl.evaluation import Adaptation, AdaptationCurve
+from metarl.learner import step_tasks
 from metarl.policies import Policy
-from metarl.rules import PerLayerSGD, PerStep, layer_of
+from metarl.rules import SGD, PerLayerSGD, PerStep, layer_of
 from metarl.types import Batch
 from tests.helpers import Stub, categorical_policy, gaussian_policy, one_task, randomize, seeded
 
@@ -210,3 +212,21 @@ def test_a_curve_keeps_no_graph() -> None:
 def test_counts_that_measure_nothing_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Adaptation(**bad)
+
+
+def test_an_adaptation_is_taken_step_by_step_when_asked_for() -> None:
+    """K + 1 stages; each equals a step by hand on the same episodes, and nothing is drawn before it is asked for."""
+    learner = Learner(gaussian_policy(), SGD(0.1), inner=vpg, outer=vpg)
+    family, adaptation = Navigation(5), Adaptation(steps=2, episodes=3)
+    task = family.sample(4, generator=seeded(0))
+    first, second = seeded(1), seeded(1)
+    params, state = learner.start()
+    stages = adapt(learner, family, task, adaptation, generator=first)
+    assert next(stages).batch is None and torch.equal(first.get_state(), second.get_state())
+    for stage in stages:
+        batch = adaptation.support(collect(learner.policy, params, family, task, 3, generator=second))
+        params, state = step_tasks(learner, params, state, batch)
+        assert torch.equal(first.get_state(), second.get_state())
+        assert stage.batch is not None and torch.equal(stage.batch.advantage, batch.advantage)
+        assert all(torch.equal(stage.params[name], leaf) and not leaf.requires_grad for name, leaf in params.items())
+    assert params["log_std"].shape == (4, 2)

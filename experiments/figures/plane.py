@@ -17,7 +17,7 @@ from experiments.evaluate import Protocol, held_out_tasks
 from experiments.figures.page import AFTER, BEFORE, COLORS, INK, SHOWN, Array, page
 from experiments.streams import stream
 from metarl import Batch
-from metarl.learner import step_tasks
+from metarl.evaluation import Adaptation, adapt
 from metarl.rollouts import collect, to_device
 from metarl.types import Params, Task
 
@@ -28,9 +28,9 @@ def before_and_after(
 ) -> tuple[Batch, Batch]:
     """The episodes that one gradient step is taken on, and fresh ``episodes`` after it; both ``[T, H, N, ...]``."""
     learner, family, task = setup.learner, setup.benchmark.family, to_device(task, device)
-    params, state = learner.start()
-    before = collect(learner.policy, params, family, task, setup.plan.episodes, generator=generator)
-    params, _ = step_tasks(learner, params, state, setup.plan.support(before))
+    adaptation = Adaptation(1, setup.plan.episodes, support=setup.plan.support)
+    *_, (params, before) = adapt(learner, family, task, adaptation, generator=generator)
+    assert before is not None  # a step was taken
     after = collect(learner.policy, params, family, task, episodes, generator=generator)
     return before, after
 

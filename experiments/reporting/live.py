@@ -23,9 +23,8 @@ from experiments.learned import LOOKED_AT, Reinforced, rate_tables, reinforced
 from experiments.reporting.sources import Contender, Missing
 from experiments.reporting.tables import clean
 from experiments.streams import stream
-from metarl import Batch
 from metarl.checkpoints import CheckpointError
-from metarl.learner import step_tasks
+from metarl.evaluation import Adaptation, adapt
 from metarl.rollouts import collect, to_device
 
 CPU = torch.device("cpu")
@@ -97,13 +96,11 @@ class Live:
             return []
         task = first_tasks(setup, tasks)
         noise, on = stream(Protocol().seed, "paths by step", CPU), to_device(task, CPU)
-        learner, family = setup.learner, setup.benchmark.family
-        params, state = learner.start()
-        batches: list[Batch] = []
-        for k in range(setup.config.steps + 1):
-            batches.append(collect(learner.policy, params, family, on, setup.plan.episodes, generator=noise))
-            if k < setup.config.steps:
-                params, state = step_tasks(learner, params, state, setup.plan.support(batches[-1]))
+        learner, family, plan = setup.learner, setup.benchmark.family, setup.plan
+        adaptation = Adaptation(plan.steps, plan.episodes, support=plan.support)
+        stages = list(adapt(learner, family, on, adaptation, generator=noise))
+        batches = [stage.batch for stage in stages if stage.batch is not None]
+        batches.append(collect(learner.policy, stages[-1].params, family, on, plan.episodes, generator=noise))
         found = []
         for i in range(tasks):
             paths = [walks(batch, task, i)[:SHOWN] for batch in batches]
