@@ -12,17 +12,17 @@ Compiling takes seconds to half a minute a program, so nothing here is used unle
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from metarl.trees import leaves_of, map_leaves
 
-# exp-based tanh: within 1e-7 of the library one's, at half its price, which is half of a rollout with tanh layers
-CPU_OPTIONS: Mapping[str, Any] = {"cpp_wrapper": True, "cpp.use_decompose_tanh": True}
+# sums of products rounded once, not twice: two thirds of the price of a polynomial
+CPU_OPTIONS: Mapping[str, Any] = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast"}
 GPU_OPTIONS: Mapping[str, Any] = {"triton.cudagraphs": True}
 
 
@@ -40,7 +40,40 @@ def _biased(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
     return apart
 
 
+TANH_LIMIT = 8.0  # of a number in single precision beyond that, the tanh is within 3e-7 of 1
+# best for the relative error on (0, TANH_LIMIT], which is 4e-8: found by linear programming; from the constant upwards
+TANH_ABOVE = (0.9999999621188946, 0.1338098964480126, 0.0034941828251456, 2.0519437472479e-05, 1.3072094267244e-08)
+TANH_BELOW = (1.0, 0.467143227859169, 0.0258752888619138, 0.0003280639562490597, 7.696539230331e-07)
+
+
+def rational_tanh(x: Tensor) -> Any:
+    """``x P(x²) / Q(x²)`` in single precision: within 3e-7 of tanh, at a third of the price of an exponential.
+
+    That price is a quarter of a rollout with tanh layers.
+    """
+    if x.dtype != torch.float32:
+        return NotImplemented
+    x = x.clamp(-TANH_LIMIT, TANH_LIMIT)
+    square = x * x
+    return x * polynomial(square, TANH_ABOVE) / polynomial(square, TANH_BELOW)
+
+
+def polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """``Σ c_i x^i`` by Horner's rule, for at least two coefficients."""
+    *others, last = coefficients
+    value = x * last + others[-1]
+    for coefficient in others[-2::-1]:
+        value = value * x + coefficient
+    return value
+
+
+def tracing() -> bool:
+    """Whether a program is being traced just now: it will do some operations in its own way."""
+    return get_proxy_mode() is not None
+
+
 CPU_OPERATIONS = {
+    torch.ops.aten.tanh.default: rational_tanh,
     torch.ops.aten.addmm.default: _biased(torch.mm),
     torch.ops.aten.baddbmm.default: _biased(torch.bmm),
 }
