@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from metarl.advantages import Advantages
-from metarl.learner import Learner, is_stacked, refuse_divergence, step_tasks
+from metarl.learner import Learner, refuse_divergence, step_tasks
+from metarl.policies import is_stacked
 from metarl.rollouts import draw, roll_out, task_count
 from metarl.rules import RuleState, draw_noise
 from metarl.trees import expand, map_leaves

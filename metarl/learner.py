@@ -18,7 +18,7 @@ from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.packing import live_rows, on_live
-from metarl.policies import Policy
+from metarl.policies import Policy, is_stacked
 from metarl.rules import RuleState, Step, UpdateRule, decided
 from metarl.trees import expand, tree_add, tree_detach
 from metarl.types import Batch, Params, Trace
@@ -183,11 +183,6 @@ def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
         f"({int(bad.sum())} of {len(bad)} tasks) are not finite after adaptation step {step}; "
         "lower or bound its step sizes"
     )
-
-
-def is_stacked(policy: Policy, params: Params) -> bool:
-    """Whether there is one set of parameters a task ``[T, ...]``, or one for all ``[...]``."""
-    return any(params[name].dim() > leaf.dim() for name, leaf in policy.initial().items())
 
 
 @torch.no_grad()

@@ -60,8 +60,13 @@ def over_tasks(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: i
         size: tasks a piece.
         run: calls the function of a piece: plainly, or as a compiled program.
     """
-    parts = _map_pieces(lifted(function), tree, tasks, size, run)
-    return map_leaves(lambda *leaves: torch.cat(leaves), *parts)
+    return in_pieces(lifted(function), tree, tasks=tasks, size=size, run=run)
+
+
+def in_pieces(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: int, run: Run = call) -> Any:
+    """``function(tree)`` for a function of any number of tasks, a piece at a time; see `over_tasks`."""
+    first, *rest = _map_pieces(function, tree, tasks, size, run)
+    return map_leaves(lambda *leaves: torch.cat(leaves), first, *rest) if rest else first
 
 
 def gradient_over_tasks(

@@ -204,6 +204,11 @@ class Policy(nn.Module, ABC):
             return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
+def is_stacked(policy: Policy, params: Mapping[str, Tensor]) -> bool:
+    """Whether there is one set of parameters a task ``[T, ...]``, or one for all ``[...]``."""
+    return any(params[name].dim() > leaf.dim() for name, leaf in policy.initial().items())
+
+
 class GaussianPolicy(Policy):
     """Diagonal Gaussian; the mean from a network, the log standard deviation a free, state-independent parameter."""
 

@@ -7,7 +7,7 @@ how long episodes live: two policies rolled out from equal generators act on com
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from metarl.compilation import Programs
 from metarl.errors import NonFiniteError
+from metarl.lifting import in_pieces
 from metarl.packing import live_steps
-from metarl.policies import Policy
+from metarl.policies import Policy, is_stacked
 from metarl.trees import map_leaves
 from metarl.types import Batch, Params, State, Task, TaskFamily
 
 BLOCK = 10  # steps between looks at whether every episode has ended: a look is a host synchronisation
+ROWS = range(2**11, 2**12 + 1)  # of a piece of a compiled rollout on a CPU
 
 Act = Literal["sample", "mode"]
 
@@ -38,6 +40,9 @@ class _Record(NamedTuple):
 
 _Moment = tuple[State, Tensor, Tensor]
 """Where a rollout stands: states, observations, and which rows are over."""
+
+_Block = tuple[_Moment, _Record, Tensor]
+"""Where a rollout stands after some steps, their record, and how likely their actions were."""
 
 
 def per_row(task: Task) -> dict[str, Tensor]:
@@ -118,31 +123,67 @@ def roll_out(
     """
     state, noise = start
     constants = per_row(task)
-    steps = functools.partial(_steps, policy, family, act)
     over = torch.zeros(noise.shape[1:3], dtype=torch.bool, device=noise.device)
     moment: _Moment = (state, family.observe(constants, state), over)
-    records: list[Any] = []  # steps; of a program blocks of them, each with how likely its actions were
-    for low in range(0, family.horizon, BLOCK):
-        part = noise[low : low + BLOCK]
-        if programs is not None:
-            key = ("rollout", id(policy), id(family), act)
-            moment, *block = programs(key, lambda *given: _block(*steps(*given)), dict(params), constants, moment, part)
-            records.append(tuple(block))
-            continue
-        moment, taken = steps(params, constants, moment, part)
-        records.extend(taken)
-        if moment[2].all():
-            break
+    steps = functools.partial(_steps, policy, family, act)
     if programs is None:
-        record = _stack(records)
+        moment, record = _plainly(steps, params, constants, moment, noise)
         log_prob = record.distribution.log_prob(record.action)
     else:
-        record, log_prob = map_leaves(lambda *leaves: torch.cat(leaves, 1), *records)
+        key = ("rollout", id(policy), id(family), act)
+        run = functools.partial(programs, key, functools.partial(_block, steps))
+        moment, record, log_prob = _compiled(run, dict(params), is_stacked(policy, params), constants, moment, noise)
     batch = _clean(record, log_prob, *moment[1:])
     if programs is None:  # a program serves one shape
         batch = batch._replace(live=live_steps(batch.mask))
     _refuse_non_finite(batch)
     return batch
+
+
+def _plainly(
+    steps: Callable[..., tuple[_Moment, list[_Record]]],
+    params: Mapping[str, Tensor],
+    constants: Task,
+    moment: _Moment,
+    noise: Tensor,
+) -> tuple[_Moment, _Record]:
+    """Until every row is seen to be over: where the rollout then stands, and its steps."""
+    records: list[_Record] = []
+    for part in torch.split(noise, BLOCK):
+        moment, taken = steps(params, constants, moment, part)
+        records.extend(taken)
+        if moment[2].all():
+            break
+    return moment, _stack(records)
+
+
+def _compiled(
+    run: Callable[..., _Block], params: Params, stacked: bool, constants: Task, moment: _Moment, noise: Tensor
+) -> _Block:
+    """Block by block to the time limit, a piece of the tasks at a time."""
+
+    def piece(given: tuple[Params, Task, _Moment, Tensor]) -> _Block:
+        own, constants, moment, noise = given
+        found = []
+        for part in torch.split(noise.movedim(1, 0), BLOCK):
+            moment, *taken = run(own if stacked else params, constants, moment, part)
+            found.append(tuple(taken))
+        record, log_prob = map_leaves(lambda *leaves: torch.cat(leaves, 1), *found)
+        return moment, record, log_prob
+
+    tasks, episodes = noise.shape[1:3]
+    size = _piece_size(tasks, episodes) if noise.device.type == "cpu" else tasks
+    tree = (params if stacked else {}, constants, moment, noise.movedim(0, 1))
+    found: _Block = in_pieces(piece, tree, tasks=tasks, size=size)
+    return found
+
+
+def _piece_size(tasks: int, episodes: int) -> int:
+    """Tasks a piece of a compiled rollout on a CPU: all, unless they make several pieces of one size in `ROWS`.
+
+    So that what the layers of a step compute stays in the cache, and one program serves all pieces.
+    """
+    return max((size for size in range(1, tasks) if tasks % size == 0 and size * episodes in ROWS), default=tasks)
 
 
 def _steps(
@@ -167,11 +208,13 @@ def _steps(
     return (state, observation, over), records
 
 
-def _block(moment: _Moment, records: list[_Record]) -> tuple[_Moment, _Record, Tensor]:
-    """Where a rollout stands, its last steps as one record, and how likely their actions were.
+def _block(steps: Callable[..., tuple[_Moment, list[_Record]]], *given: Any) -> _Block:
+    """Some steps for a program.
 
-    Asked of every step: a compiler joins that with what else a step does, where of all steps at once it is on its own.
+    How likely an action was is asked of every step: a compiler joins that with what else a step does, where of all
+    steps at once it is on its own.
     """
+    moment, records = steps(*given)
     log_prob = torch.stack([record.distribution.log_prob(record.action) for record in records], 1)
     return moment, _stack(records), log_prob
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from envs import CartPole, Navigation
 from metarl import Batch, Descent, Learner, Plan, Reptile, collect, explore, rollouts, vpg
 from metarl import compilation as compilation_module
-from metarl.compilation import Programs
+from metarl.compilation import TANH_ABOVE, TANH_BELOW, TANH_LIMIT, Programs, polynomial
 from metarl.optimizers import MetaOptimizer
 from metarl.rules import MetaSGD
-from metarl.trees import leaves_of
+from metarl.trees import leaves_of, map_leaves
 from metarl.types import Trace
 from tests.helpers import categorical_policy, gaussian_policy, randomize, seeded
 
@@ -94,6 +94,20 @@ def test_products_with_a_bias_in_a_program() -> None:
     generator = seeded(0)
     given = [torch.randn(shape, generator=generator) for shape in ((5,), (7, 2), (2, 5))]
     assert_near(Programs()(("layers",), layers, *given), layers(*given), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 3e-7), (torch.float64, 4e-16)])
+def test_tanh_in_a_program(dtype: torch.dtype, close: float) -> None:
+    given = torch.cat([torch.logspace(-8, 2, 500, dtype=dtype), torch.linspace(7.5, 8.5, 500, dtype=dtype)])
+    given = torch.cat([given, torch.tensor([0.0, float("inf"), float("nan")], dtype=dtype)])
+    programs = Programs()
+    for x in (given, -given):
+        found, exact = programs(("tanh",), torch.tanh, x).double(), x.double().tanh()
+        torch.testing.assert_close(found, exact, rtol=close, atol=0.0, equal_nan=True)
+        assert not bool((found.abs() > 1.0).any())
+    inside = given[given < TANH_LIMIT].double()  # without what rounding adds
+    quotient = inside * polynomial(inside.square(), TANH_ABOVE) / polynomial(inside.square(), TANH_BELOW)
+    torch.testing.assert_close(quotient, inside.tanh(), rtol=4e-8, atol=0.0)
 
 
 def test_a_parameter_changed_in_place_is_seen(compiled: tuple[Programs, Closure]) -> None:
@@ -313,3 +327,32 @@ def test_a_compiled_rollout_equals_a_plain_one(name: str, monkeypatch: pytest.Mo
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     if name == "cartpole":
         assert steps < family.horizon and len(programs or ()) == 1
+
+
+@pytest.mark.parametrize("kind", ["shared", "stacked"])
+def test_a_compiled_rollout_in_pieces_equals_a_plain_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "ROWS", range(5, 9))
+    monkeypatch.setattr(rollouts, "BLOCK", 3)
+    family, policy, programs = CartPole(horizon=8, half_length=0.05), categorical_policy(hidden=(4,)), Programs()
+    randomize(policy, 0, 0.5)
+    task, params = family.sample(6, generator=seeded(0)), policy.initial()
+    if kind == "stacked":
+        params = map_leaves(lambda p: p.detach() * torch.linspace(0.5, 2.0, 6).reshape(6, *[1] * p.dim()), params)
+    plain = collect(policy, params, family, task, 4, generator=seeded(1))
+    batch = collect(policy, params, family, task, 4, generator=seeded(1), programs=programs)
+    for one, other in zip(*map(leaves_of, (batch, plain._replace(live=batch.live))), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert len(programs) == 2  # of three steps and of two, for three pieces of two tasks
+
+
+def test_pieces_of_a_compiled_rollout_are_of_one_size_and_worth_it() -> None:
+    cases = {
+        (16384, 1): 4096,
+        (1000, 20): 200,
+        (4096, 1): 2048,
+        (20, 20): 20,
+        (5003, 1): 5003,
+        (2, 5000): 2,
+        (4, 4000): 1,
+    }
+    assert {case: rollouts._piece_size(*case) for case in cases} == cases
