@@ -183,7 +183,8 @@ def _piece_size(tasks: int, episodes: int) -> int:
 
     So that what the layers of a step compute stays in the cache, and one program serves all pieces.
     """
-    return max((size for size in range(1, tasks) if tasks % size == 0 and size * episodes in ROWS), default=tasks)
+    sizes = range(1, min(tasks, ROWS.stop))
+    return max((size for size in sizes if tasks % size == 0 and size * episodes in ROWS), default=tasks)
 
 
 def _steps(
