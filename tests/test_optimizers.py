@@ -277,12 +277,13 @@ def test_a_trust_region_step_improves_within_its_bound(name: str, steps: int, ma
     learner, trace = double_trace(meta_sgd, steps=steps, name=name, inner=lvc, outer=lvc_ratio)
     before = values(learner)
     start = float(meta_loss(learner, trace).detach())
-    metrics = TrustRegion(max_kl=max_kl).step(learner, trace)
+    # damped enough for so few states: else the step follows directions that they say nothing of, and what is found
+    # there depends on a processor's rounding
+    metrics = TrustRegion(max_kl=max_kl, damping=1e-2).step(learner, trace)
     assert metrics["meta/skipped"] == 0.0
     kl, after = float(adapted_kl(learner, trace).detach()), float(meta_loss(learner, trace).detach())
     assert 0.0 < kl <= max_kl and kl == pytest.approx(metrics["meta/kl"])
-    if name == "navigation":  # the quadratic model holds: most of the bound is used
-        assert kl > 0.3 * max_kl
+    assert kl > 0.3 * max_kl  # the quadratic model holds: most of the bound is used
     assert after < start
     moved = {key for key, p in learner.named_parameters() if not torch.equal(p, before[key])}
     assert any(key.startswith("policy") for key in moved)
