@@ -1,4 +1,4 @@
-"""A baseline that sees the action: less noise in a policy gradient, and on average the same one.
+"""A baseline that sees the action: less noise in a policy gradient.
 
 A gradient's noise on a task with few episodes is mostly that of the actions: what a step was worth is a known function
 of what was done in it, but one action a state samples that function poorly. A linear fit Q̂ + V̂ of the advantages, on
@@ -6,8 +6,10 @@ how the action differed from what the policy does on average and on the state, t
 
     L(θ) = loss(π_θ, A - Q̂(s, a) - V̂(s)) - mean E_{a ~ π_θ} Q̂(s, a)
 
-Where actions are normal, this is Q-Prop (Gu et al. 2017, arXiv:1611.02247, eq. 6) with a critic quadratic in the action
-and fitted to the batch itself; what is left to the first term is the fit's residual.
+Where actions are normal, this is Q-Prop (Gu et al. 2017, arXiv:1611.02247, eq. 6) with a critic quadratic in the
+action; what is left to the first term is the fit's residual. With a critic fitted on other data the gradient is on
+average the same. This one is fitted to the batch itself, so that residuals are smaller than they should be: of what the
+fit cannot express the gradient misses a part, about as large as the number of features divided by that of steps.
 """
 
 from __future__ import annotations

@@ -47,6 +47,18 @@ class Advantages:
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} must be {' or '.join(map(repr, words))}, got {getattr(self, name)!r}")
 
+    def refuse_company(self) -> None:
+        """Look whether a task's advantages are its own: a task is adapted to whatever the others are like.
+
+        Raises:
+            ValueError: they are scaled by what other tasks have.
+        """
+        if self.scale == "tasks":
+            raise ValueError(
+                "advantages of an inner loss: expected scale='task', got 'tasks'; a task is adapted to by itself, "
+                "and only the outer loss can weigh tasks against each other"
+            )
+
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
         """The batch with ``advantage`` and ``value`` filled in; ``[..., H, N]`` as the batch's rewards."""
@@ -92,4 +104,6 @@ def normalize(advantage: Tensor, mask: Tensor, *, together: bool = False) -> Ten
     square = centred.square().sum((-2, -1), keepdim=True)
     variance = square.sum() / mask.sum().clamp_min(1.0) if together else square / count
     std = variance.clamp_min(1e-20).sqrt()  # the square root's gradient at zero is infinite
-    return centred / (std + 1e-8)
+    largest = (advantage * mask).abs().amax((-2, -1), keepdim=True)
+    differ = std > 8.0 * torch.finfo(std.dtype).eps * largest  # or what is left of a constant is the mean's rounding
+    return centred * differ / (std + 1e-8)

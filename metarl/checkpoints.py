@@ -25,6 +25,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,8 @@ _STEP = re.compile(r"step_([0-9]{1,18})(?:\.([0-9]{1,9}))?")  # ".n": the n-th t
 _TEMPORARY = re.compile(r"\.tmp-([0-9]+)-[0-9]+")
 _MANIFEST_BYTES, _POINTER_BYTES, _STATE_BYTES = 64 * 1024, 128, 64 * 1024**3
 _DEPTH = 64
+_SAVING = threading.Lock()
+"""Held while a checkpoint is written: what it leaves lying about for a moment is not for another thread to tidy up."""
 
 
 class CheckpointError(ValueError):
@@ -59,7 +62,7 @@ def save(
 
     Tensors are copied to the CPU. Removed are all but the ``keep_last`` newest of the steps up to this one, never the
     one marked best; steps beyond this one (of a run resumed from earlier) are left alone. Saving a step again makes
-    ``step_N.1``, so that nothing is ever half replaced.
+    ``step_N.1``, so that nothing is ever half replaced. Threads take turns; of several processes one writes to a run.
 
     Args:
         run: the run folder; made when missing.
@@ -79,17 +82,25 @@ def save(
     """
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise CheckpointError(f"expected a step that is an integer of 0 or more, got {step!r}; count meta-iterations")
-    if keep_last < 1:
-        raise CheckpointError(f"expected keep_last of 1 or more, got {keep_last}; the newest is always kept")
+    if step >= 10**18:
+        raise CheckpointError(f"expected a step of at most eighteen digits, got {step}; count meta-iterations")
+    if isinstance(keep_last, bool) or not isinstance(keep_last, int) or keep_last < 1:
+        raise CheckpointError(f"expected keep_last that is an integer of 1 or more, got {keep_last!r}")
     if not isinstance(state, Mapping):
         raise CheckpointError(f"expected a state that is a dict, got {type(state).__name__}; name its parts")
     plain = _plain(state, "state", allow_nonfinite=False)
     folder = Path(run) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
+    with _SAVING:
+        return _save(folder, plain, step, keep_last, best)
+
+
+def _save(folder: Path, state: Mapping[str, Any], step: int, keep_last: int, best: bool) -> Path:
+    """`save` of a state that is known to be plain."""
     _remove_leftovers(folder)
     temporary = _new_temporary(folder)
     try:
-        _write(temporary, plain, step)
+        _write(temporary, state, step)
         target = _free_name(folder, step)
         os.replace(temporary, target)
     except BaseException:
@@ -217,7 +228,10 @@ def _plain_tensor(value: Tensor, where: str, allow_nonfinite: bool) -> Tensor:
 
 def _is_finite(value: Tensor) -> bool:
     """Whether all values are finite; integers always are."""
-    return not (value.is_floating_point() or value.is_complex()) or bool(torch.isfinite(value).all())
+    if not (value.is_floating_point() or value.is_complex()):
+        return True
+    known = value.float() if value.dtype.itemsize == 1 else value  # torch does not ask it of eight bits
+    return bool(torch.isfinite(known).all())
 
 
 def _describe(value: Tensor) -> str:
@@ -411,8 +425,23 @@ def _load(folder: Path, map_location: str | torch.device, allow_nonfinite: bool)
             ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"expected a dict in {folder / _STATE}, got a {type(state).__name__}")
+    _refuse_more_than_stored(state, f"{folder / _STATE}: state", set())
     checked: dict[Any, Any] = _plain(state, f"{folder / _STATE}: state", allow_nonfinite=allow_nonfinite)
     return checked
+
+
+def _refuse_more_than_stored(value: Any, where: str, seen: set[int]) -> None:
+    """Look for what blows a small file up: a part that is there many times over, a tensor larger than its data."""
+    if isinstance(value, Tensor):
+        stored = value.untyped_storage().nbytes() if value.layout is torch.strided else None
+        if stored is not None and value.numel() * value.element_size() > stored:
+            raise CheckpointError(f"expected tensors no larger than what is stored, got {_describe(value)} at {where}")
+    elif isinstance(value, Mapping | list | tuple) and len(value) > 0:
+        if id(value) in seen:
+            raise CheckpointError(f"expected every part once, got one again at {where[:200]}")
+        seen.add(id(value))
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _refuse_more_than_stored(item, f"{where}.{key}", seen)
 
 
 @contextlib.contextmanager

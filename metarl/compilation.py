@@ -103,8 +103,8 @@ class Programs:
                 at every call, so they may change in place but must not be replaced.
             trees: its arguments.
         """
-        leaves = leaves_of(trees)
-        full = (key, *[(x.shape, x.stride(), x.dtype, x.device) for x in leaves])
+        leaves: list[Tensor] = []
+        full = (key, _described(trees, leaves))
         with torch.no_grad():
             program = self._programs.get(full)
             if program is None:
@@ -125,6 +125,19 @@ class Programs:
     def __reduce__(self) -> tuple[type[Programs], tuple[()]]:
         """Empty, as a copy is."""
         return Programs, ()
+
+
+def _described(tree: Any, leaves: list[Tensor]) -> Hashable:
+    """What a program depends on: names and nesting, and shapes, of the tensors, which are added to ``leaves``.
+
+    In the order of `leaves_of`.
+    """
+    if isinstance(tree, Tensor):
+        leaves.append(tree)
+        return tree.shape, tree.stride(), tree.dtype, tree.device
+    if isinstance(tree, dict):
+        return tuple([(name, _described(branch, leaves)) for name, branch in tree.items()])
+    return type(tree), *[_described(branch, leaves) for branch in tree]
 
 
 def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[Tensor]) -> _Program:

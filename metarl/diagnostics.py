@@ -40,7 +40,8 @@ def effective_rates(learner: Learner, trace: Trace) -> Tree:
             updates, state = learner.rule.update(step, state)
             params = tree_add(params, updates)
             columns.append({name: _along(updates[name], g) for name, g in step.grads.items()})
-        return {name: torch.stack([column[name] for column in columns]) for name in params}
+        none = task_trace.query.reward.new_zeros(0)
+        return {name: torch.stack([c[name] for c in columns]) if columns else none for name in params}
 
     with torch.no_grad():
         found: Tree = over_tasks(

@@ -43,10 +43,11 @@ class Plan:
     scored_in: TaskFamily | None = None
 
     def __post_init__(self) -> None:
-        """Refuses counts that sample nothing."""
+        """Refuses counts that sample nothing, and advantages of the inner loss that ask for other tasks."""
         for name, least in (("tasks", 1), ("episodes", 1), ("query_episodes", 1), ("steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        self.support.refuse_company()
 
 
 def explore(learner: Learner, family: TaskFamily, task: Task, plan: Plan, *, generator: torch.Generator) -> Trace:
@@ -91,8 +92,8 @@ def explore_together(
     scored: list[list[Batch]] = []
     for k in range(plan.steps):
         twins = [generator.clone_state() for generator in generators]
-        batch = plan.support(_roll_out(learners, starts, family, tasks, plan.episodes, generators))
-        parts = _split(batch, len(learners))
+        batch = _roll_out(learners, starts, family, tasks, plan.episodes, generators)
+        parts = [plan.support(part) for part in _split(batch, len(learners))]
         if any(learner.credit is not None and learner.credit.coverage for learner in learners):
             scored.append(_split(_scored(batch, learners, starts, tasks, plan, twins), len(learners)))
         starts = [

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from metarl.learner import Learner
-from metarl.policies import MLP, CategoricalPolicy, GaussianPolicy, Policy
+from metarl.policies import MLP, CategoricalPolicy, GaussianPolicy, Policy, complete
 from metarl.rules import Step
 from metarl.types import Params
 
@@ -65,6 +65,7 @@ class PerParameterSGD(torch.optim.Optimizer):
 def learned_rates(learner: Learner) -> Params:
     """The step size of every parameter at the first step, by name and of the parameter's shape.
 
+    Of a rule whose steps differ (`PerStep`, momentum, step sizes that adapt) the first is all that is told.
     They are those of the policy's own parameters: beside `to_module`'s of a policy with an ``input_scale``, see
     `times_scale`.
 
@@ -81,12 +82,13 @@ def learned_rates(learner: Learner) -> Params:
     ones = updates({name: torch.ones_like(p) for name, p in params.items()})
     generator = torch.Generator().manual_seed(0)
     probe = {name: torch.randn(p.shape, generator=generator).to(p) for name, p in params.items()}
-    for name, u in updates(probe).items():
-        if not torch.allclose(u, ones[name] * probe[name], rtol=1e-4, atol=1e-7):
-            raise ValueError(
-                f"the rule {type(learner.rule).__name__} is not a step size a parameter: its update of {name} is not "
-                "proportional to the gradient, so that no optimizer of step sizes can carry it"
-            )
+    for size in (1.0, 1e-4, 1e4):  # clipping shows at one of them
+        for name, u in updates({name: size * slope for name, slope in probe.items()}).items():
+            if not torch.allclose(u / size, ones[name] * probe[name], rtol=1e-4, atol=1e-7):
+                raise ValueError(
+                    f"the rule {type(learner.rule).__name__} is not a step size a parameter: its update of {name} is "
+                    "not proportional to the gradient, so that no optimizer of step sizes can carry it"
+                )
     return {name: -u for name, u in ones.items()}
 
 
@@ -104,7 +106,7 @@ def to_module(policy: Policy, params: Mapping[str, Tensor]) -> nn.Sequential:
         ValueError: parameters stacked over several tasks.
     """
     network = mlp_of(policy)
-    own = times_scale(network, params, -1)
+    own = times_scale(network, complete(policy, params), -1)
     layers: list[nn.Module] = []
     for i in range(len(network.hidden)):
         layers += [_linear(own, f"network.hidden.{i}"), ACTIVATIONS[network.activation]()]
@@ -117,9 +119,9 @@ def times_scale(network: MLP, leaves: Mapping[str, Tensor], power: int) -> Param
     -1 makes parameters of those for scaled inputs that do the same with raw ones, and 1 undoes it; -2 makes step sizes
     that move them alike, since their gradients are those for scaled inputs times the scale.
     """
-    if network.input_scale is None:
-        return dict(leaves)
     first = "network.hidden.0.weight" if len(network.hidden) else "network.head.weight"
+    if network.input_scale is None or first not in leaves:
+        return dict(leaves)
     return dict(leaves) | {first: leaves[first] * network.input_scale**power}
 
 
@@ -139,7 +141,7 @@ def mlp_of(policy: Policy) -> MLP:
 
 
 def _linear(params: Mapping[str, Tensor], name: str) -> nn.Linear:
-    weight, bias = params[f"{name}.weight"].detach(), params[f"{name}.bias"].detach()
+    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
     if weight.dim() != 2:
         raise ValueError(
             f"expected the parameters of one task, got {name}.weight of shape {tuple(weight.shape)}: index the task"
@@ -168,7 +170,8 @@ def save_policy(path: str | os.PathLike[str], policy: Policy, params: Mapping[st
     module, network = to_module(policy, params), mlp_of(policy)
     tensors = {name: leaf.detach().cpu().contiguous() for name, leaf in module.state_dict().items()}
     if isinstance(policy, GaussianPolicy):
-        tensors["log_std"] = params["log_std"].detach().clamp_min(policy.min_log_std).cpu().contiguous()
+        log_std = complete(policy, params)["log_std"]
+        tensors["log_std"] = log_std.clamp_min(policy.min_log_std).cpu().contiguous()
     sizes = [module[0].in_features, *(layer.out_features for layer in module if isinstance(layer, nn.Linear))]
     metadata = {
         "distribution": "gaussian" if isinstance(policy, GaussianPolicy) else "categorical",

@@ -55,8 +55,13 @@ class LearnedReward(nn.Module):
     """A loss whose rewards a network corrects; called as any loss, ``(distribution, batch) -> 0-d``."""
 
     def __init__(self, loss: Loss, network: TransitionNetwork, advantages: Advantages) -> None:
-        """``loss`` reads ``batch.advantage``, which ``advantages`` estimates from the corrected rewards."""
+        """``loss`` reads ``batch.advantage``, which ``advantages`` estimates from the corrected rewards.
+
+        Raises:
+            ValueError: advantages that ask for other tasks.
+        """
         super().__init__()
+        advantages.refuse_company()
         self.loss, self.network, self.advantages = loss, network, advantages
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:

@@ -20,6 +20,7 @@ from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.packing import live_rows, on_live
 from metarl.policies import Policy, is_stacked
 from metarl.rules import RuleState, Step, UpdateRule, decided
+from metarl.rules.base import instance
 from metarl.trees import expand, tree_add, tree_detach
 from metarl.types import Batch, Params, Trace
 
@@ -61,15 +62,13 @@ class Learner(nn.Module):
             ValueError: credit with an inner loss whose second derivative holds it already; a negative weight.
         """
         super().__init__()
-        if not isinstance(rule, UpdateRule):
-            raise TypeError(f"rule: expected an UpdateRule, such as MetaSGD(policy.initial()), got {rule!r}")
         if credit is not None and getattr(inner, "loss", inner) is not vpg:  # what a learned objective wraps
             raise ValueError(
                 "pre-update credit completes the inner loss vpg; with another it would count twice: use vpg"
             )
         if not every_step >= 0.0:
             raise ValueError(f"every_step is a weight of at least 0, got {every_step}")
-        self.policy, self.rule = policy, rule
+        self.policy, self.rule = policy, instance(rule)
         self.inner, self.outer, self.credit, self.every_step = inner, outer, credit, every_step
         self.programs: Programs | None = None
 
@@ -79,7 +78,7 @@ class Learner(nn.Module):
 
     def run(self, name: str) -> Run:
         """How to run the pieces of a lifted function of this learner, which ``name`` tells from its others."""
-        return running(self.programs, name)
+        return running(self.programs, name, *(key for key, p in self.named_parameters() if p.requires_grad))
 
     def start(self, noise: Mapping[str, Tensor] = NONE) -> tuple[Params, RuleState]:
         """The initialization θ, with its graph, and the rule's first state, with the ``noise`` of a trace in it."""
@@ -164,9 +163,9 @@ def second_moment(rows: Tensor, weight: Tensor) -> Tensor:
     return counted.mT @ counted / weight.sum().clamp_min(1.0)
 
 
-def running(programs: Programs | None, name: str) -> Run:
-    """How to run the pieces of a lifted function: plainly, or by the programs under its name."""
-    return call if programs is None else functools.partial(programs, (name,))
+def running(programs: Programs | None, *key: str) -> Run:
+    """How to run the pieces of a lifted function: plainly, or by the programs under this key."""
+    return call if programs is None else functools.partial(programs, key)
 
 
 def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
@@ -177,7 +176,7 @@ def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
     """
     if all(bool(leaf.isfinite().all()) for leaf in params.values()):
         return
-    bad = torch.stack([~leaf.isfinite().flatten(1).all(1) for leaf in params.values()]).any(0)
+    bad = torch.stack([~leaf.isfinite().reshape(len(leaf), -1).all(1) for leaf in params.values()]).any(0)
     raise NonFiniteError(
         f"the rule {type(learner.rule).__name__} diverged: the parameters of task {int(bad.nonzero()[0])} "
         f"({int(bad.sum())} of {len(bad)} tasks) are not finite after adaptation step {step}; "

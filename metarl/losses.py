@@ -5,7 +5,9 @@ data. Unless said otherwise a loss is the mean over the task's real *steps*: eve
 however long its episode was.
 
 Which of them gives the meta-gradient what it needs (Foerster et al. 2018; Rothfuss et al. 2019): all
-have the same gradient, the policy gradient, but differentiate differently a second time. `vpg` is what
+have the same gradient, the policy gradient, but differentiate differently a second time. (With a discount
+γ < 1 that is so but for one thing: `Dice` and `TMAML` weigh the step at time t by γ^t, as the return from the
+start does, and the advantages that the others read do not.) `vpg` is what
 MAML published; its second derivative misses that the parameters decide what is sampled, an error of
 first order in the step size. `Dice` has the whole second derivative, at a high variance; `TMAML` lowers
 the variance without bias, `LoadedDice` does so for any advantage. `lvc` drops the terms that couple
@@ -93,8 +95,8 @@ class LoadedDice:
     """DiCE for any advantage, trading bias for variance (Farquhar et al. 2019, arXiv:1909.10549, algorithm 1).
 
     ``-mean((□(w_t) - □(w_t - log π_t)) A_t)`` with ``w_t = Σ_{s ≤ t} λ^(t-s) log π_s``. λ = 1 is `TMAML` where the
-    advantages are discounted returns minus values, with all derivatives unbiased; λ = 0 has the derivatives of `lvc`.
-    The value is zero.
+    advantages are γ^t times the discounted returns from t minus values, with all derivatives unbiased; λ = 0 has the
+    derivatives of `lvc`. The value is zero.
     """
 
     dependence: float = 1.0  # λ: how much an earlier action counts for a later advantage
@@ -125,8 +127,13 @@ def magic_box(log_prob: Tensor) -> Tensor:
 
 def surrogate(distribution: Distribution, batch: Batch) -> Tensor:
     """``-mean(π / π_sampling · A)``: the importance-weighted objective that a trust region bounds (TRPO, eq. 14)."""
-    ratio = (distribution.log_prob(batch.action) - batch.log_prob).exp()
-    return -masked_mean(ratio * batch.advantage, batch.mask)
+    return -masked_mean(importance(distribution, batch) * batch.advantage, batch.mask)
+
+
+def importance(distribution: Distribution, batch: Batch) -> Tensor:
+    """``π / π_sampling`` of the actions taken, ``[H, N]``; 1 on padding, where a ratio of nothing might overflow."""
+    log_ratio = distribution.log_prob(batch.action) - batch.log_prob
+    return log_ratio.masked_fill(batch.mask == 0.0, 0.0).exp()
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ class Clipped:
 
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""
-        ratio = (distribution.log_prob(batch.action) - batch.log_prob).exp()
+        ratio = importance(distribution, batch)
         clipped = ratio.clamp(1.0 - self.epsilon, 1.0 + self.epsilon)
         return -masked_mean(torch.minimum(ratio * batch.advantage, clipped * batch.advantage), batch.mask)
 
@@ -162,7 +169,7 @@ def negative_entropy(distribution: Distribution, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """``Σ w_i · loss_i``: for instance ``Clipped`` plus a KL penalty, as in ProMP."""
+    """``Σ w_i · loss_i``: for instance ``Clipped`` plus a penalty on `sample_kl`."""
 
     terms: tuple[tuple[float, Loss], ...]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import sys
 import time
@@ -93,9 +94,13 @@ class MetricsLog:
             values: numbers or 0-d tensors by name, such as ``rollout/return``.
 
         Raises:
-            ValueError: a step that goes back, a reserved name, or a value that is no number.
+            ValueError: a step that goes back or is not whole, a reserved name, or a value that is no number.
             OSError: the row cannot be written.
         """
+        try:
+            step = operator.index(step)
+        except TypeError:
+            raise ValueError(f"expected a step that is a whole number, got {step!r}; count meta-iterations") from None
         if step < self._last:
             raise ValueError(f"expected a step of {self._last} or more, got {step}; rows are in order")
         numbers = {name: _number(name, value) for name, value in values.items()}

@@ -50,15 +50,17 @@ class LearnedObjective(nn.Module):
             warm_start: corrects the hyper-parameters for the task at hand.
 
         Raises:
-            ValueError: a discount or decay that is not strictly between 0 and 1, where no gradient would reach it.
+            ValueError: a discount or decay that is not strictly between 0 and 1 (or rounds to one of them), where no
+                gradient would reach it; advantages that ask for other tasks.
         """
         super().__init__()
         for name in ("discount", "decay"):
-            if not 0.0 < getattr(advantages, name) < 1.0:
+            if not 0.0 < float(torch.tensor(getattr(advantages, name))) < 1.0:
                 raise ValueError(
                     f"a {name} to be learned must start between 0 and 1, got {getattr(advantages, name)}; "
                     "0.999 is close to 1"
                 )
+        advantages.refuse_company()
         self.loss, self.advantages, self.warm_start = loss, advantages, warm_start
         self.discount = nn.Parameter(torch.tensor(advantages.discount).logit())
         self.decay = nn.Parameter(torch.tensor(advantages.decay).logit())
@@ -100,17 +102,20 @@ class WarmStart(nn.Module):
 def statistics(distribution: Distribution, batch: Batch) -> Tensor:
     """A task's episodes in six numbers of about the size of one, ``[6]``, without a graph.
 
-    Mean reward a step, how it grows from the first to the second half of the horizon, spread of the returns a step,
-    share of the horizon survived, share of episodes ended by the task, entropy of the policy.
+    Mean reward a step, how it grows from the first to the second half of an episode, spread of the returns a step,
+    mean length of an episode (its decimal logarithm), share of episodes ended by the task, entropy of the policy.
+    None depends on how far a batch is padded, which other tasks decide.
     """
-    half = batch.reward.shape[0] // 2
-    early = masked_mean(batch.reward[:half], batch.mask[:half])
-    late = masked_mean(batch.reward[half:], batch.mask[half:])
-    returns = batch.reward.sum(0) / batch.mask.sum(0).clamp_min(1.0)
+    length = batch.mask.sum(0).clamp_min(1.0)
+    time = torch.arange(len(batch.mask), device=length.device, dtype=length.dtype).unsqueeze(-1)
+    first = batch.mask * (2.0 * time < length)
+    growth = masked_mean(batch.reward, batch.mask - first) - masked_mean(batch.reward, first)
+    returns = batch.reward.sum(0) / length
     spread = (returns - returns.mean()).square().mean().clamp_min(1e-20).sqrt()
-    numbers = [masked_mean(batch.reward, batch.mask), late - early, spread, batch.mask.mean()]
+    signed = (masked_mean(batch.reward, batch.mask), growth, spread, masked_mean(distribution.entropy(), batch.mask))
+    reward, growth, spread, entropy = map(symlog, signed)
     ended = batch.terminated.to(batch.reward.dtype).sum(0).mean()
-    return torch.stack([*map(symlog, numbers), ended, symlog(masked_mean(distribution.entropy(), batch.mask))]).detach()
+    return torch.stack([reward, growth, spread, length.mean().log10(), ended, entropy]).detach()
 
 
 def symlog(x: Tensor) -> Tensor:

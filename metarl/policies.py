@@ -54,14 +54,22 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight: ``[out, in]`` or ``[T, out, in]``.
         bias: ``[out]`` or ``[T, out]``.
     """
-    if weight.dim() == 2 and weight.shape[1] < weight.shape[0]:
+    if weight.dim() == 2 and bias.dim() == 1 and weight.shape[1] < weight.shape[0]:
         # a few inputs: the product with a row-major matrix has the faster gradient (5 x, for 2 inputs and 100 outputs)
         rows = x.reshape(-1, x.shape[-1])
         return torch.addmm(bias, rows, weight.T.contiguous()).reshape(*x.shape[:-1], weight.shape[0])
-    if weight.dim() == 2:
+    if weight.dim() == 2 and bias.dim() == 1:
         return linear(x, weight, bias)
+    if weight.dim() == 2:  # frozen, where the bias is not
+        weight = weight.expand(len(bias), *weight.shape)
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
     return torch.baddbmm(bias.unsqueeze(-2), rows, weight.mT).reshape(*x.shape[:-1], weight.shape[-2])
+
+
+def given(module: nn.Module, params: Mapping[str, Tensor], name: str) -> Tensor:
+    """The parameter of that name, or the module's own where it is frozen, and so neither adapted nor learned."""
+    found = params.get(name)
+    return module.get_parameter(name).detach() if found is None else found
 
 
 class Network(nn.Module, ABC):
@@ -129,21 +137,22 @@ class MLP(Network):
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Outputs ``[..., out]``; see `Network.forward`."""
         last = self.layer_inputs(params, x)["head"]
-        return affine(last, params["head.weight"], params["head.bias"])
+        return affine(last, given(self, params, "head.weight"), given(self, params, "head.bias"))
 
     def layer_inputs(self, params: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
         """See `Network.layer_inputs`."""
         if self.input_scale is not None:
             x = x / self.input_scale
-        if "context" in params:
-            given = params["context"]  # [C], or [T, C] against inputs [T, ..., in]
-            given = given.reshape(*given.shape[:-1], *(1,) * (x.dim() - given.dim()), given.shape[-1])
-            x = torch.cat([x, given.expand(*x.shape[:-1], given.shape[-1])], -1)
+        if hasattr(self, "context"):
+            told = given(self, params, "context")  # [C], or [T, C] against inputs [T, ..., in]
+            told = told.reshape(*told.shape[:-1], *(1,) * (x.dim() - told.dim()), told.shape[-1])
+            x = torch.cat([x, told.expand(*x.shape[:-1], told.shape[-1])], -1)
         activation = tanh if self.activation is torch.tanh else self.activation
         read = {}
         for i in range(len(self.hidden)):
             read[f"hidden.{i}"] = x
-            x = activation(affine(x, params[f"hidden.{i}.weight"], params[f"hidden.{i}.bias"]))
+            weight, bias = (given(self, params, f"hidden.{i}.{name}") for name in ("weight", "bias"))
+            x = activation(affine(x, weight, bias))
         return {**read, "head": x}
 
 
@@ -199,9 +208,17 @@ class Policy(nn.Module, ABC):
         return with_prefix("network", network.layer_inputs(subtree(params, "network"), observation))
 
     def initial(self) -> Params:
-        """The meta-learned initialization: every parameter that requires a gradient, by name."""
+        """The meta-learned initialization: every parameter that requires a gradient, by name.
+
+        Freeze the others by ``requires_grad_(False)``: they act as they are.
+        """
         with _SWAP:
             return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+def complete(policy: Policy, params: Mapping[str, Tensor]) -> Params:
+    """The parameters of one task together with the policy's frozen ones, without a graph: all that it acts by."""
+    return {name: params.get(name, p).detach() for name, p in policy.named_parameters()}
 
 
 def is_stacked(policy: Policy, params: Mapping[str, Tensor]) -> bool:
@@ -222,7 +239,7 @@ class GaussianPolicy(Policy):
     def forward(self, params: Mapping[str, Tensor], observation: Tensor) -> Gaussian:
         """See `Policy.forward`; both fields are ``[..., A]``."""
         mean = self.network(subtree(params, "network"), observation)
-        log_std = params["log_std"].clamp_min(self.min_log_std)
+        log_std = given(self, params, "log_std").clamp_min(self.min_log_std)
         if log_std.dim() > 1:  # stacked: [T, A] against a mean of [T, ..., A]
             log_std = log_std.reshape(log_std.shape[0], *(1,) * (mean.dim() - 2), log_std.shape[-1])
         return Gaussian(mean, log_std.expand_as(mean))

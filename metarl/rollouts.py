@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -67,7 +67,13 @@ Start = tuple[State, Tensor]
 
 
 def draw(policy: Policy, family: TaskFamily, task: Task, episodes: int, *, generator: torch.Generator) -> Start:
-    """First states and noise for ``episodes`` episodes on every task, on the task's device."""
+    """First states and noise for ``episodes`` episodes on every task, on the task's device.
+
+    Raises:
+        ValueError: no episode.
+    """
+    if episodes < 1:
+        raise ValueError(f"expected at least one episode a task, got {episodes}")
     rows = (task_count(task), episodes)
     state = family.reset(per_row(task), rows, generator=generator)
     noise = policy.noise((family.horizon, *rows), generator=generator)
@@ -120,7 +126,10 @@ def roll_out(
 
     Raises:
         NonFiniteError: an observation, action or reward of a running episode is NaN or infinite.
+        ValueError: another way to act.
     """
+    if act not in get_args(Act):
+        raise ValueError(f"act must be {' or '.join(map(repr, get_args(Act)))}, got {act!r}")
     state, noise = start
     constants = per_row(task)
     over = torch.zeros(noise.shape[1:3], dtype=torch.bool, device=noise.device)

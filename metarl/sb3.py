@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from metarl.advantages import Advantages
 from metarl.export import ACTIVATIONS, PerParameterSGD, learned_rates, mlp_of, times_scale, to_module
 from metarl.learner import Learner
-from metarl.policies import GaussianPolicy, Policy
+from metarl.policies import GaussianPolicy, Policy, complete
 from metarl.returns import gae
 from metarl.rollouts import task_count
 from metarl.types import Batch, Params, State, Task, TaskFamily
@@ -220,7 +220,7 @@ def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: A
                 raise ValueError(f"the policy's layer {name} is {shapes}: give an environment of the policy's spaces")
             leaf.copy_(given)
         if isinstance(policy, GaussianPolicy):
-            model.policy.log_std.copy_(params["log_std"].clamp_min(policy.min_log_std))
+            model.policy.log_std.copy_(complete(policy, params)["log_std"].clamp_min(policy.min_log_std))
     return model
 
 
@@ -243,7 +243,7 @@ def from_ppo(policy: Policy, model: PPO) -> Params:
     leaves = list(_network(model).parameters())
     if isinstance(policy, GaussianPolicy):
         leaves.append(model.policy.log_std)
-    params = policy.initial()
+    params = dict(policy.named_parameters())  # frozen ones, too: the model may have trained them
     names = [name for name in params if name != "log_std"] + ["log_std"] * ("log_std" in params)
     own = [tuple(params[name].shape) for name in names]
     theirs = [tuple(leaf.shape) for leaf in leaves]
@@ -267,11 +267,11 @@ def with_learned_rates(model: PPO, learner: Learner, *, value_lr: float = 1e-3) 
     """
     network = mlp_of(learner.policy)
     rates = times_scale(network, learned_rates(learner), -2)
-    flat = [rates[f"network.hidden.{i}.{part}"] for i in range(len(network.hidden)) for part in PARTS]
-    flat += [rates[f"network.head.{part}"] for part in PARTS]
+    layers = [*(f"network.hidden.{i}" for i in range(len(network.hidden))), "network.head"]
+    flat: list[Tensor | float] = [rates.get(f"{layer}.{part}", 0.0) for layer in layers for part in PARTS]  # 0: frozen
     leaves = [*model.policy.mlp_extractor.policy_net.parameters(), *model.policy.action_net.parameters()]
-    if "log_std" in rates:
-        leaves, flat = [*leaves, model.policy.log_std], [*flat, rates["log_std"]]
+    if isinstance(learner.policy, GaussianPolicy):
+        leaves, flat = [*leaves, model.policy.log_std], [*flat, rates.get("log_std", 0.0)]
     known = {id(leaf) for leaf in leaves}
     rest = [leaf for leaf in model.policy.parameters() if id(leaf) not in known]
     alphas: list[Tensor | float] = [*flat, *(value_lr for _ in rest)]
@@ -392,10 +392,13 @@ def train_on(model: PPO, batch: Batch) -> None:
     buffer.values, buffer.log_probs = flat(value), flat(batch.log_prob)
     buffer.advantages, buffer.returns = flat(advantage), flat(advantage + value)
     buffer.pos, buffer.full = buffer.buffer_size, True
-    model.rollout_buffer = buffer
     if not hasattr(model, "_logger"):  # SB3 makes one when it starts to collect
         model.set_logger(Logger(None, []))
-    model.train()
+    own, model.rollout_buffer = model.rollout_buffer, buffer
+    try:
+        model.train()
+    finally:
+        model.rollout_buffer = own  # to go on learning by itself
 
 
 def _one(progress: float) -> float:

@@ -159,7 +159,7 @@ def interval(
             for rows, columns in _draws(rng, matrix.shape, resamples, over_seeds, over_tasks)
         ])  # fmt: skip
 
-    estimate, influence = float(statistic(matrix)), _influence(matrix if tasks > 1 else matrix.T, statistic)
+    estimate, influence = float(statistic(matrix)), _influence(matrix, statistic, 1 if tasks > 1 else 0)
     both = bootstrap(seeds > 1, tasks > 1)
     if seeds > 1 and tasks > 1:
         rows = bootstrap(True, False).var() * seeds / (seeds - 1)
@@ -414,11 +414,11 @@ def _bootstrap_cells(rng: np.random.Generator, matrix: Array, statistic: Statist
     return np.concatenate([np.asarray(value, dtype=np.float64) for value in values])
 
 
-def _influence(matrix: Array, statistic: Statistic) -> Array:
-    """How far each of T tasks moves the statistic, ``[T]``: the jackknife's values, about their mean and of sum 0."""
-    tasks = matrix.shape[1]
-    left_out = np.array([float(statistic(np.delete(matrix, task, axis=1))) for task in range(tasks)])
-    influence: Array = (left_out.mean() - left_out) * (tasks - 1) / tasks
+def _influence(matrix: Array, statistic: Statistic, axis: int = 1) -> Array:
+    """How far each of T tasks (seeds: axis 0) moves the statistic, ``[T]``: the jackknife's values, of sum 0."""
+    count = matrix.shape[axis]
+    left_out = np.array([float(statistic(np.delete(matrix, one, axis=axis))) for one in range(count)])
+    influence: Array = (left_out.mean() - left_out) * (count - 1) / count
     return influence
 
 

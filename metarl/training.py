@@ -139,12 +139,13 @@ def meta_train(
             broken += 1
             if broken > patience:
                 raise
-            metrics = _broken(plan, benchmark.family.horizon)
+            metrics = _broken(plan, benchmark.family, optimizer.team)
         yield iteration, metrics
 
 
-def _broken(plan: Plan, horizon: int) -> Metrics:
+def _broken(plan: Plan, family: TaskFamily, team: int) -> Metrics:
     """Metrics of an iteration that broke off, charged with all the steps it could have taken."""
     returns = {f"return/step_{k}": float("nan") for k in range(plan.steps + 1)}
-    steps = plan.tasks * horizon * (plan.steps * plan.episodes + plan.query_episodes)
-    return {"meta/skipped": 1.0, **returns, "env_steps": float(steps)}
+    scoring = family if plan.scored_in is None else plan.scored_in
+    episode = plan.steps * plan.episodes * family.horizon + plan.query_episodes * scoring.horizon
+    return {"meta/skipped": 1.0, **returns, "env_steps": float(team * plan.tasks * episode)}

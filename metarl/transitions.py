@@ -69,6 +69,9 @@ class TransitionNetwork(nn.Module):
 
         The next state of an episode's last step is not known (a batch holds no observations beyond the end): its
         change is 0 and ``end`` is 1.
+
+        Raises:
+            ValueError: continuous actions of another size than was announced.
         """
         seen = batch.observation
         after, known = successors(batch)
@@ -78,6 +81,8 @@ class TransitionNetwork(nn.Module):
             action = action.unsqueeze(-1) == torch.arange(
                 self.actions, device=action.device
             )  # one_hot cannot be lifted
+        elif self.actions not in (0, action.shape[-1]):
+            raise ValueError(f"expected actions of size {self.actions} as announced, got {action.shape[-1]}")
         action = action[..., : self.actions]
         told = [seen, action.to(seen.dtype), change, torch.stack([batch.reward, 1.0 - known], -1)]
         return torch.cat([*told, effects(batch)] if self.effects else told, -1)

@@ -71,7 +71,10 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path, capsys: pytest.C
     assert "held-out tasks" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("optimizer", ["descent", "trust-region", "reptile", "reptile --compile"])
+# compiling takes by far the longest: few steps a program
+@pytest.mark.parametrize(
+    "optimizer", ["descent", "trust-region", "reptile", "reptile --compile --horizon 2 --env-steps 400"]
+)
 def test_resuming_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     """A run killed in the middle of an iteration and resumed equals one that was never interrupted, bit for bit."""
     flags = ["--meta-optimizer", *optimizer.split(), "--lr", "0.01", "--no-evaluate", "--save-every", "2"]

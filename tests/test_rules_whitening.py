@@ -114,7 +114,7 @@ def test_what_cannot_be_whitened_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a layer with weight and bias"):
         WhitenedInputs(params, ["network.first"])
     for layers, ridge in (([FIRST], 0.0), ([], 1.0)):
-        with pytest.raises(ValueError, match="expected one layer or more and a positive ridge"):
+        with pytest.raises(ValueError, match="expected layers, each once, and a positive ridge"):
             WhitenedInputs(params, layers, ridge=ridge)
     rule = WhitenedInputs(params, [FIRST])
     with pytest.raises(ValueError, match="does not tell what it read"):

@@ -57,6 +57,8 @@ class MemoryPlan:
     def __post_init__(self) -> None:
         """Refuses what cannot be trained by."""
         for name in ("tasks", "trials", "minibatch", "epochs", *(["segment"] if self.segment is not None else [])):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("discount", "decay"):

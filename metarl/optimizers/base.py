@@ -24,9 +24,11 @@ class MetaOptimizer(ABC):
 
     Attributes:
         share: of its step sizes to use now, in (0, 1]; lowered by who knows how much of the training is left.
+        team: E, how many explore in an iteration: as many as `explorers` gives.
     """
 
     share: float = 1.0
+    team: int = 1
 
     def explorers(self, learner: Learner, *, generator: torch.Generator) -> list[Learner]:
         """Who explores in this iteration: the learner itself, or E variations of it whose traces are to be joined."""
@@ -101,6 +103,16 @@ def groups(learner: Learner, lr: float, rate_lr: float | None) -> list[dict[str,
 def trainable(learner: Learner) -> list[nn.Parameter]:
     """What there is to improve, in a fixed order."""
     return [p for p in learner.parameters() if p.requires_grad]
+
+
+def give(learner: Learner, gradient: Sequence[Tensor]) -> None:
+    """Put the gradient of what is `trainable` where torch's optimizers look for it.
+
+    And none where there is nothing to learn (any more): they step whatever has one.
+    """
+    learner.zero_grad(set_to_none=True)
+    for p, slope in zip(trainable(learner), gradient, strict=True):
+        p.grad = slope
 
 
 def refuse_another(learner: Learner, *optimizers: torch.optim.Optimizer) -> None:

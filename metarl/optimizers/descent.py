@@ -11,7 +11,7 @@ from torch import nn
 
 from metarl.errors import DivergedError
 from metarl.learner import Learner
-from metarl.optimizers.base import MetaOptimizer, Metrics, groups, meta_gradient, refuse_another, trainable
+from metarl.optimizers.base import MetaOptimizer, Metrics, give, groups, meta_gradient, refuse_another
 from metarl.trees import map_leaves
 from metarl.types import Trace
 
@@ -85,8 +85,7 @@ class Descent(MetaOptimizer):
         norm = 0.0
         for part in self.epochs * split(trace, self.minibatches):
             loss, gradient = meta_gradient(learner, part)
-            for p, g in zip(trainable(learner), gradient, strict=True):
-                p.grad = g
+            give(learner, gradient)
             norm = float(nn.utils.clip_grad_norm_(learner.parameters(), self.max_norm or float("inf")))
             losses.append(float(loss))
             if not norm < float("inf"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from metarl.errors import DivergedError
 from metarl.learner import Learner
-from metarl.optimizers.base import MetaOptimizer, Metrics, groups, refuse_another, trainable
+from metarl.optimizers.base import MetaOptimizer, Metrics, give, groups, refuse_another, trainable
 from metarl.types import Trace
 
 
@@ -51,23 +50,33 @@ class Evolution(MetaOptimizer):
         self.optimizer = torch.optim.Adam(groups(learner, lr, rate_lr))
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.perturbation, self.pairs = perturbation, pairs
+        self.team = 2 * pairs
         self._directions: list[list[Tensor]] = []  # of the iteration under way
+        self._twins: list[Learner] = []  # kept from one iteration to the next, because compiled programs are theirs
 
     @torch.no_grad()
     def explorers(self, learner: Learner, *, generator: torch.Generator) -> list[Learner]:
-        """2P copies of the learner, each beside its mirror image."""
+        """2P variations of the learner, each beside its mirror image; the same objects every time.
+
+        Raises:
+            ValueError: another learner than it was built for.
+        """
+        refuse_another(learner, self.optimizer)
         self._directions = [
             [torch.randn(p.shape, generator=generator, device=generator.device).to(p) for p in trainable(learner)]
             for _ in range(self.pairs)
         ]
-        signs = (1.0, -1.0)
-        return [self._moved(learner, direction, sign) for direction in self._directions for sign in signs]
-
-    def _moved(self, learner: Learner, direction: Sequence[Tensor], sign: float) -> Learner:
-        twin = copy.deepcopy(learner)
-        for p, d in zip(trainable(twin), direction, strict=True):
-            p.add_(sign * self.perturbation * d)
-        return twin
+        if not self._twins:
+            self._twins = [copy.deepcopy(learner) for _ in range(self.team)]
+        signed = [(sign, direction) for direction in self._directions for sign in (1.0, -1.0)]
+        for twin, (sign, direction) in zip(self._twins, signed, strict=True):
+            twin.load_state_dict(learner.state_dict())
+            moves = iter(direction)
+            for p, mine in zip(twin.parameters(), learner.parameters(), strict=True):
+                p.requires_grad_(mine.requires_grad)
+                if mine.requires_grad:
+                    p.add_(sign * self.perturbation * next(moves))
+        return self._twins
 
     @torch.no_grad()
     def step(self, learner: Learner, trace: Trace) -> Metrics:
@@ -85,11 +94,12 @@ class Evolution(MetaOptimizer):
         if not bool(fitness.isfinite().all()):
             raise DivergedError(f"returns of perturbed learners are not finite: {fitness.tolist()}; lower perturbation")
         weight = (fitness[:, 0] - fitness[:, 1]) / (2.0 * self.pairs * self.perturbation)
-        for i, p in enumerate(trainable(learner)):
-            p.grad = -torch.stack([w * d[i] for w, d in zip(weight, self._directions, strict=True)]).sum(0)
+        columns = zip(*self._directions, strict=True)
+        gradient = [-torch.stack([w * d for w, d in zip(weight, column, strict=True)]).sum(0) for column in columns]
+        give(learner, gradient)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.share
-        norm = float(nn.utils.get_total_norm([p.grad for p in trainable(learner) if p.grad is not None]))
+        norm = float(nn.utils.get_total_norm(gradient))
         self.optimizer.step()
         return {"meta/loss": -float(fitness.mean()), "meta/grad_norm": norm, "meta/skipped": 0.0}
 

@@ -60,6 +60,17 @@ class UpdateRule(nn.Module, ABC):
         """
 
 
+def instance(rule: object) -> UpdateRule:
+    """The rule.
+
+    Raises:
+        TypeError: it is none, such as a rule's class.
+    """
+    if not isinstance(rule, UpdateRule):
+        raise TypeError(f"rule: expected an UpdateRule, such as MetaSGD(policy.initial()), got {rule!r}")
+    return rule
+
+
 def draw_noise(state: RuleState, tasks: int, *, generator: torch.Generator) -> RuleState:
     """Standard normal numbers ``[T, ...]`` for every tensor of a rule's first state that is called ``noise``."""
     return {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule, instance
 from metarl.trees import Tree, subtree, tree_detach, tree_map, with_prefix
 
 
@@ -23,7 +23,7 @@ class _Several(UpdateRule):
         super().__init__()
         if not rules:
             raise ValueError(f"{type(self).__name__} needs at least one rule, got none")
-        self.rules = nn.ModuleList(rules)
+        self.rules = nn.ModuleList(map(instance, rules))
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The states of all rules."""
@@ -89,7 +89,7 @@ class Masked(UpdateRule):
         super().__init__()
         if not any(part in name for name in params):
             raise ValueError(f"no parameter is called like {part!r}; expected a part of one of {list(params)}")
-        self.rule, self.part = rule, part
+        self.rule, self.part = instance(rule), part
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The wrapped rule's state."""
@@ -110,7 +110,7 @@ class FirstOrder(UpdateRule):
     def __init__(self, rule: UpdateRule) -> None:
         """Wraps ``rule``."""
         super().__init__()
-        self.rule = rule
+        self.rule = instance(rule)
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The wrapped rule's state."""

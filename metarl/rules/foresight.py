@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule, instance
 from metarl.trees import Tree
 
 
@@ -48,9 +48,9 @@ class Foresight(UpdateRule):
         super().__init__()
         if not {f"{layer}.weight", f"{layer}.bias"} <= set(params):
             raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
-        if not horizon > 0.0:
-            raise ValueError(f"expected a horizon above 0 steps, got {horizon}")
-        self.rule, self.layer = rule, layer
+        if not 0.0 < horizon < float("inf"):
+            raise ValueError(f"expected a finite horizon above 0 steps, got {horizon}")
+        self.rule, self.layer = instance(rule), layer
         self.log_horizon = nn.Parameter(torch.tensor(float(horizon)).log())
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:

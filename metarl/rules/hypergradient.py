@@ -48,11 +48,13 @@ class AdamHypergradient(UpdateRule):
         """``decays`` are Adam's β₁ and β₂.
 
         Raises:
-            ValueError: a rate that is not finite, decays outside [0, 1).
+            ValueError: a rate that is not finite, decays outside [0, 1), an epsilon that is not above 0.
         """
         super().__init__()
         if not all(0.0 <= decay < 1.0 for decay in decays):
             raise ValueError(f"Adam's decays must lie in [0, 1), got {decays}")
+        if not 0.0 < epsilon < float("inf"):
+            raise ValueError(f"Adam's epsilon must be positive and finite, got {epsilon}")
         self.rate, self.rate_lr = _checked(rate, rate_lr)
         self.decays, self.epsilon = decays, epsilon
 

@@ -50,9 +50,11 @@ class LSTMOptimizer(UpdateRule):
             generator: draws the weights.
 
         Raises:
-            ValueError: a rate that is not finite.
+            ValueError: a rate that is not finite, or a scale that is not or through which nothing could be learned.
         """
         super().__init__()
+        if Free().raw(scale) == 0.0:
+            raise ValueError("scale: expected a number other than 0, got 0: nothing could be learned through it")
         self.rate, self.scale = Free().raw(rate), scale
         self.first, self.second = LSTMCell(2, units, generator=generator), LSTMCell(units, units, generator=generator)
         self.head = zero_head(units)
@@ -77,7 +79,7 @@ class MetaLSTM(UpdateRule):
     ``θ' = f ∘ θ - i ∘ g``, where the forget gate f and the rate i of every coordinate come from the gradient, the loss,
     the parameter and the gate's own last value::
 
-        i = L σ(W_i [h, θ, i'] + b_i)    f = σ(W_f [h, θ, f'] + b_f)    h = LSTM(g, loss)
+        i = L σ(W_i [h, θ, i'/L] + b_i)    f = σ(W_f [h, θ, f'] + b_f)    h = LSTM(g, loss)
 
     With zero weights this is SGD of step size ``L σ(b_i)`` and weight decay ``1 - σ(b_f)``. The paper has L = 1.
     """

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule, instance
 from metarl.rules.rates import Table
 from metarl.trees import Tree
 
@@ -22,7 +22,7 @@ class Offset(UpdateRule):
     def __init__(self, rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
         """β starts at zero, so that the rule is at first the wrapped one; only ``params`` of the policy have one."""
         super().__init__()
-        self.rule = rule
+        self.rule = instance(rule)
         self.offsets = Table({name: torch.zeros_like(leaf) for name, leaf in params.items()})
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:

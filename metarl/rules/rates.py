@@ -118,10 +118,13 @@ class Rates(Table):
         parameterisation: Parameterisation | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Start every rate at ``initial``, or uniformly in ``(low, high)`` drawn from ``generator``.
+        """Start every rate at ``initial``, or anywhere in ``(low, high)``, drawn from ``generator``.
+
+        Uniformly in what is learned: the rate itself where it is free, its logarithm where it is positive, its logit
+        where it is bounded.
 
         Raises:
-            ValueError: a rate that is not finite or not representable, a range without a generator.
+            ValueError: a rate that is not finite or not representable, a range that is empty or without a generator.
         """
         given = parameterisation if parameterisation is not None else Free()
         super().__init__({name: _first(given, shape, initial, generator) for name, shape in shapes.items()})
@@ -141,9 +144,11 @@ def _first(
     if isinstance(initial, tuple):
         if generator is None:
             raise ValueError(f"step sizes drawn from {initial} need a generator: pass generator=")
+        if not initial[0] <= initial[1]:
+            raise ValueError(f"step sizes are drawn from (low, high), got {initial}: turn it round")
         low, high = (parameterisation.raw(bound) for bound in initial)
         return low + (high - low) * torch.rand(shape, generator=generator)
-    return torch.full(shape, parameterisation.raw(initial))
+    return torch.full(shape, float(parameterisation.raw(initial)))
 
 
 def layer_of(name: str) -> str:

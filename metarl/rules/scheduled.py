@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule, instance
 from metarl.rules.networks import LSTMCell, linear, zero_head
 from metarl.trees import Tree, subtree, with_prefix
 
@@ -52,7 +52,7 @@ class Scheduled(UpdateRule):
         super().__init__()
         if not reach > 0.0:
             raise ValueError(f"a schedule's reach must be positive, got {reach}")
-        self.rule, self.schedule, self.reach = rule, schedule, reach
+        self.rule, self.schedule, self.reach = instance(rule), schedule, reach
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """States of rule and schedule, the step counter, and the last updates."""

@@ -49,8 +49,8 @@ class WhitenedInputs(UpdateRule):
         for layer in layers:
             if not {f"{layer}.weight", f"{layer}.bias"} <= set(params):
                 raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
-        if not (layers and ridge > 0.0):
-            raise ValueError(f"expected one layer or more and a positive ridge, got {list(layers)} and {ridge}")
+        if not (len(layers) == len(set(layers)) > 0 and 0.0 < ridge < float("inf")):
+            raise ValueError(f"expected layers, each once, and a positive ridge, got {list(layers)} and {ridge}")
         self.layers = tuple(layers)
         self.log_ridge = nn.Parameter(torch.full((len(layers),), float(ridge)).log())
 
