@@ -106,6 +106,18 @@ class Family(ABC):
         count = _count("tasks", tasks, "at least one task")
         return {name: distribution.sample(count, generator) for name, distribution in self._ranges.items()}
 
+    def task(self, **constants: float) -> dict[str, Tensor]:
+        """One task ``[1]`` of given constants; what is not named is as this family fixes it, or else has its default.
+
+        Raises:
+            ValueError: as of `validate`.
+        """
+        fixed = {name: low for name, one in self._ranges.items() for low, high in [one.bounds] if low == high}
+        values = {name: parameter.default for name, parameter in self.parameters.items()} | fixed | constants
+        task = {name: torch.tensor([float(value)]) for name, value in values.items()}
+        self.validate(task)
+        return task
+
     def contains(self, task: Task) -> Tensor:
         """Which tasks this family could draw, bool of the values' shape.
 

@@ -29,7 +29,7 @@ from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import PreUpdateCredit
 from metarl.rollouts import collect
-from metarl.rules import UpdateRule
+from metarl.rules import Step, UpdateRule
 from metarl.types import Benchmark, TaskFamily
 
 
@@ -217,11 +217,35 @@ def build_rule(config: Config, policy: Policy) -> UpdateRule:
     except Exception as error:  # whatever somebody else's code may raise
         raise InputError(
             f"rule {config.rule!r}, called with the parameters it is to step, raised {type(error).__name__}: {error}; "
-            "expected a function or class of them alone, such as metarl.rules:MetaSGD"
+            "expected a function or class of them alone, as in examples/own_rule.py"
         ) from error
     if not isinstance(rule, UpdateRule):
         raise InputError(f"rule {config.rule!r} gave a {type(rule).__name__}; expected a metarl.rules.UpdateRule")
+    _refuse_misfit(config.rule, rule, policy)
     return rule
+
+
+@torch.no_grad()
+def _refuse_misfit(name: str, rule: UpdateRule, policy: Policy) -> None:
+    """Look at what somebody's rule returns, before a run begins; `metarl.testing.check_rule` looks closer.
+
+    Raises:
+        InputError: anything but updates of the parameters' names and shapes and a state.
+    """
+    params = {key: p.detach() for key, p in policy.initial().items()}
+    grads = {key: torch.ones_like(p) for key, p in params.items()}
+    try:
+        result = rule.update(Step(grads, params, torch.ones(())), rule.init(params))
+    except Exception:  # it may need more than is known here; its own traceback is to come
+        return
+    expected = {key: tuple(p.shape) for key, p in params.items()}
+    updates = result[0] if isinstance(result, tuple) and len(result) == 2 else result
+    came = {key: tuple(u.shape) for key, u in updates.items()} if isinstance(updates, dict) else type(updates).__name__
+    if updates is result or came != expected:
+        raise InputError(
+            f"rule {name!r}: expected update(step, state) to return (updates, state), with updates of {expected}, "
+            f"got {'no pair' if updates is result else came}; see examples/own_rule.py"
+        )
 
 
 def build_plan(config: Config, benchmark: Benchmark) -> Plan:

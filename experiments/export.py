@@ -45,6 +45,8 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__)
     if options.steps < 0 or options.output.is_dir():
         raise InputError(f"expected steps >= 0 and a file to write, got {options.steps} and {options.output}")
+    if options.constants and not options.steps:
+        raise InputError("--constants names a task to adapt to: expected --steps 1 or more with it, got 0")
     _, setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)
     params = setup.learner.policy.initial()
     if options.steps:
@@ -55,7 +57,8 @@ def main(argv: list[str]) -> None:
         save_policy(options.output, setup.learner.policy, params)
     except TypeError as error:
         raise InputError(str(error)) from error
-    print(f"{options.output}: {sum(leaf.numel() for leaf in params.values()):,} numbers")
+    what = f"adapted by {options.steps} step(s)" if options.steps else "not adapted (--steps 1 would adapt it)"
+    print(f"{options.output}: {sum(leaf.numel() for leaf in params.values()):,} numbers, {what}")
 
 
 if __name__ == "__main__":

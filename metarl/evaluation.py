@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from metarl.advantages import Advantages
+from metarl.exploration import Plan
 from metarl.learner import Learner, refuse_divergence, step_tasks
+from metarl.policies import refuse_misfit
 from metarl.rollouts import collect, task_count, to_device
 from metarl.types import Batch, Benchmark, Params, Task, TaskFamily
 
@@ -37,6 +39,11 @@ class Adaptation:
     episodes: int = 20
     score_episodes: int = 20
     support: Advantages = field(default_factory=Advantages)
+
+    @classmethod
+    def like(cls, plan: Plan, *, steps: int | None = None, score_episodes: int = 20) -> Adaptation:
+        """As in training by this plan: as many episodes a step, the same advantages, and as many steps unless given."""
+        return cls(plan.steps if steps is None else steps, plan.episodes, score_episodes, plan.support)
 
     def __post_init__(self) -> None:
         """Refuses counts that measure nothing."""
@@ -95,7 +102,11 @@ def adapt(
 
     Raises:
         NonFiniteError: a step leaves the finite numbers.
+        ValueError: a task that the family has no equations for, if it can tell (``family.validate``), or a policy
+            that does not fit its spaces.
     """
+    getattr(family, "validate", lambda _: None)(task)
+    refuse_misfit(learner.policy, family)
     params, state = learner.start()
     yield Stage(params, None)
     for k in range(adaptation.steps):

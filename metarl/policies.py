@@ -16,7 +16,9 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import linear
@@ -25,7 +27,7 @@ from torch.nn.utils import skip_init
 from metarl.compilation import tracing
 from metarl.distributions import Categorical, Distribution, Gaussian
 from metarl.trees import subtree, with_prefix
-from metarl.types import Params
+from metarl.types import Params, TaskFamily
 
 _SWAP = threading.Lock()
 """Held while a `ModuleNetwork` runs with given parameters in the place of its own: tasks are replayed on threads."""
@@ -224,6 +226,31 @@ def complete(policy: Policy, params: Mapping[str, Tensor]) -> Params:
 def is_stacked(policy: Policy, params: Mapping[str, Tensor]) -> bool:
     """Whether there is one set of parameters a task ``[T, ...]``, or one for all ``[...]``."""
     return any(params[name].dim() > leaf.dim() for name, leaf in policy.initial().items())
+
+
+def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
+    """Look whether one of our policies reads what a family shows and acts as its actions are.
+
+    Raises:
+        ValueError: another kind of actions, or another number of them or of observations; tells which policy would fit.
+    """
+    seen, actions = family.observation_space, family.action_space
+    discrete = isinstance(actions, Discrete)
+    size = int(actions.n) if discrete else int(np.prod(actions.shape))
+    needed = f"{'CategoricalPolicy' if discrete else 'GaussianPolicy'} for {size} actions"
+    kind = CategoricalPolicy if discrete else GaussianPolicy
+    if isinstance(policy, CategoricalPolicy | GaussianPolicy) and not isinstance(policy, kind):
+        raise ValueError(f"the family's actions are {actions}: expected a {needed}, got a {type(policy).__name__}")
+    network = getattr(policy, "network", None)
+    if isinstance(network, MLP):
+        layers = [*network.hidden, network.head]
+        inputs = layers[0].in_features - (len(network.context) if hasattr(network, "context") else 0)
+        outputs = layers[-1].out_features
+        if (inputs, outputs) != (wanted := (int(np.prod(seen.shape)), size)):
+            raise ValueError(
+                f"the family shows {wanted[0]} numbers: expected a {needed} on an MLP from {wanted[0]} to {wanted[1]}, "
+                f"got one from {inputs} to {outputs}"
+            )
 
 
 class GaussianPolicy(Policy):

@@ -129,7 +129,7 @@ def normalize(scores: ArrayLike, floor: ArrayLike, ceiling: ArrayLike) -> Array:
 
 
 def interval(
-    scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int
+    scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Confidence interval of a statistic over seeds and tasks; the module docstring derives it.
 
@@ -181,7 +181,7 @@ def interval(
 
 
 def paired_interval(
-    a: ArrayLike, b: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int
+    a: ArrayLike, b: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Interval of the statistic of the differences ``a - b``, cell by cell.
 
@@ -204,7 +204,7 @@ def paired_interval(
 
 
 def stratified_interval(
-    scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int
+    scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Percentile interval of the stratified bootstrap of Agarwal et al. (2021), as in their library ``rliable``.
 
@@ -245,7 +245,7 @@ class Curve(NamedTuple):
 
 
 def sample_efficiency(
-    scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int
+    scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Curve:
     """The statistic after every amount of experience, with :func:`interval`'s intervals.
 
@@ -300,7 +300,7 @@ class Profile(NamedTuple):
 
 
 def performance_profile(
-    scores: ArrayLike, thresholds: ArrayLike, *, level: float = 0.95, resamples: int = 500, seed: int
+    scores: ArrayLike, thresholds: ArrayLike, *, level: float = 0.95, resamples: int = 500, seed: int = 0
 ) -> Profile:
     """Share of seed-task pairs that score more than each of ``thresholds [N]``, with :func:`interval`'s intervals.
 
@@ -352,7 +352,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def improvement_interval(
-    a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int
+    a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Interval of :func:`probability_of_improvement` over seeds and tasks.
 

@@ -12,6 +12,7 @@ from metarl.errors import NonFiniteError
 from metarl.exploration import Plan, explore_together
 from metarl.learner import Learner
 from metarl.optimizers import MetaOptimizer
+from metarl.policies import refuse_misfit
 from metarl.rollouts import to_device
 from metarl.trees import map_leaves
 from metarl.types import Benchmark, Task, TaskFamily, Trace
@@ -123,12 +124,14 @@ def meta_train(
 
     Raises:
         TypeError: a benchmark that is none, such as a family.
+        ValueError: a policy that does not fit its spaces.
         NonFiniteError: of the iteration after ``patience`` broken ones.
     """
     if not hasattr(benchmark, "splits"):
         raise TypeError(
             f"benchmark: expected one with held-out splits, got {benchmark!r}; TaskBenchmark(name, family) makes one"
         )
+    refuse_misfit(learner.policy, benchmark.family)
     device, broken = next(learner.parameters()).device, 0
     for iteration in itertools.count(start + 1):
         task = to_device(benchmark.sample("train", plan.tasks, generator=task_generator), device)

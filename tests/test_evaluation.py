@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from envs import CartPole, Navigation
+from envs import CartPole, Navigation, Range
 from metarl import (
+    MLP,
     Advantages,
+    CategoricalPolicy,
     Descent,
+    GaussianPolicy,
     Learner,
+    ModuleNetwork,
     Plan,
     TrainingTaskError,
     adapt,
@@ -26,7 +30,7 @@ from metarl import (
 from metarl import evaluation as evaluation_module
 from metarl.evaluation import Adaptation, AdaptationCurve
 from metarl.learner import step_tasks
-from metarl.policies import Policy
+from metarl.policies import Policy, refuse_misfit
 from metarl.rules import SGD, PerLayerSGD, PerStep, layer_of
 from metarl.types import Batch
 from tests.helpers import Stub, categorical_policy, gaussian_policy, one_task, randomize, seeded
@@ -230,3 +234,60 @@ def test_an_adaptation_is_taken_step_by_step_when_asked_for() -> None:
         assert stage.batch is not None and torch.equal(stage.batch.advantage, batch.advantage)
         assert all(torch.equal(stage.params[name], leaf) and not leaf.requires_grad for name, leaf in params.items())
     assert params["log_std"].shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("constants", "words"),
+    [({"polarty": 1.0}, "did you mean 'polarity'"), ({"half_length": -3.0}, "half_length: expected"),
+     ({}, "'polarity' is missing")],
+)  # fmt: skip
+def test_a_task_that_the_family_has_no_equations_for_is_refused(constants: dict[str, float], words: str) -> None:
+    family = CartPole(5)
+    task = family.task() | {name: torch.tensor([value]) for name, value in constants.items()}
+    if not constants:
+        del task["polarity"]
+    learner = Learner(categorical_policy(), SGD(0.1), inner=vpg, outer=vpg)
+    with pytest.raises(ValueError, match=words):
+        next(adapt(learner, family, task, Adaptation(), generator=seeded(0)))
+
+
+def test_a_task_of_ones_own_has_what_is_fixed_or_usual_for_the_rest() -> None:
+    family = CartPole(5, gravity=12.0, half_length=Range(0.3, 0.9))
+    task = family.task(cart_mass=2.0)
+    assert {name: value.tolist() for name, value in task.items()} == {
+        name: pytest.approx([{"gravity": 12.0, "cart_mass": 2.0}.get(name, parameter.default)])
+        for name, parameter in family.parameters.items()
+    }
+    with pytest.raises(ValueError, match="cart_mass: expected"):
+        family.task(cart_mass=-2.0)
+    with pytest.raises(ValueError, match="no constant 'mass'"):
+        family.task(mass=2.0)
+
+
+MISFITS = {
+    "another kind": (CategoricalPolicy(MLP(2, [3], 2, generator=seeded(0))), "expected a GaussianPolicy for 2 actions"),
+    "observations": (GaussianPolicy(MLP(3, [4], 2, generator=seeded(0)), 2), r"MLP from 2 to 2, got one from 3 to 2"),
+    "actions": (GaussianPolicy(MLP(2, [], 1, generator=seeded(0)), 1), r"MLP from 2 to 2, got one from 2 to 1"),
+}
+
+
+@pytest.mark.parametrize("policy", MISFITS)
+def test_a_policy_that_does_not_fit_is_refused_before_anything_is_played(policy: str) -> None:
+    misfit, words = MISFITS[policy]
+    learner = Learner(misfit, SGD(0.1), inner=vpg, outer=vpg)
+    family, target = Navigation(horizon=5), benchmark()
+    with pytest.raises(ValueError, match=words):
+        next(adapt(learner, family, family.sample(2, generator=seeded(0)), Adaptation(), generator=seeded(0)))
+    streams = {"generator": seeded(0), "task_generator": seeded(1)}
+    with pytest.raises(ValueError, match=words):
+        next(meta_train(learner, Descent(learner), target, Plan(tasks=2, episodes=2), **streams))
+    told = MLP(2, [4], 2, context=3, generator=seeded(0))
+    for fitting in (gaussian_policy(), GaussianPolicy(told, 2), GaussianPolicy(ModuleNetwork(nn.Linear(2, 2)), 2)):
+        refuse_misfit(fitting, family)
+    refuse_misfit(categorical_policy(), CartPole(5))
+
+
+def test_an_adaptation_can_be_that_of_training() -> None:
+    plan = Plan(episodes=5, steps=2, support=Advantages(discount=0.9))
+    assert Adaptation.like(plan) == Adaptation(2, 5, 20, plan.support)
+    assert Adaptation.like(plan, steps=0, score_episodes=7) == Adaptation(0, 5, 7, plan.support)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from examples import own_family
+from examples import own_family, own_rule
 from experiments import check_family as shell
 from experiments import evaluate, train
 from experiments.presets import PRESETS
-from metarl.testing import check_family
+from metarl.rules import Step, UpdateRule
+from metarl.testing import check_family, check_rule
 
 SOURCE = Path(own_family.__file__).read_text()
 NAME = "examples.own_family:benchmark"
@@ -55,3 +57,49 @@ def test_the_commands_of_its_docstring_run(tmp_path: Path, capsys: pytest.Captur
     result = json.loads((run / "evaluation" / "extrapolation.json").read_text())
     assert len(result["sampled"]) == 3 and result["benchmark"] == NAME
     assert "held-out tasks" in capsys.readouterr().out
+
+
+def test_the_rule_is_sound_and_steps_by_signs() -> None:
+    assert check_rule(own_rule.SignSGD) == []
+    params = {"network.head.weight": torch.ones(2, 3), "network.head.bias": torch.ones(2), "log_std": torch.ones(2)}
+    rule = own_rule.SignSGD(params, rate=0.25)
+    assert sorted(rule.rates()) == ["log_std", "network.head"]
+    grads = {name: torch.linspace(-2, 3, leaf.numel()).reshape(leaf.shape) for name, leaf in params.items()}
+    updates, state = rule.update(Step(grads, params, torch.zeros(())), {})
+    assert state == {}
+    for name, update in updates.items():
+        torch.testing.assert_close(update, -0.25 * grads[name].sign())
+
+
+class Unpaired(UpdateRule):
+    """Forgets the state."""
+
+    def update(self, step: Any, state: Any) -> Any:
+        return {name: -g for name, g in step.grads.items()}
+
+
+class Misnamed(UpdateRule):
+    """Leaves a parameter out."""
+
+    def update(self, step: Any, state: Any) -> Any:
+        return {"log_std": step.grads["log_std"]}, state
+
+
+@pytest.mark.parametrize(("rule", "words"), [(Unpaired, "got no pair"), (Misnamed, "got {'log_std': (2,)}")])
+def test_a_rule_that_returns_something_else_is_refused_before_the_run(
+    rule: type, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_rule, "SignSGD", lambda params: rule())
+    argv = ["navigation-fixed", "--rule", "examples.own_rule:SignSGD", "--output", str(tmp_path / "run")]
+    assert train.main(argv) == 2
+    told = capsys.readouterr().err
+    assert words in told and "expected update(step, state) to return (updates, state)" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_commands_of_the_rules_docstring_run(tmp_path: Path) -> None:
+    text, run = Path(own_rule.__file__).read_text(), str(tmp_path / "sign")
+    commands = dict(re.findall(r"python experiments/(\w+)\.py (.*)", text.replace("runs/sign", run)))
+    tiny = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4", "--env-steps", "1000"]
+    assert train.main([*commands["train"].split(), *tiny, "--no-evaluate"]) == 0
+    assert evaluate.main([*commands["evaluate"].split(), "--tasks", "3", "--steps", "1"]) == 0

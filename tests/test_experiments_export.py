@@ -59,6 +59,7 @@ def test_the_initialization_and_what_it_becomes_on_a_task(run: Path, tmp_path: P
         (["--output", "."], "a file to write"),
         (["--output", "x.st", "--steps", "-1"], "steps >= 0"),
         (["--output", "x.st", "--steps", "1", "--constants", "mass=3"], "mass"),
+        (["--output", "x.st", "--constants", "goal_x=0.4"], "expected --steps 1 or more"),
     ],
 )
 def test_wrong_input_is_one_line(run: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

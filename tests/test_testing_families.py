@@ -394,8 +394,8 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "references": (lambda: having(references=lambda self, t: {"floor": t["goal"].sum()}), r"'floor' must be \(16,\)"),
     "endless": (lambda: having(references=lambda self, t: {"floor": t["goal"] / 0}), "reference 'floor' is not finite"),
     # devices
-    "CPU in a step": (OnTheCPU, "with tasks on another device the family raises RuntimeError: Tensor on device cpu"),
-    "CPU in a reset": (StaysBehind, "with tasks on another device"),
+    "CPU in a step": (OnTheCPU, "on a GPU the family would raise RuntimeError: Tensor on device cpu"),
+    "CPU in a reset": (StaysBehind, "on a GPU"),
     # it raises
     "raises": (lambda: having(step=lambda self, *given: 1 / 0), "Shapes and dtypes: the family raised ZeroDiv"),
 }  # fmt: skip

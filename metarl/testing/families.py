@@ -375,7 +375,10 @@ def _devices(watched: Watched) -> Iterator[str]:
             # Tensors without data stand for a GPU where there is none. Decisions that read values are refused there,
             # with errors that do not speak of devices, and would work on a GPU.
             if device == "cuda" or "device" in str(error):
-                yield f"with tasks on another device the family raises {type(error).__name__}: {_line(error)}"
+                yield (
+                    f"on a GPU the family would raise {type(error).__name__}: {_line(error)}; draw random numbers with "
+                    "device=generator.device and move them by .to(a value of the task)"
+                )
             continue
         astray = [name for name, value in met.items() if value.device.type != device]
         if astray:

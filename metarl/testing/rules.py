@@ -40,7 +40,9 @@ def check_rule(make: Make) -> list[str]:
             found.extend(check(make))
         except Exception as error:
             what = (check.__doc__ or "").rstrip(".")
-            found.append(f"{what}: the rule raised {type(error).__name__}: {error}")
+            raised = f"the rule raised {type(error).__name__}: {error}"
+            if not any(line.endswith(raised) for line in found):
+                found.append(f"{what}: {raised}")
     return found
 
 
