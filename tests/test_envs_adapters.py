@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.spaces import Box, Discrete
+from gymnasium.utils import seeding
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
@@ -28,12 +30,17 @@ from envs import (
     Range,
     RingNavigation,
     TabularMDP,
+    TaskBenchmark,
     Transition,
+    cartpole_all,
+    cartpole_polarity,
     cartpole_wide,
+    navigation_corners,
     navigation_fixed,
 )
 from envs.adapters import FamilyEnv, FamilyVectorEnv, GymnasiumFamily, register
 from envs.adapters.registration import FAMILIES
+from envs.adapters.sources import stream
 
 IDS = register()
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
@@ -180,6 +187,94 @@ def test_benchmark_tasks_come_from_the_split() -> None:
     named.reset(seed=0)
     drawn = {name: torch.tensor([value]) for name, value in named.task.items()}
     assert not bool(navigation_fixed().is_training(drawn))
+
+
+PINNED: dict[str, tuple[TaskBenchmark, dict[str, float]]] = {
+    "polarity": (cartpole_polarity(), {"polarity": 1.0}),
+    "one of many": (cartpole_all(), {"delay": 1.0}),
+    "all but one": (cartpole_wide(), {"cart_mass": 1.0, "half_length": 0.5, "pole_mass": 0.1}),
+}
+
+
+def trains(benchmark: TaskBenchmark, task: Mapping[str, Any]) -> list[bool]:
+    """Which tasks training could have drawn."""
+    values = {name: torch.as_tensor(np.atleast_1d(np.float32(value))) for name, value in task.items()}
+    return benchmark.is_training(values).tolist()
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("name", PINNED)
+def test_a_pinned_constant_takes_no_held_out_task_into_training(name: str, split: str) -> None:
+    benchmark, pins = PINNED[name]
+    one, twin = (FamilyVectorEnv(benchmark, 200, pins, split=split) for _ in range(2))
+    for env in (one, twin):
+        env.reset(seed=0)
+    assert trains(benchmark, one.task) == [False] * 200
+    for constant, values in one.task.items():
+        np.testing.assert_array_equal(values, twin.task[constant])
+        assert constant not in pins or set(values) == {np.float32(pins[constant])}
+    single = FamilyEnv(benchmark, pins, split=split)
+    for seed in range(20):
+        single.reset(seed=seed)
+        assert trains(benchmark, single.task) == [False]
+
+
+def test_other_splits_stay_held_out_under_a_pin_too() -> None:
+    for benchmark, split, pins in (
+        (cartpole_polarity(), "interpolation", {"polarity": -1.0}),
+        (cartpole_polarity(), "extrapolation", {"gravity": 12.0}),  # no training task has another gravity
+        (cartpole_wide(), "extrapolation", {"half_length": 0.5}),
+        (navigation_corners(), "corners", {"radius": 2.8}),
+    ):
+        many = FamilyVectorEnv(benchmark, 50, pins, split=split)
+        many.reset(seed=0)
+        assert not any(trains(benchmark, many.task)), (benchmark.name, split)
+
+
+def test_rows_that_are_pinned_later_keep_their_task_where_it_stays_in_the_split() -> None:
+    benchmark = cartpole_polarity()
+    many = FamilyVectorEnv(benchmark, 100, split="test")
+    many.reset(seed=0)
+    before = many.task
+    turned = {**before, "polarity": np.ones(100, np.float32)}
+    kept = ~np.array(trains(benchmark, turned))
+    many.reset(options={"task": {"polarity": 1.0}})
+    assert 0 < kept.sum() < 100 and not any(trains(benchmark, many.task))
+    assert np.array_equal(many.task["force_magnitude"] == before["force_magnitude"], kept)
+    half = np.arange(100) < 50
+    now = many.task
+    many.reset(options={"task": {"polarity": -1.0}, "reset_mask": half})
+    assert not any(trains(benchmark, many.task)) and set(many.task["polarity"][half]) == {-1.0}
+    assert all(np.array_equal(many.task[name][~half], now[name][~half]) for name in now)
+
+
+def test_pinned_rows_with_a_seed_each_equal_single_environments() -> None:
+    benchmark, pins = PINNED["polarity"]
+    many = FamilyVectorEnv(benchmark, 5, pins, split="test")
+    singles = [FamilyEnv(benchmark, pins, split="test") for _ in range(5)]
+    for seeds, task in ((range(5), None), ([None] * 5, {"polarity": -1.0}), (range(7, 12), None)):
+        options = {} if task is None else {"task": task}
+        seen, _ = many.reset(seed=list(seeds), options=dict(options))
+        alone = [env.reset(seed=seed, options=dict(options))[0] for env, seed in zip(singles, seeds, strict=True)]
+        np.testing.assert_allclose(seen, alone, atol=2e-6)
+        for constant, values in many.task.items():
+            np.testing.assert_array_equal(values, np.float32([env.task[constant] for env in singles]))
+
+
+def test_unpinned_tasks_are_those_that_the_benchmark_draws() -> None:
+    many = FamilyVectorEnv(cartpole_polarity(), 30, split="test")
+    many.reset(seed=3)
+    drawn = cartpole_polarity().sample("test", 30, generator=stream(seeding.np_random(3)[0]))
+    assert all(np.array_equal(many.task[name], values.numpy()) for name, values in drawn.items())
+
+
+def test_pinned_constants_that_leave_no_held_out_task_are_named() -> None:
+    pins = {"polarity": 1.0, "force_magnitude": 5.0}
+    for make in (FamilyEnv, lambda benchmark, pins, split: FamilyVectorEnv(benchmark, 3, pins, split=split)):
+        with pytest.raises(ValueError, match="held-out task, got force_magnitude=5, polarity=1") as caught:
+            make(cartpole_polarity(), pins, split="test").reset(seed=0)
+        assert "\n" not in str(caught.value)
+        make(cartpole_polarity(), {**pins, "gravity": 12.0}, split="train").reset(seed=0)  # where anything may be tried
 
 
 def test_global_random_state_is_untouched() -> None:

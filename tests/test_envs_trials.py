@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from envs import BernoulliBandit, CartPole, Family, MountainCar, Navigation, PointMass, Range, Transition
+from envs.adapters import GymnasiumFamily
 from envs.parameters import Parameter
 from envs.wrappers import Delayed, NoisySensors, ScaledReward, Trials
 from metarl.testing import check_family
@@ -224,6 +225,10 @@ def test_references_are_those_of_all_episodes() -> None:
     torch.testing.assert_close(still, references["floor"], rtol=1e-4, atol=1e-4)
 
 
+def pole() -> Family:
+    return GymnasiumFamily("CartPole-v1", {"gravity": Range(5, 15)}, horizon=9)
+
+
 class Blob(Cliff):
     """Sees pictures."""
 
@@ -243,6 +248,8 @@ class Grid(Cliff):
         (lambda: Trials(CartPole(), 0), ValueError, "episodes of at least 1, got 0"),
         (lambda: Trials(CartPole(), 1.5), TypeError, "integer episodes, got 1.5"),  # type: ignore[arg-type]
         (lambda: Trials(CartPole(), True), TypeError, "integer episodes, got True"),
+        (lambda: Trials(pole()), TypeError, "reset several times ahead, got GymnasiumFamily, which is live"),
+        (lambda: Trials(Delayed(pole())), TypeError, "reset several times ahead, got Delayed, which is live"),
         (lambda: Trials(Blob()), TypeError, "observations from a flat Box"),
         (lambda: Trials(Grid()), TypeError, "Discrete or a flat Box"),
     ],

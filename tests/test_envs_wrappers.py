@@ -34,6 +34,7 @@ from envs import (
     Union,
     task_ids,
 )
+from envs.adapters import GymnasiumFamily
 from envs.benchmarks.variants import (
     BEYOND,
     ENDS,
@@ -66,6 +67,7 @@ from envs.wrappers import (
 from envs.wrappers.permutations import permutation
 from metarl import MLP, CategoricalPolicy, GaussianPolicy
 from metarl.rollouts import collect
+from metarl.testing import check_family
 
 TASKS, EPISODES, STEPS = 6, 3, 12
 Rows = dict[str, Tensor]
@@ -749,9 +751,72 @@ class Anywhere(Blob):
     action_space = Box(-np.inf, np.inf, (1,), dtype=np.float32)
 
 
+def live() -> Family:
+    return GymnasiumFamily("CartPole-v1", {"gravity": Range(5, 15)}, horizon=STEPS)
+
+
+def swinging() -> Family:
+    return GymnasiumFamily("Pendulum-v1", {"g": Range(9.5, 10.5)}, horizon=STEPS)
+
+
+class Copied(Family):
+    """Our CartPole from the first states that a live one draws."""
+
+    parameters = {"gravity": live().parameters["gravity"]}
+    observation_space, action_space = CartPole().observation_space, CartPole().action_space
+
+    def __init__(self) -> None:
+        super().__init__(STEPS, live().ranges)
+        self._ours = CartPole(STEPS)
+
+    def reset(self, task: Any, rows: tuple[int, ...], *, generator: torch.Generator) -> Rows:
+        theirs = live()
+        seen = theirs.observe(task, theirs.reset(task, rows, generator=generator))
+        return dict(zip(("x", "x_dot", "theta", "theta_dot"), seen.unbind(-1), strict=True))
+
+    def observe(self, task: Any, state: Rows) -> Tensor:
+        return self._ours.observe(self._all(task), state)
+
+    def step(self, task: Any, state: Rows, action: Tensor) -> Transition:
+        return self._ours.step(self._all(task), state, action)
+
+    def _all(self, task: Any) -> Rows:
+        return {**self._ours.task(), **task}
+
+
+PLAY_LIVE: dict[str, Callable[[Family], Family]] = {
+    **{name: make for name, make in (ANY | DISCRETE).items() if name not in ("repeated", "changing", "centred-reward")},
+    "revealed": Revealed,
+    "shuffled": Shuffled,
+    "nested": lambda f: Delayed(NoisySensors(Slipping(Shuffled(f), 0.1), noise_0=0.1), delay=whole(0, 1)),
+}
+SWING_LIVE = {name: ANY[name] for name in ("delayed", "slipping")} | CONTINUOUS | {"revealed": Revealed}
+
+
+@pytest.mark.parametrize("name", PLAY_LIVE)
+def test_over_a_live_family_a_wrapper_does_what_it_does_over_equations(name: str) -> None:
+    lived, copied = PLAY_LIVE[name](live()), PLAY_LIVE[name](Copied())
+    task = drawn(lived)
+    assert all(torch.equal(task[constant], values) for constant, values in drawn(copied).items())
+    (seen, paid, over), (expected, reward, end) = (play(f, task, random_actions(live())) for f in (lived, copied))
+    playing = torch.cat((torch.ones_like(end[:1]), ~end.cummax(0).values))  # after its end what is live waits
+    torch.testing.assert_close(seen[playing], expected[playing], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(paid[playing[:-1]], reward[playing[:-1]], rtol=1e-4, atol=1e-4)
+    assert torch.equal(over[playing[:-1]], end[playing[:-1]])
+
+
+@pytest.mark.parametrize("name", SWING_LIVE)
+def test_continuous_actions_reach_what_is_live(name: str) -> None:
+    assert check_family(SWING_LIVE[name](swinging())) == []
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
+        (lambda: Changing(live(), 3.0, gravity=50.0), TypeError, "at every step, got GymnasiumFamily, which is live"),
+        (lambda: Changing(Delayed(live()), 3.0, delay=1.0), TypeError, "at every step, got Delayed, which is live"),
+        (lambda: Repeated(live()), TypeError, "Repeated: expected a family .*, got GymnasiumFamily, which is live"),
+        (lambda: CentredReward(live(), {"row": 1.0}), TypeError, "CentredReward: .*got GymnasiumFamily, which is live"),
         (lambda: ScaledReward("CartPole"), TypeError, "expected a family to wrap, got 'CartPole'"),
         (lambda: Changing("CartPole", gravity=1.0), TypeError, "expected a family to wrap"),
         (lambda: Delayed(Delayed(CartPole())), ValueError, "has a constant 'delay' already"),

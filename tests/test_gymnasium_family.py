@@ -172,6 +172,98 @@ def test_a_masspole_that_changes_must_change_the_total_mass() -> None:
     assert (paths[0] - paths[2]).abs().max() < 1e-6 < 0.1 < (paths[1] - paths[2]).abs().max()
 
 
+class After(Clock):
+    """Pays a weight computed from the mass."""
+
+    def __init__(self, mass: float = 1.0, horse: float = 2.0) -> None:
+        super().__init__()
+        self.mass = mass
+        self.pay = mass * 9.8
+        self.horse = horse
+
+
+class Before(Clock):
+    def __init__(self, mass: float = 1.0) -> None:
+        super().__init__()
+        self.pay = mass * 9.8
+        self.mass = mass
+
+
+class Local(Clock):
+    def __init__(self, mass: float = 1.0) -> None:
+        super().__init__()
+        weight = mass * 9.8
+        own = mass
+        self.pay, self.mass = weight, own
+
+
+class Converted(Clock):
+    def __init__(self, mass: float = 1.0) -> None:
+        super().__init__()
+        self.mass: float = float(mass)
+        self.pay = 9.8 * mass
+
+
+class Handed(Local):
+    def __init__(self, mass: float = 1.0) -> None:
+        super().__init__(mass)
+        self.share = mass / 2
+
+
+class Apart(Clock):
+    """Computes nothing from the mass; what shares a line with it is something else."""
+
+    def __init__(self, mass: float = 1.0, other: float = 1.0) -> None:
+        super().__init__()
+        self.mass, self.other = mass, other
+        self.pay = other
+
+
+@pytest.mark.parametrize(
+    ("cls", "stale"),
+    [
+        (After, ["pay"]),
+        (Before, ["pay"]),
+        (Local, ["pay"]),
+        (Converted, ["pay"]),
+        (Handed, ["pay", "share"]),
+        (Apart, []),
+    ],
+)
+def test_what_the_constructor_computes_from_its_argument_is_noticed(cls: type, stale: list[str]) -> None:
+    gymnasium.register("tests/Stale-v3", entry_point=cls)
+    try:
+        assert derived(cls, "mass") == stale
+        if stale:
+            with pytest.raises(ValueError, match=f"computes {', '.join(stale)} from it") as caught:
+                GymnasiumFamily("tests/Stale-v3", {"mass": Range(1.0, 3.0)}, 5)
+            assert "\n" not in str(caught.value)
+        family = GymnasiumFamily("tests/Stale-v3", {"mass": Range(1.0, 3.0)}, 5, rebuild=bool(stale))
+        task = {"mass": torch.tensor([1.0, 3.0])}
+        state = family.reset(task, (2,), generator=seeded(0))
+        paid = family.step(task, state, torch.zeros(2).long()).reward
+        torch.testing.assert_close(paid, torch.tensor([9.8, 29.4] if stale else [1.0, 1.0]))
+    finally:
+        del gymnasium.registry["tests/Stale-v3"]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "constants"),
+    [
+        ("CartPole-v1", ["gravity", "force_mag", "tau"]),
+        ("Pendulum-v1", ["g", "m", "l", "dt"]),
+        ("Acrobot-v1", ["LINK_LENGTH_1", "LINK_MASS_2", "LINK_COM_POS_1", "torque_noise_max"]),
+        ("MountainCar-v0", ["force", "gravity", "goal_position", "goal_velocity"]),
+        ("MountainCarContinuous-v0", ["power", "goal_velocity"]),
+    ],
+)
+def test_the_classic_environments_take_their_constants_as_attributes(env_id: str, constants: list[str]) -> None:
+    env = gymnasium.make(env_id).unwrapped
+    own = {name: float(getattr(env, name)) for name in constants}
+    family = GymnasiumFamily(env_id, {name: Range(value, value + 0.01) for name, value in own.items()})
+    assert {name: parameter.default for name, parameter in family.parameters.items()} == own
+
+
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "MountainCar-v0", "Acrobot-v1"])
 def test_rows_equal_a_plain_loop_over_the_environment(env_id: str) -> None:
     constant = {"Pendulum-v1": "g", "MountainCar-v0": "force", "Acrobot-v1": "LINK_LENGTH_1"}[env_id]
@@ -464,6 +556,8 @@ def test_lunar_lander_varies_by_its_constructor(box2d: Any) -> None:
     with pytest.raises(ValueError, match="refused gravity=-15.*between -12 and 0") as caught:
         GymnasiumFamily("LunarLander-v3", {"gravity": Range(-15.0, -5.0)}, rebuild=True)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="computes world from it"):
+        GymnasiumFamily("LunarLander-v3", {"gravity": Range(-11.0, -5.0)})
     with pytest.raises(ValueError, match="no argument 'wind_pover'; did you mean 'wind_power'"):
         GymnasiumFamily("LunarLander-v3", {"wind_pover": 3.0}, rebuild=True)
 
@@ -488,12 +582,21 @@ def test_lunar_lander_varies_by_its_constructor(box2d: Any) -> None:
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, kwargs={"x": 1}), ValueError, "correct kwargs"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, setter=print, rebuild=True), ValueError, "got both"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, rebuild=True), ValueError, "no argument 'gravity'"),
+        (
+            lambda: GymnasiumFamily("CartPole-v1", WIDE, rebuild=build_cart_pole, kwargs={"sutton_barto_reward": True}),
+            ValueError,
+            "got a rebuild function and kwargs",
+        ),
         (lambda: GymnasiumFamily("CartPole-v1", ["gravity"]), TypeError, r"by name, .*, got \['gravity'\]"),  # type: ignore[arg-type]
         (lambda: GymnasiumFamily("tests/Clock-v3", {"life": 2.0}), ValueError, "give horizon="),
         (lambda: clock(Range(-2.0, 3.0), rebuild=True), ValueError, "refused life=-2: a life is not negative"),
-        (lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5), TypeError, "observation space, got Dict"),
         (
-            lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, kwargs={"which": "multi"}),
+            lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True),
+            TypeError,
+            "observation space, got Dict",
+        ),
+        (
+            lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True, kwargs={"which": "multi"}),
             TypeError,
             "action space, got MultiDiscrete",
         ),

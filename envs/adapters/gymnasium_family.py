@@ -20,7 +20,7 @@ import ast
 import difflib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, final
 
 import gymnasium
@@ -72,8 +72,8 @@ class GymnasiumFamily(Family):
     How a constant reaches the environment:
 
     * by default it is written to the attribute of that name of ``env.unwrapped``. Where the constructor
-      computes something else from that attribute (CartPole's ``total_mass``), this is refused, because
-      the product would keep its old value;
+      computes something else from that attribute (CartPole's ``total_mass``) or from the argument that it
+      keeps there, this is refused, because the product would keep its old value;
     * with ``setter`` by a function ``(env.unwrapped, constants) -> None``;
     * with ``rebuild=True`` as an argument of the constructor: every task has an environment made for it;
     * with ``rebuild`` a function ``(constants) -> Env`` by calling it for every task.
@@ -93,7 +93,7 @@ class GymnasiumFamily(Family):
         rebuild: True, or a function that makes an environment.
         workers: processes that step the environments; 0 for none. What is run is the same.
         timeout: seconds to wait for workers; a wait covers one step of all environments, or their reset.
-        kwargs: further arguments of the constructor, the same for every task.
+        kwargs: further arguments of the constructor, the same for every task; none where ``rebuild`` is a function.
 
     Raises:
         ValueError: no such id, version, attribute or argument; an attribute that others are computed from;
@@ -126,6 +126,8 @@ class GymnasiumFamily(Family):
             raise ValueError(f"{env}: expected at least one constant, got none; give one, if only its default")
         if setter is not None and rebuild is not False:
             raise ValueError(f"{env}: expected setter or rebuild, got both; one of them makes the task")
+        if callable(rebuild) and kwargs:
+            raise ValueError(f"{env}: expected no kwargs, got a rebuild function and kwargs; give them in the function")
         if workers < 0 or not timeout > 0:
             raise ValueError(f"{env}: expected workers >= 0 and timeout > 0, got {workers} and {timeout}; correct it")
         self._name, self._workers, self._timeout = env, workers, timeout
@@ -389,7 +391,8 @@ def _check_known(owner: str, what: str, names: list[str], known: Iterable[str]) 
 def derived(cls: type, attribute: str) -> list[str]:
     """Attributes that the constructors of a class compute from ``attribute``, as far as their source shows it.
 
-    Follows assignments ``self.a = ...`` and ``a = ...`` in order; blind to what other methods do.
+    Follows assignments ``self.a = ...`` and ``a = ...`` in order, from the attribute itself and from the argument that
+    it is a copy of; blind to what other methods do.
     """
     found: list[str] = []
     for base in reversed(cls.__mro__):
@@ -399,17 +402,36 @@ def derived(cls: type, attribute: str) -> list[str]:
             tree = ast.parse(textwrap.dedent(inspect.getsource(vars(base)["__init__"])))
         except (OSError, TypeError, SyntaxError):
             continue
-        tainted = {f"self.{attribute}"}
-        assignments = [node for node in ast.walk(tree) if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)]
-        for node in sorted(assignments, key=lambda node: node.lineno):
-            if node.value is None:
-                continue
-            used = {ast.unparse(part) for part in ast.walk(node.value) if isinstance(part, ast.Name | ast.Attribute)}
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        assigned = list(_assigned(tree))
+        tainted = _copies(tree, assigned, attribute)
+        for target, value in assigned:
+            used = {ast.unparse(part) for part in ast.walk(value) if isinstance(part, ast.Name | ast.Attribute)}
             if used & tainted:
-                tainted |= {ast.unparse(target) for target in targets}
+                tainted.add(ast.unparse(target))
         found += [name.removeprefix("self.") for name in sorted(tainted) if name.startswith("self.")]
     return [name for name in dict.fromkeys(found) if name != attribute]
+
+
+def _assigned(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """Targets and their values in the order of the lines; of ``a, b = c, d`` each by itself."""
+    assignments = [node for node in ast.walk(tree) if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)]
+    for node in sorted(assignments, key=lambda node: node.lineno):
+        if (value := node.value) is None:
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
+            values = value.elts if isinstance(value, ast.Tuple | ast.List) else []
+            yield from zip(parts, values if len(values) == len(parts) > 1 else [value] * len(parts), strict=True)
+
+
+def _copies(tree: ast.AST, assigned: list[tuple[ast.expr, ast.expr]], attribute: str) -> set[str]:
+    """Names by which a constructor has what it keeps as ``self.attribute``: that, its argument, a copy between them."""
+    arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    names = {f"self.{attribute}", *(arguments & {attribute})}
+    for target, value in reversed(assigned):
+        if isinstance(value, ast.Name) and ast.unparse(target) in names:
+            names.add(value.id)
+    return names
 
 
 def _time_limit(name: str, horizon: int | None) -> int:

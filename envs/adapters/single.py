@@ -28,7 +28,8 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
 
     The task is drawn at the first reset and at every reset with a seed; a reset without one starts the next
     episode of the same task. ``reset(options={"task": {"gravity": 12.0}})`` pins constants, and keeps them
-    pinned until the option comes again; ``options={"task": "sample"}`` unpins all and draws a new task.
+    pinned until the option comes again; ``options={"task": "sample"}`` unpins all and draws a new task. Of a
+    benchmark, the other constants are drawn anew where pinning would turn a held-out task into a training task.
 
     An episode that the rules of the task end is ``terminated``; one that lives to the time limit is
     ``truncated`` (both, if it happens in the same step, as with Gymnasium's ``TimeLimit``).
@@ -92,7 +93,8 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
             The first observation and an empty info.
 
         Raises:
-            ValueError: an unknown option or constant, or a value that a constant cannot have.
+            ValueError: an unknown option or constant, a value that a constant cannot have, or pinned constants that
+                leave no held-out task.
         """
         chosen = known_options(options).get("task")
         again = check_choice(chosen)
@@ -104,6 +106,7 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
             again = True
         if again:
             self._drawn = self._tasks.draw(1, self._generator)
+        self._drawn = self._tasks.keep(self._drawn, np.arange(1), self._generator)
         self._task = {name: value[0] for name, value in self._tasks.put(self._drawn).items()}
         self._state = self._family.reset(self._task, (), generator=self._generator)
         self._steps, self._running = 0, True

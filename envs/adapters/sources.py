@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,15 @@ from ..splits import TaskBenchmark
 Source = Family | TaskBenchmark
 Values = Mapping[str, Any]  # constants by name: numbers, or arrays with one number a row
 OPTIONS = ("task",)
+TRIES = 300  # draws before pinned constants are taken to leave no task of a split
 Indices = npt.NDArray[np.int64]
 
 
 class Tasks:
     """Tasks of many rows, drawn from a family or from a split of a benchmark, some constants pinned by hand.
+
+    A pinned constant moves a task to another place in the benchmark. A task of a held-out split is drawn until it is no
+    training task there.
 
     Args:
         source: a family, whose ranges are drawn from; or a benchmark.
@@ -60,9 +65,38 @@ class Tasks:
             return self._source.sample(self._split, count, generator=generator)
         return self._source.sample(count, generator=generator)
 
+    def keep(self, task: Task, rows: Indices, generator: torch.Generator) -> dict[str, Tensor]:
+        """``task``, one ``[len(rows)]`` of these rows, drawn anew where what is pinned makes a training task of it.
+
+        Raises:
+            ValueError: with what is pinned there is next to no held-out task.
+        """
+        kept, index = dict(task), torch.from_numpy(rows)
+        pins = {name: pins[index] for name, pins in self._pins.items()}
+        if isinstance(self._source, Family) or self._split == "train":
+            return kept
+        if all(bool(values.isnan().all()) for values in pins.values()):
+            return kept
+        for _ in range(TRIES):
+            wrong = self._source.is_training(_pinned(kept, pins)).nonzero().flatten()
+            if not len(wrong):
+                return kept
+            drawn = self.draw(len(wrong), generator)
+            kept = {name: values.index_copy(0, wrong, drawn[name]) for name, values in kept.items()}
+        first = {name: values[wrong[0]].item() for name, values in pins.items()}
+        shown = ", ".join(f"{name}={value:g}" for name, value in first.items() if not math.isnan(value))
+        raise ValueError(
+            f"task: expected constants that leave {self._source.name} a held-out task, got {shown}, which left none in"
+            f" {TRIES} draws of {self._split!r}; pin other values or fewer, or give its family, which has no splits"
+        )
+
     def put(self, task: Task) -> dict[str, Tensor]:
         """The tasks of all rows with what is pinned in its place; nothing of the result is shared."""
-        return {name: torch.where(pins.isnan(), task[name], pins) for name, pins in self._pins.items()}
+        return _pinned(task, self._pins)
+
+
+def _pinned(task: Task, pins: Task) -> dict[str, Tensor]:
+    return {name: torch.where(values.isnan(), task[name], values) for name, values in pins.items()}
 
 
 def _numbers(name: str, value: Any, count: int) -> Tensor:

@@ -103,8 +103,8 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
             Observations of all rows ``[num_envs, ...]`` and an empty info.
 
         Raises:
-            ValueError: an unknown option or constant, a wrong number of seeds, a mask of another shape or
-                without a true entry.
+            ValueError: an unknown option or constant, pinned constants that leave no held-out task, a wrong
+                number of seeds, a mask of another shape or without a true entry.
             TypeError: a mask that is no numpy array of bool.
             ResetNeeded: a mask at the first reset that leaves rows out.
             ClosedEnvironmentError: after ``close``.
@@ -117,7 +117,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         fresh = self._seed(seed, rows)
         if chosen is not None:
             self._tasks.pin({} if again else chosen, rows)
-        self._renew_tasks(rows if again else fresh)
+        self._renew_tasks(rows if again else fresh, rows)
         self._start(rows)
         self._over[rows] = False
         return self._observe(), {}
@@ -206,10 +206,17 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
             self._streams.seed_row(row, seeding.np_random(seed[row] if row in fresh else None)[0])
         return np.array(fresh, dtype=np.int64)
 
-    def _renew_tasks(self, rows: Indices) -> None:
-        if len(rows):
-            part = self._streams.draw(rows, lambda some, generator: self._tasks.draw(len(some), generator))
-            self._drawn = _into(self._drawn, rows, part, self.num_envs)
+    def _renew_tasks(self, fresh: Indices, rows: Indices) -> None:
+        """New tasks in the fresh rows, and in any of the reset rows of which a pin makes a training task."""
+
+        def kept(some: Indices, generator: torch.Generator) -> Task:
+            index = torch.from_numpy(some)
+            return self._tasks.keep({name: value[index] for name, value in self._drawn.items()}, some, generator)
+
+        if len(fresh):
+            part = self._streams.draw(fresh, lambda some, generator: self._tasks.draw(len(some), generator))
+            self._drawn = _into(self._drawn, fresh, part, self.num_envs)
+        self._drawn = _into(self._drawn, rows, self._streams.draw(rows, kept), self.num_envs)
         self._task = self._tasks.put(self._drawn)
 
     def _start(self, rows: Indices) -> None:

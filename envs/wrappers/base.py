@@ -134,6 +134,18 @@ def channels(wrapper: str, family: Family) -> Box:
     raise TypeError(f"{wrapper}: expected observations from a flat Box, got {space}; it cannot wrap these")
 
 
+def refuse_live(wrapper: str, family: Family, needed: str) -> None:
+    """Refuse what lives elsewhere where a wrapper asks for more than to play from start to end.
+
+    Raises:
+        TypeError: ``family`` is live.
+    """
+    if isinstance(family, Family) and family.live:
+        raise TypeError(
+            f"{wrapper}: expected a family {needed}, got {type(family).__name__}, which is live; wrap one that is not"
+        )
+
+
 def whole(wrapper: str, name: str, value: int, low: int) -> int:
     """``value`` as a Python int.
 

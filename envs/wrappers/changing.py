@@ -16,7 +16,7 @@ from torch import Tensor
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
-from .base import Wrapper
+from .base import Wrapper, refuse_live
 
 CLOCK = "changing_clock"
 NEVER = 1e6  # steps
@@ -38,11 +38,12 @@ class Changing(Wrapper):
         later: by the name of a constant of ``family``, a number or distribution for what it changes to.
 
     Raises:
-        TypeError: see ``Wrapper``.
+        TypeError: a live family, which reads its constants at the reset only, or see ``Wrapper``.
         ValueError: nothing changes, ``family`` has no such constant, or see ``Wrapper``.
     """
 
     def __init__(self, family: Family, change_at: Distribution | float = NEVER, **later: Distribution | float) -> None:
+        refuse_live("Changing", family, "that reads its constants at every step")
         known: Mapping[str, Parameter] = family.parameters if isinstance(family, Family) else {}
         if isinstance(family, Family) and not later:
             raise ValueError(f"Changing: expected constants that change, got none; name some of {', '.join(known)}")

@@ -45,7 +45,8 @@ class Revealed(Wrapper):
             ((family.parameters[name].low - middle) / half, (family.parameters[name].high - middle) / half)
             for name, (middle, half) in self._scales.items()
         ]
-        low, high = np.asarray(ends, dtype=np.float32).T
+        with np.errstate(over="ignore"):  # a constant may be as large as a float32: no bound then
+            low, high = np.asarray(ends).astype(np.float32).T
         self._observation_space = Box(
             np.concatenate([seen.low, low]), np.concatenate([seen.high, high]), dtype=np.float32
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
-from .base import Wrapper, whole
+from .base import Wrapper, refuse_live, whole
 
 
 @final
@@ -29,11 +29,12 @@ class Repeated(Wrapper):
         repeats: a number or distribution.
 
     Raises:
-        TypeError: see ``Wrapper``.
+        TypeError: a live family, of which no row can stay behind, or see ``Wrapper``.
         ValueError: ``most`` below 2, or see ``Wrapper``.
     """
 
     def __init__(self, family: Family, most: int = 4, repeats: Distribution | float = 1.0) -> None:
+        refuse_live("Repeated", family, "of which some rows can stay behind the others")
         self._most = whole("Repeated", "most", most, 2)
         choices = tuple(float(count) for count in range(1, self._most + 1))
         own = Parameter(1.0, 1.0, float(self._most), "steps", "for which an action is held", choices=choices)

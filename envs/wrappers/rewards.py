@@ -17,7 +17,7 @@ from torch import Tensor
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
-from .base import Wrapper
+from .base import Wrapper, refuse_live
 
 
 @final
@@ -87,12 +87,13 @@ class CentredReward(Wrapper):
         straying: a positive number.
 
     Raises:
-        TypeError: see ``Wrapper``.
+        TypeError: a live family, whose state has only tickets to watch, or see ``Wrapper``.
         ValueError: nothing to watch or an unknown name, a limit or cost that is not positive and finite, or see
             ``Wrapper``.
     """
 
     def __init__(self, family: Family, limits: Mapping[str, float], straying: float = 0.9) -> None:
+        refuse_live("CentredReward", family, "whose state can be watched")
         for name, value in {**limits, "straying": straying}.items():
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"CentredReward: expected a positive {name}, got {value}; correct it")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..discrete import one_hot
 from ..family import Family, State, Task, Transition
-from .base import Wrapper, channels, components, whole
+from .base import Wrapper, channels, components, refuse_live, whole
 
 # The wrapped family's state goes by longer names here, and the wrapper's own names have no dot: they cannot clash.
 NOW = "now."
@@ -47,11 +47,13 @@ class Trials(Wrapper):
         episodes: E, how many episodes make a trial; at least 1.
 
     Raises:
-        TypeError: other observations or actions, or see ``Wrapper``.
+        TypeError: a live family, whose episodes cannot wait for one another; other observations or actions; or see
+            ``Wrapper``.
         ValueError: no episodes.
     """
 
     def __init__(self, family: Family, episodes: int = 2) -> None:
+        refuse_live("Trials", family, "that can be reset several times ahead")
         self._episodes = whole("Trials", "episodes", episodes, 1)
         super().__init__(family, {}, {}, settings={"episodes": float(self._episodes)})
         self._horizon = self._episodes * family.horizon
