@@ -105,5 +105,6 @@ def normalize(advantage: Tensor, mask: Tensor, *, together: bool = False) -> Ten
     variance = square.sum() / mask.sum().clamp_min(1.0) if together else square / count
     std = variance.clamp_min(1e-20).sqrt()  # the square root's gradient at zero is infinite
     largest = (advantage * mask).abs().amax((-2, -1), keepdim=True)
-    differ = std > 8.0 * torch.finfo(std.dtype).eps * largest  # or what is left of a constant is the mean's rounding
+    rounding = 8.0 * torch.finfo(advantage.dtype).eps * largest  # of the mean: all that is left of a constant
+    differ = variance > rounding.square()
     return centred * differ / (std + 1e-8)

@@ -430,18 +430,23 @@ def _load(folder: Path, map_location: str | torch.device, allow_nonfinite: bool)
     return checked
 
 
-def _refuse_more_than_stored(value: Any, where: str, seen: set[int]) -> None:
+def _refuse_more_than_stored(value: Any, where: str, seen: set[int], depth: int = 0) -> None:
     """Look for what blows a small file up: a part that is there many times over, a tensor larger than its data."""
-    if isinstance(value, Tensor):
-        stored = value.untyped_storage().nbytes() if value.layout is torch.strided else None
-        if stored is not None and value.numel() * value.element_size() > stored:
+    if depth > _DEPTH:
+        raise CheckpointError(f"expected at most {_DEPTH} levels, got more at {where[:200]}")
+    if isinstance(value, Tensor) and value.layout is torch.strided and value.numel() > 0:
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise CheckpointError(f"expected tensors no larger than what is stored, got {_describe(value)} at {where}")
+        identity = value.untyped_storage().data_ptr()
     elif isinstance(value, Mapping | list | tuple) and len(value) > 0:
-        if id(value) in seen:
-            raise CheckpointError(f"expected every part once, got one again at {where[:200]}")
-        seen.add(id(value))
+        identity = id(value)
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            _refuse_more_than_stored(item, f"{where}.{key}", seen)
+            _refuse_more_than_stored(item, f"{where}.{key}", seen, depth + 1)
+    else:
+        return
+    if identity in seen:
+        raise CheckpointError(f"expected every part once, got one again at {where[:200]}")
+    seen.add(identity)
 
 
 @contextlib.contextmanager

@@ -142,10 +142,6 @@ def mlp_of(policy: Policy) -> MLP:
 
 def _linear(params: Mapping[str, Tensor], name: str) -> nn.Linear:
     weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-    if weight.dim() != 2:
-        raise ValueError(
-            f"expected the parameters of one task, got {name}.weight of shape {tuple(weight.shape)}: index the task"
-        )
     layer: nn.Linear = skip_init(  # type: ignore[no-untyped-call]
         nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype, device=weight.device
     )

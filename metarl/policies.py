@@ -219,8 +219,18 @@ class Policy(nn.Module, ABC):
 
 
 def complete(policy: Policy, params: Mapping[str, Tensor]) -> Params:
-    """The parameters of one task together with the policy's frozen ones, without a graph: all that it acts by."""
-    return {name: params.get(name, p).detach() for name, p in policy.named_parameters()}
+    """The parameters of one task together with the policy's frozen ones, without a graph: all that it acts by.
+
+    Raises:
+        ValueError: parameters stacked over several tasks.
+    """
+    found = {name: (params.get(name, p).detach(), p) for name, p in policy.named_parameters()}
+    for name, (leaf, own) in found.items():
+        if leaf.dim() != own.dim():
+            raise ValueError(
+                f"expected the parameters of one task, got {name} of shape {tuple(leaf.shape)}: index the task"
+            )
+    return {name: leaf for name, (leaf, _) in found.items()}
 
 
 def is_stacked(policy: Policy, params: Mapping[str, Tensor]) -> bool:

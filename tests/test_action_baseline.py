@@ -147,6 +147,35 @@ def test_it_is_lifted_over_tasks() -> None:
     torch.testing.assert_close(found, torch.stack([loss(act(one), one) for one in (batch, other)]))
 
 
+def cubed(steps: int, batches: int) -> Batch:
+    """One-step episodes in one state under a standard normal policy: the cube of an action is what it earns."""
+    action = drawn(batches, 1, steps, 1, seed=0)
+    nothing = torch.zeros_like(action)
+    return make_batch(
+        nothing.squeeze(-1),
+        observation=torch.ones_like(action),
+        last_observation=torch.ones(batches, steps, 1, dtype=action.dtype),
+        action=action,
+        distribution=Gaussian(nothing, nothing),
+        advantage=action.squeeze(-1).pow(3),
+    )
+
+
+def test_the_bias_of_what_a_fit_cannot_express_vanishes_with_the_number_of_steps() -> None:
+    """-E[a³ a] = -3 in the mean, of which a fit of degree 2 to the very actions takes a part away."""
+
+    def mean_gradient(loss: Any, steps: int, batches: int) -> float:
+        def judged(mean: Tensor, batch: Batch) -> Tensor:
+            return loss(batch.distribution._replace(mean=batch.distribution.mean + mean), batch)
+
+        at = torch.zeros(batches, 1, dtype=torch.float64)
+        return float(torch.vmap(torch.func.grad(judged))(at, cubed(steps, batches)).mean())
+
+    assert mean_gradient(vpg, 400, 400) == pytest.approx(-3.0, rel=0.03)
+    few, more, many = (mean_gradient(ActionBaseline(vpg), *size) for size in ((4, 2000), (40, 1000), (400, 400)))
+    assert -1.0 < few < 0.0 and -2.7 < more < -2.2 and many == pytest.approx(-3.0, rel=0.03)
+
+
 def test_it_takes_the_noise_of_the_actions_and_leaves_that_of_what_is_earned() -> None:
     """Ten draws of the same steps' actions, with and without noise in what they earn."""
     for luck, low, high in ((0.1, 0.0, 0.2), (30.0, 0.5, 3.0)):

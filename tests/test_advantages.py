@@ -145,10 +145,34 @@ def test_one_scale_for_all_tasks_keeps_what_is_at_stake_in_each() -> None:
     torch.testing.assert_close(Advantages(scale="tasks")(alone).advantage, Advantages()(alone).advantage)
 
 
+@pytest.mark.parametrize("value", [7.0, 0.1, 0.3, 123.456, -7.7, 3e18, 1e-4, 1e-5])
 @pytest.mark.parametrize("together", [False, True])
-def test_constant_advantages_become_zero(together: bool) -> None:
-    found = normalize(torch.full((2, 3, 4), 7.0), torch.ones(2, 3, 4), together=together)
-    assert float(found.abs().max()) < 1e-6
+def test_constant_advantages_become_zero(together: bool, value: float) -> None:
+    for shape in ((2, 3, 4), (1, 1, 1), (3, 100, 20), (1, 7, 1013)):
+        some = (torch.rand(shape, generator=seeded(1)) < 0.7).float()
+        for mask in (torch.ones(shape), some):
+            assert not normalize(torch.full(shape, value) * mask, mask, together=together).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.1, 0.3, 123.456, -7.7])
+def test_advantages_that_differ_a_little_are_normalised_all_the_same(value: float, dtype: torch.dtype) -> None:
+    advantage = value * (1.0 + 1e-4 * torch.randn(2, 30, 8, generator=seeded(0), dtype=dtype))
+    found = normalize(advantage, torch.ones(2, 30, 8, dtype=dtype))
+    torch.testing.assert_close(found.square().mean((1, 2)), torch.ones(2, dtype=dtype), rtol=5e-3, atol=0.0)
+    exact = advantage.double() - advantage.double().mean((1, 2), keepdim=True)
+    exact = exact / exact.square().mean((1, 2), keepdim=True).sqrt()
+    torch.testing.assert_close(found.double(), exact, rtol=0.0, atol=5e-3)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-4])
+@pytest.mark.parametrize("value", [0.0, 0.1, 123.456])
+def test_gradients_through_nearly_constant_advantages_are_finite(value: float, spread: float) -> None:
+    advantage = value + spread * torch.randn(2, 5, 4, generator=seeded(0))
+    leaf = advantage.requires_grad_()
+    weight = torch.randn(2, 5, 4, generator=seeded(1))
+    (weight * normalize(leaf, torch.ones(2, 5, 4))).sum().backward()
+    assert leaf.grad is not None and bool(leaf.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("time_limit", ["terminal", "bootstrap"])

@@ -10,8 +10,10 @@ import os
 import pickle
 import shutil
 import stat
+import threading
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +268,61 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
     check_refused(folder, "compressed")
 
 
+def nested(value: Any, times: int) -> Any:
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        (torch.zeros(1).expand(10**13), "no larger than what is stored"),
+        (torch.zeros(3).as_strided((2, 2), (1, 1)), "no larger than what is stored"),
+        (nested(1.0, 40), "every part once"),
+        ({"b": nested([torch.zeros(1)], 40)}, "every part once"),
+        ([torch.zeros(1000)] * 1000, "once"),
+        ([row[:] for row in [torch.zeros(1000)] * 1000], "once"),
+    ],
+    ids=["expanded", "overlapping", "a list of lists", "a list of lists of tensors", "a tensor", "views of a tensor"],
+)
+def test_a_small_file_that_would_become_large_is_refused_at_once(value: Any, part: str, tmp_path: Path) -> None:
+    folder = save(tmp_path, state(), 1)
+    torch.save({"a": value}, folder / "state.pt")
+    refit(folder)
+    assert (folder / "state.pt").stat().st_size < 200_000
+    check_refused(folder, part)
+
+
+@pytest.mark.parametrize("depth", [100, 5000])
+def test_nesting_without_end_is_refused(depth: int, tmp_path: Path) -> None:
+    folder = save(tmp_path, state(), 1)
+    raw = io.BytesIO((folder / "state.pt").read_bytes())
+    lists = b"\x80\x02}X\x01\x00\x00\x00a" + b"]" * depth + b"a" * (depth - 1) + b"s."  # {"a": [[[...]]]}
+    with zipfile.ZipFile(raw) as source, zipfile.ZipFile(folder / "state.pt", "w") as target:
+        for member in source.namelist():
+            target.writestr(member, lists if member.endswith("data.pkl") else source.read(member))
+    refit(folder)
+    check_refused(folder, "at most 64 levels")
+
+
+def test_what_is_expanded_or_shared_here_is_whole_there(tmp_path: Path) -> None:
+    row, shared = torch.arange(3.0), {"betas": (0.9, 0.999), "empty": []}
+    given = {"rows": row.expand(4, 3), "one": shared, "two": shared, "three": [shared["betas"]] * 2}
+    save(tmp_path, given, 1)
+    check_equal(load(tmp_path), {**given, "rows": row.repeat(4, 1)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bit_numbers_are_kept_and_must_be_finite(dtype: torch.dtype, tmp_path: Path) -> None:
+    value = torch.tensor([0.5, -2.0, 448.0]).to(dtype)
+    save(tmp_path, {"a": value}, 1)
+    loaded = load(tmp_path)["a"]
+    assert loaded.dtype == dtype and torch.equal(loaded.view(torch.uint8), value.view(torch.uint8))
+    with pytest.raises(CheckpointError, match="finite"):
+        save(tmp_path, {"a": torch.tensor([0.5, float("nan")]).to(dtype)}, 2)
+
+
 @pytest.mark.parametrize("value", [torch.ones(2), [1], {"a": {1, 2}}, {"a": torch.float32}, {(1, 2): 3}])
 def test_types_that_torch_would_load_but_we_never_write_are_refused(value: Any, tmp_path: Path) -> None:
     folder = save(tmp_path, state(), 1)
@@ -362,8 +419,8 @@ def test_what_is_not_plain_is_refused_before_writing(tmp_path: Path) -> None:
     for value in [{"a": value} for value in values] + [cyclic, [1], {(1,): 2}, {True: 1}]:
         with pytest.raises(CheckpointError, match="expected .*, got .*; "):
             save(tmp_path, value, 1)  # type: ignore[arg-type]
-    for step, keep in ((-1, 3), (True, 3), (1.0, 3), (1, 0)):
-        with pytest.raises(CheckpointError):
+    for step, keep in ((-1, 3), (True, 3), (1.0, 3), (10**18, 3), (1, 0), (1, 2.5), (1, True)):
+        with pytest.raises(CheckpointError, match="expected .*, got "):
             save(tmp_path, {}, step, keep_last=keep)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
@@ -387,6 +444,21 @@ def test_c15_leftovers_of_a_living_process_stay(tmp_path: Path) -> None:
     check_equal(load(tmp_path), state())
     save(tmp_path, state(), 2)
     assert living.exists() and not dead.exists()
+
+
+def test_threads_take_turns(tmp_path: Path) -> None:
+    meeting = threading.Barrier(2, timeout=60)
+
+    def work(first: int) -> None:
+        meeting.wait()
+        for k in range(10):
+            save(tmp_path, state(float(first + k)), first + k, keep_last=2, best=k == 0)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, (0, 5)))
+    assert latest(tmp_path).name in ("step_9", "step_9.1", "step_14")
+    assert float(load(tmp_path)["learner"]["policy.net.0.weight"][0, 0]) in (9.0, 14.0)
+    assert not [name for name in names(tmp_path) if name.startswith(".tmp")] and best(tmp_path).is_dir()
 
 
 def test_c18_rotation_spares_the_best(tmp_path: Path) -> None:

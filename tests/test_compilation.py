@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
 import shutil
 import threading
@@ -16,10 +17,23 @@ import torch
 from torch import Tensor
 
 from envs import CartPole, Navigation
-from metarl import Batch, Descent, Learner, Plan, Reptile, collect, explore, rollouts, vpg
+from metarl import (
+    MLP,
+    Batch,
+    Descent,
+    GaussianPolicy,
+    Learner,
+    Plan,
+    Reptile,
+    collect,
+    explore,
+    rollouts,
+    vpg,
+)
 from metarl import compilation as compilation_module
 from metarl.compilation import TANH_ABOVE, TANH_BELOW, TANH_LIMIT, Programs, polynomial
 from metarl.optimizers import MetaOptimizer
+from metarl.optimizers.base import meta_gradient
 from metarl.rules import MetaSGD
 from metarl.trees import leaves_of, map_leaves
 from metarl.types import Trace
@@ -150,6 +164,20 @@ def test_another_key_is_another_program(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(programs) == 3
 
 
+def test_names_in_another_order_are_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, leaves, options: graph)
+    programs, one, two = Programs(), torch.tensor([5.0]), torch.tensor([3.0])
+
+    def less(tree: dict[str, Any]) -> tuple[Tensor]:
+        return (tree["a"] - tree["b"],)
+
+    for tree in ({"a": one, "b": two}, {"b": two, "a": one}, {"a": one, "b": two}):
+        assert programs(("less",), less, tree)[0].item() == 2.0
+    nested: Any = {"a": {"b": one}}, {"a": one}  # as many tensors of the same shapes
+    found = [list(programs(("same",), lambda tree: tree, tree)) for tree in (nested[0], {"b": one}, nested[1])]
+    assert found == [["a"], ["b"], ["a"]] and len(programs) == 5
+
+
 def test_two_threads_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
     real, compiles, meeting = compilation_module._compile, [], threading.Barrier(2, timeout=60)
 
@@ -197,8 +225,8 @@ FAMILY = Navigation(horizon=3, box=0.25)  # some episodes end early
 PLAN = Plan(tasks=3, episodes=4, query_episodes=4, steps=1)
 
 
-def make_learner() -> Learner:
-    policy = gaussian_policy(hidden=(4,))
+def make_learner(hidden: Sequence[int] = (4,)) -> Learner:
+    policy = gaussian_policy(hidden=hidden)
     learner = Learner(policy, MetaSGD(policy.initial(), initial=0.1), inner=vpg, outer=vpg)
     randomize(learner, 1, 0.02)
     return learner
@@ -343,6 +371,60 @@ def test_a_compiled_rollout_in_pieces_equals_a_plain_one(kind: str, monkeypatch:
     for one, other in zip(*map(leaves_of, (batch, plain._replace(live=batch.live))), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert len(programs) == 1  # of three steps of two tasks: for both halves of all three pieces
+
+
+def test_a_rollout_does_not_depend_on_the_order_of_a_tasks_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, leaves, options: graph)  # the trace alone
+    policy, programs, task = gaussian_policy(hidden=(4,)), Programs(), FAMILY.sample(3, generator=seeded(0))
+    reversed_order = dict(reversed(task.items()))
+    assert list(reversed_order) != list(task)
+    plain = collect(policy, policy.initial(), FAMILY, task, 4, generator=seeded(1))
+    for given in (task, reversed_order, task):
+        batch = collect(policy, policy.initial(), FAMILY, given, 4, generator=seeded(1), programs=programs)
+        assert_near(batch, plain._replace(live=batch.live), rtol=1e-5, atol=1e-5)
+
+
+def test_policies_families_and_ways_to_act_share_programs_and_get_their_own_rollouts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, leaves, options: graph)  # the trace alone
+    networks = [MLP(2, (4,), 2, activation=f, head_gain=1.0, generator=seeded(0)) for f in (torch.tanh, torch.sin)]
+    one, two = (GaussianPolicy(network, 2) for network in networks)
+    for policy in (one, two):
+        randomize(policy, 1)
+    near, far = Navigation(horizon=3), Navigation(horizon=3, action="raw")
+    cases: list[tuple[Any, Any, Any]] = [(one, near, "sample"), (two, near, "sample"), (one, far, "sample")]
+    cases.append((one, near, "mode"))
+    programs, task, seen = Programs(), FAMILY.sample(3, generator=seeded(0)), []
+    for policy, family, act in cases:
+        plain, found = (
+            collect(policy, policy.initial(), family, task, 4, generator=seeded(1), act=act, programs=given)
+            for given in (None, programs)
+        )
+        assert_near(found, plain._replace(live=found.live), rtol=1e-5, atol=1e-5)
+        seen.append(plain.action)
+    assert len(programs) == 4
+    assert not any(torch.equal(*pair) for pair in itertools.combinations(seen, 2))
+
+
+@pytest.mark.parametrize("part", ["policy.network", "rule.rates"])
+def test_what_is_frozen_after_compiling_has_no_gradient_and_the_rest_its_own(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, leaves, options: graph)  # the trace alone
+    learner, programs, gradients = make_learner(hidden=(4, 4)), Programs(), []
+    trace = everywhere(explore(learner, FAMILY, FAMILY.sample(3, generator=seeded(3)), PLAN, generator=seeded(2)))
+    for layer in "01":
+        for name, p in learner.named_parameters():
+            p.requires_grad_(not (name.startswith(part) and layer in name and name.endswith("bias")))
+        learner.programs = None
+        expected = meta_gradient(learner, trace)
+        learner.programs = programs
+        found = meta_gradient(learner, trace)
+        assert_near(found, expected, rtol=1e-5, atol=1e-6)
+        gradients.append(found[1])
+    assert len(programs) == 2 and len(gradients[0]) == len(list(learner.parameters())) - 1
+    assert any(not torch.allclose(one, other) for one, other in zip(*gradients, strict=True))
 
 
 def test_pieces_of_a_compiled_rollout_are_of_one_size_and_worth_it() -> None:

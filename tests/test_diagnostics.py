@@ -51,6 +51,13 @@ def test_uphill_is_negative_and_what_stands_still_is_zero() -> None:
         torch.testing.assert_close(rate, torch.full((3, 1), -0.1 if "head" in name else 0.0, dtype=torch.float64))
 
 
+def test_without_steps_there_are_none() -> None:
+    learner, trace = double_trace(lambda policy: SGD(0.3), steps=0)
+    found = effective_rates(learner, trace)
+    assert list(found) == list(learner.policy.initial())
+    assert all(rate.shape == (3, 0) and rate.dtype == torch.float64 for rate in found.values())
+
+
 def test_looking_changes_nothing() -> None:
     learner, trace = double_trace(lambda policy: Offset(SGD(0.1), policy.initial()), steps=2)
     before = {name: p.detach().clone() for name, p in learner.named_parameters()}

@@ -43,17 +43,73 @@ def scored(optimizer: Evolution, learner: Learner, fitness: Any) -> None:
     optimizer.step(learner, Trace((), batch, torch.zeros(len(values)), torch.zeros(len(values)), {}))
 
 
-def test_explorers_are_mirror_images_of_everything_learned() -> None:
-    learner = bandit_learner()
-    explorers = Evolution(learner, perturbation=0.1, pairs=3).explorers(learner, generator=seeded(0))
-    assert len(explorers) == 6
+def assert_mirrored(explorers: list[Learner], learner: Learner) -> None:
+    """The learner is in the middle between each explorer and the next."""
     for one, other in zip(explorers[::2], explorers[1::2], strict=True):
         for p, q, start in zip(one.parameters(), other.parameters(), learner.parameters(), strict=True):
             torch.testing.assert_close((p + q) / 2, start.detach(), rtol=1e-12, atol=1e-12)
             assert not torch.equal(p, q)
+
+
+def test_explorers_are_mirror_images_of_everything_learned() -> None:
+    learner = bandit_learner()
+    explorers = Evolution(learner, perturbation=0.1, pairs=3).explorers(learner, generator=seeded(0))
+    assert len(explorers) == 6
+    assert_mirrored(explorers, learner)
     moves = torch.stack([next(one.parameters()).detach() - learner.policy.initial()["network.weight"].detach()
                          for one in explorers[::2]])  # fmt: skip
     assert 0.02 < float(moves.std()) < 0.3 and len(set(moves.flatten().tolist())) == moves.numel()
+
+
+def total(learner: Learner) -> float:
+    return sum(float(p.detach().sum()) for p in learner.parameters())
+
+
+def test_explorers_are_the_same_objects_every_iteration_around_what_the_learner_has_become() -> None:
+    learner, _ = double_trace(lambda policy: MetaSGD(policy.initial(), initial=0.1), steps=0)
+    learner.compile()
+    optimizer, generator = Evolution(learner, lr=0.1, pairs=2), seeded(0)
+    first = list(optimizer.explorers(learner, generator=generator))
+    assert len(first) == optimizer.team == 4 and Descent(learner).team == 1
+    programs, before = [one.programs for one in first], [p.detach().clone() for p in learner.parameters()]
+    assert len({id(one) for one in (learner.programs, *programs)}) == 5
+    scored(optimizer, learner, total)
+    assert not any(torch.equal(p, old) for p, old in zip(learner.parameters(), before, strict=True))
+    drawn = [p.detach().clone() for p in first[0].parameters()]
+    again = optimizer.explorers(learner, generator=generator)
+    assert all(one is other for one, other in zip(again, first, strict=True))
+    assert all(one.programs is its for one, its in zip(again, programs, strict=True))
+    assert not any(torch.equal(p, old) for p, old in zip(again[0].parameters(), drawn, strict=True))
+    assert_mirrored(again, learner)
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids="after {} steps".format)
+def test_what_is_frozen_is_neither_explored_nor_stepped(taken: int) -> None:
+    learner, _ = double_trace(lambda policy: MetaSGD(policy.initial(), initial=0.1), steps=0)
+    optimizer = Evolution(learner, lr=0.1, pairs=2)
+    for _ in range(taken):
+        scored(optimizer, learner, total)
+    before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    frozen = [name for name in before if "head" in name]
+    for name in frozen:
+        learner.get_parameter(name).requires_grad_(False)
+    for one in optimizer.explorers(learner, generator=seeded(1)):
+        moved = [name for name, p in one.named_parameters() if not torch.equal(p, before[name])]
+        assert moved == [name for name in before if name not in frozen]
+        assert [name for name, p in one.named_parameters() if not p.requires_grad] == frozen
+    scored(optimizer, learner, total)
+    moved = [name for name, p in learner.named_parameters() if not torch.equal(p, before[name])]
+    assert moved == [name for name in before if name not in frozen]
+    for name in frozen:
+        learner.get_parameter(name).requires_grad_(True)
+    for one in optimizer.explorers(learner, generator=seeded(1)):  # thawed: explored again
+        assert not any(torch.equal(p, learner.get_parameter(name)) for name, p in one.named_parameters())
+
+
+def test_explorers_of_another_learner_are_refused() -> None:
+    learner, other = bandit_learner(), bandit_learner()
+    with pytest.raises(ValueError, match="built for another learner"):
+        Evolution(other).explorers(learner, generator=seeded(0))
 
 
 def test_its_gradient_is_that_of_the_smoothed_return() -> None:

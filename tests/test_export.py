@@ -119,6 +119,33 @@ def test_the_optimizer_takes_the_learners_step(name: str) -> None:
         torch.testing.assert_close(leaf.detach(), expected[key].detach(), rtol=1e-9, atol=1e-12)
 
 
+FROZEN = ["network.hidden.0.weight", "network.hidden.0.bias", "network.head.weight", "network.head.bias", "log_std"]
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_policy_with_a_frozen_part_is_exported_whole(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    from safetensors.torch import load_file
+
+    network = MLP(3, (8,), 2, input_scale=torch.tensor([0.1, 2.0, 30.0]), head_gain=1.0, generator=seeded(0))
+    policy = GaussianPolicy(network, 2)
+    randomize(policy, 1)
+    x = torch.randn(7, 3, generator=seeded(2))
+    params = {key: p.detach() + 0.1 for key, p in policy.initial().items() if key != name}  # adapted, but for one
+    expected = policy({**policy.initial(), **params}, x)
+    policy.get_parameter(name).requires_grad_(False)
+    module = to_module(policy, params)
+    torch.testing.assert_close(module(x), expected.mean, rtol=1e-5, atol=1e-5)
+    save_policy(tmp_path / "policy.safetensors", policy, params)
+    saved = load_file(tmp_path / "policy.safetensors")
+    assert torch.equal(saved.pop("log_std"), expected.log_std[0])
+    assert all(torch.equal(saved[key], leaf) for key, leaf in module.state_dict().items())
+    rule = MetaSGD(policy.initial(), initial=(0.01, 0.5), generator=seeded(1))
+    rates = learned_rates(Learner(policy, rule, inner=vpg, outer=vpg))
+    assert rates.keys() == policy.initial().keys() and name not in rates
+    assert times_scale(network, rates, -2).keys() == rates.keys()
+
+
 def test_schedulers_and_checkpoints_work() -> None:
     p = nn.Parameter(torch.ones(3))
     optimizer = PerParameterSGD([p], [torch.tensor([0.1, 0.2, 0.4])])
@@ -136,6 +163,8 @@ def test_schedulers_and_checkpoints_work() -> None:
 
 NOT_RATES: dict[str, Any] = {
     "clip": lambda p: Chain(ClipByNorm(0.01), SGD(0.1)),
+    "a limit that small gradients do not reach": lambda p: Chain(ClipByNorm(10.0), SGD(0.1)),
+    "a limit that only large gradients reach": lambda p: Chain(ClipByNorm(100.0), SGD(0.1)),
     "offset": lambda p: Offset(SGD(0.1), p),
     "curvature": lambda p: Chain(MetaCurvature(p), SGD(0.1)),
 }
@@ -150,7 +179,7 @@ def test_rules_that_are_more_than_step_sizes_are_refused(name: str) -> None:
         learned_rates(Learner(policy, rule, inner=vpg, outer=vpg))
 
 
-def test_what_cannot_be_exported_is_refused_in_words() -> None:
+def test_what_cannot_be_exported_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="expected a Gaussian or categorical policy on an MLP"):
         to_module(GaussianPolicy(ModuleNetwork(nn.Linear(2, 2)), 2), {})
     with pytest.raises(TypeError, match="no context inputs"):
@@ -158,6 +187,12 @@ def test_what_cannot_be_exported_is_refused_in_words() -> None:
     policy = gaussian_policy()
     with pytest.raises(ValueError, match="parameters of one task"):
         to_module(policy, {name: torch.stack([p, p]) for name, p in policy.initial().items()})
+    for frozen in (".weight", "network"):  # what is left is stacked all the same
+        policy = gaussian_policy()
+        for name, p in policy.named_parameters():
+            p.requires_grad_(frozen not in name)
+        with pytest.raises(ValueError, match="parameters of one task"):
+            save_policy(tmp_path / "x", policy, {name: torch.stack([p, p]) for name, p in policy.initial().items()})
     with pytest.raises(ValueError, match="a rate for each of 1"):
         PerParameterSGD([nn.Parameter(torch.ones(2))], [])
     with pytest.raises(ValueError, match="does not fit"):

@@ -90,6 +90,11 @@ def test_a_corrected_reward_is_estimated_as_if_the_task_had_paid_it() -> None:
     assert float((paid.reward - batch.reward).abs().max()) > 0.01
 
 
+def test_rewards_are_estimated_for_a_task_by_itself() -> None:
+    with pytest.raises(ValueError, match="inner loss: expected scale='task', got 'tasks'"):
+        LearnedReward(vpg, judge("navigation", 0), Advantages(0.9, 0.8, scale="tasks"))
+
+
 def transitions() -> tuple[Batch, torch.Tensor]:
     """Two episodes of at most three steps: one that the clock ends, one that its task ends after two."""
     reward = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 0.0]])
@@ -162,6 +167,13 @@ def test_hidden_actions_are_all_that_is_hidden(name: str) -> None:
     kept = [i for i in range(seen.shape[-1]) if not observations <= i < observations + actions]
     assert torch.equal(hidden.transitions(batch), seen[..., kept])
     assert hidden(batch).shape == batch.reward.shape
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_continuous_actions_of_another_size_are_refused(size: int) -> None:
+    batch = one_task(double_trace(sgd(0.3), steps=1)[1], 0).support[0]
+    with pytest.raises(ValueError, match=f"expected actions of size {size} as announced, got 2"):
+        TransitionNetwork(2, size, discrete=False, generator=seeded(0)).double()(batch)
 
 
 def test_a_learned_loss_is_the_mean_over_real_steps_by_hand() -> None:

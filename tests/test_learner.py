@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,22 @@ import torch
 from torch import Tensor
 
 from envs import Navigation
-from metarl import Advantages, Clipped, Dice, Learner, Plan, PreUpdateCredit, ZeroBaseline, explore, lvc, vpg
+from metarl import (
+    Advantages,
+    Clipped,
+    Dice,
+    Learner,
+    NonFiniteError,
+    Plan,
+    PreUpdateCredit,
+    ZeroBaseline,
+    explore,
+    lvc,
+    vpg,
+)
 from metarl import exploration as exploration_module
 from metarl.distributions import Distribution
+from metarl.learner import refuse_divergence
 from metarl.lifting import over_tasks, piece_size
 from metarl.losses import masked_mean
 from metarl.policies import Policy
@@ -256,6 +270,14 @@ def test_a_longer_replay_trace_than_training_is_allowed() -> None:
     trace = explore(learner, family, task, Plan(tasks=2, episodes=2, query_episodes=2, steps=5), generator=seeded(1))
     assert isinstance(trace, Trace) and len(trace.support) == 5
     assert bool(torch.vmap(learner)(trace).isfinite().all())
+
+
+def test_divergence_is_seen_in_single_numbers_too() -> None:
+    learner = Learner(gaussian_policy(), SGD(0.1), inner=vpg, outer=vpg)
+    fine = {"scale": torch.ones(3), "weight": torch.ones(3, 2, 4)}  # a 0-d parameter, stacked over three tasks
+    refuse_divergence(learner, fine, 1)
+    with pytest.raises(NonFiniteError, match=r"task 1 \(2 of 3 tasks\).*step 2"):
+        refuse_divergence(learner, {**fine, "scale": torch.tensor([1.0, math.nan, math.inf])}, 2)
 
 
 def test_a_rule_that_is_none_is_refused_at_once() -> None:

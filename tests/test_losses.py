@@ -23,6 +23,8 @@ from metarl import (
     vpg,
 )
 from metarl.distributions import Categorical, Gaussian
+from metarl.losses import surrogate
+from metarl.trees import map_leaves
 from tests.helpers import make_batch, numeric_gradient, seeded
 
 LENGTHS = (4, 2, 1)
@@ -103,6 +105,7 @@ LOSSES: dict[str, Any] = {
     "tmaml": TMAML(0.9),
     "loaded_dice": LoadedDice(0.5),
     "clipped": Clipped(0.2),
+    "surrogate": surrogate,
     "kl": sample_kl,
     "entropy": negative_entropy,
     "sum": WeightedSum(((1.0, vpg), (0.3, sample_kl))),
@@ -126,6 +129,37 @@ def test_padding_leaks_nothing(name: str) -> None:
         grads.append((loss.detach(), leaf.grad))
     torch.testing.assert_close(grads[0][0], grads[1][0], rtol=1e-13, atol=0)
     torch.testing.assert_close(grads[0][1], grads[1][1], rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("loss", [surrogate, Clipped(0.2), WeightedSum(((1.0, Clipped(0.2)), (0.1, sample_kl)))])
+def test_a_ratio_that_overflows_on_padding_is_not_looked_at(loss: Any) -> None:
+    """Padding is zero, the likelihood of nothing under a narrow policy far from it is not: e^100 and more."""
+    real = (torch.arange(4)[:, None] < torch.tensor(LENGTHS)).float()
+    mean = torch.randn(4, 3, 30, generator=seeded(0)) * real.unsqueeze(-1)
+    sampled = Gaussian(mean, torch.full_like(mean, -5.0))
+    action = sampled.sample(torch.randn(4, 3, 30, generator=seeded(1))) * real.unsqueeze(-1)
+    batch = make_batch(
+        torch.zeros(4, 3),
+        real,
+        action=action,
+        distribution=sampled,
+        log_prob=sampled.log_prob(action) * real,
+        advantage=torch.randn(4, 3, generator=seeded(2)) * real,
+    )
+    assert float(sampled.log_prob(action)[3, 2]) > 100.0
+
+    def value_and_gradient(episodes: slice, steps: slice) -> tuple[Tensor, Tensor]:
+        cut = map_leaves(lambda leaf: leaf[steps, episodes] if leaf.dim() > 1 else leaf, batch)
+        shift = torch.full((30,), 1e-4, requires_grad=True)
+        value = loss(Gaussian(cut.distribution.mean + shift, cut.distribution.log_std), cut)
+        return value.detach(), torch.autograd.grad(value, shift)[0]
+
+    value, gradient = value_and_gradient(slice(None), slice(None))
+    assert bool(value.isfinite()) and bool(gradient.isfinite().all()) and bool(gradient.any())
+    alone = [value_and_gradient(slice(n, n + 1), slice(0, length)) for n, length in enumerate(LENGTHS)]
+    for together, parts in zip((value, gradient), zip(*alone, strict=True), strict=True):
+        by_hand = sum(length * part for length, part in zip(LENGTHS, parts, strict=True)) / sum(LENGTHS)
+        torch.testing.assert_close(together, by_hand, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)

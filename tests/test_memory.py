@@ -408,6 +408,8 @@ class Switches:
         (lambda: MemoryPolicy(0, 3, agent_for(POLE).head, generator=seeded(0)), "at least one input"),
         (lambda: MemoryPlan(tasks=0), "tasks must be at least 1, got 0"),
         (lambda: MemoryPlan(segment=0), "segment must be at least 1"),
+        (lambda: MemoryPlan(segment=2.5), "segment must be a whole number, got 2.5"),  # type: ignore[arg-type]
+        (lambda: MemoryPlan(minibatch=4.0), "minibatch must be a whole number, got 4.0"),  # type: ignore[arg-type]
         (lambda: MemoryPlan(discount=1.1), r"discount must lie in \[0, 1\]"),
         (lambda: MemoryPlan(decay=float("nan")), r"decay must lie in \[0, 1\]"),
         (lambda: MemoryPlan(clip=0.0), "clip must be positive"),

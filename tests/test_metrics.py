@@ -85,6 +85,20 @@ def test_bad_values_are_refused_and_write_nothing(bad: dict[str, Any], tmp_path:
     assert rows(tmp_path) == [{"step": 2, "a": 1.0}]
 
 
+@pytest.mark.parametrize("step", [1.0, 2.5, "3", None, torch.tensor(1.5), np.float64(4.0)])
+def test_steps_that_are_not_whole_are_refused_and_write_nothing(step: Any, tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        with pytest.raises(ValueError, match="expected a step that is a whole number, got .*; count meta-iterations"):
+            log.write(step, {"a": 1.0})
+        assert rows(tmp_path) == []
+        for whole in (1, np.int64(2), torch.tensor(3)):
+            log.write(whole, {"a": 1.0})
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+    with MetricsLog(tmp_path, resume=2, tensorboard=False) as log:  # they can be read back
+        log.write(3, {})
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -129,6 +129,13 @@ def test_a_start_without_a_gradient_is_refused(bad: dict[str, float]) -> None:
         LearnedObjective(lvc, replace(Advantages(0.9, 0.8), **bad))
 
 
+def test_a_start_that_rounds_to_one_and_advantages_of_other_tasks_are_refused() -> None:
+    with pytest.raises(ValueError, match="must start between 0 and 1"):
+        LearnedObjective(lvc, Advantages(1.0 - 1e-12, 0.8))  # whose logit in float32 is infinite
+    with pytest.raises(ValueError, match="inner loss: expected scale='task', got 'tasks'"):
+        LearnedObjective(lvc, Advantages(0.9, 0.8, scale="tasks"))
+
+
 def test_gradients_flow_through_the_fit_of_the_baseline() -> None:
     # the value of the first state depends on the discount through the targets it is fitted to
     _, trace = double_trace(sgd(0.3), steps=1)

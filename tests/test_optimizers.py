@@ -191,13 +191,22 @@ def test_an_optimizer_of_another_learner_is_refused(make: Any) -> None:
     assert unchanged(learner, before)
 
 
-def test_what_is_frozen_later_is_left_alone() -> None:
+@pytest.mark.parametrize("taken", [0, 1], ids="after {} steps".format)
+@pytest.mark.parametrize("part", ["rule.", "policy.network.head."])
+def test_what_is_frozen_later_is_left_alone(part: str, taken: int) -> None:
     learner, trace = double_trace(meta_sgd, steps=1)
-    optimizer, before = Descent(learner), values(learner)
-    learner.rule.requires_grad_(False)
-    optimizer.step(learner, trace)
-    moved = [name for name, p in learner.named_parameters() if not torch.equal(p, before[name])]
-    assert moved == [name for name in before if name.startswith("policy.")]
+    optimizer = Descent(learner, lr=0.01)
+    for _ in range(taken):
+        optimizer.step(learner, trace)
+    before = values(learner)
+    for name, p in learner.named_parameters():
+        p.requires_grad_(not name.startswith(part))
+    _, slopes = meta_gradient(learner, trace)
+    metrics = optimizer.step(learner, trace)
+    moved = {name for name, p in learner.named_parameters() if not torch.equal(p, before[name])}
+    assert not any(name.startswith(part) for name in moved)
+    assert moved >= {name for name in before if name.startswith("policy.") and not name.startswith(part)}
+    assert metrics["meta/grad_norm"] == pytest.approx(float(torch.cat([g.flatten() for g in slopes]).norm()))
 
 
 def part(trace: Trace, tasks: list[int]) -> Trace:

@@ -14,6 +14,7 @@ from envs import Navigation
 from metarl import (
     MLP,
     CategoricalPolicy,
+    Descent,
     GaussianPolicy,
     Learner,
     ModuleNetwork,
@@ -28,7 +29,7 @@ from metarl.optimizers.base import meta_gradient, meta_loss
 from metarl.policies import FEW, affine, tanh
 from metarl.rules import MetaSGD
 from metarl.types import Params
-from tests.helpers import Table, categorical_policy, gaussian_policy, seeded
+from tests.helpers import Table, categorical_policy, gaussian_policy, randomize, seeded
 
 
 def undrawn(*sizes: int) -> nn.Sequential:
@@ -184,6 +185,93 @@ def test_frozen_parameters_and_buffers_are_not_initial() -> None:
         ]
     )
     torch.testing.assert_close(policy(params, x).logits, expected)
+
+
+def aware_policy() -> GaussianPolicy:
+    """A Gaussian policy on a network with context inputs, off its symmetric start."""
+    policy = GaussianPolicy(MLP(2, (5, 4), 2, context=3, head_gain=1.0, generator=seeded(0)), 2, log_std=-0.5)
+    randomize(policy, 1)
+    return policy
+
+
+FROZEN = {
+    "log_std": ["log_std"],
+    "a weight": ["network.hidden.0.weight"],
+    "a bias": ["network.hidden.1.bias"],
+    "the head": ["network.head.weight", "network.head.bias"],
+    "context": ["network.context"],
+    "the network": [name for name in aware_policy().initial() if name != "log_std"],
+    "all but a bias": [name for name in aware_policy().initial() if name != "network.hidden.0.bias"],
+    "all but context": [name for name in aware_policy().initial() if name != "network.context"],
+}
+
+
+def frozen_policy(part: str) -> GaussianPolicy:
+    policy = aware_policy()
+    for name in FROZEN[part]:
+        policy.get_parameter(name).requires_grad_(False)
+    return policy
+
+
+@pytest.mark.parametrize("part", FROZEN)
+def test_a_frozen_part_acts_as_it_is(part: str) -> None:
+    policy, free = frozen_policy(part), aware_policy()
+    assert set(policy.initial()) == set(free.initial()) - set(FROZEN[part])
+    params = stacked_params(policy, 3)
+    for rows in ((), *ROWS):
+        observation = torch.randn(3, *rows, 2, generator=seeded(2))
+        for own, other in zip(policy(policy.initial(), observation), free(free.initial(), observation), strict=True):
+            assert torch.equal(own, other)
+        together, lifted = policy(params, observation), torch.vmap(policy)(params, observation)
+        for t in range(3):
+            alone = free({**free.initial(), **{name: leaf[t] for name, leaf in params.items()}}, observation[t])
+            for whole, also, one in zip(together, lifted, alone, strict=True):
+                torch.testing.assert_close(whole[t], one, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(also[t], one, rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_part_is_read_where_it_is_and_gets_no_gradient() -> None:
+    policy = frozen_policy("the head")
+    observation = torch.randn(4, 2, generator=seeded(2))
+    before = policy(policy.initial(), observation).mean
+    with torch.no_grad():
+        policy.network.get_parameter("head.bias").add_(1.0)
+    after = policy(policy.initial(), observation).mean
+    torch.testing.assert_close(after, before + 1.0)
+    after.sum().backward()
+    assert {name for name, p in policy.named_parameters() if p.grad is None} == {*FROZEN["the head"], "log_std"}
+    given = {**policy.initial(), "network.head.bias": torch.zeros(2)}  # told all the same: what is told counts
+    torch.testing.assert_close(policy(given, observation).mean, before - aware_policy().network.head.bias)
+
+
+@pytest.mark.parametrize("part", FROZEN)
+def test_a_policy_with_a_frozen_part_adapts_and_is_meta_trained(part: str) -> None:
+    policy = frozen_policy(part)
+    learner = Learner(policy, MetaSGD(policy.initial(), initial=0.1), inner=vpg, outer=vpg).double()
+    family, plan = Navigation(horizon=4), Plan(tasks=3, episodes=4, query_episodes=4, steps=2)
+    task = {name: value.double() for name, value in family.sample(3, generator=seeded(0)).items()}
+    trace = explore(learner, family, task, plan, generator=seeded(1))
+    before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    whole = aware_policy().double()  # the same, with all parameters handed over: what is frozen by steps of length zero
+    fixed = MetaSGD(whole.initial(), initial=0.1).double()
+    with torch.no_grad():
+        for name in FROZEN[part]:
+            fixed.rates.get_parameter(name.replace(".", "/")).zero_()
+    other = Learner(whole, fixed, inner=vpg, outer=vpg)
+    same = explore(other, family, task, plan, generator=seeded(1))
+    torch.testing.assert_close(trace.query.action, same.query.action, rtol=1e-9, atol=1e-12)
+    loss, slopes = meta_gradient(learner, trace)
+    expected_loss, expected = meta_gradient(other, same)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-9, atol=1e-12)
+    by_name = dict(zip((name for name, _ in other.named_parameters()), expected, strict=True))
+    learned = [name for name, p in learner.named_parameters() if p.requires_grad]
+    for name, slope in zip(learned, slopes, strict=True):
+        torch.testing.assert_close(slope, by_name[name], rtol=1e-8, atol=1e-11)
+    Descent(learner, lr=0.01).step(learner, trace)
+    for name, p in learner.named_parameters():
+        if name.removeprefix("policy.") in FROZEN[part]:
+            assert torch.equal(p, before[name])
+    assert any(not torch.equal(p, before[name]) for name, p in learner.named_parameters())
 
 
 def test_initial_shares_memory_and_graph_with_the_parameters() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from envs import CartPole, Navigation
 from metarl import MLP, Advantages, Batch, CategoricalPolicy, NonFiniteError, Policy, collect
+from metarl.compilation import Programs
 from metarl.rollouts import BLOCK, task_count
 from metarl.types import Params
 from tests.helpers import Bandit, Countdown, categorical_policy, family_and_policy, gaussian_policy, seeded
@@ -303,6 +304,24 @@ def test_diverged_parameters_are_located() -> None:
     params["network.head.bias"][2] = float("nan")
     with pytest.raises(NonFiniteError, match="in task 2, episode 0, step"):
         collect(policy, params, family, family.sample(3, generator=seeded(0)), 2, generator=seeded(1))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"act": "greedy"}, "act must be 'sample' or 'mode', got 'greedy'"),
+        ({"episodes": 0}, "expected at least one episode a task, got 0"),
+        ({"episodes": -3}, "expected at least one episode a task, got -3"),
+    ],
+)
+def test_rollouts_that_mean_nothing_are_refused(bad: dict[str, Any], message: str) -> None:
+    family, policy = family_and_policy("navigation")
+    task = family.sample(2, generator=seeded(0))
+    for programs in (None, Programs()):
+        with pytest.raises(ValueError, match=message):
+            collect(
+                policy, policy.initial(), family, task, **{"episodes": 2, **bad}, generator=seeded(1), programs=programs
+            )
 
 
 def test_task_sets_must_agree_on_their_length() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -285,6 +286,20 @@ def test_meta_sgd_draws_its_first_rates_from_the_papers_range() -> None:
     assert abs(float(rates.mean()) - 0.0525) < 0.002
 
 
+@pytest.mark.parametrize("map_", [Free(), Positive(), Bounded(0.0, 2.0)], ids=str)
+def test_a_first_rate_may_be_a_whole_number(map_: Parameterisation) -> None:
+    for rule in (
+        MetaSGD({"w": torch.zeros(2)}, initial=1, parameterisation=map_),
+        LearnedSGD(1, parameterisation=map_),
+    ):
+        (raw,) = rule.parameters()
+        assert raw.is_floating_point() and bool((map_.rate(raw) == 1.0).all())
+        updates, _ = rule.update(at({"w": torch.ones(2)}, {"w": torch.zeros(2)}), {})
+        assert updates["w"].tolist() == [-1.0, -1.0]
+    same = Rates({"w": (3,)}, initial=(1, 1), parameterisation=map_, generator=seeded(0))  # a range of one rate
+    torch.testing.assert_close(same()["w"].detach(), torch.ones(3))
+
+
 def test_per_layer_shares_a_rate_between_weight_and_bias() -> None:
     params, ones = some_params(0), {key: torch.ones_like(p) for key, p in some_params(0).items()}
     rule = PerLayerSGD(params, initial=0.1).double()
@@ -406,6 +421,8 @@ def test_rates_outside_their_range_are_refused() -> None:
         Bounded(1.0, 1.0)
     with pytest.raises(ValueError, match="need a generator"):
         MetaSGD(params)
+    with pytest.raises(ValueError, match=r"drawn from \(low, high\), got \(0.2, 0.1\): turn it round"):
+        MetaSGD(params, initial=(0.2, 0.1), generator=seeded(0))
     with pytest.raises(ValueError, match="at least one rule"):
         PerStep()
     with pytest.raises(ValueError, match="at least one rule"):
@@ -413,6 +430,27 @@ def test_rates_outside_their_range_are_refused() -> None:
     for bad in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="must be positive"):
             ClipByNorm(bad)
+
+
+NOT_MADE: dict[str, Callable[[Any, Shapes], UpdateRule]] = {
+    "chain": lambda rule, p: Chain(rule),
+    "chain_with_others": lambda rule, p: Chain(ClipByNorm(1.0), rule),
+    "per_step": lambda rule, p: PerStep(SGD(0.1), rule),
+    "masked": lambda rule, p: Masked(rule, "head", p),
+    "first_order": lambda rule, p: FirstOrder(rule),
+    "offset": lambda rule, p: Offset(rule, p),
+    "scheduled": lambda rule, p: Scheduled(rule, GPSchedule(len(p), steps=1)),
+    "foresight": lambda rule, p: Foresight(rule, p, "network.hidden.0"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_MADE)
+def test_a_class_in_the_place_of_a_rule_is_refused(name: str) -> None:
+    params = some_params(0)
+    for other in (SGD, MetaSGD, 0.1, None):
+        with pytest.raises(TypeError, match=r"expected an UpdateRule, such as MetaSGD\(policy.initial\(\)\), got "):
+            NOT_MADE[name](other, params)
+    assert isinstance(NOT_MADE[name](SGD(0.1), params), UpdateRule)
 
 
 @pytest.mark.parametrize("name", LEARNED)

@@ -245,8 +245,9 @@ def test_tasks_together_as_one_by_one() -> None:
 def test_what_cannot_be_foreseen_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a layer with weight and bias"):
         Foresight(SGD(0.1), PARAMS, "network.first")
-    with pytest.raises(ValueError, match="expected a finite horizon above 0 steps, got 0"):
-        Foresight(SGD(0.1), PARAMS, HEAD, horizon=0.0)
+    for horizon in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"expected a finite horizon above 0 steps, got {horizon}"):
+            Foresight(SGD(0.1), PARAMS, HEAD, horizon=horizon)
     rule = Foresight(SGD(0.1), PARAMS, HEAD)
     with pytest.raises(ValueError, match="the step does not tell them"):
         rule.update(Step(PARAMS, PARAMS, torch.zeros(())), {})

@@ -113,7 +113,7 @@ def test_what_cannot_be_whitened_is_refused() -> None:
     params = {f"{FIRST}.weight": torch.zeros(5, 2), f"{FIRST}.bias": torch.zeros(5)}
     with pytest.raises(ValueError, match="expected a layer with weight and bias"):
         WhitenedInputs(params, ["network.first"])
-    for layers, ridge in (([FIRST], 0.0), ([], 1.0)):
+    for layers, ridge in (([FIRST], 0.0), ([FIRST], float("inf")), ([], 1.0), ([FIRST, FIRST], 1.0)):
         with pytest.raises(ValueError, match="expected layers, each once, and a positive ridge"):
             WhitenedInputs(params, layers, ridge=ridge)
     rule = WhitenedInputs(params, [FIRST])

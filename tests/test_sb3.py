@@ -277,3 +277,23 @@ def test_training_on_given_episodes_is_sb3s_own_training_on_them(kind: str) -> N
         torch.testing.assert_close(ours.policy.get_parameter(name), leaf, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="one task"):
         train_on(ours, batch._replace(mask=batch.mask.unsqueeze(0)))
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("kind", ["cartpole", "navigation"])
+def test_a_model_trained_on_given_episodes_goes_on_learning_by_itself(kind: str, rows: int) -> None:
+    policy, env = setting(kind, rows)
+    model = to_ppo(policy, policy.initial(), env, n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu")
+    own = model.rollout_buffer
+    family: Any = CartPole(horizon=25) if kind == "cartpole" else Navigation(horizon=10)
+    batch = collect(policy, policy.initial(), family, family.sample(1, generator=seeded(2)), 3, generator=seeded(3))
+    for learned in (0, 8 * rows):
+        before = from_ppo(policy, model)
+        train_on(model, map_leaves(lambda leaf: leaf[0], batch))
+        assert model.rollout_buffer is own and model.num_timesteps == learned
+        between = from_ppo(policy, model)
+        model.learn(8 * rows, reset_num_timesteps=False)
+        after = from_ppo(policy, model)
+        assert not any(torch.equal(before[name], between[name]) for name in before)
+        assert not any(torch.equal(between[name], after[name]) for name in before)
+        assert own.observations.shape[:1] == (8 * rows,) and own.full

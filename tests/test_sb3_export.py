@@ -11,7 +11,7 @@ from envs import CartPole, Navigation
 from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, Policy, lvc
 from metarl.export import learned_rates
 from metarl.rules import LearnedSGD, MetaSGD, Offset
-from metarl.sb3 import TaskVecEnv, to_ppo, with_learned_rates
+from metarl.sb3 import TaskVecEnv, from_ppo, to_ppo, with_learned_rates
 from tests.helpers import randomize, seeded
 
 SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "device": "cpu", "seed": 0}
@@ -70,6 +70,41 @@ def test_ppo_goes_on_with_learned_step_sizes(kind: str) -> None:
     value = "value_net.weight"
     moved = before[value] - sum(1e-3 * step[value] for step in steps)
     torch.testing.assert_close(model.policy.get_parameter(value).detach(), moved, rtol=1e-5, atol=1e-7)
+
+
+FROZEN = [
+    (kind, name)
+    for kind in ("cartpole", "navigation")
+    for name in ("network.hidden.0.weight", "network.hidden.1.bias", "network.head.weight", "log_std")
+    if name != "log_std" or kind == "navigation"
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), FROZEN)
+def test_what_is_frozen_acts_in_ppo_comes_back_and_has_a_step_size_of_zero(kind: str, name: str) -> None:
+    policy, env = setting(kind)
+    policy.get_parameter(name).requires_grad_(False)
+    params = {key: p.detach() + 0.1 for key, p in policy.initial().items()}
+    learner = Learner(policy, MetaSGD(policy.initial(), initial=0.1), inner=lvc, outer=lvc)
+    model = with_learned_rates(to_ppo(policy, params, env, **SMALL), learner)
+    x = torch.randn(50, *env.observation_space.shape, generator=seeded(3))
+    noise = policy.noise((50,), generator=seeded(4))
+
+    def assert_alike(given: dict[str, torch.Tensor]) -> None:
+        ours, theirs = policy(given, x), model.policy.get_distribution(x)
+        for action in (ours.sample(noise), ours.mode()):
+            torch.testing.assert_close(theirs.log_prob(action), ours.log_prob(action), rtol=1e-5, atol=1e-5)
+
+    assert_alike(params)
+    assert set(from_ppo(policy, model)) == {key for key, _ in policy.named_parameters()}
+    model.learn(8 * env.num_envs)
+    trained = from_ppo(policy, model)
+    assert_alike(trained)
+    for key, leaf in trained.items():
+        if key == name:
+            torch.testing.assert_close(leaf, policy.get_parameter(name).detach(), rtol=1e-6, atol=1e-7)
+        else:
+            assert float((leaf - params[key]).abs().max()) > 1e-5, key
 
 
 def test_refusals_are_in_words() -> None:

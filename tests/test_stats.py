@@ -92,6 +92,18 @@ def test_interval_says_what_it_is_over() -> None:
     assert stats.interval(scores[:, :1], seed=0).over == "seeds"
 
 
+def test_statistics_that_are_one_of_a_single_task_or_seed_have_one_interval() -> None:
+    """With one task the mean over seeds is all there is to a median over tasks or a worst decile."""
+    scores = np.random.default_rng(26).exponential(size=(20, 1))
+    same = [stats.interval(scores, one, seed=0) for one in (stats.mean, stats.median, stats.worst_decile)]
+    assert same[0] == same[1] == same[2] and same[0].over == "seeds"
+    assert same[0].low < same[0].estimate < same[0].high
+    of_tasks = [stats.interval(scores.T, one, seed=0) for one in (stats.mean, stats.median, stats.worst_decile)]
+    assert of_tasks[0][:3] == pytest.approx(same[0][:3]) and of_tasks[0].over == "tasks"
+    assert len({one.estimate for one in of_tasks}) == 3  # of twenty tasks they are not the same
+    assert of_tasks[2].low < of_tasks[2].estimate < of_tasks[2].high
+
+
 def test_interval_is_reproducible_ordered_and_wider_at_a_higher_level() -> None:
     scores = np.random.default_rng(8).normal(size=(5, 9))
     first = stats.interval(scores, seed=1)

@@ -17,6 +17,7 @@ from metarl import (
     Advantages,
     CategoricalPolicy,
     Descent,
+    Evolution,
     Learner,
     ModuleNetwork,
     NonFiniteError,
@@ -38,6 +39,7 @@ from metarl.distributions import Categorical
 from metarl.evaluation import Adaptation
 from metarl.exploration import explore_together, leads
 from metarl.learner import step_tasks
+from metarl.objectives import LearnedObjective, WarmStart
 from metarl.rules import SGD, MetaSGD
 from metarl.training import meta_steps
 from metarl.types import Batch, Trace
@@ -333,6 +335,12 @@ def test_plans_that_sample_nothing_are_refused(bad: dict[str, int]) -> None:
         Plan(**bad)
 
 
+def test_a_task_is_adapted_to_by_itself() -> None:
+    with pytest.raises(ValueError, match="inner loss: expected scale='task', got 'tasks'"):
+        Plan(support=Advantages(scale="tasks"))
+    assert Plan(query=Advantages(scale="tasks")).query.scale == "tasks"
+
+
 # Many learners side by side.
 
 SEEDS = (0, 1, 2)
@@ -447,6 +455,27 @@ def test_one_learner_alone_gets_the_bits_of_a_plain_loop(name: str, steps: int) 
     assert torch.equal(first.get_state(), second.get_state())
 
 
+def test_what_a_warm_start_sees_does_not_depend_on_who_explores_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "BLOCK", 1)  # a batch is as long as its longest episode
+    family, learners, tasks = side_by_side("cartpole")
+    for seed, learner in zip(SEEDS, learners, strict=True):
+        start = WarmStart(units=4, generator=seeded(seed))
+        randomize(start, seed, 1.0)
+        learner.inner = LearnedObjective(vpg, Advantages(0.9, 0.8), warm_start=start).double()
+    plan = Plan(tasks=3, episodes=4, query_episodes=2, steps=2)
+    together = explore_together(learners, family, tasks, plan, generators=streams())
+    alone = [
+        explore(learner, family, task, plan, generator=generator)
+        for learner, task, generator in zip(learners, tasks, streams(), strict=True)
+    ]
+    shorter = 0
+    for wide, trace in zip(together, alone, strict=True):
+        for found, expected in zip((*wide.support, wide.query), (*trace.support, trace.query), strict=True):
+            assert_same_but_for_padding(found, expected)
+            shorter += expected.reward.shape[1] < found.reward.shape[1]
+    assert shorter > 2
+
+
 def test_learners_that_cannot_be_explored_together_are_refused() -> None:
     family, plan = CartPole(horizon=5), Plan(tasks=2, episodes=2, query_episodes=2, steps=0)
     learners = []
@@ -524,6 +553,22 @@ def test_broken_iterations_are_survived_as_configured() -> None:
     for _, metrics in survived:
         assert metrics["meta/skipped"] == 1.0 and metrics["env_steps"] == 3 * 5 * (2 * 4 + 4)
         assert all(math.isnan(metrics[f"return/step_{k}"]) for k in range(3))
+
+
+@pytest.mark.parametrize("scored_in", [None, Navigation(horizon=7)], ids=["by its own", "by a longer one"])
+def test_a_broken_iteration_costs_what_the_whole_team_could_have_played(scored_in: Navigation | None) -> None:
+    plan = Plan(tasks=3, episodes=4, query_episodes=2, steps=2, scored_in=scored_in)
+    query = 5 if scored_in is None else 7
+    for make, team in ((lambda one: Descent(one), 1), (lambda one: Evolution(one, pairs=2), 4)):
+        learner = Learner(gaussian_policy(), Exploding(0.1), inner=vpg, outer=vpg)
+        _, metrics = next(
+            meta_train(
+                learner, make(learner), Stub(Navigation(horizon=5), "goal_x", 0.2), plan,
+                generator=seeded(0), task_generator=seeded(1), patience=1,
+            )
+        )  # fmt: skip
+        assert metrics["meta/skipped"] == 1.0
+        assert metrics["env_steps"] == team * 3 * (2 * 4 * 5 + 2 * query)
 
 
 def test_a_family_is_no_benchmark() -> None:
