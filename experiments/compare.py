@@ -2,9 +2,10 @@
 
     python experiments/compare.py cartpole-polarity --rules meta-sgd maml --seeds 5 --output results/NAME
 
-Every rule's step size is first tuned on *validation* tasks over one grid; then every rule is trained from
-every seed for the same number of environment steps, and scored on the same *test* tasks with the same
-noise. Finished jobs are kept in the output folder: an interrupted comparison goes on where it stopped.
+Every rule's step size is first tuned on *validation* tasks over one grid, but for rules of your own, which are called
+with the parameters alone and have step sizes of their own; then every rule is trained from every seed for the same
+number of environment steps, and scored on the same *test* tasks with the same noise. Finished jobs are kept in
+the output folder: an interrupted comparison goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from experiments import figures, runs
 from experiments.build import build
 from experiments.cli import parse_config
 from experiments.config import Config
-from experiments.contenders import CONTENDERS, contender
+from experiments.contenders import CONTENDERS, contender, refuse_live
 from experiments.contenders.budget import refuse_unequal
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, score_matrix
-from experiments.jobs import key_of, run_all
+from experiments.jobs import benchmarks_of, key_of, run_all
 from experiments.lookup import choose
 from experiments.names import ALGORITHMS, RULES
 from metarl import DivergedError, NonFiniteError, stats
@@ -89,7 +90,8 @@ class Job:
     @property
     def key(self) -> str:
         """Decides whether a finished job on the disk is this one."""
-        return key_of(self.label, self.config.model_dump(mode="json"), vars(self.protocol))
+        plain = self.config.model_dump(mode="json")
+        return key_of(self.label, plain, vars(self.protocol), benchmarks_of(self.config))
 
     def run(self) -> dict[str, Any]:
         """Train within the budget and measure; one that diverges must not end the others."""
@@ -108,12 +110,15 @@ class Job:
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
     names = expand(options.rules)
-    if not names or options.seeds < 1 or not options.rates:
-        raise InputError(f"expected rules, rates and seeds >= 1; got {options}")
+    if not names or not options.rates or min(options.seeds, options.held_out, options.workers) < 1:
+        raise InputError(f"expected rules, rates, and seeds, held_out and workers >= 1; got {options}")
     if config.seed <= TUNING_SEED < config.seed + options.seeds:
         raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
     for name in names:
-        build(contender(name).config(config), torch.device("cpu"))  # refuse what cannot run before hours of work
+        # refuse what cannot run before hours of work
+        setup = build(contender(name).config(config), torch.device("cpu"))
+        if contender(name).restarts:
+            refuse_live(name, setup.benchmark.family)
     options.output.mkdir(parents=True, exist_ok=True)
     tuned = tune(config, names, options)
     jobs = [

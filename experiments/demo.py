@@ -38,15 +38,15 @@ def main(argv: list[str]) -> None:
     for name, env_steps in BUDGETS.items():
         print(f"\n== {name}: {env_steps:,} environment steps of meta-training")
         config = preset(name).model_copy(update={"env_steps": env_steps})
-        folder, setup = trained(name, config, device)
-        evaluate_run(folder, config, setup, Protocol(), device)
+        folder, setup, done = trained(name, config, device)
+        evaluate_run(folder, config, setup, done, Protocol(), device)
         draw_run(folder, config, setup, device)
         ANIMATIONS[name](folder / "figures" / "before_and_after.gif", setup, device)
         print(f"  animation: {folder / 'figures' / 'before_and_after.gif'}")
     print(f"\ndone in {time.perf_counter() - started:.0f} s; training curves: tensorboard --logdir {FOLDER}")
 
 
-def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setup]:
+def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setup, runs.Progress]:
     """The run, trained to the end: from scratch, from where it was interrupted, or found finished."""
     version = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:6]  # another budget is another run
     folder = FOLDER / f"{name}-{version}"
@@ -57,10 +57,10 @@ def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setu
         setup, done = build(config, device), runs.Progress()
         runs.create(config, folder, device)
     if done.env_steps < config.env_steps:
-        train(config, setup, folder, done, save_every=10)
+        done = train(config, setup, folder, done, save_every=10)
     else:
         print(f"  found trained in {folder}; remove the folder to train again")
-    return folder, setup
+    return folder, setup, done
 
 
 if __name__ == "__main__":

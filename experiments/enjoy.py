@@ -52,7 +52,7 @@ class Options:
     index: int = 0
     """which of the 100 held-out tasks that runs are scored on"""
     constants: tuple[str, ...] = ()
-    """a task of your own instead, as constant=value"""
+    """a task of your own instead of a split's, as constant=value"""
     mode: Annotated[tyro.conf.FlagCreatePairsOff[bool], ACTIONS] = False
     """play with the mean (or most likely) action"""
     sampled: Annotated[tyro.conf.FlagCreatePairsOff[bool], ACTIONS] = False
@@ -99,8 +99,13 @@ def refuse(options: Options) -> None:
     """Look at what can be judged before anything is loaded.
 
     Raises:
-        InputError: a number out of range, or an output that is no GIF.
+        InputError: a number out of range, a task named twice over, or an output that is no GIF.
     """
+    if options.constants and (options.split, options.index) != (Options.split, Options.index):
+        raise InputError(
+            f"--constants names a task of your own, got --split {options.split} --index {options.index}, too; "
+            "leave one out"
+        )
     if (options.steps or 0) < 0 or (options.episodes is not None and options.episodes < 1):
         raise InputError(f"expected steps >= 0 and episodes >= 1, got {options.steps} and {options.episodes}")
     if options.fps is not None and not 1 <= options.fps <= FASTEST:

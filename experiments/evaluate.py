@@ -3,8 +3,8 @@
     python experiments/evaluate.py runs/NAME... [--split test] [--tasks 100] [--steps 3]
     python experiments/evaluate.py runs/NAME --constants gravity=12 half_length=0.9
 
-Several runs of one configuration and different seeds are evaluated on the same tasks, and the intervals
-are over seeds and tasks.
+Several runs of one configuration and different seeds, trained equally long, are evaluated on the same tasks, and the
+intervals are over seeds and tasks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tyro
 from numpy.typing import NDArray
 
 from experiments import runs
-from experiments.build import Setup
+from experiments.build import Progress, Setup
 from experiments.cli import parse
 from experiments.config import Config
 from experiments.errors import InputError, script
@@ -43,7 +43,7 @@ class Protocol:
     tasks: int = 100
     """held-out tasks"""
     steps: int | None = None
-    """adaptation steps K; three, or none for a run trained without adapting, unless given"""
+    """adaptation steps K; unless given, the training's and at least three, or none for one without adapting"""
     episodes: int | None = None
     """episodes a step adapts on; the training's unless given"""
     score_episodes: int = 20
@@ -51,7 +51,7 @@ class Protocol:
     seed: int = TEST_SEED
     """of tasks and noise"""
     constants: tuple[str, ...] = ()
-    """evaluate on one task of your own instead, as constant=value"""
+    """evaluate on one task of your own instead of a split's, as constant=value"""
 
 
 @dataclass(frozen=True)
@@ -72,40 +72,79 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__)
     if not options.runs:
         raise InputError("expected at least one run folder, got none; see --help")
+    refuse(options.protocol)
     runs.prepare_machine()
     device = runs.pick_device(options.device)
     loaded = [runs.load(run, device, plugins=options.plugin) for run in options.runs]
-    base = loaded[0][0].model_copy(update={"seed": 0})
-    for (config, _, _), run in zip(loaded, options.runs, strict=True):
-        if config.model_copy(update={"seed": 0}) != base:
-            raise InputError(f"{run} differs from {options.runs[0]} in more than its seed; evaluate them one by one")
+    refuse_pooling(options.runs, [config for config, _, _ in loaded], [done for _, _, done in loaded])
     results = [
-        evaluate_run(run, config, setup, options.protocol, device, quiet=len(loaded) > 1)
-        for run, (config, setup, _) in zip(options.runs, loaded, strict=True)
+        evaluate_run(run, config, setup, done, options.protocol, device, quiet=len(loaded) > 1)
+        for run, (config, setup, done) in zip(options.runs, loaded, strict=True)
     ]
     if len(results) > 1:
-        print_table(results)
+        print_table(results, trained=loaded[0][0].steps)
+
+
+def refuse(protocol: Protocol) -> None:
+    """Look at what can be judged before anything is loaded or trained.
+
+    Raises:
+        InputError: counts that measure nothing, or a split and a task of the user's own.
+    """
+    counts = (protocol.tasks, protocol.score_episodes, 1 if protocol.episodes is None else protocol.episodes)
+    if min(counts) < 1 or (protocol.steps or 0) < 0:
+        raise InputError(f"expected tasks >= 1, episodes and score_episodes >= 1, steps >= 0, got {protocol}")
+    if protocol.constants and protocol.split != Protocol.split:
+        raise InputError(f"--constants names a task of your own, got --split {protocol.split}, too; leave one out")
+
+
+def refuse_pooling(folders: Sequence[Path], configs: Sequence[Config], done: Sequence[Progress]) -> None:
+    """Intervals over seeds are of runs that differ in their seeds alone.
+
+    Raises:
+        InputError: another configuration than the first's, a seed that is there already, or more or less training.
+    """
+    spent = [min(one.env_steps, config.env_steps) for one, config in zip(done, configs, strict=True)]
+    for i, (folder, config) in enumerate(zip(folders, configs, strict=True)):
+        if config.model_copy(update={"seed": 0}) != configs[0].model_copy(update={"seed": 0}):
+            raise InputError(f"{folder} differs from {folders[0]} in more than its seed; evaluate them one by one")
+        if config.seed in [other.seed for other in configs[:i]]:
+            raise InputError(f"expected a seed for each run, got seed {config.seed} again in {folder}; leave it out")
+        if spent[i] != spent[0]:
+            raise InputError(
+                f"{folders[0]} and {folder} were trained for {spent[0]:,} and {spent[i]:,} environment steps; train "
+                "them equally long, with --resume, or evaluate them one by one"
+            )
 
 
 def evaluate_run(
-    folder: Path, config: Config, setup: Setup, protocol: Protocol, device: torch.device, *, quiet: bool = False
+    folder: Path,
+    config: Config,
+    setup: Setup,
+    done: Progress,
+    protocol: Protocol,
+    device: torch.device,
+    *,
+    quiet: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate one run, write ``evaluation/<split>.json`` in its folder, print the table; return what was written."""
-    result = measure(config, setup, protocol, device)
+    """Evaluate one run, write ``evaluation/<split>.json`` in its folder, print the table; return what was written.
+
+    ``done`` says how far the learner was trained, and is written down, too.
+    """
+    result = measure(config, setup, protocol, device) | asdict(done)
     target = folder / "evaluation"
     target.mkdir(exist_ok=True)
     runs.write_json(target / f"{result['split']}.json", result)
     if not quiet:
-        print_table([result])
+        print_table([result], trained=config.steps)
     return result
 
 
 def measure(config: Config, setup: Setup, protocol: Protocol, device: torch.device) -> dict[str, Any]:
     """The adaptation curve of every held-out task, with its references, as plain JSON values."""
-    if protocol.tasks < 1 or protocol.score_episodes < 1 or (protocol.steps or 0) < 0:
-        raise InputError(f"expected tasks >= 1, score_episodes >= 1 and steps >= 0, got {protocol}")
+    refuse(protocol)
     task = held_out_tasks(setup.benchmark, protocol)
-    steps = protocol.steps if protocol.steps is not None else (3 if config.steps else 0)
+    steps = usual_steps(config) if protocol.steps is None else protocol.steps
     episodes = protocol.episodes if protocol.episodes is not None else config.episodes
     curve = evaluate(
         setup.learner,
@@ -123,6 +162,11 @@ def measure(config: Config, setup: Setup, protocol: Protocol, device: torch.devi
     return written(config.rule, config, setup.benchmark, done, task, curve) | {
         "learned": describe(setup, task, steps=steps, seed=protocol.seed)
     }
+
+
+def usual_steps(config: Config) -> int:
+    """As many as in training, and at least three to see where it goes; none without adapting."""
+    return max(3, config.steps) if config.steps else 0
 
 
 def written(
@@ -161,7 +205,7 @@ def held_out_tasks(benchmark: Benchmark, protocol: Protocol) -> Params:
     """The protocol's tasks, on the CPU.
 
     Raises:
-        InputError: the training split, an unknown split, or constants that the family refuses.
+        InputError: the training split, an unknown split, or as for `one_task`.
     """
     if protocol.constants:
         return one_task(benchmark, protocol.constants)
@@ -174,19 +218,23 @@ def held_out_tasks(benchmark: Benchmark, protocol: Protocol) -> Params:
 
 
 def one_task(benchmark: Benchmark, constants: Sequence[str]) -> Params:
-    """A task from ``name=value`` pairs; what is not named is as fixed in the family, or else has its default."""
+    """A task from ``name=value`` pairs; what is not named is as fixed in the family, or else has its default.
+
+    Raises:
+        InputError: no such pairs, a constant given twice, or values that the family refuses.
+    """
     family: Any = benchmark.family
-    values = {name: parameter.default for name, parameter in family.parameters.items()}
-    values |= {name: one.bounds[0] for name, one in family.ranges.items() if one.bounds[0] == one.bounds[1]}
+    values: dict[str, float] = {}
     for pair in constants:
         name, _, text = pair.partition("=")
+        if name in values:
+            raise InputError(f"expected every constant once, got {name} again in {pair!r}; leave one out")
         try:
             values[name] = float(text)
         except ValueError as error:
             raise InputError(f"expected constant=value, got {pair!r}; for instance gravity=12") from error
-    task = {name: torch.tensor([value]) for name, value in values.items()}
     try:
-        family.validate(task)
+        task: Params = family.task(**values)
     except ValueError as error:
         raise InputError(str(error)) from error
     return task
@@ -209,20 +257,21 @@ def score_matrix(results: Sequence[dict[str, Any]], field: str = "sampled") -> N
     return np.asarray([result[field] for result in results], dtype=np.float64)
 
 
-def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Rows of text: a header, and a row for every number of adaptation steps."""
+def table(results: Sequence[dict[str, Any]], trained: int) -> list[list[str]]:
+    """Rows of text: a header, and a row for every number of adaptation steps; those ``trained`` for are not marked."""
     sampled, mode = score_matrix(results), score_matrix(results, "mode")
-    spent = score_matrix(results, "adaptation_steps")
-    rows = [["steps", "mean", "95 %", "IQM", "95 %", "mean action", "made worse", "env steps spent"]]
+    episodes, spent = score_matrix(results, "adaptation_episodes"), score_matrix(results, "adaptation_steps")
+    rows = [["steps", "mean", "95 %", "IQM", "95 %", "mean action", "made worse", "episodes", "env steps spent"]]
     for k in range(sampled.shape[-1]):
         worse = "" if k == 0 else f"{stats.share_worse(sampled[..., 0], sampled[..., k]):.1%}"
         rows.append(
             [
-                str(k),
+                str(k) if k <= trained else f"{k} (not trained for)",
                 *with_interval(sampled[..., k], stats.mean),
                 *with_interval(sampled[..., k], stats.iqm),
                 f"{mode[..., k].mean():.2f}",
                 worse,
+                f"{episodes[..., k].mean():,.0f}",
                 f"{spent[..., k].mean():,.0f}",
             ]
         )
@@ -237,15 +286,22 @@ def with_interval(scores: NDArray[np.float64], statistic: stats.Statistic) -> tu
     return f"{found.estimate:.2f}", f"[{found.low:.2f}, {found.high:.2f}]"
 
 
-def print_table(results: Sequence[dict[str, Any]]) -> None:
-    """Print the adaptation curve of one run, or of several seeds together."""
-    first, protocol = results[0], results[0]["protocol"]
-    tasks, over = len(first["sampled"]), "seeds and tasks" if len(results) > 1 else "tasks (one seed)"
+def about_intervals(scores: NDArray[np.float64]) -> str:
+    """What the 95 % intervals of ``[seeds, tasks]`` are over; one score alone has none."""
+    if scores.size < 2:
+        return "one seed and task, without intervals"
+    return f"95 % intervals over {stats.interval(scores, stats.mean, resamples=100, seed=0).over}"
+
+
+def print_table(results: Sequence[dict[str, Any]], *, trained: int) -> None:
+    """Print the adaptation curve of one run, or of several seeds together; ``trained`` for so many steps."""
+    first, protocol, tasks = results[0], results[0]["protocol"], len(results[0]["sampled"])
     print(
-        f"\n{first['benchmark']}, {first['rule']}, split {first['split']!r}: return on {tasks} held-out tasks, "
-        f"{len(results)} seed(s), {protocol['score_episodes']} episodes a score; intervals over {over}"
+        f"\n{first['benchmark']}, {first['rule']}, split {first['split']!r}: return on {tasks} held-out "
+        f"task{'s' * (tasks > 1)}, {len(results)} seed(s), {protocol['score_episodes']} episodes a score; "
+        f"{about_intervals(score_matrix(results)[..., 0])}"
     )
-    rows = table(results)
+    rows = table(results, trained)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))

@@ -34,13 +34,14 @@ from experiments.build import Setup, build, build_policy
 from experiments.cli import parse_config
 from experiments.compare import TUNING_SEED
 from experiments.config import Config
+from experiments.contenders import refuse_live
 from experiments.contenders.curves import tasks_of
 from experiments.contenders.learners import trained
 from experiments.contenders.sb3 import PASS, isolated, learn, scores, stacked
 from experiments.errors import InputError, script
-from experiments.evaluate import Protocol
+from experiments.evaluate import Protocol, about_intervals
 from experiments.figures.finetuning import finetuning
-from experiments.jobs import key_of, run_all
+from experiments.jobs import benchmarks_of, key_of, run_all
 from experiments.streams import stream
 from metarl import Adaptation, DivergedError, NonFiniteError, evaluate, stats
 from metarl.export import learned_rates
@@ -96,7 +97,8 @@ class Job:
     def key(self) -> str:
         """Decides whether a finished job on the disk is this one."""
         sizes = (self.rows, self.rollout, self.rollouts)
-        return key_of(self.config.model_dump(mode="json"), asdict(self.protocol), self.trials, sizes)
+        plain = self.config.model_dump(mode="json")
+        return key_of(plain, asdict(self.protocol), self.trials, sizes, benchmarks_of(self.config))
 
     def run(self) -> dict[str, Any]:
         """Meta-train within the budget, then fine-tune; whatever diverges must not end the others."""
@@ -234,8 +236,9 @@ def refuse(config: Config, options: Options) -> None:
         InputError: counts that compare nothing, a tuning seed that would be reported, rollouts that do not divide,
             or a learner whose steps cannot be exported.
     """
-    if min(options.seeds, options.held_out, options.tuning_tasks, options.rollouts, config.steps) < 1:
-        raise InputError(f"expected seeds, tasks, rollouts and adaptation steps >= 1, got {options}")
+    counts = (options.seeds, options.held_out, options.tuning_tasks, options.rollouts, options.workers, config.steps)
+    if min(counts) < 1:
+        raise InputError(f"expected seeds, tasks, rollouts, workers and adaptation steps >= 1, got {options}")
     if config.seed <= TUNING_SEED < config.seed + options.seeds:
         raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
     if options.rollouts < config.steps or not options.rates or min(options.rates) <= 0.0:
@@ -243,6 +246,7 @@ def refuse(config: Config, options: Options) -> None:
     if options.rows < 1 or options.rollout < 1 or options.rollout % options.rows or options.rollout % PASS:
         raise InputError(f"expected a rollout that {options.rows} rows and {PASS} minibatches divide; pass --rollout")
     setup = build(config, torch.device("cpu"))
+    refuse_live("PPO", setup.benchmark.family)
     if config.inner_loss not in {"lvc", "vpg"}:
         raise InputError(f"PPO's gradient is that of the inner losses lvc and vpg, got {config.inner_loss}")
     try:
@@ -302,7 +306,7 @@ def table(
     ends = {min(options.rates): " (the smallest tried)", max(options.rates): " (the largest tried)"}
     rates = ", ".join(f"{way} {rate:g}{ends.get(rate, '')}" for way, rate in tuned.items())
     return [
-        f"PPO on held-out tasks of {config.benchmark}: mean return, with 95 % intervals over seeds and tasks.",
+        f"PPO on held-out tasks of {config.benchmark}: mean return, {about_intervals(own[..., -1])}.",
         "",
         *lines,
         "",

@@ -5,6 +5,7 @@ A finished job is a file named after its key in the output folder: work that was
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments import runs
+from experiments.build import build_benchmark
+from experiments.config import Config
 from experiments.stopping import leave_ctrl_c_to_the_parent, stoppable
 
 
@@ -39,6 +42,18 @@ class Job(Protocol):
 def key_of(*parts: Any) -> str:
     """A short hash of plain values."""
     return hashlib.sha256(json.dumps(list(parts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def benchmarks_of(config: Config) -> list[str]:
+    """Fingerprints of what is trained and scored on: under one name there may be other tasks tomorrow."""
+    names = [config.benchmark] if config.scored_in is None else [config.benchmark, config.scored_in]
+    return [_fingerprint(name, config.horizon) for name in names]
+
+
+@functools.cache
+def _fingerprint(benchmark: str, horizon: int | None) -> str:
+    """Once a process: some benchmarks make environments."""
+    return build_benchmark(Config(benchmark=benchmark, horizon=horizon)).fingerprint()
 
 
 def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:

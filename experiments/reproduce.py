@@ -26,8 +26,8 @@ from experiments.cli import parse
 from experiments.compare import TUNING_SEED
 from experiments.contenders import contender
 from experiments.errors import InputError, script
-from experiments.evaluate import Protocol, score_matrix
-from experiments.jobs import key_of, run_all
+from experiments.evaluate import Protocol, about_intervals, score_matrix
+from experiments.jobs import benchmarks_of, key_of, run_all
 from experiments.lookup import choose
 from experiments.tables import TABLES, Column, Row, Table
 from metarl import DivergedError, NonFiniteError, stats
@@ -68,7 +68,8 @@ class Job:
     def key(self) -> str:
         """Decides whether a finished job on the disk is this one."""
         config = self.column.config.model_dump(mode="json")
-        return key_of(self.column.contender, config, [asdict(one) for one in self.protocols])
+        protocols = [asdict(one) for one in self.protocols]
+        return key_of(self.column.contender, config, protocols, benchmarks_of(self.column.config))
 
     def run(self) -> dict[str, Any]:
         """Train within the budget, then measure; a run that diverges is a result, too."""
@@ -95,6 +96,8 @@ def main(argv: list[str]) -> None:
     table: Table = choose("table", options.table, TABLES)
     if not 1 <= options.seeds <= TUNING_SEED:
         raise InputError(f"expected 1 to {TUNING_SEED} seeds, got {options.seeds}")
+    if options.workers < 1 or (options.env_steps is not None and options.env_steps < 1):
+        raise InputError(f"expected workers and env_steps >= 1, got {options.workers} and {options.env_steps}")
     output = options.output if options.output is not None else Path("results") / f"reproduce-{options.table}"
     protocols = tuple(dict.fromkeys(row.protocol for row in table.rows))
     changes = {} if options.env_steps is None else {"env_steps": options.env_steps}
@@ -158,13 +161,15 @@ def rounded(value: Any) -> Any:
 
 
 def lines(table: Table, protocols: Sequence[Protocol], results: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """The table in Markdown, with intervals over seeds and tasks, and the paired differences to the last column."""
+    """The table in Markdown, with intervals, and the paired differences to the last column."""
     names = list(results)
     head = ["", "published", *names, "ceiling", *(f"{name} − {names[-1]}, paired" for name in names[:-1])]
     text = [table.about + ".", "", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    every: list[Any] = []
     for row in table.rows:
         at = list(protocols).index(row.protocol)
         scores = [scores_of(results[name], at, row) for name in names]
+        every += scores
         cells = [row.label, row.published, *map(with_interval, scores), ceiling(results, at, row)]
         cells += [difference(one, scores[-1]) for one in scores[:-1]]
         text.append("| " + " | ".join(cells) + " |")
@@ -172,8 +177,8 @@ def lines(table: Table, protocols: Sequence[Protocol], results: dict[str, list[d
         np.mean([run["seconds"] for run in found if "seconds" in run] or [0.0]) / 60 for found in results.values()
     ]
     took = ", ".join(f"{name} {value:.1f}" for name, value in zip(names, minutes, strict=True))
-    seeds = len(results[names[0]])
-    return [*text, "", f"{seeds} seeds; 95 % intervals over seeds and tasks; minutes of one core a run: {took}."]
+    told = " and ".join(sorted({about_intervals(one) for one in every if not isinstance(one, str)})) or "no intervals"
+    return [*text, "", f"{len(results[names[0]])} seeds; {told}; minutes of one core a run: {took}."]
 
 
 def scores_of(found: Sequence[dict[str, Any]], at: int, row: Row) -> Any:

@@ -36,7 +36,12 @@ def prepare_machine(threads: int | None = None, *, deterministic: bool = False) 
     A CPU gives the same bits in every run anyway; ``deterministic`` asks a GPU for it, at some cost in speed.
     glibc gives big temporaries back to the system after every operation and faults them in again for the
     next: keeping them makes a second-order update up to twice as fast on a CPU.
+
+    Raises:
+        InputError: no threads.
     """
+    if threads is not None and threads < 1:
+        raise InputError(f"expected threads >= 1, got {threads}; leave --threads out for torch's own choice")
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if threads is not None:
         torch.set_num_threads(threads)
@@ -76,19 +81,64 @@ def create(config: Config, output: Path | None, device: torch.device) -> Path:
     name = f"{config.benchmark}__{config.rule}__s{config.seed}__{stamp}".replace(":", ".").replace("/", ".")
     folder = output if output is not None else Path("runs") / name
     if (folder / "config.json").exists() and not _came_to_nothing(folder):
-        raise InputError(f"{folder} already holds a run; choose another --output, or go on with --resume {folder}")
+        advice = f"or go on with --resume {folder}" if _resumable(folder) else f"as {_without_checkpoint(folder)}"
+        raise InputError(f"{folder} already holds a run; choose another --output, {advice}")
     machine = system(device)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "command.txt").write_text(shlex.join(["python", *sys.argv]) + "\n")
     write_json(folder / "system.json", machine)
+    write_json(folder / "status.json", running())
     write_json(folder / "config.json", config.model_dump(mode="json"))
     return folder
 
 
+def running() -> dict[str, Any]:
+    """The status of a run that this process is at work on."""
+    return {"status": "running", "process": os.getpid(), "host": platform.node()}
+
+
+def _resumable(folder: Path) -> bool:
+    """Whether the run there has saved a checkpoint."""
+    return (folder / "checkpoints" / "last").exists()
+
+
 def _came_to_nothing(folder: Path) -> bool:
-    """Whether the run there has ended without an iteration: its folder is free for another try."""
-    status = folder / "status.json"
-    return status.exists() and json.loads(status.read_text()).get("iterations") == 0
+    """Whether the run there has ended before its first checkpoint: its folder is free for another try."""
+    status = _status(folder)
+    if _resumable(folder) or status.get("status") not in {"running", "interrupted", "failed"}:
+        return False
+    return status["status"] != "running" or (status.get("host") == platform.node() and _gone(status["process"]))
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    """How the run there stands; empty where it was killed before it could say anything."""
+    try:
+        found = json.loads((folder / "status.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _gone(process: int) -> bool:
+    """Whether no other process of this machine has that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return process == os.getpid()  # it is only about to begin
+
+
+def _without_checkpoint(folder: Path) -> str:
+    """What to do about a run that has no checkpoint, and may yet save one."""
+    status = _status(folder)
+    if status.get("status") == "finished":
+        return "its checkpoints were removed"
+    if _came_to_nothing(folder):
+        return "it ended before its first checkpoint; train again with the same --output"
+    gone = f"process {status['process']} of {status['host']} is gone" if "process" in status else "nobody writes there"
+    return f"it has no checkpoint yet; wait for its first, or remove the folder if {gone}"
 
 
 def system(device: torch.device) -> dict[str, Any]:
@@ -141,7 +191,11 @@ def save(folder: Path, config: Config, setup: Setup, progress: Progress) -> None
 
 
 def load(
-    folder: Path, device: torch.device, *, plugins: Sequence[str] = (), restore_threads: bool = False
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    *,
+    plugins: Sequence[str] = (),
+    restore_threads: bool = False,
 ) -> tuple[Config, Setup, Progress]:
     """The run as its last checkpoint left it.
 
@@ -152,10 +206,13 @@ def load(
         restore_threads: set the recorded number of threads: results on a CPU depend on it.
 
     Raises:
-        InputError: no run there, a plug-in not allowed, a benchmark that has changed since.
+        InputError: no run there, or none with a checkpoint; a plug-in not allowed; a benchmark that has changed since.
         CheckpointError: the checkpoint is damaged or does not fit.
     """
+    folder, device = Path(folder), torch.device(device)
     existing(folder, "run folder")
+    if (folder / "config.json").exists() and not (folder / "checkpoints").exists():
+        raise InputError(f"{folder}: the run cannot be loaded, as {_without_checkpoint(folder)}")
     state = checkpoints.load(folder)
     if "config" not in state or "benchmark" not in state:
         raise InputError(f"{folder}: this checkpoint is not of a training run; expected one written by train.py")

@@ -24,6 +24,7 @@ from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, evaluate_run, held_out_tasks, validate
 from experiments.figures import draw_run
 from experiments.learned import rate_metrics, rate_tables
+from experiments.names import RULES
 from experiments.stopping import stop_requests
 from experiments.tracking import viewers
 from metarl.metrics import MetricsLog, Progress
@@ -86,6 +87,7 @@ def main(argv: list[str]) -> None:
         refuse(watch, setup)
     else:
         config, watch = parse_config(Options, argv, __doc__)
+        refuse_rate(config, argv)
         runs.prepare_machine(watch.threads, deterministic=watch.deterministic)
         device = runs.pick_device(watch.device)
         setup, done = build(config, device), runs.Progress()
@@ -101,7 +103,7 @@ def main(argv: list[str]) -> None:
         if to_do:
             done = train_logged(config, setup, log, done, watch)
         if watch.evaluate:
-            evaluate_run(folder, config, setup, Protocol(), device)
+            evaluate_run(folder, config, setup, done, Protocol(), device)
             show(log, done.iteration, draw_run(folder, config, setup, device))
 
 
@@ -133,6 +135,16 @@ def refuse_configuration(argv: Sequence[str]) -> None:
         raise InputError(f"--resume goes on with the run's own configuration and budget, got {given[0]}; leave it out")
 
 
+def refuse_rate(config: Config, argv: Sequence[str]) -> None:
+    """A rule of the user's own is called with the parameters alone.
+
+    Raises:
+        InputError: a step size was given to one.
+    """
+    if config.rule not in RULES and any(part.partition("=")[0] == "--rate" for part in argv):
+        raise InputError(f"--rate does not reach {config.rule}, which has step sizes of its own; leave it out")
+
+
 def try_out(config: Config, setup: Setup) -> None:
     """Play a few episodes of a benchmark that is not metarl's own, with the noise that training will begin with.
 
@@ -153,10 +165,10 @@ def try_out(config: Config, setup: Setup) -> None:
         ) from error
 
 
-def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, save_every: int) -> None:
+def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, save_every: int) -> runs.Progress:
     """`train_logged` with a log of its own."""
     with MetricsLog(folder, resume=done.iteration) as log:
-        train_logged(config, setup, log, done, Watch(save_every=save_every))
+        return train_logged(config, setup, log, done, Watch(save_every=save_every))
 
 
 def train_logged(config: Config, setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watch) -> runs.Progress:
@@ -169,7 +181,7 @@ def train_logged(config: Config, setup: Setup, log: MetricsLog, done: runs.Progr
         Stopped: by such a signal.
     """
     started, ending = time.perf_counter(), {"status": "interrupted"}
-    runs.write_json(log.folder / "status.json", {"status": "running"})
+    runs.write_json(log.folder / "status.json", runs.running())
     try:
         with Progress(config.env_steps, done=done.env_steps) as bar, stop_requests() as stop:
             for iteration, metrics in setup.train(done):

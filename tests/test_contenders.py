@@ -142,7 +142,8 @@ def test_spending_is_counted() -> None:
 def test_every_name_makes_a_configuration_and_groups_are_unfolded() -> None:
     for name, one in CONTENDERS.items():
         assert one.at(BASE, 0.5).rate == 0.5 * one.unit, name
-    assert contender("package.module:Rule").config(BASE).rule == "package.module:Rule"
+    own = contender("package.module:Rule")
+    assert own.config(BASE).rule == "package.module:Rule" and not own.tuned
     assert compare.expand(("oracle", "comparators", "maml"))[0] == "oracle"
     assert compare.expand(("comparators",)) == list(compare.COMPARATORS)
     assert compare.expand(("all",))[-1] == "maml" and "from-scratch" not in compare.expand(("all",))

@@ -160,8 +160,8 @@ def test_what_cannot_be_trained_is_refused(train: Callable[..., Any], changes: d
         (Protocol("train", tasks=2), "training tasks cannot be evaluated"),
         (Protocol("no-such", tasks=2), "no split"),
         (Protocol("test", tasks=0), "tasks >= 1"),
-        (Protocol("test", tasks=2, score_episodes=0), "score_episodes must be at least 1"),
-        (Protocol("test", tasks=2, steps=-1), "steps must be at least 0"),
+        (Protocol("test", tasks=2, score_episodes=0), "score_episodes >= 1"),
+        (Protocol("test", tasks=2, steps=-1), "steps >= 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(protocol: Protocol, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,8 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path, capsys: pytest.C
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
     result = json.loads((run / "evaluation" / "test.json").read_text())
     assert len(result["sampled"]) == 100 and len(result["sampled"][0]) == 4  # steps 0 to 3
+    last = checkpoints.load(run)
+    assert (result["iteration"], result["env_steps"]) == (last["iteration"], last["env_steps"])
     assert list((run / "figures").glob("*.png"))
     assert "held-out tasks" in capsys.readouterr().out
 
@@ -253,6 +256,11 @@ WRONG_TRAINING = {
     "infinite lr": (["navigation-fixed", "--lr", "inf"], "lr: Input should be a finite number"),
     "seed": (["navigation-fixed", "--seed", "-1"], "seed: Input should be greater"),
     "device": (["navigation-fixed", "--device", "cuda:99"], "use --device cpu"),
+    "no threads": (["navigation-fixed", "--threads", "0"], "expected threads >= 1, got 0"),
+    "a rate for a rule that has its own": (
+        ["navigation-fixed", "--rule", "examples.own_rule:SignSGD", "--rate=0.03"],
+        "--rate does not reach examples.own_rule:SignSGD, which has step sizes of its own; leave it out",
+    ),
     "odd halves": (["navigation-fixed", "--baseline", "cross-fittd"], "unknown baseline"),
     "action baseline": (
         ["navigation-fixed", "--inner-loss", "dice", "--action-baseline"],
@@ -319,6 +327,9 @@ WRONG_EVALUATION = {
     "no number": (["--constants", "goal_x"], "expected constant=value"),
     "training task": (["--constants", "goal_x=0.2012", "goal_y=0.1001"], "are training tasks"),
     "no tasks": (["--tasks", "0"], "expected tasks >= 1"),
+    "no episodes": (["--episodes", "0"], "expected tasks >= 1, episodes and score_episodes >= 1"),
+    "a split and a task": (["--split", "validation", "--constants", "goal_x=0.7"], "got --split validation, too"),
+    "a constant twice": (["--constants", "goal_x=0.7", "goal_x=0.8"], "got goal_x again in 'goal_x=0.8'"),
 }
 
 
@@ -369,6 +380,29 @@ def test_several_seeds_are_evaluated_together_and_mixed_runs_refused(
     assert "2 seed(s)" in capsys.readouterr().out
     assert evaluate.main([*names, "--tasks", "5"]) == 2
     assert "differs from" in capsys.readouterr().err
+    assert evaluate.main([*names[:2], names[0], "--tasks", "5"]) == 2
+    assert f"expected a seed for each run, got seed 0 again in {names[0]}; leave it out" in capsys.readouterr().err
+    state = checkpoints.load(names[1])
+    checkpoints.save(names[1], state | {"iteration": 1, "env_steps": 240}, 1)
+    assert evaluate.main([*names[:2], "--tasks", "5"]) == 2
+    assert "were trained for 2,000 and 240 environment steps; train them equally long" in capsys.readouterr().err
+
+
+def test_runs_are_scored_after_as_many_steps_as_they_were_trained_for() -> None:
+    for trained, scored in ((0, 0), (1, 3), (4, 4), (19, 19)):
+        assert evaluate.usual_steps(SMALL.model_copy(update={"steps": trained})) == scored
+    config = SMALL.model_copy(update={"steps": 4})
+    few = Protocol(tasks=2, episodes=2, score_episodes=1)
+    result = evaluate.measure(config, build(config, torch.device("cpu")), few, torch.device("cpu"))
+    assert len(result["sampled"][0]) == 5 and result["protocol"]["steps"] == 4
+
+
+def test_the_table_tells_episodes_spent_and_which_steps_were_not_trained_for() -> None:
+    config, device = SMALL.model_copy(update={"steps": 2}), torch.device("cpu")
+    few = Protocol(tasks=2, score_episodes=1, steps=3)
+    rows = evaluate.table([evaluate.measure(config, build(config, device), few, device)], config.steps)
+    assert [row[0] for row in rows] == ["steps", "0", "1", "2", "3 (not trained for)"]
+    assert [row[-2] for row in rows] == ["episodes", "0", "4", "8", "12"] and rows[0][-1] == "env steps spent"
 
 
 def test_one_task_of_ones_own_is_scored_without_an_interval(
@@ -378,6 +412,9 @@ def test_one_task_of_ones_own_is_scored_without_an_interval(
     assert evaluate.main([str(finished_run), *own]) == 0
     printed = capsys.readouterr().out
     assert "split 'constants'" in printed and " – " in printed
+    assert "1 held-out task, 1 seed(s), 20 episodes a score; one seed and task, without intervals" in printed
+    assert evaluate.main([str(finished_run), "--tasks", "3", "--steps", "1"]) == 0
+    assert "3 held-out tasks, 1 seed(s), 20 episodes a score; 95 % intervals over tasks\n" in capsys.readouterr().out
 
 
 def test_evaluation_repeats_itself_and_leaves_the_run_alone(finished_run: Path) -> None:
@@ -654,9 +691,33 @@ def test_a_diverging_step_size_loses_and_ends_nothing(tmp_path: Path, capsys: py
     assert "| maml | 1e+38 | 1 of 1 seeds diverged |" in (tmp_path / "table.md").read_text()
 
 
-def test_compare_refuses_unknown_rules_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare.main(["navigation-fixed", "--rules", "meta-sdg", "--output", str(tmp_path / "x")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "x").exists()
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--rules meta-sdg", "did you mean 'meta-sgd'"),
+        ("--held-out 0", "held_out and workers >= 1"),
+        ("--workers 0", "held_out and workers >= 1"),
+        *(
+            (f"--rules {name} maml --benchmark tests.test_gymnasium_family:pendulum", f"{name} begins episodes again")
+            for name in ("rl2", "ppo-randomized", "ppo-fine-tuned", "recurrent-ppo")
+        ),
+    ],
+)
+def test_compare_refuses_what_cannot_run_before_any_work(
+    flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.main(["navigation-fixed", *flags.split(), "--output", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "x").exists()
+
+
+def test_a_rule_of_ones_own_is_trained_once_and_has_no_rate(tmp_path: Path) -> None:
+    argv = ["navigation-fixed", *TINY, "--horizon", "10", "--env-steps", "300", "--output", str(tmp_path)]
+    own = "examples.own_rule:SignSGD"
+    argv += ["--rules", own, "maml", "--rates", "0.1", "0.3", "--seeds", "1", "--held-out", "3", "--workers", "1"]
+    assert compare.main(argv) == 0
+    tried = [len(one["validation return by rate"]) for one in json.loads((tmp_path / "tuning.json").read_text())]
+    assert tried == [1, 2] and f"| {own} | – |" in (tmp_path / "table.md").read_text()
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
@@ -687,9 +748,39 @@ def test_the_folder_of_a_run_that_failed_at_once_is_free_and_any_other_is_not(
     assert json.loads((run / "config.json").read_text())["log_std"] < 10
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()][0] == 1
     assert train_tiny(run, "--no-evaluate") == 2
-    (run / "status.json").unlink()  # killed before it could say anything: perhaps it still runs
+    (run / "status.json").unlink()
     assert train_tiny(run, "--no-evaluate") == 2
     assert capsys.readouterr().err.count("already holds a run; choose another --output, or go on with --resume") == 2
+    shutil.rmtree(run / "checkpoints")  # by somebody who needed the room, and keeps the rest
+    (run / "status.json").write_text('{"status": "finished", "iterations": 20}')
+    assert train_tiny(run, "--no-evaluate") == train.main(["--resume", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "choose another --output, as its checkpoints were removed" in error and "cannot be loaded, as its" in error
+
+
+def test_a_run_killed_before_its_first_checkpoint_leaves_a_free_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, status = tmp_path / "run", tmp_path / "run" / "status.json"
+    code = "import os, sys, torch; from pathlib import Path; from experiments import runs, train; from tests import *\n"
+    code += "train.log_iteration = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+    code += f"from tests.test_experiments import train_tiny; train_tiny(Path({str(run)!r}), '--no-evaluate')"
+    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False)
+    assert killed.returncode == -9 and json.loads(status.read_text())["status"] == "running"
+    dead = json.loads(status.read_text())
+    assert train.main(["--resume", str(run)]) == 2
+    assert "ended before its first checkpoint; train again with the same --output" in capsys.readouterr().err
+    for other, words in (
+        (dead | {"process": os.getppid()}, f"or remove the folder if process {os.getppid()} of {dead['host']} is gone"),
+        (dead | {"host": "elsewhere"}, f"or remove the folder if process {dead['process']} of elsewhere is gone"),
+        ({"status": "running"}, "or remove the folder if nobody writes there"),  # by an earlier version
+    ):
+        status.write_text(json.dumps(other))
+        assert train_tiny(run, "--no-evaluate") == train.main(["--resume", str(run)]) == 2
+        assert capsys.readouterr().err.count(f"it has no checkpoint yet; wait for its first, {words}\n") == 2
+    status.write_text(json.dumps(dead))
+    assert train_tiny(run, "--no-evaluate") == 0
+    assert json.loads(status.read_text())["status"] == "finished"
 
 
 @pytest.mark.parametrize("when", [3, 13])  # before and after the first checkpoint, which is iteration 10

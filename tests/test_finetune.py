@@ -46,6 +46,7 @@ def test_an_experiment_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "[1/1] seed 1000, validation" in first and "[2/2] seed 1, test" in first
     text = (tmp_path / "a" / "table.md").read_text()
     assert "| 0 |" in text and "| 16 |" in text and "| 32 |" in text and "2 seeds, 2 tasks" in text
+    assert "mean return, 95 % intervals over seeds and tasks." in text
     about = json.loads((tmp_path / "a" / "finetune.json").read_text())
     assert about["command"].startswith("python ") and about["system"]["packages"]["torch"]
     assert [one["way"] for one in about["tuning"]] == list(WAYS)
@@ -64,7 +65,9 @@ def test_an_experiment_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_an_experiment_is_the_same_again(tmp_path: Path, inline: None) -> None:
     a, b = (argv(tmp_path / name, "--seeds 1 --rates 0.001") for name in "ab")
     assert finetune.main(a) == finetune.main(b) == 0
-    assert (tmp_path / "a" / "table.md").read_text() == (tmp_path / "b" / "table.md").read_text()
+    text = (tmp_path / "a" / "table.md").read_text()
+    assert text == (tmp_path / "b" / "table.md").read_text()
+    assert "mean return, 95 % intervals over tasks." in text
 
 
 @pytest.mark.parametrize("name", ["navigation-fixed", "cartpole-polarity"])
@@ -108,6 +111,7 @@ def test_curves_are_scored_at_doubling_numbers_of_rollouts_and_weighed_by_steps(
     ("more", "message"),
     [
         ("--seeds 0", "seeds, tasks, rollouts"),
+        ("--workers 0", "workers and adaptation steps >= 1"),
         ("--steps 0", "adaptation steps >= 1"),
         ("--seed 999", "seed 1000 tunes"),
         ("--rates 0", "positive rates"),
@@ -125,3 +129,10 @@ def test_wrong_input_is_one_line(
 ) -> None:
     assert finetune.main(argv(tmp_path, more)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_family_that_lives_elsewhere_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--benchmark", "tests.test_gymnasium_family:pendulum", "--output", str(tmp_path / "out")]
+    assert finetune.main(["navigation-fixed", *more]) == 2
+    error = capsys.readouterr().err
+    assert "PPO begins episodes again one by one" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())

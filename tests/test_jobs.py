@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 
+from experiments import jobs as jobs_module
+from experiments.compare import Job
+from experiments.config import Config
+from experiments.evaluate import Protocol
+from experiments.finetune import Job as Finetuning
 from experiments.jobs import key_of, run_all
+from experiments.reproduce import Job as Reproduction
+from experiments.tables import Column
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +82,27 @@ def test_a_finished_job_is_never_done_again(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "worker-0").unlink()
     assert run_all(jobs, tmp_path / "jobs", 2).keys() == {job.key for job in jobs}
     assert "worker-0" not in workers(tmp_path) and "[1/1] note 2: 2" in capsys.readouterr().out
+
+
+def test_a_job_on_a_benchmark_that_has_changed_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, scored = Config(), Config(benchmark="navigation-halfcircle", scored_in="navigation-halfcircle-dense")
+
+    def keys() -> list[str]:
+        found = [Job("maml", one, Protocol()).key for one in (plain, scored)]
+        found.append(Reproduction("best", Column(plain), (Protocol(),)).key)
+        return [*found, Finetuning(plain, Protocol(), (), 2, 16, 2).key]
+
+    def changed(name: str) -> list[bool]:
+        real = jobs_module._fingerprint
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs_module, "_fingerprint", lambda one, horizon: real(one, horizon) + "x" * (one == name))
+            return [a != b for a, b in zip(before, keys(), strict=True)]
+
+    before = keys()
+    assert before == keys() and len(set(before)) == 4
+    assert changed("navigation-fixed") == [True, False, True, True]
+    assert changed("navigation-halfcircle") == changed("navigation-halfcircle-dense") == [False, True, False, False]
+    assert changed("bandit-5") == [False] * 4
 
 
 def test_a_job_that_fails_ends_the_others(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import torch
 from envs.ranges import Choice, Fixed, LogRange, Range, Union
 from experiments import compare, evaluate, report, train
 from experiments.figures import canvas, panels, rate_panels
-from experiments.reporting import summaries, tables
+from experiments.reporting import pages, summaries, tables
 from experiments.reporting.desk import Desk
 from experiments.reporting.live import Live
 from experiments.reporting.sources import Contender, Material, distances, fault, read
@@ -480,6 +480,61 @@ def test_seeds_evaluated_differently_are_left_out(run: Path, tmp_path: Path) -> 
     material = read([run, other])
     assert len(material.contenders[0].results["test"]) == 1
     assert any("evaluated differently" in what for what, _ in material.missing)
+
+
+def test_an_evaluation_of_an_earlier_checkpoint_is_left_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = json.loads((run / "evaluation" / "test.json").read_text())["iteration"]
+    rewrite(run / "evaluation" / "validation.json", lambda result: result.update(iteration=last - 1))
+    assert read([run]).splits == ["test"]
+    asked([str(run), "--no-moving"], tmp_path / "page.html")
+    told = f"evaluation/validation.json of run is of iteration {last - 1}, the last checkpoint of {last}"
+    assert f"  missing: {told}; it was left out: evaluate again\n" in capsys.readouterr().out
+    rewrite(run / "evaluation" / "validation.json", lambda result: result.pop("iteration") and None)
+    assert read([run]).splits == ["test", "validation"]  # written before they told
+    rewrite(run / "evaluation" / "validation.json", lambda result: result.update(iteration=last - 1))
+    shutil.rmtree(run / "checkpoints")
+    assert read([run]).splits == ["test", "validation"]
+
+
+def test_a_single_score_has_no_interval(run: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run / "evaluation")
+    assert evaluate.main([str(run), "--constants", "goal_x=0.7", "goal_y=0.7", "--steps", "1"]) == 0
+    page = assert_whole(asked([str(run), "--no-moving"], tmp_path / "page.html"))
+    words = " ".join(part for parts in page.words.values() for part in parts)
+    assert "A single score has no interval." in words and "intervals over" not in words
+    assert not re.search(r"\[[−0-9]", (tmp_path / "page_files" / "adaptation-constants.md").read_text())
+    one, other = contender("a", [[1.0]], [0]), contender("b", [[2.0]], [0])
+    assert "[" not in summaries.headline([one], one, "test")
+    assert "of a single score: may be chance" in summaries.headline([one, other], one, "test")
+    assert asked([str(run), str(shutil.copytree(run, tmp_path / "again"))], tmp_path / "two.html")
+
+
+def test_a_page_says_what_its_brackets_are_over(tmp_path: Path) -> None:
+    for scores, words in (
+        ([[1.0, 2.0], [3.0, 4.0]], "over both."),
+        ([[1.0, 2.0]], "over tasks; of other seeds they say nothing."),
+        ([[1.0], [2.0]], "over seeds."),
+        ([[1.0]], "A single score has no interval."),
+    ):
+        one = contender("a", scores, list(range(len(scores))))
+        assert pages.basis(Desk(Material([one]), tmp_path, Live(()))).endswith(words)
+
+
+def test_a_return_that_is_shown_as_the_same_stays() -> None:
+    same = contender("a", [[0.001, 0.0], [0.0, -0.0011]], [0, 1])
+    assert "the return stays at 0.000 [" in summaries.headline([same], same, "test")
+
+
+def test_a_rule_without_a_step_size_of_the_grid_shows_none(compared: Path) -> None:
+    def rename(found: Any) -> None:
+        for part in ("results", "rates"):
+            found[part] = {name.replace("meta-sgd", "a.b:C"): value for name, value in found[part].items()}
+
+    rewrite(compared / "comparison.json", rename)
+    rates = {one.label: one.config["rate"] for one in read([compared]).contenders}
+    assert rates["a.b:C"] is None and rates["maml"] in {0.1, 0.3}
 
 
 def wrong_results() -> dict[str, Callable[[dict[str, Any]], Any]]:

@@ -38,7 +38,11 @@ def test_a_table_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     first = capsys.readouterr().out
     assert "[4/4]" in first
     table = (tmp_path / "table.md").read_text()
-    assert "| after | −8.6 | **" in table and "2 seeds" in table and "| far |" in table
+    assert (
+        "| after | −8.6 | **" in table
+        and "2 seeds; 95 % intervals over seeds and tasks; minutes" in table
+        and "| far |" in table
+    )
     about = json.loads(gzip.decompress((tmp_path / "reproduction.json.gz").read_bytes()))
     assert (
         about["columns"]["best"]["env_steps"] == 100
@@ -64,7 +68,8 @@ def test_a_run_that_diverges_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     columns = {"broken": broken, "best": Column(TINY)}
     monkeypatch.setitem(TABLES, "tiny", Table("A table", columns, (Row("after", SMALL, 1),)))
     assert reproduce.main(["tiny", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)]) == 0
-    assert "1 of 1 seeds diverged" in (tmp_path / "table.md").read_text()
+    told = (tmp_path / "table.md").read_text()
+    assert "1 of 1 seeds diverged" in told and "1 seeds; 95 % intervals over tasks; minutes" in told
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if name != "tiny"])
@@ -85,11 +90,17 @@ def test_every_table_can_be_built_and_measures_what_exists(name: str) -> None:
         (["navigation-fxed"], "did you mean 'navigation-fixed'"),
         (["tiny", "--seeds", "0"], "1 to 1000"),
         (["tiny", "--columns", "bst"], "did you mean 'best'"),
+        (["tiny", "--env-steps", "0"], "expected workers and env_steps >= 1, got 2 and 0"),
+        (["tiny", "--workers", "0"], "expected workers and env_steps >= 1, got 0 and None"),
     ],
 )
-def test_wrong_input_is_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_is_one_line(
+    argv: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert reproduce.main(argv) == 2
-    assert words in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_rows_can_count_what_is_earned_on_the_way_and_who_stays_up() -> None:

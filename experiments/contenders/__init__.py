@@ -10,7 +10,9 @@ from typing import Any
 from experiments.config import Config
 from experiments.contenders import learners
 from experiments.contenders.learners import Measure, Train
+from experiments.errors import InputError
 from experiments.names import ALGORITHMS, RULES
+from metarl.types import TaskFamily
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Contender:
         unit: what a step size of 1 on the common grid means to it: 1e-3 for Adam's.
         tuned: whether its result depends on the step size.
         remembers: whether it adapts by playing: its scores are by episodes played, and not by gradient steps.
+        restarts: whether it begins episodes again one by one, which families that live outside of torch cannot.
     """
 
     train: Train = learners.meta_trained
@@ -30,6 +33,7 @@ class Contender:
     unit: float = 1.0
     tuned: bool = True
     remembers: bool = False
+    restarts: bool = False
 
     def config(self, base: Config) -> Config:
         """The comparison's configuration as it is for this contender."""
@@ -63,14 +67,27 @@ CONTENDERS: dict[str, Contender] = {
     "shuffled-tasks": Contender(learners.shuffled),
     "oracle": Contender(learners.oracle, tuned=False),
     "lqr": Contender(_from("control", "lqr"), tuned=False),
-    "rl2": Contender(_from("memory", "rl2"), unit=ADAM, remembers=True),
+    "rl2": Contender(_from("memory", "rl2"), unit=ADAM, remembers=True, restarts=True),
     "ppo-from-scratch": Contender(_from("sb3", "ppo_from_scratch"), unit=ADAM),
-    "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {"steps": 0}, unit=ADAM),
-    "ppo-fine-tuned": Contender(_from("sb3", "ppo_fine_tuned"), unit=ADAM),
-    "recurrent-ppo": Contender(_from("sb3", "recurrent_ppo"), unit=ADAM, remembers=True),
+    "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {"steps": 0}, unit=ADAM, restarts=True),
+    "ppo-fine-tuned": Contender(_from("sb3", "ppo_fine_tuned"), unit=ADAM, restarts=True),
+    "recurrent-ppo": Contender(_from("sb3", "recurrent_ppo"), unit=ADAM, remembers=True, restarts=True),
 }
 
 
 def contender(name: str) -> Contender:
-    """By name; a path ``package.module:NAME`` is a rule of the user's."""
-    return CONTENDERS[name] if name in CONTENDERS else Contender(changes={"rule": name})
+    """By name; a path ``package.module:NAME`` is a rule of the user's, with step sizes of its own."""
+    return CONTENDERS[name] if name in CONTENDERS else Contender(changes={"rule": name}, tuned=":" not in name)
+
+
+def refuse_live(who: str, family: TaskFamily) -> None:
+    """Look whether rows can begin episodes again one by one, before hours of training.
+
+    Raises:
+        InputError: episodes that live outside of torch, whose rows all begin together.
+    """
+    if getattr(family, "live", False):
+        raise InputError(
+            f"{who} begins episodes again one by one: expected a family of tensors, got {type(family).__name__}, which "
+            "plays outside of torch and begins them together; choose another benchmark, or do without"
+        )

@@ -11,8 +11,7 @@ from experiments.build import Setup
 from experiments.config import Config
 from experiments.contenders.budget import Spent
 from experiments.contenders.learners import Measure, Result
-from experiments.errors import InputError
-from experiments.evaluate import Protocol, held_out_tasks, written
+from experiments.evaluate import Protocol, held_out_tasks, refuse, usual_steps, written
 from experiments.streams import stream
 from metarl import Adaptation, AdaptationCurve
 from metarl.evaluation import refuse_training_tasks
@@ -50,22 +49,14 @@ def tasks_of(benchmark: Benchmark, protocol: Protocol) -> Params:
         InputError: no such split, or nothing to measure.
         TrainingTaskError: tasks that training may have drawn.
     """
-    if protocol.tasks < 1:
-        raise InputError(f"expected tasks >= 1, got {protocol}")
+    refuse(protocol)
     task = held_out_tasks(benchmark, protocol)
     refuse_training_tasks(benchmark, task)
     return task
 
 
 def adaptation_of(config: Config, protocol: Protocol) -> Adaptation:
-    """How often to adapt, on how many episodes; never, where the configuration does not.
-
-    Raises:
-        InputError: counts that measure nothing.
-    """
-    steps = 0 if config.steps == 0 else 3 if protocol.steps is None else protocol.steps
+    """How often to adapt, on how many episodes; never, where the configuration does not."""
+    steps = usual_steps(config) if config.steps == 0 or protocol.steps is None else protocol.steps
     episodes = protocol.episodes if protocol.episodes is not None else config.episodes
-    try:
-        return Adaptation(steps, episodes, protocol.score_episodes)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    return Adaptation(steps, episodes, protocol.score_episodes)

@@ -21,7 +21,7 @@ from experiments.config import Config
 from experiments.contenders.budget import Spent
 from experiments.contenders.learners import Measure
 from experiments.errors import InputError
-from experiments.evaluate import Protocol, held_out_tasks, written
+from experiments.evaluate import Protocol, held_out_tasks, refuse, usual_steps, written
 from experiments.streams import stream
 from metarl.evaluation import AdaptationCurve, refuse_training_tasks
 from metarl.memory import MemoryPlan, MemoryPolicy, MemoryTrainer, memory_policy, score_trials, train_memory
@@ -87,11 +87,10 @@ def measured(
         InputError: no such split, or nothing to measure.
         TrainingTaskError: tasks that training may have drawn.
     """
-    if protocol.tasks < 1 or protocol.score_episodes < 1 or (protocol.steps or 0) < 0:
-        raise InputError(f"expected tasks >= 1, score_episodes >= 1 and steps >= 0, got {protocol}")
+    refuse(protocol)
     task = held_out_tasks(benchmark, protocol)
     refuse_training_tasks(benchmark, task)
-    steps = 0 if config.steps == 0 else 3 if protocol.steps is None else protocol.steps
+    steps = usual_steps(config) if config.steps == 0 or protocol.steps is None else protocol.steps
     adapted = protocol.episodes if protocol.episodes is not None else config.episodes
     family = Trials(benchmark.family, min(episodes, 1 + steps * adapted))  # type: ignore[arg-type]
     noise = stream(protocol.seed, "evaluation noise")

@@ -200,7 +200,8 @@ def _estimate(axes: Axes, y: float, found: Interval, color: str) -> None:
 
 
 def _limits(axes: Axes, found: Sequence[Interval], line: float | None) -> None:
-    """All intervals, unless some are far longer or far lower than the rest."""
+    """All intervals, unless some are far longer or far lower than the rest; a single score has none."""
+    found = [one._replace(low=one.estimate, high=one.estimate) if np.isnan(one.low) else one for one in found]
     estimates = np.array([one.estimate for one in found])
     low, high = visible(estimates)
     usual = float(np.median([one.high - one.low for one in found]))

@@ -110,11 +110,11 @@ def basis(desk: Desk) -> str:
     seeds, tasks = len(runs), len(runs[0]["sampled"])
     episodes = runs[0]["protocol"].get("score_episodes")
     scored = f", each scored on {episodes} fresh episodes" if isinstance(episodes, int) else ""
-    over = "over both" if seeds > 1 and tasks > 1 else "over tasks; of other seeds they say nothing"
-    if tasks == 1:
-        over = "over seeds"
+    over = "over both" if tasks > 1 else "over seeds"
+    over = over if seeds > 1 else "over tasks; of other seeds they say nothing"
+    told = f"Brackets and bands are 95 % intervals {over}." if seeds * tasks > 1 else "A single score has no interval."
     counted = f"{seeds} training seed{'s' * (seeds > 1)} and {tasks} held-out task{'s' * (tasks > 1)}"
-    return f"{counted} of the split {desk.split}{scored}. Brackets and bands are 95 % intervals {over}."
+    return f"{counted} of the split {desk.split}{scored}. {told}"
 
 
 def tiles(desk: Desk) -> list[tuple[str, str, str]]:

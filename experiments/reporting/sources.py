@@ -23,6 +23,7 @@ from experiments.contenders.budget import MEASURED, SCORED, refuse_unequal
 from experiments.errors import InputError, existing
 from experiments.presets import PRESETS
 from experiments.reporting.tables import clean, short
+from metarl.checkpoints import CheckpointError, latest
 
 Array = NDArray[np.float64]
 Result = dict[str, Any]
@@ -262,16 +263,27 @@ def _read_run(folder: Path, material: Material) -> tuple[Path, dict[str, Any], d
         material.base = _base(line)
     else:
         missing.append((f"{folder.name}/command.txt is not there", "how it was run is not known"))
-    results = {}
+    results, now = {}, _iteration(folder)
     for source in sorted((folder / "evaluation").glob("*.json")):
         found = read_json(source, missing, "evaluate the run again")
         if found is None:
             continue
         if wrong := fault(found):
             missing.append((f"evaluation/{source.name}: {wrong}", "evaluate the run again"))
+        elif now is not None and found.get("iteration", now) != now:
+            what = f"evaluation/{source.name} of {folder.name} is of iteration {clean(found['iteration'])}"
+            missing.append((f"{what}, the last checkpoint of {now}", "it was left out: evaluate again"))
         else:
             results[clean(found["split"])] = found
     return folder, config, results
+
+
+def _iteration(folder: Path) -> int | None:
+    """Of the run's last checkpoint; None where there is none."""
+    try:
+        return int(latest(folder).name.removeprefix("step_").partition(".")[0])
+    except CheckpointError:
+        return None
 
 
 def _base(command: str) -> tuple[str, Mapping[str, Any]]:
@@ -408,7 +420,8 @@ def _contender(
     rule: str, found: list[Any], config: Mapping[str, Any], rates: Mapping[str, Any], missing: Missing
 ) -> Contender:
     """One rule of a comparison. Seeds that diverged are counted; those that cannot be read are named."""
-    own = dict(config) | contender(rule).changes | ({"rate": rates[rule]} if rule in rates else {})
+    rate = rates.get(rule, config.get("rate")) if contender(rule).tuned else None
+    own = dict(config) | contender(rule).changes | {"rate": rate}
     diverged = sum(isinstance(result, dict) and "diverged" in result for result in found)
     whole: dict[str, list[Result]] = {}
     for result in found:

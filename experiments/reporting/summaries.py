@@ -1,4 +1,4 @@
-"""Tables and sentences from scores. All intervals are those of ``metarl.stats``, over seeds and tasks."""
+"""Tables and sentences from scores. All intervals are those of ``metarl.stats``, over all seeds and tasks there are."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ SURE = 0.02  # nearly always better, or never: what is left says nothing about h
 
 
 def interval(scores: Array, statistic: Statistic = stats.mean) -> Interval:
-    """The 95 % interval of ``[seeds, tasks]``; a single number is its own."""
+    """The 95 % interval of ``[seeds, tasks]``; that of a single number ends nowhere."""
     if scores.size < 2:
-        value = float(np.mean(statistic(scores)))
-        return Interval(value, value, value, "tasks")
+        return Interval(math.nan, math.nan, float(np.mean(statistic(scores))), "tasks")
     return stats.interval(scores, statistic, seed=0)
 
 
@@ -406,12 +405,13 @@ def headline(contenders: Sequence[Contender], reference: Contender, split: str) 
         before = float(best.scores(split)[..., 0].mean())
         if not best.after(split):
             return f"It does not adapt, and returns {t.said(now, places)} on tasks it was not trained on."
-        verb = "rises" if now.estimate > before else "falls"
         told = best.results[split][0]["protocol"].get("episodes")
         data = f" on {told} episodes" if isinstance(told, int) else ""
+        shown, verb = t.number(before, places), "rises" if now.estimate > before else "falls"
+        change = "stays at" if shown == t.number(now.estimate, places) else f"{verb} from {shown} to"
         return (
-            f"On tasks it was not trained on, the return {verb} from {t.number(before, places)} to "
-            f"{t.said(now, places)} {steps_words(best, split)}{data}."
+            f"On tasks it was not trained on, the return {change} {t.said(now, places)} "
+            f"{steps_words(best, split)}{data}."
         )
     first = f"{best.label} returns most, {t.said(now, places)} {steps_words(best, split)}"
     second = ranked(contenders, split)[1]
@@ -423,6 +423,7 @@ def headline(contenders: Sequence[Contender], reference: Contender, split: str) 
             return f"{first}; it does not share seeds and tasks with {label}, so that differences cannot be paired."
         gap = interval(pair[0] - pair[1])
         sure = "includes zero: may be chance" if gap.low <= 0.0 <= gap.high else "clear of zero"
+        sure = "of a single score: may be chance" if math.isnan(gap.low) else sure
         next_best = ", the next best" if rival is second and len(contenders) > 2 else ""
         told.append(f"{t.said(gap)} to {label}{next_best} ({sure})")
     return f"{first}. Paired difference{'s' * (len(told) > 1)}: {'; '.join(told)}."

@@ -161,7 +161,9 @@ def nothing() -> Cell:
 
 
 def with_interval(found: Interval, decimals: int, *, strong: bool = False) -> Cell:
-    """A cell with an estimate and its interval."""
+    """A cell with an estimate and its interval, if it has one."""
+    if math.isnan(found.low):
+        return figure(found.estimate, decimals, strong=strong)
     ends = (float(found.low), float(found.high))
     return Cell(number(found.estimate, decimals), float(found.estimate), bracket(ends, decimals), ends, strong=strong)
 
@@ -174,11 +176,13 @@ def percent_with_interval(found: Interval) -> Cell:
 
 
 def bracket(ends: Sequence[float], decimals: int) -> str:
-    """An interval as it is shown."""
+    """An interval as it is shown; nothing for that of a single score."""
+    if math.isnan(ends[0]):
+        return ""
     return f"[{number(ends[0], decimals)}, {number(ends[1], decimals)}]"
 
 
 def said(found: Interval, decimals: int | None = None) -> str:
     """An estimate and its interval in a sentence."""
     places = digits(found[:3]) if decimals is None else decimals
-    return f"{number(found.estimate, places)} {bracket(found[:2], places)}"
+    return f"{number(found.estimate, places)} {bracket(found[:2], places)}".rstrip()
