@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,8 @@ class Resume(Watch):
     """as in training"""
     plugin: tuple[str, ...] = ()
     """import paths that the run may import"""
+    env_steps: int | None = None
+    """a larger budget than the run began with, to train on"""
 
 
 @script
@@ -85,6 +87,8 @@ def main(argv: list[str]) -> None:
         device, folder = runs.pick_device(again.device), again.resume
         config, setup, done = runs.load(folder, device, plugins=again.plugin, restore_threads=True)
         refuse(watch, setup)
+        if again.env_steps is not None:
+            config, setup = extended(config, setup, folder, done, again.env_steps)
     else:
         config, watch = parse_config(Options, argv, __doc__)
         refuse_rate(config, argv)
@@ -126,13 +130,32 @@ def refuse_configuration(argv: Sequence[str]) -> None:
     """What is resumed goes on as it was begun.
 
     Raises:
-        InputError: a preset, or a flag of the configuration.
+        InputError: a preset, or a flag of the configuration other than its budget.
     """
     flags = (part.partition("=")[0] for part in argv if part.startswith("--"))
     given = [part for part in argv[:1] if not part.startswith("-")]
-    given += [flag for flag in flags if flag[2:].replace("-", "_") in Config.model_fields]
+    given += [flag for flag in flags if flag[2:].replace("-", "_") in set(Config.model_fields) - {"env_steps"}]
     if given:
-        raise InputError(f"--resume goes on with the run's own configuration and budget, got {given[0]}; leave it out")
+        raise InputError(
+            f"--resume goes on with the run's own configuration, got {given[0]}; leave it out, or give more --env-steps"
+        )
+
+
+def extended(config: Config, setup: Setup, folder: Path, done: runs.Progress, env_steps: int) -> tuple[Config, Setup]:
+    """The run with a larger budget, which is written down at once: it is the run's from now on.
+
+    Step sizes that fall over the budget fall over the new one.
+
+    Raises:
+        InputError: a budget that is no larger.
+    """
+    if env_steps <= config.env_steps:
+        raise InputError(f"--env-steps: expected more than the run's {config.env_steps:,}, got {env_steps:,}")
+    config = config.model_copy(update={"env_steps": env_steps})
+    setup = replace(setup, config=config)
+    runs.save(folder, config, setup, done)
+    runs.write_json(folder / "config.json", config.model_dump(mode="json"))
+    return config, setup
 
 
 def refuse_rate(config: Config, argv: Sequence[str]) -> None:

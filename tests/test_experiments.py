@@ -107,6 +107,23 @@ def test_resuming_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opti
     assert rows[0] == rows[1]
 
 
+def test_a_run_resumed_with_a_larger_budget_equals_one_that_began_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_tiny(tmp_path / "whole", "--no-evaluate", "--env-steps", "4000") == 0
+    run = tmp_path / "run"
+    assert train_tiny(run, "--no-evaluate") == 0  # 2,000
+    resume = ["--resume", str(run), "--no-evaluate", "--env-steps"]
+    for less in ("2000", "-1"):
+        assert train.main([*resume, less]) == 2
+        assert f"expected more than the run's 2,000, got {int(less):,}" in capsys.readouterr().err
+    assert train.main([*resume, "4000"]) == 0
+    assert_equal(*(checkpoints.load(tmp_path / name) for name in ("whole", "run")))
+    assert json.loads((run / "config.json").read_text())["env_steps"] == 4000
+    assert train.main(["--resume", str(run), "--no-evaluate"]) == 0
+    assert "all 4,000 environment steps are done" in capsys.readouterr().out
+
+
 @pytest.fixture
 def foreground() -> Iterator[None]:
     """Signals as in a shell's foreground, where ctrl-C is not ignored, whatever the tests are run from."""
@@ -295,7 +312,7 @@ WRONG_TRAINING = {
     ),
     "resume nothing": (["--resume", "no/such/run"], "no such run folder"),
     "resume a preset": (["navigation-fixed", "--resume", "no/such/run"], "got navigation-fixed; leave it out"),
-    "resume for longer": (["--resume", "no/such/run", "--env-steps=9"], "got --env-steps; leave it out"),
+    "resume otherwise": (["--resume", "no/such/run", "--lr=9"], "got --lr; leave it out"),
 }
 
 
