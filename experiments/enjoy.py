@@ -25,7 +25,7 @@ from experiments.adapting import Episode, adapted, one_held_out, play
 from experiments.build import Setup
 from experiments.cli import parse
 from experiments.errors import InputError, script
-from experiments.evaluate import TEST_SEED
+from experiments.evaluate import TEST_SEED, refuse_met
 from experiments.figures.animations import write_gif
 from experiments.figures.stages import COLORS, Film, after, pace, shown_constants
 from experiments.streams import stream
@@ -77,6 +77,7 @@ def main(argv: list[str]) -> None:
     runs.prepare_machine()
     _, setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)
     task = one_held_out(setup.benchmark, options.split, options.index, options.constants)
+    refuse_met(setup.benchmark, task, options.constants)
     refuse_training_tasks(setup.benchmark, task)
     refuse_without_picture(setup, task)
     film = make_film(setup, task, options)

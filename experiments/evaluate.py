@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +144,7 @@ def measure(config: Config, setup: Setup, protocol: Protocol, device: torch.devi
     """The adaptation curve of every held-out task, with its references, as plain JSON values."""
     refuse(protocol)
     task = held_out_tasks(setup.benchmark, protocol)
+    refuse_met(setup.benchmark, task, protocol.constants)
     steps = usual_steps(config) if protocol.steps is None else protocol.steps
     episodes = protocol.episodes if protocol.episodes is not None else config.episodes
     curve = evaluate(
@@ -238,6 +239,35 @@ def one_task(benchmark: Benchmark, constants: Sequence[str]) -> Params:
     except ValueError as error:
         raise InputError(str(error)) from error
     return task
+
+
+def refuse_met(benchmark: Benchmark, task: Params, constants: Sequence[str]) -> None:
+    """Look whether training may have drawn a task of the user's own.
+
+    Raises:
+        InputError: it may; names the nearest held-out task with one of the given constants changed, if there is one.
+    """
+    if not constants or not bool(benchmark.is_training(task)):
+        return
+    names = [pair.partition("=")[0] for pair in constants]
+    given = {name: float(value) for name, value in task.items()}
+    near = (
+        given | {name: round(given[name] * factor, 4)}
+        for k in range(1, 200)
+        for name in names
+        for factor in (1.0 - k / 200.0, 1.0 + k / 200.0)
+    )
+    found = next((other for other in near if _is_held_out(benchmark, other)), None)
+    told = "" if found is None else ", such as " + " ".join(f"{name}={found[name]:g}" for name in names)
+    raise InputError(f"training may have met this task: expected a held-out one{told}")
+
+
+def _is_held_out(benchmark: Benchmark, values: Mapping[str, float]) -> bool:
+    family: Any = benchmark.family
+    try:
+        return not bool(benchmark.is_training(family.task(**values)))
+    except ValueError:  # no task at all
+        return False
 
 
 def score_matrix(results: Sequence[dict[str, Any]], field: str = "sampled") -> NDArray[np.float64]:

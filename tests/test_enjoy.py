@@ -148,7 +148,7 @@ def test_defaults_go_to_the_run_and_mode_is_not_sampled(run: Path, tmp_path: Pat
 
 WRONG = {
     "training split": (["--split", "train"], "training tasks cannot be evaluated on"),
-    "training task": (["--constants", "goal_x=0.2012", "goal_y=0.1001"], "are training tasks"),
+    "training task": (["--constants", "goal_x=0.2012", "goal_y=0.1001"], "expected a held-out one, such as goal_x=0."),
     "unknown split": (["--split", "tset"], "has no split 'tset'"),
     "index": (["--index", "100"], "expected a task of 0 to 99"),
     "unknown constant": (["--constants", "gaol_x=0.1"], "no constant 'gaol_x'"),

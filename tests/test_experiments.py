@@ -342,7 +342,7 @@ WRONG_EVALUATION = {
     "not finite": (["--constants", "goal_x=nan"], "goal_x: expected"),
     "unknown constant": (["--constants", "gaol_x=0.1"], "no constant 'gaol_x'"),
     "no number": (["--constants", "goal_x"], "expected constant=value"),
-    "training task": (["--constants", "goal_x=0.2012", "goal_y=0.1001"], "are training tasks"),
+    "training task": (["--constants", "goal_x=0.2012", "goal_y=0.1001"], "expected a held-out one, such as goal_x=0."),
     "no tasks": (["--tasks", "0"], "expected tasks >= 1"),
     "no episodes": (["--episodes", "0"], "expected tasks >= 1, episodes and score_episodes >= 1"),
     "a split and a task": (["--split", "validation", "--constants", "goal_x=0.7"], "got --split validation, too"),
