@@ -80,10 +80,20 @@ CPU_OPERATIONS = {
 """What a program for a CPU does in the place of some operations."""
 
 
-class _Program(NamedTuple):
+class Program(NamedTuple):
+    """A compiled function."""
+
     run: Callable[..., list[Tensor]]
-    structure: Any  # of the result
-    function: Callable[..., Any]  # kept, so that objects named by identity in a key stay alive
+    """from the tensors of its arguments, one after another, to those of its result"""
+    structure: Any
+    """of the result"""
+    function: Callable[..., Any]
+    """kept, so that objects named by identity in a key stay alive"""
+
+    def shaped(self, results: Sequence[Tensor]) -> Any:
+        """What `run` gave, nested as the function nests it."""
+        values = iter(results)
+        return map_leaves(lambda _: next(values), self.structure)
 
 
 class Programs:
@@ -91,7 +101,7 @@ class Programs:
 
     def __init__(self) -> None:
         """No programs yet."""
-        self._programs: dict[Hashable, _Program] = {}
+        self._programs: dict[Hashable, Program] = {}
         self._lock = threading.Lock()
 
     def __call__(self, key: tuple[Hashable, ...], function: Callable[..., Any], *trees: Any) -> Any:
@@ -103,16 +113,23 @@ class Programs:
                 at every call, so they may change in place but must not be replaced.
             trees: its arguments.
         """
+        program, leaves = self.find(key, function, *trees)
+        with torch.no_grad():
+            return program.shaped(program.run(*leaves))
+
+    @torch.no_grad()
+    def find(
+        self, key: tuple[Hashable, ...], function: Callable[..., Any], *trees: Any
+    ) -> tuple[Program, list[Tensor]]:
+        """The program for arguments such as these, compiled if it is the first, and their tensors in its order."""
         leaves: list[Tensor] = []
         full = (key, _described(trees, leaves))
-        with torch.no_grad():
-            program = self._programs.get(full)
-            if program is None:
-                with self._lock:  # one thread compiles, the others wait for it
-                    program = self._programs.get(full) or _compile(function, trees, leaves)
-                    self._programs[full] = program
-            results = iter(program.run(*leaves))
-        return map_leaves(lambda _: next(results), program.structure)
+        program = self._programs.get(full)
+        if program is None:
+            with self._lock:  # one thread compiles, the others wait for it
+                program = self._programs.get(full) or _compile(function, trees, leaves)
+                self._programs[full] = program
+        return program, leaves
 
     def __len__(self) -> int:
         """How many programs have been compiled."""
@@ -140,7 +157,7 @@ def _described(tree: Any, leaves: list[Tensor]) -> Hashable:
     return type(tree), *[_described(branch, leaves) for branch in tree]
 
 
-def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[Tensor]) -> _Program:
+def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[Tensor]) -> Program:
     structure: list[Any] = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
@@ -156,7 +173,7 @@ def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[
         # without the guards of `torch.compile`, which take 0.1 ms a call: the key of a program says what they would
         compiled = torch._inductor.compile(graph, [*leaves], options=dict(CPU_OPTIONS))
         compiled(*leaves)  # compile now, under the lock
-        return _Program(compiled, structure[0], function)
+        return Program(compiled, structure[0], function)
     replayed = torch.compile(make_fx(flat)(*leaves), dynamic=False, options=dict(GPU_OPTIONS))
     # a replayed CUDA graph writes into the buffers of its last run: hand out copies
-    return _Program(lambda *inputs: [x.clone() for x in replayed(*inputs)], structure[0], function)
+    return Program(lambda *inputs: [x.clone() for x in replayed(*inputs)], structure[0], function)

@@ -7,18 +7,19 @@ how long episodes live: two policies rolled out from equal generators act on com
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from metarl.compilation import Programs
+from metarl.compilation import Program, Programs
 from metarl.errors import NonFiniteError
 from metarl.lifting import in_pieces
 from metarl.packing import live_steps
 from metarl.policies import Policy, is_stacked
-from metarl.trees import map_leaves
+from metarl.trees import leaves_of, map_leaves
 from metarl.types import Batch, Params, State, Task, TaskFamily
 
 BLOCK = 10  # steps between looks at whether every episode has ended: a look is a host synchronisation
@@ -140,8 +141,8 @@ def roll_out(
         log_prob = record.distribution.log_prob(record.action)
     else:
         key = ("rollout", id(policy), id(family), act)
-        run = functools.partial(programs, key, functools.partial(_block, steps))
-        moment, record, log_prob = _compiled(run, dict(params), is_stacked(policy, params), constants, moment, noise)
+        find = functools.partial(programs.find, key, functools.partial(_block, steps))
+        moment, record, log_prob = _compiled(find, dict(params), is_stacked(policy, params), constants, moment, noise)
     batch = _clean(record, log_prob, *moment[1:])
     if programs is None:  # a program serves one shape
         batch = batch._replace(live=live_steps(batch.mask))
@@ -167,23 +168,53 @@ def _plainly(
 
 
 def _compiled(
-    run: Callable[..., _Block], params: Params, stacked: bool, constants: Task, moment: _Moment, noise: Tensor
+    find: Callable[..., tuple[Program, list[Tensor]]],
+    params: Params,
+    stacked: bool,
+    constants: Task,
+    moment: _Moment,
+    noise: Tensor,
 ) -> _Block:
     """Block by block to the time limit, a piece of the tasks at a time."""
 
     def piece(given: tuple[Params, Task, _Moment, Tensor]) -> _Block:
         own, constants, moment, noise = given
-        found = []
-        for part in torch.split(noise.movedim(1, 0), BLOCK):
-            moment, *taken = run(own if stacked else params, constants, moment, part)
-            found.append(tuple(taken))
-        record, log_prob = map_leaves(lambda *leaves: torch.cat(leaves, 1), *found)
-        return moment, record, log_prob
+        return _blocks(find, own if stacked else params, constants, moment, torch.split(noise.movedim(1, 0), BLOCK))
 
     tasks, episodes = noise.shape[1:3]
     size = _piece_size(tasks, episodes) if noise.device.type == "cpu" else tasks
     tree = (params if stacked else {}, constants, moment, noise.movedim(0, 1))
     found: _Block = in_pieces(piece, tree, tasks=tasks, size=size)
+    return found
+
+
+def _blocks(
+    find: Callable[..., tuple[Program, list[Tensor]]],
+    params: Params,
+    constants: Task,
+    moment: _Moment,
+    parts: Sequence[Tensor],
+) -> _Block:
+    """As many blocks as there are parts of the noise ``[steps, T, N, ...]``.
+
+    A program that goes on from what it gave itself is not looked up again: with few rows that takes as long as the
+    block.
+    """
+    moving, columns = len(leaves_of(moment)), list[list[Tensor]]()
+    program, leaves = find(params, constants, moment, parts[0])
+    results = program.run(*leaves)
+    itself = False
+    for before, part in itertools.pairwise(parts):
+        columns.append(results[moving:])
+        if itself and len(part) == len(before):
+            leaves[-moving - 1 :] = [*results[:moving], part]
+        else:
+            last = program
+            program, leaves = find(params, constants, program.shaped(results)[0], part)
+            itself = program is last
+        results = program.run(*leaves)
+    steps = [torch.cat(column, 1) for column in zip(*columns, results[moving:], strict=True)]
+    found: _Block = program.shaped([*results[:moving], *steps])
     return found
 
 

@@ -357,6 +357,41 @@ def test_a_compiled_rollout_equals_a_plain_one(name: str, monkeypatch: pytest.Mo
         assert steps < family.horizon and len(programs or ()) == 1
 
 
+class Otherwise:
+    """A family whose first states share memory, which those that follow do not."""
+
+    def __init__(self, family: Any) -> None:
+        self.family = family
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.family, name)
+
+    def reset(self, *args: Any, **kwargs: Any) -> Any:
+        return {name: value[:, :1].expand_as(value) for name, value in self.family.reset(*args, **kwargs).items()}
+
+
+@pytest.mark.parametrize(
+    ("horizon", "otherwise", "programs"), [(8, False, 1), (7, False, 2), (7, True, 3), (2, True, 1)]
+)
+def test_a_program_that_goes_on_from_its_own_results_is_not_looked_up_again(
+    monkeypatch: pytest.MonkeyPatch, horizon: int, otherwise: bool, programs: int
+) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, leaves, options: graph)  # the trace alone
+    monkeypatch.setattr(rollouts, "BLOCK", 2)
+    family: Any = CartPole(horizon, half_length=0.05)
+    family = Otherwise(family) if otherwise else family
+    policy, found, looks = categorical_policy(hidden=(4,)), Programs(), []
+    real = found.find
+    monkeypatch.setattr(found, "find", lambda *args: looks.append(1) or real(*args))
+    task = family.sample(3, generator=seeded(0))
+    batch = collect(policy, policy.initial(), family, task, 4, generator=seeded(1), programs=found)
+    plain = collect(policy, policy.initial(), family, task, 4, generator=seeded(1))
+    for one, other in zip(leaves_of(trimmed(batch, plain.reward.shape[1])), leaves_of(plain), strict=True):
+        torch.testing.assert_close(one, other if other.dtype != torch.int64 or other.dim() > 2 else one)
+    assert len(found) == programs
+    assert len(looks) == {(8, False): 2, (7, False): 3, (7, True): 4, (2, True): 1}[horizon, otherwise]
+
+
 @pytest.mark.parametrize("kind", ["shared", "stacked"])
 def test_a_compiled_rollout_in_pieces_equals_a_plain_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollouts, "ROWS", range(5, 9))
