@@ -244,14 +244,16 @@ def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
     Raises:
         ValueError: another kind of actions, or another number of them or of observations; tells which policy would fit.
     """
+    if not isinstance(policy, CategoricalPolicy | GaussianPolicy):
+        return
     seen, actions = family.observation_space, family.action_space
     discrete = isinstance(actions, Discrete)
     size = int(actions.n) if discrete else int(np.prod(actions.shape))
     needed = f"{'CategoricalPolicy' if discrete else 'GaussianPolicy'} for {size} actions"
     kind = CategoricalPolicy if discrete else GaussianPolicy
-    if isinstance(policy, CategoricalPolicy | GaussianPolicy) and not isinstance(policy, kind):
+    if not isinstance(policy, kind):
         raise ValueError(f"the family's actions are {actions}: expected a {needed}, got a {type(policy).__name__}")
-    network = getattr(policy, "network", None)
+    network = policy.network
     if isinstance(network, MLP):
         layers = [*network.hidden, network.head]
         inputs = layers[0].in_features - (len(network.context) if hasattr(network, "context") else 0)
