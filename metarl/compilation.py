@@ -154,7 +154,7 @@ def _described(tree: Any, leaves: list[Tensor]) -> Hashable:
         return tree.shape, tree.stride(), tree.dtype, tree.device
     if isinstance(tree, dict):
         return tuple([(name, _described(branch, leaves)) for name, branch in tree.items()])
-    return type(tree), *[_described(branch, leaves) for branch in tree]
+    return tuple([_described(branch, leaves) for branch in tree])
 
 
 def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[Tensor]) -> Program:
