@@ -197,8 +197,8 @@ def _blocks(
 ) -> _Block:
     """As many blocks as there are parts of the noise ``[steps, T, N, ...]``.
 
-    A program that goes on from what it gave itself is not looked up again: with few rows that takes as long as the
-    block.
+    A program that goes on from what it gave itself is not looked up again: with one row that is a sixth of the time.
+    Its results lie in memory as they did the last time, so that they are the arguments it was compiled for.
     """
     moving, columns = len(leaves_of(moment)), list[list[Tensor]]()
     program, leaves = find(params, constants, moment, parts[0])
