@@ -2,14 +2,16 @@
 
     python experiments/compare.py cartpole-polarity --rules meta-sgd maml --seeds 5 --output results/NAME
 
-Every rule's step size is first tuned on *validation* tasks over one grid, but for rules of your own, which are called
-with the parameters alone and have step sizes of their own; then every rule is trained from every seed for the same
+Every rule's step size is first tuned on *validation* tasks over one grid (with ``--rate-lrs``, besides, the meta step
+size of what it learns), but for rules of your own, which are called with the parameters alone and have step sizes of
+their own; then every rule is trained from every seed for the same
 number of environment steps, and scored on the same *test* tasks with the same noise. Finished jobs are kept in
 the output folder: an interrupted comparison goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import shlex
 import sys
@@ -34,6 +36,7 @@ from experiments.jobs import benchmarks_of, key_of, run_all
 from experiments.lookup import choose
 from experiments.names import ALGORITHMS, RULES
 from metarl import DivergedError, NonFiniteError, stats
+from metarl.optimizers.base import groups
 
 COMPARATORS = (
     "no-adaptation",
@@ -65,7 +68,9 @@ class Options:
     rules: tuple[str, ...] = ("meta-sgd", "maml")
     """rules and contenders by name, or the groups all and comparators; paired differences are against the last"""
     rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
-    """grid of (first) step sizes, the same for every rule"""
+    """grid of (first) step sizes, the same for every rule; it takes the place of --rate"""
+    rate_lrs: tuple[float, ...] = ()
+    """grid of the step sizes by which a rule learns what it learns, such as rates; each rule's own unless given"""
     seeds: int = 5
     """training seeds, counted from the configuration's"""
     held_out: int = 100
@@ -85,7 +90,7 @@ class Job:
     @property
     def name(self) -> str:
         """How messages call it."""
-        return f"{self.label}, rate {self.config.rate:g}, seed {self.config.seed}, {self.protocol.split}"
+        return f"{self.label}, {sizes(self.config)}, seed {self.config.seed}, {self.protocol.split}"
 
     @property
     def key(self) -> str:
@@ -112,6 +117,8 @@ def main(argv: list[str]) -> None:
     names = expand(options.rules)
     if not names or not options.rates or min(options.seeds, options.held_out, options.workers) < 1:
         raise InputError(f"expected rules, rates, and seeds, held_out and workers >= 1; got {options}")
+    if not all(0.0 < size < math.inf for size in (*options.rates, *options.rate_lrs)):
+        raise InputError(f"expected positive rates and rate_lrs, got {options.rates} and {options.rate_lrs}")
     if config.seed <= TUNING_SEED < config.seed + options.seeds:
         raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
     for name in names:
@@ -155,24 +162,43 @@ def protocol(split: str, config: Config, options: Options) -> Protocol:
 
 def tune(config: Config, names: Sequence[str], options: Options) -> dict[str, Config]:
     """Each contender with the step size of the grid that is best on validation tasks."""
-    base, chosen, trials = config.model_copy(update={"seed": TUNING_SEED}), {}, []
+    base, chosen, told = config.model_copy(update={"seed": TUNING_SEED}), {}, []
     validation = protocol("validation", config, options)
-    jobs = {
-        name: [
-            Job(name, contender(name).at(base, rate), validation)
-            for rate in (options.rates if contender(name).tuned else options.rates[:1])
-        ]
-        for name in names
-    }
+    jobs = {name: [Job(name, trial, validation) for trial in trials(name, base, options)] for name in names}
     finished = run_all([job for own in jobs.values() for job in own], options.output / "jobs", options.workers)
     for name, own in jobs.items():
-        scores = {job.config.rate: score(finished[job.key]) for job in own}
-        best = max(scores, key=lambda rate: scores[rate])
-        chosen[name] = contender(name).config(config).model_copy(update={"rate": best})
-        told = {rate: value if math.isfinite(value) else "diverged" for rate, value in scores.items()}
-        trials.append({"rule": name, "validation return by rate": told, "chosen": best})
-    runs.write_json(options.output / "tuning.json", trials)
+        best = max(own, key=lambda job: score(finished[job.key])).config
+        chosen[name] = best.model_copy(update={"seed": config.seed})
+        for rate_lr in dict.fromkeys(job.config.rate_lr for job in own):
+            scores = {job.config.rate: score(finished[job.key]) for job in own if job.config.rate_lr == rate_lr}
+            found = {rate: value if math.isfinite(value) else "diverged" for rate, value in scores.items()}
+            tried = {"rule": name, "validation return by rate": found, "chosen": None}
+            if rate_lr == best.rate_lr:
+                tried["chosen"] = best.rate
+            told.append(tried | ({"rate_lr": rate_lr} if options.rate_lrs else {}))
+    runs.write_json(options.output / "tuning.json", told)
     return chosen
+
+
+def trials(name: str, base: Config, options: Options) -> list[Config]:
+    """What is tried for a contender: the product of both grids.
+
+    One that learns nothing but its initialization gets as many trials, of a finer grid of rates between the same ends.
+    """
+    who = contender(name)
+    if not who.tuned:
+        return [who.at(base, options.rates[0])]
+    if not options.rate_lrs:
+        return [who.at(base, rate) for rate in options.rates]
+    if len(groups(build(who.config(base), torch.device("cpu")).learner, base.lr, None)) > 1:
+        return [who.at(base, *pair) for pair in itertools.product(options.rates, options.rate_lrs)]
+    finer = np.geomspace(min(options.rates), max(options.rates), len(options.rates) * len(options.rate_lrs))
+    return [who.at(base, float(f"{rate:.2g}")).model_copy(update={"rate_lr": None}) for rate in finer]
+
+
+def sizes(config: Config) -> str:
+    """The step sizes that are tuned, as messages tell them."""
+    return f"rate {config.rate:g}" + ("" if config.rate_lr is None else f", rate_lr {config.rate_lr:g}")
 
 
 def score(result: dict[str, Any]) -> float:
@@ -191,8 +217,8 @@ def report(
     """Write and print the table, the paired differences and the figure."""
     reference = list(results)[-1]
     lines = [
-        f"| contender | rate | before | after | IQM | made worse | episodes | − {reference} (paired) |",
-        "|---|" + "---:|" * 7,
+        f"| contender | rate | rate_lr | before | after | IQM | made worse | episodes | − {reference} (paired) |",
+        "|---|" + "---:|" * 8,
     ]
     lines += [row(name, reference, tuned, results) for name in results]
     text = "\n".join(lines)
@@ -203,6 +229,7 @@ def report(
         {
             "config": config.model_dump(mode="json"),
             "rates": {name: chosen.rate for name, chosen in tuned.items()},
+            "rate_lrs": {name: chosen.rate_lr for name, chosen in tuned.items()},
             "system": runs.system(torch.device("cpu")),
             "command": shlex.join(["python", *sys.argv]),
             "results": results,
@@ -224,16 +251,19 @@ def broken(results: list[dict[str, Any]]) -> int:
 
 def row(name: str, reference: str, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> str:
     """One line of the table, in Markdown: before adapting, and after as much of it as the contender is judged by."""
-    rate = f"{tuned[name].rate:g}" if contender(name).tuned else "–"
+    chosen = tuned[name]
+    rate = f"{chosen.rate:g}" if contender(name).tuned else "–"
+    rate_lr = f"{chosen.rate_lr:g}" if chosen.rate_lr is not None and contender(name).tuned else "–"
     if broken(results[name]):
         what = f"{broken(results[name])} of {len(results[name])} seeds diverged"
-        return f"| {name} | {rate} | {what} |" + " – |" * 5
+        return f"| {name} | {rate} | {rate_lr} | {what} |" + " – |" * 5
     first, scores = score_matrix(results[name])[..., 0], final(results[name])
     mean, middle = (stats.interval(scores, statistic, seed=0) for statistic in (stats.mean, stats.iqm))
     adapts = results[name][0]["reported"] > 0
     cells = [
         name,
         rate,
+        rate_lr,
         f"{first.mean():.2f}",
         f"{mean.estimate:.2f} [{mean.low:.2f}, {mean.high:.2f}]",
         f"{middle.estimate:.2f}",

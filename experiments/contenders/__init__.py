@@ -39,9 +39,10 @@ class Contender:
         """The comparison's configuration as it is for this contender."""
         return base.model_copy(update=dict(self.changes))
 
-    def at(self, base: Config, rate: float) -> Config:
-        """The same with a step size of the common grid."""
-        return self.config(base).model_copy(update={"rate": rate * self.unit})
+    def at(self, base: Config, rate: float, rate_lr: float | None = None) -> Config:
+        """The same with step sizes of the common grids: its own ``rate_lr`` unless one is given."""
+        own = self.config(base)
+        return own.model_copy(update={"rate": rate * self.unit, "rate_lr": own.rate_lr if rate_lr is None else rate_lr})
 
 
 def _from(module: str, name: str) -> Train:
@@ -67,11 +68,11 @@ CONTENDERS: dict[str, Contender] = {
     "shuffled-tasks": Contender(learners.shuffled),
     "oracle": Contender(learners.oracle, tuned=False),
     "lqr": Contender(_from("control", "lqr"), tuned=False),
-    "rl2": Contender(_from("memory", "rl2"), unit=ADAM, remembers=True, restarts=True),
-    "ppo-from-scratch": Contender(_from("sb3", "ppo_from_scratch"), unit=ADAM),
-    "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {"steps": 0}, unit=ADAM, restarts=True),
-    "ppo-fine-tuned": Contender(_from("sb3", "ppo_fine_tuned"), unit=ADAM, restarts=True),
-    "recurrent-ppo": Contender(_from("sb3", "recurrent_ppo"), unit=ADAM, remembers=True, restarts=True),
+    "rl2": Contender(_from("memory", "rl2"), PLAIN, unit=ADAM, remembers=True, restarts=True),
+    "ppo-from-scratch": Contender(_from("sb3", "ppo_from_scratch"), PLAIN, unit=ADAM),
+    "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {**PLAIN, "steps": 0}, unit=ADAM, restarts=True),
+    "ppo-fine-tuned": Contender(_from("sb3", "ppo_fine_tuned"), PLAIN, unit=ADAM, restarts=True),
+    "recurrent-ppo": Contender(_from("sb3", "recurrent_ppo"), PLAIN, unit=ADAM, remembers=True, restarts=True),
 }
 
 
