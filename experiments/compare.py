@@ -186,14 +186,13 @@ def trials(name: str, base: Config, options: Options) -> list[Config]:
     One that learns nothing but its initialization gets as many trials, of a finer grid of rates between the same ends.
     """
     who = contender(name)
-    if not who.tuned:
-        return [who.at(base, options.rates[0])]
-    if not options.rate_lrs:
-        return [who.at(base, rate) for rate in options.rates]
+    rates = options.rates if who.tuned else options.rates[:1]
     if len(groups(build(who.config(base), torch.device("cpu")).learner, base.lr, None)) > 1:
-        return [who.at(base, *pair) for pair in itertools.product(options.rates, options.rate_lrs)]
-    finer = np.geomspace(min(options.rates), max(options.rates), len(options.rates) * len(options.rate_lrs))
-    return [who.at(base, float(f"{rate:.2g}")).model_copy(update={"rate_lr": None}) for rate in finer]
+        return [who.at(base, *pair) for pair in itertools.product(rates, options.rate_lrs or (None,))]
+    if who.tuned and options.rate_lrs:
+        finer = np.geomspace(min(rates), max(rates), len(rates) * len(options.rate_lrs))
+        rates = tuple(float(f"{rate:.2g}") for rate in finer)
+    return [who.at(base, rate).model_copy(update={"rate_lr": None}) for rate in rates]
 
 
 def sizes(config: Config) -> str:
@@ -253,7 +252,7 @@ def row(name: str, reference: str, tuned: dict[str, Config], results: dict[str, 
     """One line of the table, in Markdown: before adapting, and after as much of it as the contender is judged by."""
     chosen = tuned[name]
     rate = f"{chosen.rate:g}" if contender(name).tuned else "–"
-    rate_lr = f"{chosen.rate_lr:g}" if chosen.rate_lr is not None and contender(name).tuned else "–"
+    rate_lr = "–" if chosen.rate_lr is None else f"{chosen.rate_lr:g}"
     if broken(results[name]):
         what = f"{broken(results[name])} of {len(results[name])} seeds diverged"
         return f"| {name} | {rate} | {rate_lr} | {what} |" + " – |" * 5

@@ -21,6 +21,7 @@ from envs import RingNavigation, TaskBenchmark
 from experiments import compare, demo, evaluate, runs, train
 from experiments.build import Progress, build, build_rule
 from experiments.config import Config
+from experiments.contenders import CONTENDERS
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES, outer_loss
@@ -695,6 +696,24 @@ def test_compare_pairs_rules_and_repeats_nothing(tmp_path: Path, capsys: pytest.
     assert "[1/" not in again and again.splitlines()[-3:] == first.splitlines()[-3:]
 
 
+def test_everybody_gets_as_many_trials(tmp_path: Path) -> None:
+    options = compare.Options(tmp_path, rates=(0.1, 0.3), rate_lrs=(0.003, 0.03))
+
+    def tried(name: str) -> list[tuple[float, float | None]]:
+        return [(config.rate, config.rate_lr) for config in compare.trials(name, SMALL, options)]
+
+    for learns in ("meta-sgd", "mlp-schedule", "warm-start", "per-step"):
+        assert tried(learns) == [(0.1, 0.003), (0.1, 0.03), (0.3, 0.003), (0.3, 0.03)]
+    for name in ("maml", "fomaml", "reptile", "hypergradient"):  # nothing beside the initialization
+        assert tried(name) == [(0.1, None), (0.14, None), (0.21, None), (0.3, None)]
+    assert [rate for rate, _ in tried("ppo-fine-tuned")] == pytest.approx([1e-4, 1.4e-4, 2.1e-4, 3e-4])
+    assert len(tried("no-adaptation")) == 1
+    options = compare.Options(tmp_path, rates=(0.1, 0.3))
+    own = CONTENDERS["mlp-schedule"].config(SMALL).rate_lr
+    assert tried("mlp-schedule") == [(0.1, own), (0.3, own)] and own is not None
+    assert tried("maml") == [(0.1, None), (0.3, None)]
+
+
 def test_a_diverging_step_size_loses_and_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["navigation-fixed", *TINY, "--horizon", "10", "--env-steps", "300", "--output", str(tmp_path)]
     argv += ["--rules", "maml", "--seeds", "1", "--held-out", "3", "--workers", "1", "--rates"]
@@ -705,7 +724,7 @@ def test_a_diverging_step_size_loses_and_ends_nothing(tmp_path: Path, capsys: py
     assert "maml diverged" in capsys.readouterr().err
     argv[argv.index("maml") : argv.index("maml") + 1] = ["maml", "no-adaptation"]
     assert compare.main([*argv, "1e38"]) == 0
-    assert "| maml | 1e+38 | 1 of 1 seeds diverged |" in (tmp_path / "table.md").read_text()
+    assert "| maml | 1e+38 | – | 1 of 1 seeds diverged |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -714,6 +733,8 @@ def test_a_diverging_step_size_loses_and_ends_nothing(tmp_path: Path, capsys: py
         ("--rules meta-sdg", "did you mean 'meta-sgd'"),
         ("--held-out 0", "held_out and workers >= 1"),
         ("--workers 0", "held_out and workers >= 1"),
+        ("--rates 0.1 -1", "expected positive rates and rate_lrs"),
+        ("--rate-lrs 0", "expected positive rates and rate_lrs"),
         *(
             (f"--rules {name} maml --benchmark tests.test_gymnasium_family:pendulum", f"{name} begins episodes again")
             for name in ("rl2", "ppo-randomized", "ppo-fine-tuned", "recurrent-ppo")

@@ -111,6 +111,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert evaluate.main([str(folder / name), "--split", split, "--tasks", "12", "--score-episodes", "2"]) == 0
     argv = ["navigation-fixed", *TINY, "--horizon", "10", "--env-steps", "1000", "--output", str(folder / "compared")]
     argv += ["--rules", "meta-sgd", "no-adaptation", "maml", "--rates", "0.1", "0.3", "--seeds", "2"]
+    argv += ["--rate-lrs", "0.003", "0.03"]
     assert compare.main([*argv, "--held-out", "8", "--workers", "1"]) == 0
     torch.set_num_threads(threads)
     return folder
@@ -182,6 +183,9 @@ def test_a_page_about_a_comparison(made: Path, tmp_path: Path) -> None:
         told = [float(row[name]) for name in ("after", "after: low", "after: high")]
         assert told == [pytest.approx(value) for value in (found.estimate, found.low, found.high)]
     assert [float(row["after"]) for row in rows] == sorted((float(row["after"]) for row in rows), reverse=True)
+    tried = list(csv.DictReader(io.StringIO((tmp_path / "page_files" / "tuning.csv").read_text())))
+    told = ["meta-sgd, rate_lr 0.003", "meta-sgd, rate_lr 0.03", "no-adaptation", "maml"]
+    assert [row["rule"] for row in tried] == told and [float(row["trials"]) for row in tried] == [2, 2, 1, 4]
 
 
 def test_a_page_that_compares_runs(made: Path, run: Path, tmp_path: Path) -> None:
@@ -450,7 +454,7 @@ def test_an_unfinished_comparison_says_so(compared: Path, tmp_path: Path) -> Non
     (compared / "comparison.json").unlink()
     page = assert_whole(asked([str(compared)], tmp_path / "page.html"))
     words = " ".join(part for parts in page.words.values() for part in parts)
-    assert "the comparison is not finished; 11 jobs are" in words and "tuning" in page.ids
+    assert "the comparison is not finished; 15 jobs are" in words and "tuning" in page.ids
 
 
 def test_seeds_that_diverged_are_counted_and_told(compared: Path, tmp_path: Path) -> None:

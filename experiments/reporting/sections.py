@@ -408,8 +408,9 @@ def tuning(desk: Desk) -> Section | None:
     table, lines = made
     section = Section("tuning", "Same tuning effort", tables=[table])
     section.lead = (
-        "Every rule's (first) step size was chosen from one grid by its return on validation tasks, trained from a "
-        "seed that is not reported. Other settings are common, apart from what makes a rule; they may suit some better."
+        "Every rule's (first) step size, and where a rate_lr is named the meta step size of what it learns, was chosen "
+        "from one grid by its return on validation tasks, trained from a seed that is not reported. Other settings are "
+        "common, apart from what makes a rule; they may suit some better."
     )
     if lines:
         drawn = rate_panels.tuning(desk.path("tuning"), lines, desk.colors)

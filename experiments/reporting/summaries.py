@@ -350,16 +350,20 @@ def aggregates(contenders: Sequence[Contender], split: str, swatches: Mapping[st
 def tuning(
     trials: Sequence[Mapping[str, Any]], swatches: Mapping[str, int]
 ) -> tuple[Table, dict[str, tuple[Array, Array, float]]] | None:
-    """What was tried for every rule, as a table and as lines to draw; None without trials that can be read."""
-    by_rule = {t.clean(trial["rule"]): _tried(trial) for trial in trials if "rule" in trial}
-    grid = sorted({rate for tried, _ in by_rule.values() for rate in tried})
+    """What was tried for every rule, as a table and as lines to draw; None without trials that can be read.
+
+    Where the meta step size was tuned, too, every value of it is a row, and the one that was chosen is drawn.
+    """
+    by_row = {(t.clean(one["rule"]), _float(one.get("rate_lr"))): _tried(one) for one in trials if "rule" in one}
+    grid = sorted({rate for tried, _ in by_row.values() for rate in tried})
     if not grid:
         return None
-    every = [value for tried, _ in by_rule.values() for value in tried.values() if math.isfinite(value)]
+    every = [value for tried, _ in by_row.values() for value in tried.values() if math.isfinite(value)]
     places = t.digits([float(np.median(every))] if every else [0.0])
     rows, lines = [], {}
-    for rule, (tried, chosen) in by_rule.items():
-        row = [t.words(rule, swatch=swatches.get(rule)), t.count(len(tried))]
+    for (rule, rate_lr), (tried, chosen) in by_row.items():
+        label = rule if rate_lr is None else f"{rule}, rate_lr {rate_lr:g}"
+        row = [t.words(label, swatch=swatches.get(rule)), t.count(len(tried))]
         for rate in grid:
             if rate not in tried:
                 row.append(t.nothing())
@@ -369,7 +373,7 @@ def tuning(
                 row.append(t.figure(tried[rate], places, strong=rate == chosen))
         rows.append(row)
         finite = [(rate, value) for rate, value in sorted(tried.items()) if math.isfinite(value)]
-        if len(tried) > 1 and finite:
+        if len(tried) > 1 and finite and (rate_lr is None or chosen is not None):
             rates, values = np.array(finite).T
             lines[rule] = (rates, values, math.nan if chosen is None else chosen)
     return Table("tuning", ("rule", "trials", *(f"{rate:g}" for rate in grid)), rows), lines
