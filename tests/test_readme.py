@@ -79,7 +79,10 @@ def test_every_file_of_the_map_exists() -> None:
 
 
 def test_pictures_and_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README + RESULTS)
-    assert targets
-    for target in targets:
+    targets = re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]+))?\)", README + RESULTS)
+    assert any(anchor for _, anchor in targets)
+    for target, anchor in targets:
         assert (ROOT / target).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", (ROOT / target).read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings], anchor
