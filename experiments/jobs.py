@@ -1,6 +1,7 @@
 """Long work as jobs: side by side in processes of one thread each, and never done twice.
 
 A finished job is a file named after its key in the output folder: work that was interrupted goes on where it stopped.
+The file tells which programs made it, and whoever goes on with others is told.
 """
 
 from __future__ import annotations
@@ -56,6 +57,15 @@ def _fingerprint(benchmark: str, horizon: int | None) -> str:
     return build_benchmark(Config(benchmark=benchmark, horizon=horizon)).fingerprint()
 
 
+@functools.cache
+def code() -> str:
+    """A hash of the programs that jobs are made by: every module of this project that they could use."""
+    root, digest = Path(__file__).parent.parent, hashlib.sha256()
+    for file in sorted(file for folder in ("envs", "experiments", "metarl") for file in (root / folder).rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
     """Results by job key; only what is not in the folder yet is run."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,9 +74,15 @@ def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[s
         pending = {pool.submit(job.run): job for job in missing}
         for number, future in enumerate(as_completed(pending), 1):
             job, result = pending[future], future.result()
-            runs.write_json(folder / f"{job.key}.json", result)
+            runs.write_json(folder / f"{job.key}.json", result | {"code": code()})
             print(f"[{number}/{len(missing)}] {job.name}: {job.summary(result)}", flush=True)
-    return {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
+    found = {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
+    others = sum(result.pop("code", None) != code() for result in found.values())
+    if others:
+        print(
+            f"note: {others} of {len(found)} jobs in {folder} were finished by other code; delete them to do them again"
+        )
+    return found
 
 
 @contextmanager

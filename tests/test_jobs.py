@@ -81,7 +81,23 @@ def test_a_finished_job_is_never_done_again(tmp_path: Path, capsys: pytest.Captu
     assert first == {job.key: {"number": job.number} for job in jobs[:2]}
     (tmp_path / "worker-0").unlink()
     assert run_all(jobs, tmp_path / "jobs", 2).keys() == {job.key for job in jobs}
-    assert "worker-0" not in workers(tmp_path) and "[1/1] note 2: 2" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "worker-0" not in workers(tmp_path) and "[1/1] note 2: 2" in told and "other code" not in told
+
+
+def test_jobs_that_other_code_has_finished_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [Note(str(tmp_path), number) for number in range(2)]
+    run_all(jobs[:1], tmp_path / "jobs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs_module, "code", lambda: "other")
+        found = run_all(jobs, tmp_path / "jobs", 1)
+    assert found == {job.key: {"number": job.number} for job in jobs}
+    told = f"note: 1 of 2 jobs in {tmp_path / 'jobs'} were finished by other code; delete them to do them anew"
+    assert told in capsys.readouterr().out
+    run_all(jobs, tmp_path / "jobs", 1)
+    assert told in capsys.readouterr().out  # the second is the other's now
 
 
 def test_a_job_on_a_benchmark_that_has_changed_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
