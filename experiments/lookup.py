@@ -50,6 +50,11 @@ def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     return _imported(kind, name, offered[name][0])
 
 
+def is_plugin(kind: str, name: str, table: Mapping[str, Any]) -> bool:
+    """Whether `choose_or_import` would import for this name what is no part of this project."""
+    return name not in table and (":" in name or name in offered_names(kind))
+
+
 def offered_names(kind: str) -> dict[str, list[str]]:
     """Import paths ``package.module:NAME`` that installed packages offer, by name; nothing is imported."""
     paths: dict[str, list[str]] = {}

@@ -22,7 +22,7 @@ import metarl
 from experiments.build import Progress, Setup, build
 from experiments.config import Config
 from experiments.errors import InputError, existing
-from experiments.lookup import offered_names
+from experiments.lookup import is_plugin
 from experiments.names import BENCHMARKS, RULES
 from metarl import checkpoints
 
@@ -217,8 +217,12 @@ def load(
     if "config" not in state or "benchmark" not in state:
         raise InputError(f"{folder}: this checkpoint is not of a training run; expected one written by train.py")
     config = Config(**state["config"])
-    for kind, name, table in (("benchmark", config.benchmark, BENCHMARKS), ("rule", config.rule, RULES)):
-        if name not in table and (":" in name or name in offered_names(kind)) and name not in plugins:
+    for kind, name, table in (
+        ("benchmark", config.benchmark, BENCHMARKS),
+        ("benchmark", config.scored_in or config.benchmark, BENCHMARKS),
+        ("rule", config.rule, RULES),
+    ):
+        if is_plugin(kind, name, table) and name not in plugins:
             raise InputError(f"{folder}: the run uses the plug-in {name}; allow its import with --plugin {name}")
     if restore_threads:
         torch.set_num_threads(state["threads"])

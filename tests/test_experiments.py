@@ -475,6 +475,11 @@ def test_a_stored_configuration_cannot_have_anything_else_imported(
         checkpoints.save(run, state | {"config": state["config"] | {field: "os:getcwd"}}, 1)
         assert evaluate.main([str(run), "--plugin", "os:getcwd"]) == 2
         assert "unknown" in capsys.readouterr().err
+    for field in ("benchmark", "scored_in", "rule"):
+        run = tmp_path / field
+        checkpoints.save(run, state | {"config": state["config"] | {field: "hostile:boom"}}, 1)
+        assert evaluate.main([str(run)]) == 2
+        assert "the run uses the plug-in hostile:boom; allow its import with --plugin" in capsys.readouterr().err
 
 
 def test_step_sizes_fall_linearly_over_the_budget_also_when_resumed() -> None:

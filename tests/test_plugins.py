@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from envs import BENCHMARKS, TaskBenchmark
-from experiments import check_family, evaluate, lookup, names, train
+from experiments import check_family, evaluate, lookup, names, report, train
 from experiments.build import build_benchmark
 from experiments.config import Config
 from experiments.errors import InputError
@@ -202,3 +202,6 @@ def test_a_stored_name_of_an_installed_package_is_imported_only_if_allowed(
     assert evaluate.main([run]) == 2
     assert "--plugin their-short" in capsys.readouterr().err and installed not in sys.modules
     assert evaluate.main([run, "--tasks", "2", "--steps", "1", "--plugin", "their-short"]) == 0
+    monkeypatch.delitem(sys.modules, installed)
+    assert report.main([run, "--no-moving"]) == 0 and installed not in sys.modules
+    assert report.main([run, "--no-moving", "--plugin", "their-short"]) == 0 and installed in sys.modules

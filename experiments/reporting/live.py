@@ -20,6 +20,8 @@ from experiments.figures.animations import animate_cartpole, animate_navigation
 from experiments.figures.page import SHOWN, Array
 from experiments.figures.plane import first_tasks, walks
 from experiments.learned import LOOKED_AT, Reinforced, rate_tables, reinforced
+from experiments.lookup import is_plugin
+from experiments.names import BENCHMARKS
 from experiments.reporting.sources import Contender, Missing
 from experiments.reporting.tables import clean
 from experiments.streams import stream
@@ -65,7 +67,7 @@ class Live:
         """The environments with their training ranges; None if they are not at hand or not those that were scored."""
         name, horizon = contender.config.get("benchmark"), contender.config.get("horizon")
         results = [result for found in contender.results.values() for result in found]
-        if not isinstance(name, str) or (":" in name and name not in self._plugins):
+        if not isinstance(name, str) or (is_plugin("benchmark", name, BENCHMARKS) and name not in self._plugins):
             return None
         try:
             benchmark = find_benchmark(name, horizon)
