@@ -67,9 +67,9 @@ class Clock:
         }
 
 
-def score(config: Config, setup: Setup, look: Look, device: torch.device) -> float:
+def score(setup: Setup, look: Look) -> float:
     """Mean return over held-out validation tasks after one adaptation step, with sampled actions."""
-    result = measure(config, setup, Protocol(split="validation", tasks=look.tasks, steps=1), device)
+    result = measure(setup, Protocol(split="validation", tasks=look.tasks, steps=1))
     return statistics.mean(curve[1] for curve in result["sampled"])
 
 
@@ -81,13 +81,14 @@ def watch(config: Config, look: Look, device: torch.device) -> dict[str, Any]:
     while True:
         try:
             for _ in range(look.every):
-                clock.training += common.seconds(lambda: advance(run, clock), device)
-            clock.scores.append(score(config, setup, look, device))
+                if clock.env_steps < config.env_steps:
+                    clock.training += common.seconds(lambda: advance(run, clock), device)
+            clock.scores.append(score(setup, look))
         except (DivergedError, NonFiniteError) as error:
             return clock.report("diverged") | {"error": str(error)}
         if clock.scores[-1] > look.target:
             return clock.report("reached")
-        if clock.training >= look.limit:
+        if clock.training >= look.limit or clock.env_steps >= config.env_steps:
             return clock.report("not reached")
 
 

@@ -53,8 +53,16 @@ class Setup:
     task_generator: torch.Generator  # tasks, on the CPU
     config: Config
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.generator.device
+
     def train(self, done: Progress = Progress()) -> Iterator[tuple[int, dict[str, float]]]:  # noqa: B008 (frozen)
-        """Meta-train on from ``done`` for as long as the caller goes on; see `metarl.meta_train`."""
+        """Meta-train on from ``done``, for as long as the caller goes on; see `metarl.meta_train`.
+
+        The iteration that reaches the budget is the last.
+        """
         iterations = meta_train(
             self.learner,
             self.optimizer,
@@ -66,9 +74,8 @@ class Setup:
             patience=self.config.patience,
         )
         spent = done.env_steps
-        while True:
-            left = max(0.0, 1.0 - spent / self.config.env_steps)
-            self.optimizer.share = self.config.final_share + (1.0 - self.config.final_share) * left
+        while spent < self.config.env_steps:
+            self.optimizer.share = self.config.share(spent)
             iteration, metrics = next(iterations)
             spent += int(metrics["env_steps"])
             yield iteration, metrics

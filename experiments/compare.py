@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +34,8 @@ from experiments.evaluate import Protocol, score_matrix
 from experiments.jobs import benchmarks_of, key_of, run_all
 from experiments.lookup import choose
 from experiments.names import ALGORITHMS, RULES
-from metarl import DivergedError, NonFiniteError, stats
+from experiments.publishing import markdown, parts, publish, shown
+from metarl import DivergedError, stats
 from metarl.optimizers.base import groups
 
 COMPARATORS = (
@@ -99,16 +99,12 @@ class Job:
         return key_of(self.label, plain, vars(self.protocol), benchmarks_of(self.config))
 
     def run(self) -> dict[str, Any]:
-        """Train within the budget and measure; one that diverges must not end the others."""
-        runs.prepare_machine(threads=1)
-        try:
-            return contender(self.label).train(self.config)(self.protocol)
-        except (DivergedError, NonFiniteError) as error:
-            return {"diverged": str(error)}
+        """Train within the budget and measure."""
+        return contender(self.label).train(self.config)(self.protocol)
 
     def summary(self, result: dict[str, Any]) -> str:
         """The score on held-out tasks."""
-        return str(result.get("diverged") or score(result))
+        return f"{score(result):.4g}"
 
 
 @script
@@ -215,26 +211,13 @@ def report(
 ) -> None:
     """Write and print the table, the paired differences and the figure."""
     reference = list(results)[-1]
-    lines = [
-        f"| contender | rate | rate_lr | before | after | IQM | made worse | episodes | − {reference} (paired) |",
-        "|---|" + "---:|" * 8,
-    ]
-    lines += [row(name, reference, tuned, results) for name in results]
-    text = "\n".join(lines)
-    print("\n" + text)
-    (options.output / "table.md").write_text(text + "\n")
-    runs.write_json(
-        options.output / "comparison.json",
-        {
-            "config": config.model_dump(mode="json"),
-            "rates": {name: chosen.rate for name, chosen in tuned.items()},
-            "rate_lrs": {name: chosen.rate_lr for name, chosen in tuned.items()},
-            "system": runs.system(torch.device("cpu")),
-            "command": shlex.join(["python", *sys.argv]),
-            "results": results,
-        },
-        indent=None,
-    )
+    about = {
+        "config": config.model_dump(mode="json"),
+        "rates": {name: chosen.rate for name, chosen in tuned.items()},
+        "rate_lrs": {name: chosen.rate_lr for name, chosen in tuned.items()},
+        "results": results,
+    }
+    publish(options.output, "comparison.json", "\n".join(table(tuned, results)), about)
     whole = {name: found for name, found in results.items() if not broken(found)}
     if len(whole) <= FEW:
         figures.comparison(options.output / "comparison", whole)
@@ -248,33 +231,34 @@ def broken(results: list[dict[str, Any]]) -> int:
     return sum("diverged" in result for result in results)
 
 
-def row(name: str, reference: str, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> str:
-    """One line of the table, in Markdown: before adapting, and after as much of it as the contender is judged by."""
+def table(tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Lines in Markdown; the last contender is the reference."""
+    reference = list(results)[-1]
+    columns = ("rate", "rate_lr", "before", "after", "IQM", "made worse", "episodes", f"− {reference} (paired)")
+    return markdown(("contender", *columns), [row(name, reference, tuned, results) for name in results])
+
+
+def row(name: str, reference: str, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """One line of the table: before adapting, and after as much of it as the contender is judged by."""
     chosen = tuned[name]
     rate = f"{chosen.rate:g}" if contender(name).tuned else "–"
     rate_lr = "–" if chosen.rate_lr is None else f"{chosen.rate_lr:g}"
     if broken(results[name]):
         what = f"{broken(results[name])} of {len(results[name])} seeds diverged"
-        return f"| {name} | {rate} | {rate_lr} | {what} |" + " – |" * 5
+        return [name, rate, rate_lr, what, *"–––––"]
     first, scores = score_matrix(results[name])[..., 0], final(results[name])
-    mean, middle = (stats.interval(scores, statistic, seed=0) for statistic in (stats.mean, stats.iqm))
     adapts = results[name][0]["reported"] > 0
-    cells = [
+    return [
         name,
         rate,
         rate_lr,
         f"{first.mean():.2f}",
-        f"{mean.estimate:.2f} [{mean.low:.2f}, {mean.high:.2f}]",
-        f"{middle.estimate:.2f}",
+        shown(scores),
+        parts(scores, stats.iqm)[0],
         f"{stats.share_worse(first, scores):.1%}" if adapts else "–",
         f"{final_episodes(results[name]):g}",
+        "–" if name == reference else shown(scores - final(results[reference])),
     ]
-    if name == reference:
-        return "| " + " | ".join([*cells, "–"]) + " |"
-    difference = stats.paired_interval(scores, final(results[reference]), stats.mean, seed=0)
-    return (
-        "| " + " | ".join([*cells, f"{difference.estimate:.2f} [{difference.low:.2f}, {difference.high:.2f}]"]) + " |"
-    )
 
 
 def final_episodes(results: list[dict[str, Any]]) -> float:

@@ -102,3 +102,8 @@ class Config(BaseModel):
     max_kl: Positive = Field(0.01, description="trust region in nats")
 
     compile: bool = Field(False, description="train with compiled programs: pays in runs of several minutes")
+
+    def share(self, spent: float) -> float:
+        """Of the meta-optimizer's step sizes to use once so many environment steps of the budget are spent."""
+        left = max(0.0, 1.0 - spent / self.env_steps)
+        return self.final_share + (1.0 - self.final_share) * left

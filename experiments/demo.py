@@ -39,9 +39,9 @@ def main(argv: list[str]) -> None:
         print(f"\n== {name}: {env_steps:,} environment steps of meta-training")
         config = preset(name).model_copy(update={"env_steps": env_steps})
         folder, setup, done = trained(name, config, device)
-        evaluate_run(folder, config, setup, done, Protocol(), device)
-        draw_run(folder, config, setup, device)
-        ANIMATIONS[name](folder / "figures" / "before_and_after.gif", setup, device)
+        evaluate_run(folder, setup, done, Protocol())
+        draw_run(folder, setup)
+        ANIMATIONS[name](folder / "figures" / "before_and_after.gif", setup)
         print(f"  animation: {folder / 'figures' / 'before_and_after.gif'}")
     print(f"\ndone in {time.perf_counter() - started:.0f} s; training curves: tensorboard --logdir {FOLDER}")
 
@@ -51,13 +51,13 @@ def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setu
     version = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:6]  # another budget is another run
     folder = FOLDER / f"{name}-{version}"
     if (folder / "checkpoints" / "last").exists():
-        _, setup, done = runs.load(folder, device, restore_threads=True)
+        setup, done = runs.load(folder, device, restore_threads=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)  # interrupted before its first checkpoint: nothing to keep
         setup, done = build(config, device), runs.Progress()
         runs.create(config, folder, device)
     if done.env_steps < config.env_steps:
-        done = train(config, setup, folder, done, save_every=10)
+        done = train(setup, folder, done, save_every=10)
     else:
         print(f"  found trained in {folder}; remove the folder to train again")
     return folder, setup, done

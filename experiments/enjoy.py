@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     refuse(options)
     screen = open_screen() if options.window else None
     runs.prepare_machine()
-    _, setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)
+    setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)
     task = one_held_out(setup.benchmark, options.split, options.index, options.constants)
     refuse_met(setup.benchmark, task, options.constants)
     refuse_training_tasks(setup.benchmark, task)

@@ -10,7 +10,6 @@ their form for the advantages at hand. Evolution explores with perturbed learner
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,12 @@ from pathlib import Path
 import torch
 
 from experiments import figures, runs
-from experiments.build import Setup, build
+from experiments.build import Setup
 from experiments.cli import parse_config
+from experiments.contenders.learners import trained
 from experiments.errors import InputError, script
 from experiments.names import ESTIMATORS
+from experiments.publishing import markdown, publish
 from metarl import Evolution, Trace, explore
 from metarl.diagnostics import Estimates, cosines, estimate, initial_gradient, reptile_direction
 from metarl.training import meta_steps
@@ -47,33 +48,28 @@ def main(argv: list[str]) -> None:
     if config.steps < 1:
         raise InputError("expected at least one adaptation step to differentiate through; pass --steps 1")
     runs.prepare_machine()
-    setup, spent = build(config, torch.device("cpu")), 0
-    for _, metrics in setup.train():
-        spent += int(metrics["env_steps"])
-        if spent >= config.env_steps:
-            break
+    setup, spent = trained(config)
     estimates = by_replay(setup, options.batches)
     if options.evolution:
         estimates["evolution"] = by_evolution(setup, options.batches)
-    text = table(estimates)
-    print(f"\n{config.benchmark}, {config.rule}, after {spent:,} environment steps; {options.batches} batches\n")
-    print(text)
-    if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "table.md").write_text(text + "\n")
-        found = {
-            "command": shlex.join(["python", *sys.argv]),
-            "system": runs.system(torch.device("cpu")),
-            "config": config.model_dump(mode="json"),
-            "env_steps": spent,
-            "batches": options.batches,
-            "estimators": list(estimates),
-            "noise": [one.noise if one.noise < float("inf") else None for one in estimates.values()],
-            "seconds": [one.seconds for one in estimates.values()],
-            "cosines": cosines(estimates).tolist(),
-        }
-        runs.write_json(options.output / "estimators.json", found)
-        figures.estimators(options.output / "estimators", estimates)
+    text = "\n".join(table(estimates))
+    print(
+        f"\n{config.benchmark}, {config.rule}, after {spent.env_steps:,} environment steps; {options.batches} batches"
+    )
+    if options.output is None:
+        print("\n" + text)
+        return
+    about = {
+        "config": config.model_dump(mode="json"),
+        "env_steps": spent.env_steps,
+        "batches": options.batches,
+        "estimators": list(estimates),
+        "noise": [one.noise if one.noise < float("inf") else None for one in estimates.values()],
+        "seconds": [one.seconds for one in estimates.values()],
+        "cosines": cosines(estimates).tolist(),
+    }
+    publish(options.output, "estimators.json", text, about)
+    figures.estimators(options.output / "estimators", estimates)
 
 
 def by_replay(setup: Setup, batches: int) -> dict[str, Estimates]:
@@ -105,16 +101,13 @@ def by_evolution(setup: Setup, batches: int) -> Estimates:
     return estimate(gradient, tasks)
 
 
-def table(estimates: dict[str, Estimates]) -> str:
-    """Noise, cost and cosines, in Markdown."""
-    names = list(estimates)
-    head = ["estimator", "noise / signal", "ms a batch", *names]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for name, row in zip(names, cosines(estimates).tolist(), strict=True):
-        one = estimates[name]
-        cells = [name, f"{one.noise:.2f}", f"{1000 * one.seconds:.0f}", *(f"{value:.2f}" for value in row)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def table(estimates: dict[str, Estimates]) -> list[str]:
+    """Noise, cost and cosines: lines in Markdown."""
+    rows = [
+        [name, f"{one.noise:.2f}", f"{1000 * one.seconds:.0f}", *(f"{value:.2f}" for value in row)]
+        for (name, one), row in zip(estimates.items(), cosines(estimates).tolist(), strict=True)
+    ]
+    return markdown(("estimator", "noise / signal", "ms a batch", *estimates), rows)
 
 
 if __name__ == "__main__":

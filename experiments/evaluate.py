@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ from experiments.cli import parse
 from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.learned import describe
+from experiments.publishing import about_intervals, parts
 from experiments.streams import stream
 from metarl import Adaptation, AdaptationCurve, NonFiniteError, evaluate, stats
 from metarl.types import Benchmark, Params
@@ -76,13 +76,13 @@ def main(argv: list[str]) -> None:
     runs.prepare_machine()
     device = runs.pick_device(options.device)
     loaded = [runs.load(run, device, plugins=options.plugin) for run in options.runs]
-    refuse_pooling(options.runs, [config for config, _, _ in loaded], [done for _, _, done in loaded])
+    refuse_pooling(options.runs, [setup.config for setup, _ in loaded], [done for _, done in loaded])
     results = [
-        evaluate_run(run, config, setup, done, options.protocol, device, quiet=len(loaded) > 1)
-        for run, (config, setup, done) in zip(options.runs, loaded, strict=True)
+        evaluate_run(run, setup, done, options.protocol, quiet=len(loaded) > 1)
+        for run, (setup, done) in zip(options.runs, loaded, strict=True)
     ]
     if len(results) > 1:
-        print_table(results, trained=loaded[0][0].steps)
+        print_table(results, trained=loaded[0][0].config.steps)
 
 
 def refuse(protocol: Protocol) -> None:
@@ -118,56 +118,56 @@ def refuse_pooling(folders: Sequence[Path], configs: Sequence[Config], done: Seq
 
 
 def evaluate_run(
-    folder: Path,
-    config: Config,
-    setup: Setup,
-    done: Progress,
-    protocol: Protocol,
-    device: torch.device,
-    *,
-    quiet: bool = False,
+    folder: Path, setup: Setup, done: Progress, protocol: Protocol, *, quiet: bool = False
 ) -> dict[str, Any]:
     """Evaluate one run, write ``evaluation/<split>.json`` in its folder, print the table; return what was written.
 
     ``done`` says how far the learner was trained, and is written down, too.
     """
-    result = measure(config, setup, protocol, device) | asdict(done)
+    result = measure(setup, protocol) | asdict(done)
     target = folder / "evaluation"
     target.mkdir(exist_ok=True)
     runs.write_json(target / f"{result['split']}.json", result)
     if not quiet:
-        print_table([result], trained=config.steps)
+        print_table([result], trained=setup.config.steps)
     return result
 
 
-def measure(config: Config, setup: Setup, protocol: Protocol, device: torch.device) -> dict[str, Any]:
+def measure(setup: Setup, protocol: Protocol) -> dict[str, Any]:
     """The adaptation curve of every held-out task, with its references, as plain JSON values."""
-    refuse(protocol)
+    config, protocol = setup.config, resolved(protocol, setup.config)
     task = held_out_tasks(setup.benchmark, protocol)
     refuse_met(setup.benchmark, task, protocol.constants)
-    steps = usual_steps(config) if protocol.steps is None else protocol.steps
-    episodes = protocol.episodes if protocol.episodes is not None else config.episodes
-    curve = evaluate(
-        setup.learner,
-        setup.benchmark,
-        task,
-        Adaptation(
-            steps=steps,
-            episodes=episodes,
-            score_episodes=protocol.score_episodes,
-            support=setup.plan.support,
-        ),
-        generator=stream(protocol.seed, "evaluation noise", device),
-    )
-    done = replace(protocol, steps=steps, episodes=episodes)
-    return written(config.rule, config, setup.benchmark, done, task, curve) | {
-        "learned": describe(setup, task, steps=steps, seed=protocol.seed)
+    adaptation = adaptation_of(protocol, support=setup.plan.support)
+    noise = stream(protocol.seed, "evaluation noise", setup.device)
+    curve = evaluate(setup.learner, setup.benchmark, task, adaptation, generator=noise)
+    return written(config.rule, config, setup.benchmark, protocol, task, curve) | {
+        "learned": describe(setup, task, steps=adaptation.steps, seed=protocol.seed)
     }
 
 
-def usual_steps(config: Config) -> int:
-    """As many as in training, and at least three to see where it goes; none without adapting."""
-    return max(3, config.steps) if config.steps else 0
+def resolved(protocol: Protocol, config: Config) -> Protocol:
+    """What a protocol comes to for a configuration.
+
+    Unless it says otherwise it adapts as often as in training, and at least three times to see where it goes, or never
+    if training did not; on as many episodes as in training.
+
+    Raises:
+        InputError: see `refuse`.
+    """
+    refuse(protocol)
+    usual = max(3, config.steps) if config.steps else 0
+    return replace(
+        protocol,
+        steps=usual if protocol.steps is None else protocol.steps,
+        episodes=config.episodes if protocol.episodes is None else protocol.episodes,
+    )
+
+
+def adaptation_of(protocol: Protocol, **others: Any) -> Adaptation:
+    """How a `resolved` protocol adapts and scores; ``others`` are fields of `metarl.Adaptation`."""
+    assert protocol.steps is not None and protocol.episodes is not None
+    return Adaptation(protocol.steps, protocol.episodes, protocol.score_episodes, **others)
 
 
 def written(
@@ -191,14 +191,13 @@ def written(
 
 def validate(setup: Setup, tasks: int = 20) -> dict[str, float]:
     """Mean return on a few validation tasks after 0, 1, ..., K steps, as in training; NaN where adapting diverges."""
-    steps, device = setup.config.steps, setup.generator.device
-    adaptation = Adaptation(steps=steps, episodes=setup.config.episodes, support=setup.plan.support)
+    adaptation = Adaptation.like(setup.plan)
     task = held_out_tasks(setup.benchmark, Protocol(split="validation", tasks=tasks))
-    noise = stream(TEST_SEED, "validation noise", device)
+    noise = stream(TEST_SEED, "validation noise", setup.device)
     try:
         returns = evaluate(setup.learner, setup.benchmark, task, adaptation, generator=noise).sampled.mean(0).tolist()
     except NonFiniteError:  # a look at the learner must not end its training
-        returns = [math.nan] * (steps + 1)
+        returns = [math.nan] * (adaptation.steps + 1)
     return {f"validation/step_{k}": value for k, value in enumerate(returns)}
 
 
@@ -225,6 +224,11 @@ def one_task(benchmark: Benchmark, constants: Sequence[str]) -> Params:
         InputError: no such pairs, a constant given twice, or values that the family refuses.
     """
     family: Any = benchmark.family
+    if not hasattr(family, "task"):
+        raise InputError(
+            f"--constants: expected an envs.Family, which makes a task of constants, got {type(family).__name__}; "
+            "evaluate on a split"
+        )
     values: dict[str, float] = {}
     for pair in constants:
         name, _, text = pair.partition("=")
@@ -297,8 +301,8 @@ def table(results: Sequence[dict[str, Any]], trained: int) -> list[list[str]]:
         rows.append(
             [
                 str(k) if k <= trained else f"{k} (not trained for)",
-                *with_interval(sampled[..., k], stats.mean),
-                *with_interval(sampled[..., k], stats.iqm),
+                *parts(sampled[..., k]),
+                *parts(sampled[..., k], stats.iqm),
                 f"{mode[..., k].mean():.2f}",
                 worse,
                 f"{episodes[..., k].mean():,.0f}",
@@ -306,21 +310,6 @@ def table(results: Sequence[dict[str, Any]], trained: int) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def with_interval(scores: NDArray[np.float64], statistic: stats.Statistic) -> tuple[str, str]:
-    """The statistic and its interval as text; one score alone has none."""
-    if scores.size < 2:
-        return f"{float(statistic(scores)):.2f}", "–"
-    found = stats.interval(scores, statistic, seed=0)
-    return f"{found.estimate:.2f}", f"[{found.low:.2f}, {found.high:.2f}]"
-
-
-def about_intervals(scores: NDArray[np.float64]) -> str:
-    """What the 95 % intervals of ``[seeds, tasks]`` are over; one score alone has none."""
-    if scores.size < 2:
-        return "one seed and task, without intervals"
-    return f"95 % intervals over {stats.interval(scores, stats.mean, resamples=100, seed=0).over}"
 
 
 def print_table(results: Sequence[dict[str, Any]], *, trained: int) -> None:

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected steps >= 0 and a file to write, got {options.steps} and {options.output}")
     if options.constants and not options.steps:
         raise InputError("--constants names a task to adapt to: expected --steps 1 or more with it, got 0")
-    _, setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)
+    setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)
     params = setup.learner.policy.initial()
     if options.steps:
         task = one_held_out(setup.benchmark, "test", 0, options.constants)

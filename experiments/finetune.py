@@ -18,7 +18,6 @@ scored on fresh episodes with common noise. Finished jobs are kept: an interrupt
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +28,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from experiments import runs
 from experiments.build import Setup, build, build_policy
 from experiments.cli import parse_config
 from experiments.compare import TUNING_SEED
@@ -39,11 +37,12 @@ from experiments.contenders.curves import tasks_of
 from experiments.contenders.learners import trained
 from experiments.contenders.sb3 import PASS, isolated, learn, scores, stacked
 from experiments.errors import InputError, script
-from experiments.evaluate import Protocol, about_intervals
+from experiments.evaluate import Protocol
 from experiments.figures.finetuning import finetuning
 from experiments.jobs import benchmarks_of, key_of, run_all
+from experiments.publishing import about_intervals, markdown, publish, shown
 from experiments.streams import stream
-from metarl import Adaptation, DivergedError, NonFiniteError, evaluate, stats
+from metarl import Adaptation, DivergedError, NonFiniteError, evaluate
 from metarl.export import learned_rates
 from metarl.sb3 import TaskVecEnv, adaptation_settings, from_ppo, to_ppo, with_learned_rates
 from metarl.types import Params, Task
@@ -101,12 +100,8 @@ class Job:
         return key_of(plain, asdict(self.protocol), self.trials, sizes, benchmarks_of(self.config))
 
     def run(self) -> dict[str, Any]:
-        """Meta-train within the budget, then fine-tune; whatever diverges must not end the others."""
-        runs.prepare_machine(threads=1)
-        try:
-            setup, spent = trained(self.config)
-        except (DivergedError, NonFiniteError) as error:
-            return {"diverged": str(error)}
+        """Meta-train within the budget, then fine-tune."""
+        setup, spent = trained(self.config)
         task = tasks_of(setup.benchmark, self.protocol)
         return {
             "seed": self.config.seed,
@@ -119,14 +114,11 @@ class Job:
 
     def summary(self, result: dict[str, Any]) -> str:
         """Areas under the curves, way by way."""
-        if "diverged" in result:
-            return str(result["diverged"])
         return ", ".join(f"{one['way']} at {one['rate']:g}: {area(result, one):.2f}" for one in result["curves"])
 
     def own(self, setup: Setup, task: Task) -> dict[str, Any]:
         """The learner's own adaptation, without PPO, on as many episodes as in training."""
-        scored_on = self.protocol.score_episodes
-        adaptation = Adaptation(self.config.steps, self.config.episodes, scored_on, setup.plan.support)
+        adaptation = Adaptation.like(setup.plan, score_episodes=self.protocol.score_episodes)
         noise = stream(self.protocol.seed, "evaluation noise")
         curve = evaluate(setup.learner, setup.benchmark, task, adaptation, generator=noise)
         return {"env_steps": curve.adaptation_steps.tolist(), "sampled": curve.sampled.tolist()}
@@ -214,18 +206,13 @@ def main(argv: list[str]) -> None:
         broken = [str(one["diverged"]) for one in [result, *result.get("curves", [])] if "diverged" in one]
         if broken:
             raise DivergedError(f"nothing can be compared, a run diverged: {broken[0]}")
-    text = "\n".join(table(config, options, tuned, results))
-    print("\n" + text)
-    (options.output / "table.md").write_text(text + "\n")
     about = {
-        "command": shlex.join(["python", *sys.argv]),
-        "system": runs.system(torch.device("cpu")),
         "config": config.model_dump(mode="json"),
         "options": asdict(options) | {"output": options.output.name},
         "tuning": tuning,
         "results": results,
     }
-    runs.write_json(options.output / "finetune.json", about, indent=None)
+    publish(options.output, "finetune.json", "\n".join(table(config, options, tuned, results)), about)
     finetuning(options.output / "finetune", config.benchmark, curves_of(results), results)
 
 
@@ -297,33 +284,24 @@ def table(
     """In Markdown: a row for every number of environment steps spent on the task."""
     found = {way: fields["sampled"] for way, fields in curves_of(results).items()}
     head = ["environment steps on the task", *found, *(f"{way} − {SCRATCH}, paired" for way in WAYS[1:])]
-    lines = ["| " + " | ".join(head) + " |", "|---:|" + "---:|" * (len(head) - 1)]
+    rows = []
     for i, steps in enumerate(results[0]["env_steps"]):
-        cells = [f"{steps:,}", *(with_interval(found[way][..., i]) for way in WAYS)]
-        cells += [with_interval(found[way][..., i] - found[SCRATCH][..., i]) for way in WAYS[1:]]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [f"{steps:,}", *(shown(found[way][..., i], digits=1) for way in WAYS)]
+        rows.append(cells + [shown(found[way][..., i] - found[SCRATCH][..., i], digits=1) for way in WAYS[1:]])
     own, cost = (np.asarray([result["own"][field] for result in results]) for field in ("sampled", "env_steps"))
     ends = {min(options.rates): " (the smallest tried)", max(options.rates): " (the largest tried)"}
     rates = ", ".join(f"{way} {rate:g}{ends.get(rate, '')}" for way, rate in tuned.items())
     return [
         f"PPO on held-out tasks of {config.benchmark}: mean return, {about_intervals(own[..., -1])}.",
         "",
-        *lines,
+        *markdown(head, rows),
         "",
         f"{options.seeds} seeds, {options.held_out} tasks; {options.rows} rows, rollouts of {options.rollout:,} steps.",
         f"Step sizes of PPO's Adam, each the best of {len(options.rates)} on {options.tuning_tasks} validation tasks: "
         f"{rates}.",
-        f"The learner's own adaptation, without PPO: {with_interval(own[..., -1])} after "
+        f"The learner's own adaptation, without PPO: {shown(own[..., -1], digits=1)} after "
         f"{cost[..., -1].mean():,.0f} environment steps.",
     ]
-
-
-def with_interval(values: NDArray[np.float64]) -> str:
-    """The mean of ``[seeds, tasks]`` and its interval, where there is more than one value."""
-    if values.size < 2:
-        return f"{values.mean():.1f}"
-    found = stats.interval(values, stats.mean, seed=0)
-    return f"{found.estimate:.1f} [{found.low:.1f}, {found.high:.1f}]"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from experiments import runs
 from experiments.build import build_benchmark
 from experiments.config import Config
 from experiments.stopping import leave_ctrl_c_to_the_parent, stoppable
+from metarl import DivergedError, NonFiniteError
 
 
 class Job(Protocol):
@@ -34,10 +35,14 @@ class Job(Protocol):
         """Decides whether a finished job on the disk is this one."""
 
     def run(self) -> dict[str, Any]:
-        """Do it; plain JSON values."""
+        """Do it; plain JSON values.
+
+        Raises:
+            DivergedError, NonFiniteError: a result, too: ``{"diverged": why}``.
+        """
 
     def summary(self, result: dict[str, Any]) -> str:
-        """The result in a few words."""
+        """The result in a few words, unless it diverged."""
 
 
 def key_of(*parts: Any) -> str:
@@ -66,21 +71,30 @@ def code() -> str:
     return digest.hexdigest()[:16]
 
 
+def do(job: Job) -> dict[str, Any]:
+    """What a worker does; a job that diverges must not end the others."""
+    runs.prepare_machine(threads=1)
+    try:
+        return job.run()
+    except (DivergedError, NonFiniteError) as error:
+        return {"diverged": str(error)}
+
+
 def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
     """Results by job key; only what is not in the folder yet is run."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [job for job in jobs if not (folder / f"{job.key}.json").exists()]
     with stoppable(), _processes(workers) as pool:
-        pending = {pool.submit(job.run): job for job in missing}
+        pending = {pool.submit(do, job): job for job in missing}
         for number, future in enumerate(as_completed(pending), 1):
             job, result = pending[future], future.result()
             runs.write_json(folder / f"{job.key}.json", result | {"code": code()})
-            print(f"[{number}/{len(missing)}] {job.name}: {job.summary(result)}", flush=True)
+            print(f"[{number}/{len(missing)}] {job.name}: {result.get('diverged') or job.summary(result)}", flush=True)
     found = {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
     others = sum(result.pop("code", None) != code() for result in found.values())
     if others:
         print(
-            f"note: {others} of {len(found)} jobs in {folder} were finished by other code; delete them to do them again"
+            f"note: {others} of {len(found)} jobs in {folder} were finished by other code; delete them to do them anew"
         )
     return found
 

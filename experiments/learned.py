@@ -60,7 +60,7 @@ class Reinforced(NamedTuple):
 @torch.no_grad()
 def reinforced(setup: Setup, task: Task, *, seed: int) -> Reinforced | None:
     """On every step explored on the tasks before adapting; None where the inner loss corrects nothing."""
-    inner, device = setup.learner.inner, setup.generator.device
+    inner, device = setup.learner.inner, setup.device
     if not isinstance(inner, LearnedAdvantage | LearnedReward):
         return None
     noise = stream(seed, "looking at what is reinforced", device)
@@ -80,7 +80,7 @@ def describe(setup: Setup, task: Task, *, steps: int, seed: int) -> dict[str, An
     """`rate_metrics`, and the median effective rate of every parameter tensor at each of K ``steps`` on the tasks."""
     found: dict[str, Any] = dict(rate_metrics(setup.learner))
     if steps:
-        device = setup.generator.device
+        device = setup.device
         few = to_device({name: value[:LOOKED_AT] for name, value in task.items()}, device)
         noise = stream(seed, "looking at steps", device)
         plan = replace(setup.plan, steps=steps)

@@ -9,9 +9,8 @@ what made them. Finished runs are kept: an interrupted table goes on where it st
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,17 +19,16 @@ import numpy as np
 import torch
 import tyro
 
-from experiments import runs
 from experiments.build import build
 from experiments.cli import parse
 from experiments.compare import TUNING_SEED
 from experiments.contenders import contender
 from experiments.errors import InputError, script
-from experiments.evaluate import Protocol, about_intervals, score_matrix
+from experiments.evaluate import Protocol, score_matrix
 from experiments.jobs import benchmarks_of, key_of, run_all
 from experiments.lookup import choose
+from experiments.publishing import about_intervals, markdown, publish, shown
 from experiments.tables import TABLES, Column, Row, Table
-from metarl import DivergedError, NonFiniteError, stats
 
 
 @dataclass(frozen=True)
@@ -72,20 +70,14 @@ class Job:
         return key_of(self.column.contender, config, protocols, benchmarks_of(self.column.config))
 
     def run(self) -> dict[str, Any]:
-        """Train within the budget, then measure; a run that diverges is a result, too."""
-        runs.prepare_machine(threads=1)
-        try:
-            measure = contender(self.column.contender).train(self.column.config)
-            measures = [measure(one) for one in self.protocols]
-        except (DivergedError, NonFiniteError) as error:
-            return {"diverged": str(error)}
+        """Train within the budget, then measure."""
+        measure = contender(self.column.contender).train(self.column.config)
+        measures = [measure(one) for one in self.protocols]
         told = {name: measures[0][name] for name in ("seed", "seconds", "training_env_steps")}
         return told | {"measures": measures}
 
     def summary(self, result: dict[str, Any]) -> str:
         """Mean scores after every number of steps, a protocol after the other."""
-        if "diverged" in result:
-            return str(result["diverged"])
         means = [np.mean(one["sampled"], axis=0).round(2).tolist() for one in result["measures"]]
         return f"{means} in {result['seconds']:.0f} s"
 
@@ -112,13 +104,8 @@ def main(argv: list[str]) -> None:
         build(job.column.config, torch.device("cpu"))  # refuse what cannot run before hours of work
     finished = run_all(jobs, output / "jobs", options.workers)
     results = {name: [finished[job.key] for job in jobs if job.label == name] for name in columns}
-    text = "\n".join(lines(table, protocols, results))
-    print("\n" + text)
-    (output / "table.md").write_text(text + "\n")
     about = {
         "about": table.about,
-        "command": shlex.join(["python", *sys.argv]),
-        "system": runs.system(torch.device("cpu")),
         "columns": {
             name: {"contender": column.contender} | column.config.model_dump(mode="json")
             for name, column in columns.items()
@@ -127,7 +114,7 @@ def main(argv: list[str]) -> None:
         "held_out": {name: held_out(found) for name, found in results.items()},
         "results": {name: [briefly(run) for run in found] for name, found in results.items()},
     }
-    runs.write_json(output / "reproduction.json.gz", about, indent=None)
+    publish(output, "reproduction.json.gz", "\n".join(lines(table, protocols, whole(about))), about)
 
 
 SCORED = ("sampled", "mode", "adaptation_steps")
@@ -149,6 +136,17 @@ def briefly(run: dict[str, Any]) -> dict[str, Any]:
     return run | {"measures": [{name: rounded(one[name]) for name in SCORED} for one in run["measures"]]}
 
 
+def whole(about: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of a written reproduction, each again with what it had in common with others of its column."""
+
+    def again(run: dict[str, Any], common: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        if "measures" not in run:
+            return run
+        return run | {"measures": [one | own for one, own in zip(common, run["measures"], strict=True)]}
+
+    return {name: [again(run, about["held_out"][name]) for run in found] for name, found in about["results"].items()}
+
+
 def rounded(value: Any) -> Any:
     """Plain JSON values with six significant digits."""
     if isinstance(value, float):
@@ -164,21 +162,26 @@ def lines(table: Table, protocols: Sequence[Protocol], results: dict[str, list[d
     """The table in Markdown, with intervals, and the paired differences to the last column."""
     names = list(results)
     head = ["", "published", *names, "ceiling", *(f"{name} − {names[-1]}, paired" for name in names[:-1])]
-    text = [table.about + ".", "", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    rows: list[list[str]] = []
     every: list[Any] = []
     for row in table.rows:
         at = list(protocols).index(row.protocol)
         scores = [scores_of(results[name], at, row) for name in names]
         every += scores
-        cells = [row.label, row.published, *map(with_interval, scores), ceiling(results, at, row)]
-        cells += [difference(one, scores[-1]) for one in scores[:-1]]
-        text.append("| " + " | ".join(cells) + " |")
+        cells = [row.label, row.published, *map(cell, scores), ceiling(results, at, row)]
+        rows.append(cells + [difference(one, scores[-1]) for one in scores[:-1]])
     minutes = [
         np.mean([run["seconds"] for run in found if "seconds" in run] or [0.0]) / 60 for found in results.values()
     ]
     took = ", ".join(f"{name} {value:.1f}" for name, value in zip(names, minutes, strict=True))
     told = " and ".join(sorted({about_intervals(one) for one in every if not isinstance(one, str)})) or "no intervals"
-    return [*text, "", f"{len(results[names[0]])} seeds; {told}; minutes of one core a run: {took}."]
+    return [
+        f"{table.about}.",
+        "",
+        *markdown(head, rows),
+        "",
+        f"{len(results[names[0]])} seeds; {told}; minutes of one core a run: {took}.",
+    ]
 
 
 def scores_of(found: Sequence[dict[str, Any]], at: int, row: Row) -> Any:
@@ -189,20 +192,16 @@ def scores_of(found: Sequence[dict[str, Any]], at: int, row: Row) -> Any:
     return row.scores(score_matrix([run["measures"][at] for run in found]))
 
 
-def with_interval(scores: Any) -> str:
-    """The mean and its interval."""
-    if isinstance(scores, str):
-        return scores
-    found = stats.interval(scores, stats.mean, seed=0)
-    return f"**{found.estimate:.2f}** [{found.low:.2f}, {found.high:.2f}]"
+def cell(scores: Any) -> str:
+    """The mean and its interval, or in words why there are none."""
+    return scores if isinstance(scores, str) else shown(scores)
 
 
 def difference(scores: Any, reference: Any) -> str:
     """The paired difference and its interval, where both have scores."""
     if isinstance(scores, str) or isinstance(reference, str):
         return "–"
-    found = stats.paired_interval(scores, reference, stats.mean, seed=0)
-    return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return shown(scores - reference)
 
 
 def ceiling(results: dict[str, list[dict[str, Any]]], at: int, row: Row) -> str:

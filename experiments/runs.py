@@ -174,10 +174,10 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     temporary.replace(path)
 
 
-def save(folder: Path, config: Config, setup: Setup, progress: Progress) -> None:
+def save(folder: Path, setup: Setup, progress: Progress) -> None:
     """Write a checkpoint that a run can be resumed from bit for bit."""
     state = {
-        "config": config.model_dump(mode="json"),
+        "config": setup.config.model_dump(mode="json"),
         "benchmark": setup.benchmark.fingerprint(),
         "learner": setup.learner.state_dict(),
         "optimizer": setup.optimizer.state_dict(),
@@ -196,7 +196,7 @@ def load(
     *,
     plugins: Sequence[str] = (),
     restore_threads: bool = False,
-) -> tuple[Config, Setup, Progress]:
+) -> tuple[Setup, Progress]:
     """The run as its last checkpoint left it.
 
     Args:
@@ -236,4 +236,4 @@ def load(
     setup.optimizer.load_state_dict(state["optimizer"])
     setup.generator.set_state(state["generator"])
     setup.task_generator.set_state(state["task_generator"])
-    return config, setup, Progress(state["iteration"], state["env_steps"])
+    return setup, Progress(state["iteration"], state["env_steps"])

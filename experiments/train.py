@@ -85,10 +85,10 @@ def main(argv: list[str]) -> None:
         watch = again = parse(Resume, argv, __doc__)
         runs.prepare_machine(deterministic=again.deterministic)
         device, folder = runs.pick_device(again.device), again.resume
-        config, setup, done = runs.load(folder, device, plugins=again.plugin, restore_threads=True)
+        setup, done = runs.load(folder, device, plugins=again.plugin, restore_threads=True)
         refuse(watch, setup)
         if again.env_steps is not None:
-            config, setup = extended(config, setup, folder, done, again.env_steps)
+            setup = extended(setup, folder, done, again.env_steps)
     else:
         config, watch = parse_config(Options, argv, __doc__)
         refuse_rate(config, argv)
@@ -96,8 +96,9 @@ def main(argv: list[str]) -> None:
         device = runs.pick_device(watch.device)
         setup, done = build(config, device), runs.Progress()
         refuse(watch, setup)
-        try_out(config, setup)
+        try_out(setup)
         folder = runs.create(config, watch.output, device)
+    config = setup.config
     to_do = done.env_steps < config.env_steps
     if not to_do:
         print(f"{folder}: all {config.env_steps:,} environment steps are done; nothing to train")
@@ -105,10 +106,10 @@ def main(argv: list[str]) -> None:
         return
     with MetricsLog(folder, resume=done.iteration, viewers=viewers(folder, config, watch.track)) as log:
         if to_do:
-            done = train_logged(config, setup, log, done, watch)
+            done = train_logged(setup, log, done, watch)
         if watch.evaluate:
-            evaluate_run(folder, config, setup, done, Protocol(), device)
-            show(log, done.iteration, draw_run(folder, config, setup, device))
+            evaluate_run(folder, setup, done, Protocol())
+            show(log, done.iteration, draw_run(folder, setup))
 
 
 def refuse(watch: Watch, setup: Setup) -> None:
@@ -141,7 +142,7 @@ def refuse_configuration(argv: Sequence[str]) -> None:
         )
 
 
-def extended(config: Config, setup: Setup, folder: Path, done: runs.Progress, env_steps: int) -> tuple[Config, Setup]:
+def extended(setup: Setup, folder: Path, done: runs.Progress, env_steps: int) -> Setup:
     """The run with a larger budget, which is written down at once: it is the run's from now on.
 
     Step sizes that fall over the budget fall over the new one.
@@ -149,13 +150,12 @@ def extended(config: Config, setup: Setup, folder: Path, done: runs.Progress, en
     Raises:
         InputError: a budget that is no larger.
     """
-    if env_steps <= config.env_steps:
-        raise InputError(f"--env-steps: expected more than the run's {config.env_steps:,}, got {env_steps:,}")
-    config = config.model_copy(update={"env_steps": env_steps})
-    setup = replace(setup, config=config)
-    runs.save(folder, config, setup, done)
-    runs.write_json(folder / "config.json", config.model_dump(mode="json"))
-    return config, setup
+    if env_steps <= setup.config.env_steps:
+        raise InputError(f"--env-steps: expected more than the run's {setup.config.env_steps:,}, got {env_steps:,}")
+    setup = replace(setup, config=setup.config.model_copy(update={"env_steps": env_steps}))
+    runs.save(folder, setup, done)
+    runs.write_json(folder / "config.json", setup.config.model_dump(mode="json"))
+    return setup
 
 
 def refuse_rate(config: Config, argv: Sequence[str]) -> None:
@@ -168,33 +168,34 @@ def refuse_rate(config: Config, argv: Sequence[str]) -> None:
         raise InputError(f"--rate does not reach {config.rule}, which has step sizes of its own; leave it out")
 
 
-def try_out(config: Config, setup: Setup) -> None:
+def try_out(setup: Setup) -> None:
     """Play a few episodes of a benchmark that is not metarl's own, with the noise that training will begin with.
 
     Raises:
         InputError: something in it fails.
     """
-    if config.benchmark in BENCHMARKS:
+    benchmark = setup.config.benchmark
+    if benchmark in BENCHMARKS:
         return
     policy, family = setup.learner.policy, setup.benchmark.family
     try:
         task = setup.benchmark.sample("train", 2, generator=setup.task_generator.clone_state())
-        task = to_device(task, setup.generator.device)
+        task = to_device(task, setup.device)
         collect(policy, policy.initial(), family, task, 2, generator=setup.generator.clone_state())
     except Exception as error:  # whatever somebody else's code may raise
         raise InputError(
-            f"benchmark {config.benchmark!r} cannot be played, {type(error).__name__}: {error}; "
-            f"python experiments/check_family.py {config.benchmark} says in words what is wrong with it"
+            f"benchmark {benchmark!r} cannot be played, {type(error).__name__}: {error}; "
+            f"python experiments/check_family.py {benchmark} says in words what is wrong with it"
         ) from error
 
 
-def train(config: Config, setup: Setup, folder: Path, done: runs.Progress, *, save_every: int) -> runs.Progress:
+def train(setup: Setup, folder: Path, done: runs.Progress, *, save_every: int) -> runs.Progress:
     """`train_logged` with a log of its own."""
     with MetricsLog(folder, resume=done.iteration) as log:
-        return train_logged(config, setup, log, done, Watch(save_every=save_every))
+        return train_logged(setup, log, done, Watch(save_every=save_every))
 
 
-def train_logged(config: Config, setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watch) -> runs.Progress:
+def train_logged(setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watch) -> runs.Progress:
     """Train until the budget is spent, logging every iteration and saving now and then.
 
     However it ends, ``status.json`` says how; the last checkpoint is whole and can be resumed. A first SIGINT or
@@ -203,21 +204,20 @@ def train_logged(config: Config, setup: Setup, log: MetricsLog, done: runs.Progr
     Raises:
         Stopped: by such a signal.
     """
-    started, ending = time.perf_counter(), {"status": "interrupted"}
+    budget, started, ending = setup.config.env_steps, time.perf_counter(), {"status": "interrupted"}
     runs.write_json(log.folder / "status.json", runs.running())
     try:
-        with Progress(config.env_steps, done=done.env_steps) as bar, stop_requests() as stop:
+        with Progress(budget, done=done.env_steps) as bar, stop_requests() as stop:
             for iteration, metrics in setup.train(done):
                 done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
                 metrics |= rate_metrics(setup.learner) | {"env_steps_total": float(done.env_steps)}
-                finished = done.env_steps >= config.env_steps
+                finished = done.env_steps >= budget
                 log_iteration(log, iteration, metrics, setup, watch, last=finished)
                 bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})
                 if finished or stop or iteration % watch.save_every == 0:
-                    runs.save(log.folder, config, setup, done)
-                if finished:
-                    break
-                stop.obey()
+                    runs.save(log.folder, setup, done)
+                if not finished:
+                    stop.obey()
         ending = {"status": "finished"}
     except Exception as error:
         ending = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}

@@ -33,7 +33,7 @@ def compete(name: str, config: Config = BASE) -> dict[str, Any]:
 def bare(config: Config, **changes: Any) -> list[list[float]]:
     """Scores of an untrained learner of the configuration."""
     config = config.model_copy(update={"rate": 0.1, **changes})
-    return measure(config, build(config, CPU), HELD_OUT, CPU)["sampled"]
+    return measure(build(config, CPU), HELD_OUT)["sampled"]
 
 
 OURS = ("no-adaptation", "from-scratch", "fine-tuned", "rule-alone", "shuffled-tasks", "oracle")

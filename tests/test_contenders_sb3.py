@@ -88,7 +88,7 @@ def test_fine_tuning_begins_where_randomization_ends() -> None:
 
 def test_steps_that_are_not_asked_for_are_three() -> None:
     protocol = Protocol("test", tasks=2, score_episodes=1)
-    ours = measure(NAVIGATION, build(NAVIGATION, torch.device("cpu")), protocol, torch.device("cpu"))
+    ours = measure(build(NAVIGATION, torch.device("cpu")), protocol)
     found = sb3.ppo_from_scratch(at(NAVIGATION))(protocol)
     assert found["protocol"] == ours["protocol"] and found["adaptation_episodes"] == ours["adaptation_episodes"]
 

@@ -408,17 +408,17 @@ def test_several_seeds_are_evaluated_together_and_mixed_runs_refused(
 
 def test_runs_are_scored_after_as_many_steps_as_they_were_trained_for() -> None:
     for trained, scored in ((0, 0), (1, 3), (4, 4), (19, 19)):
-        assert evaluate.usual_steps(SMALL.model_copy(update={"steps": trained})) == scored
+        assert evaluate.resolved(Protocol(), SMALL.model_copy(update={"steps": trained})).steps == scored
     config = SMALL.model_copy(update={"steps": 4})
     few = Protocol(tasks=2, episodes=2, score_episodes=1)
-    result = evaluate.measure(config, build(config, torch.device("cpu")), few, torch.device("cpu"))
+    result = evaluate.measure(build(config, torch.device("cpu")), few)
     assert len(result["sampled"][0]) == 5 and result["protocol"]["steps"] == 4
 
 
 def test_the_table_tells_episodes_spent_and_which_steps_were_not_trained_for() -> None:
     config, device = SMALL.model_copy(update={"steps": 2}), torch.device("cpu")
     few = Protocol(tasks=2, score_episodes=1, steps=3)
-    rows = evaluate.table([evaluate.measure(config, build(config, device), few, device)], config.steps)
+    rows = evaluate.table([evaluate.measure(build(config, device), few)], config.steps)
     assert [row[0] for row in rows] == ["steps", "0", "1", "2", "3 (not trained for)"]
     assert [row[-2] for row in rows] == ["episodes", "0", "4", "8", "12"] and rows[0][-1] == "env steps spent"
 

@@ -41,7 +41,7 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
 def test_the_initialization_and_what_it_becomes_on_a_task(run: Path, tmp_path: Path) -> None:
     first, far, near = (tmp_path / name for name in ("first.st", "far.st", "near.st"))
     assert export.main([str(run), "--output", str(first)]) == 0
-    _, setup, _ = runs.load(run, torch.device("cpu"))
+    setup, _ = runs.load(run, torch.device("cpu"))
     initial = setup.learner.policy.initial()
     found = weights(first)
     assert torch.equal(found["0.weight"], initial["network.hidden.0.weight"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -19,10 +20,9 @@ from experiments import figures
 from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.evaluate import Protocol, held_out_tasks, measure
-from experiments.figures import animations, curves, learning, page, plane, signals
-from experiments.figures import rates as drawn_rates
+from experiments.figures import animations, canvas, curves, learning, page, plane, rate_panels, signals
 from experiments.learned import reinforced
-from metarl import Plan, stats
+from metarl import Plan
 from metarl.diagnostics import Estimates
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def frames_of(path: Path) -> tuple[list[Image.Image], int]:
 
 def test_adaptation_curves_of_a_real_evaluation(tmp_path: Path) -> None:
     setup = build(NAVIGATION, CPU)
-    measured = measure(NAVIGATION, setup, Protocol(tasks=4, steps=1, score_episodes=2), CPU)
+    measured = measure(setup, Protocol(tasks=4, steps=1, score_episodes=2))
     assert_drawn(figures.adaptation_curves(tmp_path / "curve", {"meta-sgd": [measured]}))
 
 
@@ -109,14 +109,6 @@ def test_adaptation_curves_of_a_real_evaluation(tmp_path: Path) -> None:
 )
 def test_adaptation_curves_of_every_kind(tmp_path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
     assert_drawn(figures.adaptation_curves(tmp_path / "curve.png", results))
-
-
-def test_bands_are_the_intervals_of_the_mean() -> None:
-    scores = np.random.default_rng(0).normal(size=(3, 10, 2))
-    low, high = curves._bands(scores)
-    expected = stats.interval(scores[..., 1], stats.mean, seed=0)
-    assert (low[1], high[1]) == (expected.low, expected.high)
-    assert (low < scores.mean((0, 1))).all() and (scores.mean((0, 1)) < high).all()
 
 
 def test_far_references_are_left_out_and_near_ones_drawn() -> None:
@@ -181,24 +173,29 @@ def test_running_mean_is_the_mean_of_the_window() -> None:
     assert learning.running_mean(values)[0] == pytest.approx(values[:2].mean())
 
 
-@pytest.mark.parametrize("rule", ["meta-sgd", "per-layer", "per-step", "learned-rate"])
-def test_step_sizes_are_drawn_of_whatever_has_rates(tmp_path: Path, rule: str) -> None:
-    learner = build(CARTPOLE.model_copy(update={"rule": rule}), CPU).learner
+@pytest.mark.parametrize(
+    ("rule", "drawn"),
+    [("meta-sgd", True), ("per-layer", True), ("per-step", True), ("learned-rate", True), ("maml", False)],
+)
+def test_step_sizes_are_drawn_of_whatever_has_rates(tmp_path: Path, rule: str, drawn: bool) -> None:
+    setup = build(CARTPOLE.model_copy(update={"rule": rule}), CPU)
     generator = torch.Generator().manual_seed(0)
-    for parameter in learner.rule.parameters():
+    for parameter in setup.learner.rule.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
-    files = figures.step_sizes(tmp_path / "steps", learner)
-    if any(isinstance(module, drawn_rates.Rates) for module in learner.rule.modules()):
+    files = figures.draw_run(tmp_path, setup)
+    assert [file.name for file in files] == (["step-sizes.png", "step-sizes.svg"] if drawn else [])
+    if drawn:
         assert_drawn(files)
-    else:
-        assert files == []
 
 
 @pytest.mark.parametrize(("rates", "scale"), [([-0.1, 0.2, 0.3], "linear"), ([0.01, -0.01, 0.01, 0.01, 9.0], "symlog")])
-def test_step_sizes_far_apart_are_drawn_on_a_symmetric_log_scale(rates: list[float], scale: str) -> None:
-    axes = page.Figure().add_subplot()
-    drawn_rates._scale(axes, np.array(rates))
-    assert axes.get_xscale() == scale
+def test_step_sizes_far_apart_are_drawn_on_a_symmetric_log_scale(
+    rates: list[float], scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with canvas.panel(tmp_path / "kept", "x") as (figure, _):
+        monkeypatch.setattr(rate_panels, "panel", lambda *given: contextlib.nullcontext((figure, None)))
+        rate_panels.rate_strips(tmp_path / "steps", {"w": np.array(rates)})
+        assert figure.axes[0].get_xscale() == scale
 
 
 @pytest.mark.parametrize(("name", "inner_loss"), [("reward", "learned-reward"), ("advantage", "learned-advantage")])
@@ -232,15 +229,15 @@ def test_the_mean_of_what_is_reinforced_and_how_much_a_quadratic_explains(tmp_pa
 
 @pytest.mark.parametrize("tasks", [1, 4])
 def test_paths_are_drawn_for_navigation_only(tmp_path: Path, tasks: int) -> None:
-    assert_drawn(figures.paths_in_the_plane(tmp_path / "paths", build(NAVIGATION, CPU), CPU, tasks))
-    assert figures.paths_in_the_plane(tmp_path / "none", build(CARTPOLE, CPU), CPU, tasks) == []
+    assert_drawn(figures.paths_in_the_plane(tmp_path / "paths", build(NAVIGATION, CPU), tasks))
+    assert figures.paths_in_the_plane(tmp_path / "none", build(CARTPOLE, CPU), tasks) == []
     assert not (tmp_path / "none.png").exists()
 
 
 def test_walks_join_start_observations_and_the_last_position() -> None:
     setup = build(NAVIGATION, CPU)
     task = held_out_tasks(setup.benchmark, Protocol(tasks=2))
-    before, after = plane.before_and_after(setup, task, 3, torch.Generator().manual_seed(0), CPU)
+    before, after = plane.before_and_after(setup, task, 3, torch.Generator().manual_seed(0))
     assert before.mask.shape == (2, 12, 4) and after.mask.shape == (2, 12, 3)
     walk = plane.walks(after, task, 1)[2]
     assert walk.shape == (13, 2) and walk[0].tolist() == [0.0, 0.0]
@@ -261,7 +258,7 @@ def test_before_and_after_leaves_the_learner_alone() -> None:
     setup = build(CARTPOLE, CPU)
     task = held_out_tasks(setup.benchmark, Protocol(tasks=1))
     kept = {name: value.clone() for name, value in setup.learner.state_dict().items()}
-    _, after = plane.before_and_after(setup, task, 2, torch.Generator().manual_seed(0), CPU)
+    _, after = plane.before_and_after(setup, task, 2, torch.Generator().manual_seed(0))
     assert all(torch.equal(kept[name], value) for name, value in setup.learner.state_dict().items())
     assert not any(leaf.requires_grad for leaf in after.distribution)
 
@@ -270,7 +267,7 @@ def test_a_run_folder_is_drawn_with_what_it_has(tmp_path: Path, capsys: pytest.C
     setup, folder = build(NAVIGATION, CPU), run_folder(tmp_path / "run")
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "test.json").write_text(json.dumps(result()))
-    files = figures.draw_run(folder, NAVIGATION, setup, CPU)
+    files = figures.draw_run(folder, setup)
     assert sorted(f.name for f in files if f.suffix == ".png") == [
         "adaptation-test.png", "learning.png", "paths.png", "step-sizes.png"]  # fmt: skip
     assert all(file.stat().st_size > 0 for file in files)
@@ -281,7 +278,7 @@ def test_a_run_folder_is_drawn_with_what_it_has(tmp_path: Path, capsys: pytest.C
 
 def test_missing_inputs_are_skipped_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = CARTPOLE.model_copy(update={"rule": "maml"})
-    assert figures.draw_run(tmp_path, config, build(config, CPU), CPU) == []
+    assert figures.draw_run(tmp_path, build(config, CPU)) == []
     assert figures.adaptation_curves(tmp_path / "a", {"a": []}) == []
     assert figures.learning_curve(tmp_path / "l", {"a": [tmp_path / "nowhere"]}) == []
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
@@ -304,10 +301,10 @@ def test_neither_a_display_nor_pyplot_is_needed() -> None:
 
 
 def test_cartpole_is_animated_frame_by_frame(tmp_path: Path) -> None:
-    path = animations.animate_cartpole(tmp_path / "cart.gif", build(CARTPOLE, CPU), CPU)
+    path = animations.animate_cartpole(tmp_path / "cart.gif", build(CARTPOLE, CPU))
     setup = build(CARTPOLE, CPU)
     noise = plane.stream(Protocol().seed, "animation", CPU)
-    _, after = plane.before_and_after(setup, plane.first_tasks(setup, 1), 1, noise, CPU)
+    _, after = plane.before_and_after(setup, plane.first_tasks(setup, 1), 1, noise)
     shown = int(after.mask.sum()) + animations.REST
     frames, count = frames_of(path)
     assert count == len(range(0, shown + 3, 3)) >= len(frames)
@@ -317,7 +314,7 @@ def test_cartpole_is_animated_frame_by_frame(tmp_path: Path) -> None:
 
 
 def test_navigation_is_animated_frame_by_frame(tmp_path: Path) -> None:
-    path = animations.animate_navigation(tmp_path / "plane.gif", build(NAVIGATION, CPU), CPU)
+    path = animations.animate_navigation(tmp_path / "plane.gif", build(NAVIGATION, CPU))
     frames, count = frames_of(path)
     assert len(frames) == count == NAVIGATION.horizon + 1
     assert len(set(frames[-1].get_flattened_data())) > 20 and frames[0].tobytes() != frames[-1].tobytes()
@@ -331,18 +328,18 @@ def test_navigation_is_animated_frame_by_frame(tmp_path: Path) -> None:
 def test_animations_are_reproducible_and_refuse_other_families(
     tmp_path: Path, animate: Callable[..., Path], config: Config
 ) -> None:
-    first, second = (animate(tmp_path / name, build(config, CPU), CPU).read_bytes() for name in ("a.gif", "b.gif"))
+    first, second = (animate(tmp_path / name, build(config, CPU)).read_bytes() for name in ("a.gif", "b.gif"))
     assert first == second
     wrong = NAVIGATION if config is CARTPOLE else CARTPOLE
     with pytest.raises(TypeError, match="expected a .* benchmark, got"):
-        animate(tmp_path / "c.gif", build(wrong, CPU), CPU)
+        animate(tmp_path / "c.gif", build(wrong, CPU))
     assert not (tmp_path / "c.gif").exists()
 
 
 def cart_moments(setup: Setup, episodes: int) -> tuple[Any, list[dict[str, Any]]]:
     setup = replace(setup, plan=Plan(episodes=episodes))
     noise = torch.Generator().manual_seed(0)
-    before, _ = plane.before_and_after(setup, plane.first_tasks(setup, 1), 1, noise, CPU)
+    before, _ = plane.before_and_after(setup, plane.first_tasks(setup, 1), 1, noise)
     return before, animations._moments(before)
 
 

@@ -159,4 +159,4 @@ def test_interrupted_it_leaves_no_worker_and_keeps_what_is_finished(
     assert errors.count("\n") == 1 and "the same command" in errors
     assert gone(worker)
     kept = [json.loads(file.read_text()) for file in (tmp_path / "jobs").glob("*.json")]
-    assert kept == [{"number": 0}]
+    assert kept == [{"number": 0, "code": jobs_module.code()}]

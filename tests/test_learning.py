@@ -23,7 +23,7 @@ def curve(config: Config, steps: int = 1) -> list[float]:
         spent += int(metrics["env_steps"])
         if spent >= config.env_steps:
             break
-    result = measure(config, setup, Protocol(tasks=20, steps=steps, score_episodes=10), torch.device("cpu"))
+    result = measure(setup, Protocol(tasks=20, steps=steps, score_episodes=10))
     return [float(x) for x in np.mean(result["sampled"], axis=0)]
 
 

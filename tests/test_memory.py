@@ -448,7 +448,7 @@ HELD_OUT = Protocol(tasks=6, steps=2, episodes=2, score_episodes=3)
 def test_the_contender_is_measured_like_the_others() -> None:
     result = rl2(SMALL)(HELD_OUT)
     cpu = torch.device("cpu")
-    ours = measure(SMALL, build(SMALL.model_copy(update={"rate": 0.1}), cpu), HELD_OUT, cpu)
+    ours = measure(build(SMALL.model_copy(update={"rate": 0.1}), cpu), HELD_OUT)
     assert set(ours) | {"reported", "seconds", "iterations", "training_env_steps"} <= set(result)
     for same in ("benchmark", "fingerprint", "split", "protocol", "task", "references", "seed"):
         assert result[same] == ours[same]

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.contenders.budget import Spent
-from experiments.contenders.curves import measured
+from experiments.contenders.curves import curve_measured
 from experiments.contenders.learners import CPU, Measure
 from metarl import Adaptation, AdaptationCurve
 from metarl.distributions import Categorical, Distribution, Gaussian
@@ -41,7 +41,7 @@ def lqr(config: Config) -> Measure:
     actions are chosen by which the wanted push is nearest to.
     """
     setup = build(config, CPU)
-    return measured("lqr", setup, partial(_curve, setup), Spent())
+    return curve_measured("lqr", setup, partial(_curve, setup), Spent())
 
 
 @torch.no_grad()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
 from experiments.build import Setup
-from experiments.config import Config
 from experiments.contenders.budget import Spent
-from experiments.contenders.learners import Measure, Result
-from experiments.evaluate import Protocol, held_out_tasks, refuse, usual_steps, written
+from experiments.contenders.learners import Measure, Result, as_trained
+from experiments.evaluate import Protocol, adaptation_of, held_out_tasks, refuse, written
 from experiments.streams import stream
-from metarl import Adaptation, AdaptationCurve
+from metarl import AdaptationCurve
 from metarl.evaluation import refuse_training_tasks
 from metarl.rollouts import task_count
 from metarl.types import Benchmark, Params
@@ -24,19 +22,19 @@ Curve = Callable[..., AdaptationCurve]
 CHUNK = 100  # tasks at a time, as `metarl.evaluate` has them: with its noise
 
 
-def measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
+def curve_measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
     """What `experiments.evaluate.measure` tells of a learner, of a curve."""
     config = setup.config
 
     def under(protocol: Protocol) -> Result:
-        task, adaptation = tasks_of(setup.benchmark, protocol), adaptation_of(config, protocol)
+        protocol = as_trained(protocol, config)
+        task, adaptation = tasks_of(setup.benchmark, protocol), adaptation_of(protocol)
         noise, curves = stream(protocol.seed, "evaluation noise"), []
         for low in range(0, task_count(task), CHUNK):
             part = {constant: value[low : low + CHUNK] for constant, value in task.items()}
             curves.append(curve(part, adaptation, generator=noise))
         whole = AdaptationCurve(*(torch.cat(field) for field in zip(*curves, strict=True)))
-        done = replace(protocol, steps=adaptation.steps, episodes=adaptation.episodes)
-        told = written(name, config, setup.benchmark, done, task, whole)
+        told = written(name, config, setup.benchmark, protocol, task, whole)
         return told | spent.report() | {"reported": config.steps}
 
     return under
@@ -53,10 +51,3 @@ def tasks_of(benchmark: Benchmark, protocol: Protocol) -> Params:
     task = held_out_tasks(benchmark, protocol)
     refuse_training_tasks(benchmark, task)
     return task
-
-
-def adaptation_of(config: Config, protocol: Protocol) -> Adaptation:
-    """How often to adapt, on how many episodes; never, where the configuration does not."""
-    steps = usual_steps(config) if config.steps == 0 or protocol.steps is None else protocol.steps
-    episodes = protocol.episodes if protocol.episodes is not None else config.episodes
-    return Adaptation(steps, episodes, protocol.score_episodes)

@@ -16,7 +16,7 @@ from envs.wrappers import Revealed, Shuffled
 from experiments.build import Setup, Wrap, build, build_benchmark
 from experiments.config import Config
 from experiments.contenders.budget import Spent
-from experiments.evaluate import Protocol, measure
+from experiments.evaluate import Protocol, measure, resolved
 
 CPU = torch.device("cpu")
 Result = dict[str, Any]
@@ -27,12 +27,12 @@ FRESH = 500_000  # added to a seed: an initialization that no training started f
 
 def meta_trained(config: Config) -> Measure:
     """The learner that the configuration describes."""
-    return measured(config, *trained(config))
+    return learner_measured(*trained(config))
 
 
 def untrained(config: Config) -> Measure:
     """A random initialization, adapted by the rule as it begins: what learning from scratch is worth."""
-    return measured(config, build(config, CPU), Spent())
+    return learner_measured(build(config, CPU), Spent())
 
 
 def rule_alone(config: Config) -> Measure:
@@ -40,7 +40,7 @@ def rule_alone(config: Config) -> Measure:
     setup, spent = trained(config)
     fresh = build(config.model_copy(update={"seed": config.seed + FRESH}), CPU)
     setup.learner.policy.load_state_dict(fresh.learner.policy.state_dict())
-    return measured(config, setup, spent)
+    return learner_measured(setup, spent)
 
 
 def fine_tuned(config: Config) -> Measure:
@@ -48,19 +48,19 @@ def fine_tuned(config: Config) -> Measure:
     setup, spent = trained(config.model_copy(update={"rule": "maml", "steps": 0}))
     adapting = build(config, CPU)
     adapting.learner.policy.load_state_dict(setup.learner.policy.state_dict())
-    return measured(config, adapting, spent)
+    return learner_measured(adapting, spent)
 
 
 def oracle(config: Config) -> Measure:
     """Told the task's constants, it need not adapt: trained on all tasks and scored as it is."""
     config = config.model_copy(update={"rule": "maml", "steps": 0})
-    return measured(config, *trained(config, Revealed))
+    return learner_measured(*trained(config, Revealed))
 
 
 def shuffled(config: Config) -> Measure:
     """Meta-trained on tasks that change with every batch, so that there is nothing to adapt to."""
     setup, spent = trained(config, Shuffled)
-    return measured(config, replace(setup, benchmark=build_benchmark(config)), spent)
+    return learner_measured(replace(setup, benchmark=build_benchmark(config)), spent)
 
 
 def trained(config: Config, wrap: Wrap | None = None) -> tuple[Setup, Spent]:
@@ -68,16 +68,19 @@ def trained(config: Config, wrap: Wrap | None = None) -> tuple[Setup, Spent]:
     setup, spent = build(config, CPU, wrap), Spent()
     for _, metrics in setup.train():
         spent.add(metrics)
-        if spent.env_steps >= config.env_steps:
-            break
     return setup, spent
 
 
-def measured(config: Config, setup: Setup, spent: Spent) -> Measure:
+def learner_measured(setup: Setup, spent: Spent) -> Measure:
     """`measure`, with what was spent, and the column to be judged by: after the steps it was meant to take."""
 
     def under(protocol: Protocol) -> Result:
-        own = protocol if config.steps else replace(protocol, steps=0)
-        return measure(config, setup, own, CPU) | spent.report() | {"reported": config.steps}
+        own = as_trained(protocol, setup.config)
+        return measure(setup, own) | spent.report() | {"reported": setup.config.steps}
 
     return under
+
+
+def as_trained(protocol: Protocol, config: Config) -> Protocol:
+    """`resolved`; one that was not trained to adapt does not adapt, whatever the protocol asks of others."""
+    return resolved(protocol if config.steps else replace(protocol, steps=0), config)

@@ -10,7 +10,7 @@ for the inner loss of one short episode says nothing about trials.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,11 +19,12 @@ from envs.wrappers import Trials
 from experiments.build import build_benchmark
 from experiments.config import Config
 from experiments.contenders.budget import Spent
-from experiments.contenders.learners import Measure
+from experiments.contenders.curves import tasks_of
+from experiments.contenders.learners import Measure, as_trained
 from experiments.errors import InputError
-from experiments.evaluate import Protocol, held_out_tasks, refuse, usual_steps, written
+from experiments.evaluate import Protocol, adaptation_of, written
 from experiments.streams import stream
-from metarl.evaluation import AdaptationCurve, refuse_training_tasks
+from metarl.evaluation import AdaptationCurve
 from metarl.memory import MemoryPlan, MemoryPolicy, MemoryTrainer, memory_policy, score_trials, train_memory
 from metarl.rollouts import task_count
 from metarl.types import Benchmark
@@ -62,11 +63,10 @@ def rl2(config: Config) -> Measure:
         spent.add(metrics)
         if spent.env_steps >= config.env_steps:
             break
-        left = 1.0 - spent.env_steps / config.env_steps
-        trainer.share = config.final_share + (1.0 - config.final_share) * left
+        trainer.share = config.share(spent.env_steps)
 
     def under(protocol: Protocol) -> dict[str, Any]:
-        return measured(config, benchmark, agent, family.episodes, protocol) | spent.report()
+        return trials_measured(config, benchmark, agent, family.episodes, protocol) | spent.report()
 
     return under
 
@@ -76,7 +76,7 @@ def trial_episodes(horizon: int, most: int) -> int:
     return min(most, max(EPISODES, -(-TRIAL_STEPS // horizon)))
 
 
-def measured(
+def trials_measured(
     config: Config, benchmark: Benchmark, agent: MemoryPolicy, episodes: int, protocol: Protocol
 ) -> dict[str, Any]:
     """Score a trained agent on the protocol's held-out tasks, in trials of at most ``episodes`` episodes.
@@ -87,15 +87,11 @@ def measured(
         InputError: no such split, or nothing to measure.
         TrainingTaskError: tasks that training may have drawn.
     """
-    refuse(protocol)
-    task = held_out_tasks(benchmark, protocol)
-    refuse_training_tasks(benchmark, task)
-    steps = usual_steps(config) if config.steps == 0 or protocol.steps is None else protocol.steps
-    adapted = protocol.episodes if protocol.episodes is not None else config.episodes
-    family = Trials(benchmark.family, min(episodes, 1 + steps * adapted))  # type: ignore[arg-type]
+    protocol = as_trained(protocol, config)
+    task, adaptation = tasks_of(benchmark, protocol), adaptation_of(protocol)
+    family = Trials(benchmark.family, min(episodes, 1 + adaptation.steps * adaptation.episodes))  # type: ignore[arg-type]
     noise = stream(protocol.seed, "evaluation noise")
     scores = score_trials(agent, family, task, protocol.score_episodes, generator=noise)
     seen = torch.arange(float(family.episodes)).expand(task_count(task), -1)
-    done = replace(protocol, steps=steps, episodes=adapted)
     curve = AdaptationCurve(*scores, seen)
-    return written("rl2", config, benchmark, done, task, curve) | {"reported": family.episodes - 1}
+    return written("rl2", config, benchmark, protocol, task, curve) | {"reported": family.episodes - 1}

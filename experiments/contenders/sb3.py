@@ -29,7 +29,7 @@ from envs.wrappers import Trials
 from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.contenders.budget import Spent
-from experiments.contenders.curves import Curve, measured
+from experiments.contenders.curves import Curve, curve_measured
 from experiments.contenders.learners import CPU, Measure, Result
 from experiments.contenders.memory import trial_episodes
 from experiments.errors import InputError
@@ -200,8 +200,8 @@ def training_env(family: TaskFamily, benchmark: Benchmark, rows: int, seed: int)
 
 
 def _measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
-    """`curves.measured`, with what SB3 draws put in its place."""
-    measure = measured(name, setup, curve, spent)
+    """`curve_measured`, with what SB3 draws put in its place."""
+    measure = curve_measured(name, setup, curve, spent)
 
     def under(protocol: Protocol) -> Result:
         with isolated(setup.config.seed):

@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-
 from experiments.build import Setup
-from experiments.config import Config
 from experiments.figures.curves import adaptation_curves, comparison
 from experiments.figures.estimators import estimators
 from experiments.figures.learning import learning_curve
 from experiments.figures.plane import paths_in_the_plane
-from experiments.figures.rates import step_sizes
+from experiments.figures.rate_panels import rate_strips
 from experiments.figures.rules import ranking, step_lengths
+from experiments.learned import rate_tables
 
 __all__ = [
     "adaptation_curves",
@@ -29,22 +27,23 @@ __all__ = [
     "paths_in_the_plane",
     "ranking",
     "step_lengths",
-    "step_sizes",
 ]
 
 
-def draw_run(folder: Path, config: Config, setup: Setup, device: torch.device) -> list[Path]:
+def draw_run(folder: Path, setup: Setup) -> list[Path]:
     """Draw what a run folder has the inputs for, into ``folder/figures``; what is missing is left out."""
-    target, name = folder / "figures", config.rule
+    target, name = folder / "figures", setup.config.rule
     files: list[Path] = []
     for source in sorted((folder / "evaluation").glob("*.json")):
         result = json.loads(source.read_text())
         files += adaptation_curves(target / f"adaptation-{source.stem}", {name: [result]})
         files += step_lengths(target / f"step-lengths-{source.stem}", {name: [result]})
     if (folder / "metrics.jsonl").exists():
-        files += learning_curve(target / "learning", {name: [folder]}, scored_in=config.scored_in)
-    files += step_sizes(target / "step-sizes", setup.learner)
-    files += paths_in_the_plane(target / "paths", setup, device)
+        files += learning_curve(target / "learning", {name: [folder]}, scored_in=setup.config.scored_in)
+    rates = {tensor: values.cpu().double().numpy() for tensor, values in rate_tables(setup.learner).items()}
+    if rates:
+        files += rate_strips(target / "step-sizes", rates).files
+    files += paths_in_the_plane(target / "paths", setup)
     if files:
         print(f"figures in {target}: {', '.join(file.name for file in files if file.suffix == '.png')}")
     return files

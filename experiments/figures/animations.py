@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from envs import CartPole, Navigation
@@ -126,7 +125,7 @@ CART_HEIGHT, TRACK_Y = 312, 222
 METRE = 56.0  # pixels a metre; the track's 4.8 m fill a panel
 
 
-def animate_cartpole(path: Path, setup: Setup, device: torch.device, *, seconds: float = 8.0) -> Path:
+def animate_cartpole(path: Path, setup: Setup, *, seconds: float = 8.0) -> Path:
     """The adaptation episodes of a held-out task beside an episode after one gradient step on them.
 
     The left half plays the episodes that the step is taken on one after another, and counts the falls; the
@@ -135,7 +134,6 @@ def animate_cartpole(path: Path, setup: Setup, device: torch.device, *, seconds:
     Args:
         path: the GIF to write.
         setup: of a CartPole benchmark, trained.
-        device: where the learner is.
         seconds: at most so long; a horizon of 500 steps is shown in 7 s, at every third step.
 
     Raises:
@@ -144,7 +142,7 @@ def animate_cartpole(path: Path, setup: Setup, device: torch.device, *, seconds:
     if not isinstance(setup.benchmark.family, CartPole):
         raise TypeError(f"expected a CartPole benchmark, got {type(setup.benchmark.family).__name__}")
     task = first_tasks(setup, 1)
-    before, after = before_and_after(setup, task, 1, stream(Protocol().seed, "animation", device), device)
+    before, after = before_and_after(setup, task, 1, stream(Protocol().seed, "animation", setup.device))
     left, right = _moments(before), _moments(after)
     stride = max(3, math.ceil(len(right) / (1000 * seconds / FRAME_MS)))
     title = _task_title(task)
@@ -230,7 +228,7 @@ PLANE = 300  # pixels, the side of a square panel
 EPISODES, TAIL = 8, 6  # paths shown, and points of their ends in full colour
 
 
-def animate_navigation(path: Path, setup: Setup, device: torch.device) -> Path:
+def animate_navigation(path: Path, setup: Setup) -> Path:
     """Paths growing in the plane on a held-out task, before and after one gradient step.
 
     Raises:
@@ -239,7 +237,7 @@ def animate_navigation(path: Path, setup: Setup, device: torch.device) -> Path:
     if not isinstance(setup.benchmark.family, Navigation):
         raise TypeError(f"expected a Navigation benchmark, got {type(setup.benchmark.family).__name__}")
     task = first_tasks(setup, 1)
-    before, after = before_and_after(setup, task, EPISODES, stream(Protocol().seed, "animation", device), device)
+    before, after = before_and_after(setup, task, EPISODES, stream(Protocol().seed, "animation", setup.device))
     halves = [walks(before, task, 0)[:EPISODES], walks(after, task, 0)]
     reach, longest = 1.15 * extent(before, after, task), max(len(walk) for half in halves for walk in half)
     goal = (float(task["goal_x"]), float(task["goal_y"]))

@@ -49,7 +49,7 @@ def draw_curves(axes: Axes, results: Results) -> list[Any]:
             faint = {"color": color, "alpha": 0.13, "linewidth": 0.8, "zorder": 1}
             axes.plot(steps, sampled.mean(0).T, **faint)
             handles.append(Line2D([], [], **{**faint, "alpha": 0.4}, label="single tasks"))
-        low, high = _bands(sampled)
+        _, low, high = stats.sample_efficiency(sampled, stats.mean, seed=0)
         axes.fill_between(steps, low, high, color=color, alpha=0.25, linewidth=0, zorder=2)
         style = {"color": color, "marker": "o", "markersize": 5.5, "zorder": 3}
         axes.plot(steps, sampled.mean((0, 1)), **style)
@@ -67,15 +67,6 @@ def draw_curves(axes: Axes, results: Results) -> list[Any]:
 def _lasting(scores: Array, columns: int) -> Array:
     """A policy that does not adapt, scored once, is worth the same after any number of steps."""
     return np.repeat(scores, columns, -1) if scores.shape[-1] == 1 else scores
-
-
-def _bands(scores: Array) -> tuple[Array, Array]:
-    """Ends ``[K + 1]`` of the 95 % interval of the mean of ``[seeds, tasks, K + 1]``; one score has no width."""
-    if scores[..., 0].size < 2:
-        flat = scores.mean((0, 1))
-        return flat, flat
-    found = [stats.interval(scores[..., k], stats.mean, seed=0) for k in range(scores.shape[-1])]
-    return np.array([f.low for f in found]), np.array([f.high for f in found])
 
 
 def _reference_lines(axes: Axes, references: Mapping[str, Sequence[float]]) -> None:

@@ -59,9 +59,8 @@ def _place(spent: Array, steps: Array) -> Array:
 
 
 def _band(axes: Axes, steps: Array, scores: Array, color: str) -> None:
-    """Mean of ``[seeds, tasks, points]`` with its interval; a single score has none."""
+    """Mean of ``[seeds, tasks, points]`` with its interval; a single score has no width."""
     x = _place(steps, steps)
-    if scores[..., 0].size > 1:
-        found = [stats.interval(scores[..., i], stats.mean, seed=0) for i in range(len(x))]
-        axes.fill_between(x, [f.low for f in found], [f.high for f in found], color=color, alpha=0.22, linewidth=0)
-    axes.plot(x, scores.mean((0, 1)), color=color, marker="o", markersize=5.5)
+    mean, low, high = stats.sample_efficiency(scores, stats.mean, seed=0)
+    axes.fill_between(x, low, high, color=color, alpha=0.22, linewidth=0)
+    axes.plot(x, mean, color=color, marker="o", markersize=5.5)

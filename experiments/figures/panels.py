@@ -87,12 +87,7 @@ def _curve(runs: Sequence[Mapping[str, Any]], longest: int) -> Curve:
     sampled, mode = (np.asarray([run[name] for run in runs], dtype=np.float64) for name in ("sampled", "mode"))
     if sampled.shape[-1] == 1:  # what does not adapt stays as it is
         sampled, mode = (np.repeat(scores, longest + 1, -1) for scores in (sampled, mode))
-    mean = sampled.mean((0, 1))
-    low, high = mean, mean
-    if sampled[..., 0].size > 1:
-        columns = [stats.interval(sampled[..., k], stats.mean, seed=0) for k in range(sampled.shape[-1])]
-        low, high = (np.array([getattr(one, end) for one in columns]) for end in ("low", "high"))
-    return Curve(mean, low, high, mode.mean((0, 1)))
+    return Curve(*stats.sample_efficiency(sampled, stats.mean, seed=0), mode.mean((0, 1)))
 
 
 def _draw_curve(axes: Axes, curve: Curve, color: str, limits: tuple[float, float]) -> None:

@@ -23,12 +23,10 @@ from metarl.types import Params, Task
 
 
 @torch.no_grad()
-def before_and_after(
-    setup: Setup, task: Task, episodes: int, generator: torch.Generator, device: torch.device
-) -> tuple[Batch, Batch]:
+def before_and_after(setup: Setup, task: Task, episodes: int, generator: torch.Generator) -> tuple[Batch, Batch]:
     """The episodes that one gradient step is taken on, and fresh ``episodes`` after it; both ``[T, H, N, ...]``."""
-    learner, family, task = setup.learner, setup.benchmark.family, to_device(task, device)
-    adaptation = Adaptation(1, setup.plan.episodes, support=setup.plan.support)
+    learner, family, task = setup.learner, setup.benchmark.family, to_device(task, setup.device)
+    adaptation = Adaptation.like(setup.plan, steps=1)
     *_, (params, before) = adapt(learner, family, task, adaptation, generator=generator)
     assert before is not None  # a step was taken
     after = collect(learner.policy, params, family, task, episodes, generator=generator)
@@ -41,13 +39,13 @@ def first_tasks(setup: Setup, tasks: int) -> Params:
     return {name: value[:tasks] for name, value in scored.items()}
 
 
-def paths_in_the_plane(path: Path, setup: Setup, device: torch.device, tasks: int = 6) -> list[Path]:
+def paths_in_the_plane(path: Path, setup: Setup, tasks: int = 6) -> list[Path]:
     """Paths of 2-D navigation before and after one gradient step on held-out tasks; nothing for other families."""
     if not isinstance(setup.benchmark.family, Navigation):
         return []
     task = first_tasks(setup, tasks)
-    noise = stream(Protocol().seed, "paths", device)
-    before, after = before_and_after(setup, task, SHOWN, noise, device)
+    noise = stream(Protocol().seed, "paths", setup.device)
+    before, after = before_and_after(setup, task, SHOWN, noise)
     rows, columns = -(-tasks // 3), min(tasks, 3)
     size = (2.5 * columns + 0.8, 2.5 * rows + 1.5)
     with page(path, f"Paths on held-out tasks of {setup.benchmark.name}", size) as (figure, files):

@@ -68,7 +68,7 @@ def _tensor_handles(names: Mapping[str, Any]) -> list[Line2D]:
 
 def rate_strips(path: Path, rates: Mapping[str, Array]) -> Drawn:
     """The learned step sizes of every parameter tensor: all, the middle 90 % and half of them, and the median."""
-    with panel(path, "Learned step sizes by parameter tensor", (SIZE[0], 1.3 + 0.42 * len(rates))) as (figure, drawn):
+    with panel(path, "Learned step sizes by parameter tensor", (SIZE[0], 1.5 + 0.42 * len(rates))) as (figure, drawn):
         axes = figure.add_subplot()
         for y, values in enumerate(rates.values()):
             ends = np.quantile(values, [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0])

@@ -21,21 +21,19 @@ def ranking(path: Path, results: Results, *, reference: str) -> list[Path]:
         results: by contender, what it returned for every seed; ``reported`` is the column it is judged by.
         reference: the contender that the others are to be compared with by eye.
     """
-    found = {
-        rule: stats.interval(score_matrix(runs)[..., runs[0]["reported"]], stats.mean, seed=0)
-        for rule, runs in results.items()
-    }
+    scores = {rule: score_matrix(runs)[..., [runs[0]["reported"]]] for rule, runs in results.items()}
+    found = {rule: stats.sample_efficiency(one, stats.mean, seed=0) for rule, one in scores.items()}
     if not found:
         return []
-    order = sorted(found, key=lambda rule: -found[rule].estimate)
-    best, worst = found[order[0]].high, min(one.estimate for one in found.values())
+    order = sorted(found, key=lambda rule: -float(found[rule].estimate[0]))
+    best, worst = float(found[order[0]].high[0]), min(float(one.estimate[0]) for one in found.values())
     with page(path, "Return after adapting", (7.4, 1.6 + 0.3 * len(order))) as (figure, files):
         axes = figure.add_subplot()
         for y, rule in enumerate(order):
             one, color = found[rule], COLORS[1] if rule == reference else COLORS[0]
             axes.hlines(y, one.low, one.high, color=color, linewidth=2.0)
             axes.plot(one.estimate, y, "o", color=color, markersize=6.0)
-        axes.axvline(found[reference].estimate, color=COLORS[1], linewidth=1.0, linestyle=(0, (3, 2)), zorder=0)
+        axes.axvline(found[reference].estimate[0], color=COLORS[1], linewidth=1.0, linestyle=(0, (3, 2)), zorder=0)
         if best - worst > 100.0 and worst < 10.0 * min(best, 0.0):  # a rule that broke must not squeeze the others
             axes.set_xscale("symlog", linthresh=max(1.0, 2.0 * abs(best)))
             axes.set_xlim(right=max(0.0, best) + 0.05 * max(1.0, abs(best)))

@@ -57,7 +57,7 @@ class Live:
         if not self._tried and self._folder is not None:
             self._tried = True
             try:
-                _, self._setup, _ = runs.load(self._folder, CPU, plugins=self._plugins)
+                self._setup, _ = runs.load(self._folder, CPU, plugins=self._plugins)
             except UNREADABLE as error:
                 what = f"no checkpoint of {self._folder.name} can be used ({clean(error, 160)})"
                 self.missing.append((what, "step sizes, paths and moving pictures are left out"))
@@ -99,7 +99,7 @@ class Live:
         task = first_tasks(setup, tasks)
         noise, on = stream(Protocol().seed, "paths by step", CPU), to_device(task, CPU)
         learner, family, plan = setup.learner, setup.benchmark.family, setup.plan
-        adaptation = Adaptation(plan.steps, plan.episodes, support=plan.support)
+        adaptation = Adaptation.like(plan)
         stages = list(adapt(learner, family, on, adaptation, generator=noise))
         batches = [stage.batch for stage in stages if stage.batch is not None]
         batches.append(collect(learner.policy, stages[-1].params, family, on, plan.episodes, generator=noise))

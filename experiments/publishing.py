@@ -1,0 +1,54 @@
+"""Figures for others to read: with their intervals, as tables in Markdown, and beside what made them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from experiments import runs
+from metarl import stats
+
+Scores = NDArray[np.float64]
+"""``[seeds, tasks]``"""
+
+
+def parts(scores: Scores, statistic: stats.Statistic = stats.mean, *, digits: int = 2) -> tuple[str, str]:
+    """The statistic and its 95 % interval as text; one score alone has none."""
+    if scores.size < 2:
+        return f"{float(statistic(scores)):.{digits}f}", "–"
+    found = stats.interval(scores, statistic, seed=0)
+    return f"{found.estimate:.{digits}f}", f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def shown(scores: Scores, *, digits: int = 2) -> str:
+    """The mean and its interval in one cell."""
+    return " ".join(part for part in parts(scores, digits=digits) if part != "–")
+
+
+def about_intervals(scores: Scores) -> str:
+    """What the 95 % intervals are over; one score alone has none."""
+    if scores.size < 2:
+        return "one seed and task, without intervals"
+    return f"95 % intervals over {stats.interval(scores, stats.mean, resamples=100, seed=0).over}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first column is words and whose others are figures."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return [lines[0], "|---|" + "---:|" * (len(head) - 1), *lines[1:]]
+
+
+def publish(folder: Path, name: str, text: str, about: Mapping[str, Any]) -> None:
+    """Print a table, and write it beside what it was made of: ``table.md``, and a JSON file called ``name``."""
+    print("\n" + text)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(text + "\n")
+    made = {"command": shlex.join(["python", *sys.argv]), "system": runs.system(torch.device("cpu"))}
+    runs.write_json(folder / name, made | dict(about), indent=None)
