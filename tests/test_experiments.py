@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -757,10 +758,16 @@ def test_compare_refuses_what_cannot_run_before_any_work(
 def test_a_rule_of_ones_own_is_trained_once_and_has_no_rate(tmp_path: Path) -> None:
     argv = ["navigation-fixed", *TINY, "--horizon", "10", "--env-steps", "300", "--output", str(tmp_path)]
     own = "examples.own_rule:SignSGD"
-    argv += ["--rules", own, "maml", "--rates", "0.1", "0.3", "--seeds", "1", "--held-out", "3", "--workers", "1"]
-    assert compare.main(argv) == 0
+    argv += ["--rules", own, "maml", "--rates", "0.1", "0.3", "--seeds", "1", "--held-out", "1", "--workers", "1"]
+    assert compare.main(argv) == 0  # of one score each, without intervals
     tried = [len(one["validation return by rate"]) for one in json.loads((tmp_path / "tuning.json").read_text())]
     assert tried == [1, 2] and f"| {own} | – |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_task_of_ones_own_is_made_by_a_family_that_can() -> None:
+    foreign: Any = SimpleNamespace(family=SimpleNamespace())
+    with pytest.raises(InputError, match=r"--constants: expected an envs\.Family, .* got SimpleNamespace; evaluate on"):
+        evaluate.one_task(foreign, ("gravity=12",))
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
