@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import field, make_dataclass
 from typing import Annotated, Any, TypeVar
@@ -11,6 +10,7 @@ import tyro
 
 from experiments.config import Config
 from experiments.errors import InputError
+from experiments.lookup import choose
 from experiments.names import (
     ACTIVATIONS,
     BASELINES,
@@ -37,13 +37,10 @@ def preset(name: str) -> Config:
     Raises:
         InputError: no such preset.
     """
-    if name not in PRESETS:
-        if name in BENCHMARKS:
-            raise InputError(f"{name!r} is a benchmark: expected a preset, which --benchmark {name} then changes")
-        close = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"unknown preset {name!r}; {hint}known are {', '.join(PRESETS)}")
-    return PRESETS[name][1]
+    if name in BENCHMARKS and name not in PRESETS:
+        raise InputError(f"{name!r} is a benchmark: expected a preset, which --benchmark {name} then changes")
+    config: Config = choose("preset", name, PRESETS)[1]
+    return config
 
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
