@@ -33,6 +33,7 @@ from envs import (
     Transition,
     Union,
     task_ids,
+    wrappers,
 )
 from envs.adapters import GymnasiumFamily
 from envs.benchmarks.variants import (
@@ -817,8 +818,6 @@ def test_continuous_actions_reach_what_is_live(name: str) -> None:
         (lambda: Changing(Delayed(live()), 3.0, delay=1.0), TypeError, "at every step, got Delayed, which is live"),
         (lambda: Repeated(live()), TypeError, "Repeated: expected a family .*, got GymnasiumFamily, which is live"),
         (lambda: CentredReward(live(), {"row": 1.0}), TypeError, "CentredReward: .*got GymnasiumFamily, which is live"),
-        (lambda: ScaledReward("CartPole"), TypeError, "expected a family to wrap, got 'CartPole'"),
-        (lambda: Changing("CartPole", gravity=1.0), TypeError, "expected a family to wrap"),
         (lambda: Delayed(Delayed(CartPole())), ValueError, "has a constant 'delay' already"),
         (lambda: Delayed(CartPole(), longest=0), ValueError, "longest of at least 1, got 0"),
         (lambda: Delayed(CartPole(), longest=1.5), TypeError, "integer longest, got 1.5"),
@@ -851,7 +850,6 @@ def test_continuous_actions_reach_what_is_live(name: str) -> None:
         (lambda: Changing(CartPole(), polarity=0.5), ValueError, "later_polarity: expected one of"),
         (lambda: Revealed(Blob()), TypeError, "observations from a flat Box"),
         (lambda: Revealed(CartPole()), ValueError, "constants that vary, CartPole has none"),
-        (lambda: Shuffled("CartPole"), TypeError, "expected a family to wrap"),
         (lambda: Coarse(Range(0, 1), 0), ValueError, "at least 1 cell"),
         (lambda: Coarse(Choice((0.0, 1.0)), 3), ValueError, "at most one a choice, got 3"),
     ],
@@ -860,6 +858,33 @@ def test_wrong_wrappers_are_refused(make: Callable[[], Any], error: type[Excepti
     with pytest.raises(error, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+LEAST: dict[str, dict[str, Any]] = {  # arguments that a wrapper cannot do without
+    "CentredReward": {"limits": {"x": 1.0}},
+    "Changing": {"goal_x": 1.0},
+    "Slipping": {"chance": 0.1},
+}
+EVERY = [name for name in wrappers.__all__ if name != "Wrapper"]
+
+
+@pytest.mark.parametrize("given", ["CartPole", CartPole, None, 3.0], ids=repr)
+@pytest.mark.parametrize("name", EVERY)
+def test_every_wrapper_refuses_what_is_no_family(name: str, given: Any) -> None:
+    message = f"{name}: expected a family to wrap, got {given!r}; give an object such as CartPole()"
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        getattr(wrappers, name)(given, **LEAST.get(name, {}))
+
+
+def test_the_wrappers_said_to_add_no_constants_are_those_that_add_none() -> None:
+    def adds(name: str) -> bool:
+        bare = CartPole(gravity=Range(5, 15)) if name in ("SwappedActions", "DeadActions") else Navigation()
+        family = getattr(wrappers, name)(bare, **LEAST.get(name, {}))
+        return family.parameters.keys() != bare.parameters.keys()
+
+    said = re.search(r"Five add no constants:(.*)", wrappers.__doc__ or "", re.DOTALL)
+    assert said is not None
+    assert set(re.findall(r"``(\w+)``", said[1])) == {name for name in EVERY if not adds(name)}
 
 
 def test_wrong_tasks_are_refused_by_name() -> None:

@@ -5,8 +5,9 @@ drawn, validated, hashed and split like the wrapped family's own. At the default
 nothing. The outermost wrapper is the nearest to the agent: its action passes through that wrapper first,
 and its observation last.
 
-Three add no constants: ``Trials`` joins several episodes into one, for agents with a memory, ``Slipping`` makes
-training harder than the test, and ``CentredReward`` asks for room to spare.
+Five add no constants: ``Trials`` joins several episodes into one, for agents with a memory, ``Slipping`` makes
+training harder than the test, ``CentredReward`` asks for room to spare, ``Revealed`` shows the task, and ``Shuffled``
+deals the tasks anew.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
-from .base import Wrapper, components, neutral_action
+from .base import Wrapper, components, neutral_action, wrapped
 from .permutations import permutation
 
 MOST_ACTIONS = 6  # that may be swapped: 6! = 720 ways are still named one by one
@@ -134,9 +134,10 @@ class DeadActions(Wrapper):
 
 def _discrete(wrapper: str, family: Family) -> int:
     """How many discrete actions there are."""
-    if not isinstance(family.action_space, Discrete):
-        raise TypeError(f"{wrapper}: expected discrete actions, got {family.action_space}; use ScaledActions")
-    return int(family.action_space.n)
+    space = wrapped(wrapper, family).action_space
+    if not isinstance(space, Discrete):
+        raise TypeError(f"{wrapper}: expected discrete actions, got {space}; use ScaledActions")
+    return int(space.n)
 
 
 def _looked_up(table: Tensor, action: Tensor) -> Tensor:

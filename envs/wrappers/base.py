@@ -44,8 +44,7 @@ class Wrapper(Family, ABC):
         settings: Mapping[str, Setting] | None = None,
     ) -> None:
         name = type(self).__name__
-        if not isinstance(family, Family):
-            raise TypeError(f"{name}: expected a family to wrap, got {family!r}; give an object such as CartPole()")
+        wrapped(name, family)
         if taken := [constant for constant in own if constant in family.parameters]:
             raise ValueError(
                 f"{name}: the wrapped {type(family).__name__} has a constant {taken[0]!r} already; wrap it so only once"
@@ -108,13 +107,24 @@ class Wrapper(Family, ABC):
         return {name: values for name, values in self._references(task).items() if name == "ceiling"}
 
 
+def wrapped(wrapper: str, family: Family) -> Family:
+    """``family``, checked to be one. Whatever looks at a family before ``Wrapper.__init__`` does looks through this.
+
+    Raises:
+        TypeError: no family.
+    """
+    if not isinstance(family, Family):
+        raise TypeError(f"{wrapper}: expected a family to wrap, got {family!r}; give an object such as CartPole()")
+    return family
+
+
 def components(wrapper: str, family: Family) -> int:
     """How many numbers a continuous action has; 0 where actions are discrete.
 
     Raises:
-        TypeError: actions of another kind.
+        TypeError: no family, or actions of another kind.
     """
-    space = family.action_space
+    space = wrapped(wrapper, family).action_space
     if isinstance(space, Discrete):
         return 0
     if isinstance(space, Box) and len(space.shape) == 1:
@@ -126,9 +136,9 @@ def channels(wrapper: str, family: Family) -> Box:
     """The space of flat observations.
 
     Raises:
-        TypeError: observations of another kind.
+        TypeError: no family, or observations of another kind.
     """
-    space = family.observation_space
+    space = wrapped(wrapper, family).observation_space
     if isinstance(space, Box) and len(space.shape) == 1:
         return space
     raise TypeError(f"{wrapper}: expected observations from a flat Box, got {space}; it cannot wrap these")
@@ -138,9 +148,9 @@ def refuse_live(wrapper: str, family: Family, needed: str) -> None:
     """Refuse what lives elsewhere where a wrapper asks for more than to play from start to end.
 
     Raises:
-        TypeError: ``family`` is live.
+        TypeError: no family, or ``family`` is live.
     """
-    if isinstance(family, Family) and family.live:
+    if wrapped(wrapper, family).live:
         raise TypeError(
             f"{wrapper}: expected a family {needed}, got {type(family).__name__}, which is live; wrap one that is not"
         )

@@ -6,7 +6,6 @@ between episodes no wrapper is needed: adapt to a task, then go on with another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import final
 
@@ -44,10 +43,10 @@ class Changing(Wrapper):
 
     def __init__(self, family: Family, change_at: Distribution | float = NEVER, **later: Distribution | float) -> None:
         refuse_live("Changing", family, "that reads its constants at every step")
-        known: Mapping[str, Parameter] = family.parameters if isinstance(family, Family) else {}
-        if isinstance(family, Family) and not later:
+        known = family.parameters
+        if not later:
             raise ValueError(f"Changing: expected constants that change, got none; name some of {', '.join(known)}")
-        if isinstance(family, Family) and (unknown := [name for name in later if name not in known]):
+        if unknown := [name for name in later if name not in known]:
             raise ValueError(f"Changing: {type(family).__name__} has no {unknown[0]!r}; known are {', '.join(known)}")
         self._later = {name: f"later_{name}" for name in known if name in later}
         own = {"change_at": Parameter(NEVER, 0.0, NEVER, "steps", "from the start to the change")}

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from ..family import Family, State, Task, Transition
-from .base import Wrapper, channels
+from .base import Wrapper, channels, wrapped
 
 PREFIX = "shuffled_"
 
@@ -85,7 +85,7 @@ class Shuffled(Wrapper):
     """
 
     def __init__(self, family: Family) -> None:
-        known = family.parameters if isinstance(family, Family) else {}
+        known = wrapped("Shuffled", family).parameters
         super().__init__(family, {}, {}, tuple(f"{PREFIX}{name}" for name in known))
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
