@@ -34,6 +34,7 @@ from .parameters import Parameter
 from .ranges import Distribution
 
 SPEED_LIMIT_1, SPEED_LIMIT_2 = 4 * math.pi, 9 * math.pi  # rad/s, as in Gymnasium
+ENDS = np.array([1.0, 1.0, 1.0, 1.0, SPEED_LIMIT_1, SPEED_LIMIT_2], dtype=np.float32)  # of what is observed
 START = 0.1  # half-width of the uniform start, for all four variables
 NAMES = ("theta_1", "theta_2", "theta_1_dot", "theta_2_dot")
 
@@ -91,21 +92,11 @@ class Acrobot(Family):
         "polarity": Parameter(1.0, -1.0, 1.0, "1", "sign of the motor", choices=(-1.0, 1.0)),
     }
 
+    observation_space = Box(-ENDS, ENDS, dtype=np.float32)  # cosine and sine of both angles, both speeds in rad/s
+    action_space = Discrete(3)  # 0 turns the elbow back, 1 leaves it alone, 2 turns it forth
+
     def __init__(self, horizon: int = 500, **ranges: Distribution | float) -> None:
         super().__init__(horizon, ranges)
-        high = np.array([1.0, 1.0, 1.0, 1.0, SPEED_LIMIT_1, SPEED_LIMIT_2], dtype=np.float32)
-        self._observation_space = Box(-high, high, dtype=np.float32)
-        self._action_space = Discrete(3)
-
-    @property
-    def observation_space(self) -> Box:
-        """Cosine and sine of theta_1, of theta_2, and both speeds in rad/s."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Discrete:
-        """0 turns the elbow back, 1 leaves it alone, 2 turns it forth."""
-        return self._action_space
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Four independent uniform draws per row, on the device and in the precision of the task."""

@@ -61,6 +61,9 @@ class BernoulliBandit(Family):
     (['arm_0', 'arm_1', 'arm_2'], tensor([0.5000, 0.5000]))
     """
 
+    observation_space: Box  # the constant 1; with feedback (1, previous action one-hot, previous reward)
+    action_space: Discrete  # which arm to pull
+
     def __init__(
         self, arms: int = 5, horizon: int = 1, observation: str = "plain", **ranges: Distribution | float
     ) -> None:
@@ -74,18 +77,8 @@ class BernoulliBandit(Family):
         super().__init__(horizon, {**every, **ranges}, {"arms": self._arms, "observation": observation})
         self._observation = observation
         constant = Box(1.0, 1.0, (1,), dtype=np.float32)
-        self._observation_space = space(constant, self._arms, (0.0, 1.0), observation)
-        self._action_space = Discrete(self._arms)
-
-    @property
-    def observation_space(self) -> Box:
-        """The constant 1; with feedback ``(1, previous action one-hot, previous reward)``."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Discrete:
-        """Which arm to pull."""
-        return self._action_space
+        self.observation_space = space(constant, self._arms, (0.0, 1.0), observation)
+        self.action_space = Discrete(self._arms)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """A key for each row's luck; no pull made, no action (-1) and no reward yet."""

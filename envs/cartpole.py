@@ -30,6 +30,7 @@ from .ranges import Distribution
 
 POSITION_LIMIT = 2.4  # m, as in Gymnasium
 ANGLE_LIMIT = 12 * 2 * math.pi / 360  # rad, as in Gymnasium
+ENDS = np.array([2 * POSITION_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf], dtype=np.float32)  # of what is observed
 START = 0.05  # half-width of the uniform start, for all four variables
 
 
@@ -67,21 +68,11 @@ class CartPole(Family):
         "polarity": Parameter(1.0, -1.0, 1.0, "1", "sign of the actuator", choices=(-1.0, 1.0)),
     }
 
+    observation_space = Box(-ENDS, ENDS, dtype=np.float32)  # (x, x_dot, theta, theta_dot) in m, m/s, rad, rad/s
+    action_space = Discrete(2)  # 0 pushes left, 1 pushes right
+
     def __init__(self, horizon: int = 500, **ranges: Distribution | float) -> None:
         super().__init__(horizon, ranges)
-        high = np.array([2 * POSITION_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf], dtype=np.float32)
-        self._observation_space = Box(-high, high, dtype=np.float32)
-        self._action_space = Discrete(2)
-
-    @property
-    def observation_space(self) -> Box:
-        """``(x, x_dot, theta, theta_dot)`` in m, m/s, rad, rad/s."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Discrete:
-        """0 pushes left, 1 pushes right."""
-        return self._action_space
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Four independent uniform draws per row, on the device and in the precision of the task."""

@@ -42,6 +42,8 @@ class Family(ABC):
     """Environments that share spaces and equations and differ in declared constants.
 
     A subclass declares ``parameters`` and is final; a variant is data, ``CartPole(half_length=Range(1, 2))``.
+    It has an ``observation_space`` and an ``action_space``, the same for every task: of the class or, where they
+    depend on its settings, assigned by its constructor.
 
     Args:
         horizon: time limit in steps.
@@ -55,6 +57,8 @@ class Family(ABC):
     """
 
     parameters: ClassVar[Mapping[str, Parameter]]
+    observation_space: Space[Any]
+    action_space: Space[Any]
     live = False
     """whether an episode lives elsewhere, so that only its last state can be stepped, once"""
 
@@ -68,16 +72,6 @@ class Family(ABC):
             name: _distribution(name, ranges.get(name, parameter.default), parameter)
             for name, parameter in self.parameters.items()
         }
-
-    @property
-    @abstractmethod
-    def observation_space(self) -> Space[Any]:
-        """The same for every task."""
-
-    @property
-    @abstractmethod
-    def action_space(self) -> Space[Any]:
-        """The same for every task."""
 
     @abstractmethod
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:

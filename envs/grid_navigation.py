@@ -46,6 +46,9 @@ class GridNavigation(Family):
         "start": Parameter(CELLS[0], CELLS[0], CELLS[-1], "1", "number of the first cell", choices=CELLS),
     }
 
+    observation_space: Box  # (x, y), each 0 to 4; or 25 numbers, of which the cell's is 1 and the others are 0
+    action_space = Discrete(ACTIONS)  # 0 stays, 1 adds to y, 2 to x, 3 subtracts from y, 4 from x
+
     def __init__(self, horizon: int = 15, observation: str = "coordinates", **ranges: Distribution | float) -> None:
         super().__init__(horizon, {"goal": Choice(GOALS), **ranges}, {"observation": observation})
         if observation not in OBSERVATIONS:
@@ -53,18 +56,7 @@ class GridNavigation(Family):
             raise ValueError(f"observation: expected one of {known}, got {observation!r}; choose one")
         self._one_hot = observation == "one-hot"
         high = 1.0 if self._one_hot else SIZE - 1.0
-        self._observation_space = Box(0.0, high, (OBSERVATIONS[observation],), dtype=np.float32)
-        self._action_space = Discrete(ACTIONS)
-
-    @property
-    def observation_space(self) -> Box:
-        """``(x, y)``, each 0 to 4; or 25 numbers, of which the cell's is 1 and the others are 0."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Discrete:
-        """0 stays, 1 adds to y, 2 to x, 3 subtracts from y, 4 from x."""
-        return self._action_space
+        self.observation_space = Box(0.0, high, (OBSERVATIONS[observation],), dtype=np.float32)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Every row in the first cell; draws nothing."""

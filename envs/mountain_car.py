@@ -26,6 +26,7 @@ from .ranges import Distribution
 
 WALL, ROAD_END = -1.2, 0.6  # as in Gymnasium
 SPEED_LIMIT = 0.07  # a step, as in Gymnasium
+LOW, HIGH = (np.array(ends, dtype=np.float32) for ends in ((WALL, -SPEED_LIMIT), (ROAD_END, SPEED_LIMIT)))
 START_LOW, START_HIGH = -0.6, -0.4  # ends of the uniform start, about the valley at -pi/6
 PRIZE, PUSH_COST = 100.0, 0.1  # of the continuous car, as in Gymnasium
 
@@ -49,15 +50,7 @@ def _constants(force: float, gravity: float, goal: float) -> dict[str, Parameter
 class _Car(Family, ABC):
     """The road, which both cars share."""
 
-    def __init__(self, horizon: int, ranges: dict[str, Distribution | float]) -> None:
-        super().__init__(horizon, ranges)
-        low, high = (np.array(ends, dtype=np.float32) for ends in ((WALL, -SPEED_LIMIT), (ROAD_END, SPEED_LIMIT)))
-        self._observation_space = Box(low, high, dtype=np.float32)
-
-    @property
-    def observation_space(self) -> Box:
-        """``(x, v)``, the velocity per step."""
-        return self._observation_space
+    observation_space = Box(LOW, HIGH, dtype=np.float32)  # (x, v), the velocity per step
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """At rest, uniform in ``[-0.6, -0.4)``, on the device and in the precision of the task."""
@@ -103,14 +96,10 @@ class MountainCar(_Car):
 
     parameters: ClassVar = _constants(force=0.001, gravity=0.0025, goal=0.5)
 
+    action_space = Discrete(3)  # 0 pushes left, 1 coasts, 2 pushes right
+
     def __init__(self, horizon: int = 200, **ranges: Distribution | float) -> None:
         super().__init__(horizon, ranges)
-        self._action_space = Discrete(3)
-
-    @property
-    def action_space(self) -> Discrete:
-        """0 pushes left, 1 coasts, 2 pushes right."""
-        return self._action_space
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
         """One step. ``action`` is ``[*rows]`` of any dtype holding 0, 1 and 2."""
@@ -152,14 +141,10 @@ class ContinuousMountainCar(_Car):
 
     parameters: ClassVar = _constants(force=0.0015, gravity=0.0025, goal=0.45)
 
+    action_space = Box(-1.0, 1.0, (1,), dtype=np.float32)  # from -1, full push left, to 1, full push right
+
     def __init__(self, horizon: int = 999, **ranges: Distribution | float) -> None:
         super().__init__(horizon, ranges)
-        self._action_space = Box(-1.0, 1.0, (1,), dtype=np.float32)
-
-    @property
-    def action_space(self) -> Box:
-        """From -1, full push left, to 1, full push right."""
-        return self._action_space
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
         """One step. ``action`` is ``[*rows, 1]``."""

@@ -63,6 +63,9 @@ class Navigation(Family):
         "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, second coordinate"),
     }
 
+    observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)  # the position (x, y)
+    action_space: Box  # the move (x, y), in the units that ``action`` names; larger ones are clipped
+
     def __init__(
         self,
         horizon: int = 100,
@@ -82,18 +85,7 @@ class Navigation(Family):
         self._reward = REWARDS[reward]
         self._limit, self._scale = ACTIONS[action]
         self._box = 0.0 if box is None else box  # no offset is smaller than 0
-        self._observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)
-        self._action_space = Box(-self._limit, self._limit, (2,), dtype=np.float32)
-
-    @property
-    def observation_space(self) -> Box:
-        """The position ``(x, y)``."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Box:
-        """The move ``(x, y)``, in the units that ``action`` names; larger ones are clipped."""
-        return self._action_space
+        self.action_space = Box(-self._limit, self._limit, (2,), dtype=np.float32)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Every row at the start; draws nothing."""

@@ -26,6 +26,7 @@ from .ranges import Distribution
 
 SPEED_LIMIT = 8.0  # rad/s, as in Gymnasium
 FULL_ACTION = 2.0  # the action that asks for all of the torque, as in Gymnasium
+ENDS = np.array([1.0, 1.0, SPEED_LIMIT], dtype=np.float32)  # of what is observed
 START_ANGLE, START_SPEED = math.pi, 1.0  # half-widths of the uniform start, rad and rad/s
 SPEED_COST, TORQUE_COST = 0.1, 0.001  # against 1 for the squared angle, as in Gymnasium
 
@@ -69,21 +70,11 @@ class Pendulum(Family):
         "polarity": Parameter(1.0, -1.0, 1.0, "1", "sign of the motor", choices=(-1.0, 1.0)),
     }
 
+    observation_space = Box(-ENDS, ENDS, dtype=np.float32)  # (cos theta, sin theta, theta_dot), the last in rad/s
+    action_space = Box(-FULL_ACTION, FULL_ACTION, (1,), dtype=np.float32)  # all torque one way, all the other way
+
     def __init__(self, horizon: int = 200, **ranges: Distribution | float) -> None:
         super().__init__(horizon, ranges)
-        high = np.array([1.0, 1.0, SPEED_LIMIT], dtype=np.float32)
-        self._observation_space = Box(-high, high, dtype=np.float32)
-        self._action_space = Box(-FULL_ACTION, FULL_ACTION, (1,), dtype=np.float32)
-
-    @property
-    def observation_space(self) -> Box:
-        """``(cos theta, sin theta, theta_dot)``, the last in rad/s."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Box:
-        """From -2, all of the torque one way, to 2, all of it the other way."""
-        return self._action_space
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Angle and speed, uniform and independent, on the device and in the precision of the task."""

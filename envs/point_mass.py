@@ -60,6 +60,9 @@ class PointMass(Family):
         "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, second coordinate"),
     }
 
+    observation_space = Box(-np.inf, np.inf, (4,), dtype=np.float32)  # (x, y, v_x, v_y), lengths and lengths per step
+    action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)  # thrust along the actuator's axes; larger ones are clipped
+
     def __init__(self, horizon: int = 100, reward: str = "distance", **ranges: Distribution | float) -> None:
         square = {"goal_x": Range(-0.5, 0.5), "goal_y": Range(-0.5, 0.5)}
         super().__init__(horizon, {**square, **ranges}, {"reward": reward})
@@ -67,18 +70,6 @@ class PointMass(Family):
             raise ValueError(f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}; choose one")
         self._name = reward
         self._reward = REWARDS[reward]
-        self._observation_space = Box(-np.inf, np.inf, (4,), dtype=np.float32)
-        self._action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)
-
-    @property
-    def observation_space(self) -> Box:
-        """``(x, y, v_x, v_y)``, lengths and lengths per step."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Box:
-        """The thrust along both axes of the actuator; larger ones are clipped."""
-        return self._action_space
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Every row at rest at the start; draws nothing."""

@@ -119,6 +119,9 @@ class RingNavigation(Family):
         "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, second coordinate"),
     }
 
+    observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)  # the position (x, y)
+    action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)  # the move (x, y) in strides; larger ones are clipped
+
     def __init__(self, horizon: int = 20, reward: str = "disc", **ranges: Distribution | float) -> None:
         super().__init__(horizon, {"angle": Range(0, math.pi), **ranges}, {"reward": reward})
         if reward not in REWARDS:
@@ -129,18 +132,6 @@ class RingNavigation(Family):
             )
         self._name = reward
         self._reward = REWARDS[reward]
-        self._observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)
-        self._action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)
-
-    @property
-    def observation_space(self) -> Box:
-        """The position ``(x, y)``."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Box:
-        """The move ``(x, y)`` in strides; larger ones are clipped."""
-        return self._action_space
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Every row at the start; draws nothing."""

@@ -77,6 +77,9 @@ class TabularMDP(Family):
         "reward_noise": Parameter(1.0, 0.0, 1e6, "reward", "standard deviation of the noise of a reward"),
     }
 
+    observation_space: Box  # the state one-hot; with feedback (state one-hot, previous action one-hot, previous reward)
+    action_space: Discrete  # one of ``actions``; what it does differs from task to task
+
     def __init__(
         self,
         states: int = 10,
@@ -90,18 +93,8 @@ class TabularMDP(Family):
         super().__init__(horizon, {"seed": Range(0.0, SEEDS), **ranges}, settings)
         self._observation = observation
         place = Box(0.0, 1.0, (self._states,), dtype=np.float32)
-        self._observation_space = space(place, self._actions, (-np.inf, np.inf), observation)
-        self._action_space = Discrete(self._actions)
-
-    @property
-    def observation_space(self) -> Box:
-        """The state one-hot; with feedback ``(state one-hot, previous action one-hot, previous reward)``."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Discrete:
-        """One of ``actions``; what it does differs from task to task."""
-        return self._action_space
+        self.observation_space = space(place, self._actions, (-np.inf, np.inf), observation)
+        self.action_space = Discrete(self._actions)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Every row in state 0, with a key for its luck; no action (-1) and no reward yet."""

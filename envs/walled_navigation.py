@@ -52,6 +52,9 @@ class WalledNavigation(Family):
         "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, coordinate along the wall"),
     }
 
+    observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)  # the position (x, y)
+    action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)  # the move (x, y) in units of 0.1; larger ones are clipped
+
     def __init__(
         self,
         horizon: int = 100,
@@ -66,18 +69,6 @@ class WalledNavigation(Family):
             raise ValueError(f"box: expected a positive half-width or None, got {box}; None never terminates")
         self._reward = REWARDS[reward]
         self._box = 0.0 if box is None else box  # no offset is smaller than 0
-        self._observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)
-        self._action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)
-
-    @property
-    def observation_space(self) -> Box:
-        """The position ``(x, y)``."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Box:
-        """The move ``(x, y)`` in units of 0.1; larger ones are clipped."""
-        return self._action_space
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Every row at the start; draws nothing."""

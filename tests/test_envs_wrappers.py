@@ -64,6 +64,7 @@ from envs.wrappers import (
     Shuffled,
     Slipping,
     SwappedActions,
+    Trials,
 )
 from envs.wrappers.permutations import permutation
 from metarl import MLP, CategoricalPolicy, GaussianPolicy
@@ -542,6 +543,19 @@ def test_order_is_part_of_the_description_and_a_copy_is_equal(names: list[str]) 
     assert all(other.describe() != family.describe() for other in others)
     assert Delayed(CartPole(), longest=2).describe() != Delayed(CartPole(), longest=3).describe()
     assert Delayed(Navigation()).describe() != Delayed(Navigation(reward="squared")).describe()
+
+
+@pytest.mark.parametrize("bare", BARE)
+def test_spaces_are_the_wrapped_familys_or_said_to_differ_and_copies_have_equal_ones(bare: str) -> None:
+    inner = BARE[bare]()
+    for name, make in (fitting(bare) | {"revealed": Revealed, "shuffled": Shuffled, "trials": Trials}).items():
+        family = make(inner)
+        assert family.action_space is inner.action_space
+        differs = name in ("scaled-sensors", "rewired", "noisy", "revealed", "trials")
+        assert differs == ("observation_space" in type(family).__annotations__)
+        assert differs or family.observation_space is inner.observation_space
+        twin = copy.deepcopy(family)
+        assert (twin.observation_space, twin.action_space) == (family.observation_space, family.action_space)
 
 
 def test_the_nearest_to_the_agent_is_the_outermost() -> None:

@@ -14,7 +14,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from torch import Tensor
 
-from envs import BENCHMARKS, CartPole, Family, Range
+from envs import BENCHMARKS, CartPole, Family, Parameter, Range, ScaledReward, Transition
 from metarl.testing import check_family
 
 OTHERS = {
@@ -64,6 +64,36 @@ class Sled:
 
 def test_a_sound_family_has_nothing_said_about_it() -> None:
     assert check_family(Sled()) == []
+
+
+class Spaceless(Family):
+    """Walks on a line to a hidden goal; whoever makes a family of it adds the spaces."""
+
+    parameters = {"goal": Parameter(0.0, -1.0, 1.0, "1", "where to go")}
+
+    def __init__(self) -> None:
+        super().__init__(5, {"goal": Range(-1.0, 1.0)})
+
+    def reset(self, task: Any, rows: tuple[int, ...], *, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"x": torch.rand(rows, generator=generator).to(task["goal"])}
+
+    def observe(self, task: Any, state: Any) -> Tensor:
+        return state["x"].unsqueeze(-1)
+
+    def step(self, task: Any, state: Any, action: Tensor) -> Transition:
+        x = state["x"] + action.squeeze(-1)
+        return Transition({"x": x}, -(x - task["goal"]).abs(), torch.zeros_like(x, dtype=torch.bool))
+
+
+def test_a_family_of_ours_that_forgets_a_space_is_told_so() -> None:
+    spaces = {"observation_space": Box(-np.inf, np.inf, (1,), np.float32), "action_space": Sled.action_space}
+    for forgotten in spaces:
+        others = {name: space for name, space in spaces.items() if name != forgotten}
+        family = type("Forgetful", (Spaceless,), others)()
+        assert [line.rpartition("missing: ")[2] for line in check_family(family)] == [forgotten]
+        with pytest.raises(AttributeError, match=f"'Forgetful' object has no attribute '{forgotten}'"):
+            ScaledReward(family)
+    assert check_family(type("Whole", (Spaceless,), spaces)()) == []
 
 
 def sampled(change: Callable[..., dict[str, Tensor]]) -> Any:

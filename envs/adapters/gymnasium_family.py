@@ -107,6 +107,8 @@ class GymnasiumFamily(Family):
     (200, ['g', 'm'])
     """
 
+    observation_space: Box  # the environment's; one-hot where it is ``Discrete``
+    action_space: Box | Discrete  # the environment's, counted from 0 where it is ``Discrete``
     live = True
 
     def __init__(
@@ -148,20 +150,10 @@ class GymnasiumFamily(Family):
         super().__init__(_time_limit(spec.id, horizon), ranges, settings)
         example.close()
         self._kind = self._probe(recipe)
-        self._observation_space, self._action_space = _our_spaces(self._kind)
+        self.observation_space, self.action_space = _our_spaces(self._kind)
         self._live: list[_Reset] = []
         self._idle: dict[int, list[Rows]] = {}  # by the number of rows
         self._next = 0
-
-    @property
-    def observation_space(self) -> Box:
-        """The environment's; ``[n]`` one-hot where it is ``Discrete``."""
-        return self._observation_space
-
-    @property
-    def action_space(self) -> Box | Discrete:
-        """The environment's, counted from 0 where it is ``Discrete``."""
-        return self._action_space
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Tickets of episodes begun in ``rows`` environments; see the module for what it does to earlier ones.
@@ -203,7 +195,7 @@ class GymnasiumFamily(Family):
         if isinstance(space, Discrete):
             seen = np.eye(int(space.n))[seen.astype(np.int64) - int(space.start)]
         like = next(iter(task.values()))
-        return torch.from_numpy(seen).to(like).reshape(*state["row"].shape, *self._observation_space.shape)
+        return torch.from_numpy(seen).to(like).reshape(*state["row"].shape, *self.observation_space.shape)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
         """One step of every row; ``action`` is ``[*rows, *action_space.shape]``. The constants are those of ``reset``.
@@ -215,8 +207,8 @@ class GymnasiumFamily(Family):
         """
         shape, like = state["row"].shape, next(iter(task.values()))
         found = self._find(state)
-        given = action.detach().reshape(state["row"].numel(), *(self._action_space.shape or ())).cpu().numpy()
-        given = given.astype(self._action_space.dtype)
+        given = action.detach().reshape(state["row"].numel(), *(self.action_space.shape or ())).cpu().numpy()
+        given = given.astype(self.action_space.dtype)
         reward, terminated = np.empty(len(given)), np.empty(len(given), dtype=np.bool_)
         for reset, order in found:
             try:

@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from ..family import Family, Setting, State, Task, Transition
@@ -55,18 +55,9 @@ class Wrapper(Family, ABC):
         self.parameters = {**family.parameters, **own}  # type: ignore[misc]
         super().__init__(family.horizon, {**family.ranges, **ranges}, settings)
         self._family = family
+        self.observation_space, self.action_space = family.observation_space, family.action_space
         self.live = family.live
         self._memory = frozenset(memory)
-
-    @property
-    def observation_space(self) -> Space[Any]:
-        """The wrapped family's."""
-        return self._family.observation_space
-
-    @property
-    def action_space(self) -> Space[Any]:
-        """The wrapped family's."""
-        return self._family.action_space
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """The wrapped family's first states."""

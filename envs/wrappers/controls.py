@@ -30,6 +30,8 @@ class Revealed(Wrapper):
         ValueError: a family of which nothing varies has nothing to show.
     """
 
+    observation_space: Box  # the wrapped family's, then a number for every constant that varies
+
     def __init__(self, family: Family) -> None:
         seen = channels("Revealed", family)
         bounds = {name: distribution.bounds for name, distribution in family.ranges.items()}
@@ -47,14 +49,9 @@ class Revealed(Wrapper):
         ]
         with np.errstate(over="ignore"):  # a constant may be as large as a float32: no bound then
             low, high = np.asarray(ends).astype(np.float32).T
-        self._observation_space = Box(
+        self.observation_space = Box(
             np.concatenate([seen.low, low]), np.concatenate([seen.high, high]), dtype=np.float32
         )
-
-    @property
-    def observation_space(self) -> Box:
-        """The wrapped family's, then a number for every constant that varies."""
-        return self._observation_space
 
     def observe(self, task: Task, state: State) -> Tensor:
         """The wrapped family's observation and the constants, ``[*rows, sensors + constants]``."""

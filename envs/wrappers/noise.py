@@ -35,6 +35,8 @@ class NoisySensors(Wrapper):
         ValueError: see ``Wrapper``.
     """
 
+    observation_space: Box  # unbounded
+
     def __init__(self, family: Family, **ranges: Distribution | float) -> None:
         self._count = channels("NoisySensors", family).shape[0]
         self._noise = [f"noise_{number}" for number in range(self._count)]
@@ -42,12 +44,7 @@ class NoisySensors(Wrapper):
         noise = {name: Parameter(0.0, 0.0, 1e3, "sensor's", "standard deviation of the noise") for name in self._noise}
         bias = {name: Parameter(0.0, -1e3, 1e3, "sensor's", "what is shown too much") for name in self._bias}
         super().__init__(family, noise | bias, ranges, (KEY, COUNT))
-        self._observation_space = Box(-np.inf, np.inf, (self._count,), dtype=np.float32)
-
-    @property
-    def observation_space(self) -> Box:
-        """Unbounded."""
-        return self._observation_space
+        self.observation_space = Box(-np.inf, np.inf, (self._count,), dtype=np.float32)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """The wrapped family's first states, drawn first, and a key for each row's noise."""

@@ -35,6 +35,8 @@ class ScaledSensors(Wrapper):
         ValueError: ``largest`` below 1 or not finite, or see ``Wrapper``.
     """
 
+    observation_space: Box  # wide enough for every gain
+
     def __init__(self, family: Family, largest: float = 1.0, **ranges: Distribution | float) -> None:
         space = channels("ScaledSensors", family)
         if not (math.isfinite(largest) and largest >= 1):
@@ -46,12 +48,7 @@ class ScaledSensors(Wrapper):
         }
         super().__init__(family, own, ranges, settings={"largest": float(largest)})
         ends = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float32) * np.float32(largest)
-        self._observation_space = Box(-ends, ends, dtype=np.float32)
-
-    @property
-    def observation_space(self) -> Box:
-        """Wide enough for every gain."""
-        return self._observation_space
+        self.observation_space = Box(-ends, ends, dtype=np.float32)
 
     def observe(self, task: Task, state: State) -> Tensor:
         """The wrapped family's observation ``[*rows, sensors]``, scaled."""
@@ -85,6 +82,8 @@ class RewiredSensors(Wrapper):
         ValueError: too many sensors, or see ``Wrapper``.
     """
 
+    observation_space: Box  # every sensor may show what any other showed, with either sign
+
     def __init__(self, family: Family, wiring: Distribution | float = 0.0) -> None:
         space = channels("RewiredSensors", family)
         self._count = space.shape[0]
@@ -97,13 +96,8 @@ class RewiredSensors(Wrapper):
         own = Parameter(0.0, 0.0, choices[-1], "1", "number of the sensors' order and signs", choices=choices)
         super().__init__(family, {"wiring": own}, {"wiring": wiring})
         end = float(np.maximum(np.abs(space.low), np.abs(space.high)).max())
-        self._observation_space = Box(-end, end, space.shape, dtype=np.float32)
+        self.observation_space = Box(-end, end, space.shape, dtype=np.float32)
         self._order, self._sign = _wired(torch.arange(len(choices)), self._count)  # looked up in every step
-
-    @property
-    def observation_space(self) -> Box:
-        """Every sensor may show what any other showed, with either sign."""
-        return self._observation_space
 
     def observe(self, task: Task, state: State) -> Tensor:
         """The wrapped family's observation ``[*rows, sensors]``, rewired."""

@@ -52,6 +52,8 @@ class Trials(Wrapper):
         ValueError: no episodes.
     """
 
+    observation_space: Box  # (observation, previous action, previous reward, 1 if an episode has just ended)
+
     def __init__(self, family: Family, episodes: int = 2) -> None:
         refuse_live("Trials", family, "that can be reset several times ahead")
         self._episodes = whole("Trials", "episodes", episodes, 1)
@@ -63,7 +65,7 @@ class Trials(Wrapper):
         self._actions = [f"action_{part}" for part in range(count)] or ["action"]
         low, high = (0.0, 1.0) if self._count else (-np.inf, np.inf)  # a policy may give actions beyond the space
         actions = np.ones(self._count or count)
-        self._observation_space = Box(
+        self.observation_space = Box(
             np.concatenate((seen.low, low * actions, [-np.inf, 0.0])).astype(np.float32),
             np.concatenate((seen.high, high * actions, [np.inf, 1.0])).astype(np.float32),
             dtype=np.float32,
@@ -77,11 +79,6 @@ class Trials(Wrapper):
     def episode(self, state: State) -> Tensor:
         """Number of the episode that each row is in, int64 ``[*rows]`` from 0; E once the trial is over."""
         return state["episode"]
-
-    @property
-    def observation_space(self) -> Box:
-        """``(observation, previous action, previous reward, 1 if an episode has just ended)``."""
-        return self._observation_space
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """The first states of all episodes, in their order; nothing done and no reward yet."""
