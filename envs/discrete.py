@@ -15,6 +15,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from .checks import chosen
 from .family import State
 
 OBSERVATIONS = ("plain", "feedback")
@@ -51,9 +52,7 @@ def space(plain: Box, actions: int, reward: tuple[float, float], observation: st
     Raises:
         ValueError: another word.
     """
-    if observation not in OBSERVATIONS:
-        raise ValueError(f"observation: expected one of {', '.join(OBSERVATIONS)}, got {observation!r}; choose one")
-    if observation == "plain":
+    if chosen("observation", observation, OBSERVATIONS) == "plain":
         return plain
     # Before the first step the previous reward reads 0, whatever rewards there are.
     low = np.concatenate((plain.low, np.zeros(actions), [min(reward[0], 0.0)]))

@@ -15,6 +15,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
+from .checks import chosen
 from .family import Family, State, Task, Transition
 from .parameters import Parameter
 from .ranges import Choice, Distribution
@@ -51,12 +52,10 @@ class GridNavigation(Family):
 
     def __init__(self, horizon: int = 15, observation: str = "coordinates", **ranges: Distribution | float) -> None:
         super().__init__(horizon, {"goal": Choice(GOALS), **ranges}, {"observation": observation})
-        if observation not in OBSERVATIONS:
-            known = ", ".join(OBSERVATIONS)
-            raise ValueError(f"observation: expected one of {known}, got {observation!r}; choose one")
+        length = OBSERVATIONS[chosen("observation", observation, OBSERVATIONS)]
         self._one_hot = observation == "one-hot"
         high = 1.0 if self._one_hot else SIZE - 1.0
-        self.observation_space = Box(0.0, high, (OBSERVATIONS[observation],), dtype=np.float32)
+        self.observation_space = Box(0.0, high, (length,), dtype=np.float32)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Every row in the first cell; draws nothing."""

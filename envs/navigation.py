@@ -10,33 +10,24 @@ varying start. Returns of different variants cannot be compared, so the variant 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import ClassVar, final
 
 import numpy as np
-import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from .family import Family, State, Task, Transition
+from .checks import chosen
+from .family import State, Task, Transition
 from .parameters import Parameter
+from .plane import STRIDE, BoxedGoal
 from .ranges import Distribution, Range
-
-STRIDE = 0.1  # longest move along one axis in one step
-
-# Reward for the offset to the goal along each axis.
-REWARDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "distance": lambda dx, dy: -torch.hypot(dx, dy),
-    "squared": lambda dx, dy: -(dx.square() + dy.square()),
-}
 
 # Largest action, and the move per unit of action.
 ACTIONS: dict[str, tuple[float, float]] = {"normalized": (1.0, STRIDE), "raw": (STRIDE, 1.0)}
 
 
 @final
-class Navigation(Family):
+class Navigation(BoxedGoal):
     """A point in the plane, an unseen goal, moves of at most 0.1 per axis.
 
     The episode starts exactly at ``(start_x, start_y)`` and ends early once both offsets to the goal are
@@ -63,7 +54,6 @@ class Navigation(Family):
         "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, second coordinate"),
     }
 
-    observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)  # the position (x, y)
     action_space: Box  # the move (x, y), in the units that ``action`` names; larger ones are clipped
 
     def __init__(
@@ -75,33 +65,14 @@ class Navigation(Family):
         **ranges: Distribution | float,
     ) -> None:
         square = {"goal_x": Range(-0.5, 0.5), "goal_y": Range(-0.5, 0.5)}
-        super().__init__(horizon, {**square, **ranges}, {"reward": reward, "action": action, "box": box})
-        if reward not in REWARDS:
-            raise ValueError(f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}; choose one")
-        if action not in ACTIONS:
-            raise ValueError(f"action: expected one of {', '.join(ACTIONS)}, got {action!r}; choose one")
-        if box is not None and not (math.isfinite(box) and box > 0):
-            raise ValueError(f"box: expected a positive half-width or None, got {box}; None never terminates")
-        self._reward = REWARDS[reward]
-        self._limit, self._scale = ACTIONS[action]
-        self._box = 0.0 if box is None else box  # no offset is smaller than 0
+        super().__init__(horizon, {**square, **ranges}, reward, box, {"action": action})
+        self._limit, self._scale = ACTIONS[chosen("action", action, ACTIONS)]
         self.action_space = Box(-self._limit, self._limit, (2,), dtype=np.float32)
-
-    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Every row at the start; draws nothing."""
-        return {"x": task["start_x"].expand(rows).clone(), "y": task["start_y"].expand(rows).clone()}
-
-    def observe(self, task: Task, state: State) -> Tensor:
-        """The position, ``[*rows, 2]``; the goal stays hidden."""
-        return torch.stack((state["x"], state["y"]), -1)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
         """Move, then score the new position. ``action`` is ``[*rows, 2]``."""
         move_x, move_y = (action.clamp(-self._limit, self._limit) * self._scale).unbind(-1)
-        x, y = state["x"] + move_x, state["y"] + move_y
-        dx, dy = x - task["goal_x"], y - task["goal_y"]
-        terminated = torch.maximum(dx.abs(), dy.abs()) < self._box
-        return Transition({"x": x, "y": y}, self._reward(dx, dy), terminated)
+        return self._moved(task, state["x"] + move_x, state["y"] + move_y)
 
     def references(self, task: Task) -> dict[str, Tensor]:
         """Exact returns of the best and of the motionless policy, each of the values' shape.
@@ -112,14 +83,7 @@ class Navigation(Family):
         """
         dx = (task["goal_x"] - task["start_x"]).double().abs()
         dy = (task["goal_y"] - task["start_y"]).double().abs()
-        steps = torch.arange(1, self.horizon + 1, dtype=torch.float64, device=dx.device)
-        moved = STRIDE * steps.reshape(-1, *[1] * dx.dim())  # [H, ...]
+        moved = STRIDE * self._steps(dx)  # [H, ...]
         greedy = self._sum_until_box((dx - moved).clamp_min(0), (dy - moved).clamp_min(0))
         still = self._sum_until_box(dx.expand(self.horizon, *dx.shape), dy.expand(self.horizon, *dy.shape))
         return {"ceiling": greedy.to(task["goal_x"]), "floor": still.to(task["goal_x"])}
-
-    def _sum_until_box(self, dx: Tensor, dy: Tensor) -> Tensor:
-        """Sum the rewards of offsets ``[H, ...]`` to the first step in the box, that step included."""
-        arrived = torch.maximum(dx, dy) < self._box
-        earlier = torch.cat((torch.zeros_like(arrived[:1]), arrived[:-1])).cumsum(0) > 0
-        return (self._reward(dx, dy) * ~earlier).sum(0)

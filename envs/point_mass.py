@@ -22,9 +22,10 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from .family import Family, State, Task, Transition
-from .navigation import REWARDS, STRIDE
+from .checks import chosen
+from .family import State, Task, Transition
 from .parameters import Parameter
+from .plane import REWARDS, STRIDE, Plane
 from .ranges import Distribution, Range
 
 CALM = 0.05  # strongest wind along an axis: the weakest actuator still holds its place in it
@@ -32,11 +33,12 @@ WEAK = CALM * math.sqrt(2) / STRIDE  # the gain that just does
 
 
 @final
-class PointMass(Family):
+class PointMass(Plane):
     """A point with velocity, an unseen goal, and unseen constants of motion.
 
     By default the point starts at rest at the origin, goals are uniform in ``[-0.5, 0.5]^2`` and all else is
-    as in ``Navigation``. The velocity is observed, without the wind.
+    as in ``Navigation``. The velocity is observed, without the wind. An action is the thrust along both axes of the
+    actuator.
 
     Args:
         horizon: time limit in steps.
@@ -61,20 +63,16 @@ class PointMass(Family):
     }
 
     observation_space = Box(-np.inf, np.inf, (4,), dtype=np.float32)  # (x, y, v_x, v_y), lengths and lengths per step
-    action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)  # thrust along the actuator's axes; larger ones are clipped
 
     def __init__(self, horizon: int = 100, reward: str = "distance", **ranges: Distribution | float) -> None:
         square = {"goal_x": Range(-0.5, 0.5), "goal_y": Range(-0.5, 0.5)}
         super().__init__(horizon, {**square, **ranges}, {"reward": reward})
-        if reward not in REWARDS:
-            raise ValueError(f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}; choose one")
-        self._name = reward
-        self._reward = REWARDS[reward]
+        self._name, self._reward = reward, REWARDS[chosen("reward", reward, REWARDS)]
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
         """Every row at rest at the start; draws nothing."""
-        x, y = task["start_x"].expand(rows).clone(), task["start_y"].expand(rows).clone()
-        return {"x": x, "y": y, "v_x": torch.zeros_like(x), "v_y": torch.zeros_like(y)}
+        start = super().reset(task, rows, generator=generator)
+        return start | {"v_x": torch.zeros_like(start["x"]), "v_y": torch.zeros_like(start["y"])}
 
     def observe(self, task: Task, state: State) -> Tensor:
         """Position and velocity, ``[*rows, 4]``; goal and constants stay hidden."""
@@ -104,8 +102,7 @@ class PointMass(Family):
         """
         exact = {name: values.double() for name, values in task.items()}
         dx, dy = exact["goal_x"] - exact["start_x"], exact["goal_y"] - exact["start_y"]
-        steps = torch.arange(1, self.horizon + 1, dtype=torch.float64, device=dx.device)
-        steps = steps.reshape(-1, *[1] * dx.dim())  # [H, ...]
+        steps = self._steps(dx)  # [H, ...]
         drift_x, drift_y = dx - exact["wind_x"] * steps, dy - exact["wind_y"] * steps
         kick = STRIDE * exact["gain"] * ((1 - exact["friction"]) ** (steps - 1)).cumsum(0)  # way that one push has led
         ahead, aside = (way.abs() - kick.cumsum(0) for way in _turn(-exact["rotation"], drift_x, drift_y))

@@ -29,17 +29,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, NamedTuple, final
 
-import numpy as np
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
-from .family import Family, State, Task, Transition
-from .navigation import REWARDS as OPEN_REWARDS
-from .navigation import STRIDE
+from .checks import chosen
+from .family import State, Task, Transition
 from .parameters import Parameter
+from .plane import REWARDS as OPEN_REWARDS
+from .plane import STRIDE, Plane
 from .ranges import Distribution, Range
 
 SILENCE = 0.5  # `progress` pays nothing within this city-block distance of the origin, as in ProMP's code
@@ -77,8 +77,8 @@ def _progress(move: Move) -> Tensor:
     return (move.before - move.distance) * paid
 
 
-def _open(name: str) -> Callable[[Move], Tensor]:
-    return lambda move: OPEN_REWARDS[name](move.x - move.goal_x, move.y - move.goal_y)
+def _open(name: str, move: Move) -> Tensor:
+    return OPEN_REWARDS[name](move.x - move.goal_x, move.y - move.goal_y)
 
 
 REWARDS: dict[str, Callable[[Move], Tensor]] = {
@@ -86,12 +86,12 @@ REWARDS: dict[str, Callable[[Move], Tensor]] = {
     "cone": _cone,
     "bowl": _bowl,
     "progress": _progress,
-    **{name: _open(name) for name in OPEN_REWARDS},
+    **{name: partial(_open, name) for name in OPEN_REWARDS},
 }
 
 
 @final
-class RingNavigation(Family):
+class RingNavigation(Plane):
     """A point in the plane and an unseen goal in an unseen direction; nothing ends an episode but the clock.
 
     By default PEARL's sparse half-circle: goals at distance 1 in directions uniform in ``[0, pi]``, start at
@@ -119,27 +119,13 @@ class RingNavigation(Family):
         "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, second coordinate"),
     }
 
-    observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)  # the position (x, y)
-    action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)  # the move (x, y) in strides; larger ones are clipped
-
     def __init__(self, horizon: int = 20, reward: str = "disc", **ranges: Distribution | float) -> None:
         super().__init__(horizon, {"angle": Range(0, math.pi), **ranges}, {"reward": reward})
-        if reward not in REWARDS:
-            raise ValueError(f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}; choose one")
+        self._name, self._reward = reward, REWARDS[chosen("reward", reward, REWARDS)]
         if reward == "disc" and self.ranges["reach"].bounds[1] > 1:
             raise ValueError(
                 f"reach: expected at most 1 for reward 'disc', got {self.ranges['reach'].bounds[1]}; shrink it"
             )
-        self._name = reward
-        self._reward = REWARDS[reward]
-
-    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Every row at the start; draws nothing."""
-        return {"x": task["start_x"].expand(rows).clone(), "y": task["start_y"].expand(rows).clone()}
-
-    def observe(self, task: Task, state: State) -> Tensor:
-        """The position, ``[*rows, 2]``; the goal stays hidden."""
-        return torch.stack((state["x"], state["y"]), -1)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
         """Move, then score. ``action`` is ``[*rows, 2]``."""
@@ -159,8 +145,7 @@ class RingNavigation(Family):
         """
         exact = {name: values.double() for name, values in task.items()}
         goal_x, goal_y = _goal(exact)
-        steps = torch.arange(self.horizon + 1, dtype=torch.float64, device=goal_x.device)
-        steps = steps.reshape(-1, *[1] * goal_x.dim())  # [H + 1, ...], the start included
+        steps = self._steps(goal_x, first=0)  # [H + 1, ...], the start included
         walked = exact["stride"] * steps
         x = exact["start_x"] + torch.clamp(goal_x - exact["start_x"], -walked, walked)
         y = exact["start_y"] + torch.clamp(goal_y - exact["start_y"], -walked, walked)

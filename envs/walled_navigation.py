@@ -14,19 +14,17 @@ from __future__ import annotations
 import math
 from typing import ClassVar, final
 
-import numpy as np
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
-from .family import Family, State, Task, Transition
-from .navigation import REWARDS, STRIDE
+from .family import State, Task, Transition
 from .parameters import Parameter
+from .plane import STRIDE, BoxedGoal
 from .ranges import Distribution, Range
 
 
 @final
-class WalledNavigation(Family):
+class WalledNavigation(BoxedGoal):
     """A point left of a wall, a goal right of it, and a gap that the task has moved.
 
     By default the point starts at ``(-0.5, 0)``, the goal is ``(0.5, 0)`` and the gap, 0.2 wide, is centred
@@ -52,9 +50,6 @@ class WalledNavigation(Family):
         "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, coordinate along the wall"),
     }
 
-    observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)  # the position (x, y)
-    action_space = Box(-1.0, 1.0, (2,), dtype=np.float32)  # the move (x, y) in units of 0.1; larger ones are clipped
-
     def __init__(
         self,
         horizon: int = 100,
@@ -62,21 +57,7 @@ class WalledNavigation(Family):
         box: float | None = 0.01,
         **ranges: Distribution | float,
     ) -> None:
-        super().__init__(horizon, {"gap_y": Range(-0.4, 0.4), **ranges}, {"reward": reward, "box": box})
-        if reward not in REWARDS:
-            raise ValueError(f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}; choose one")
-        if box is not None and not (math.isfinite(box) and box > 0):
-            raise ValueError(f"box: expected a positive half-width or None, got {box}; None never terminates")
-        self._reward = REWARDS[reward]
-        self._box = 0.0 if box is None else box  # no offset is smaller than 0
-
-    def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Every row at the start; draws nothing."""
-        return {"x": task["start_x"].expand(rows).clone(), "y": task["start_y"].expand(rows).clone()}
-
-    def observe(self, task: Task, state: State) -> Tensor:
-        """The position, ``[*rows, 2]``; gap and goal stay hidden."""
-        return torch.stack((state["x"], state["y"]), -1)
+        super().__init__(horizon, {"gap_y": Range(-0.4, 0.4), **ranges}, reward, box)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
         """Move along y, then along x unless the wall is in the way; then score. ``action`` is ``[*rows, 2]``."""
@@ -85,9 +66,7 @@ class WalledNavigation(Family):
         crosses = (x > 0) != (state["x"] > 0)  # the wall itself belongs to the start's side
         closed = (y - task["gap_y"]).abs() > task["gap_half_width"]
         x = torch.where(crosses & closed, state["x"], x)
-        dx, dy = x - task["goal_x"], y - task["goal_y"]
-        terminated = torch.maximum(dx.abs(), dy.abs()) < self._box
-        return Transition({"x": x, "y": y}, self._reward(dx, dy), terminated)
+        return self._moved(task, x, y)
 
     def references(self, task: Task) -> dict[str, Tensor]:
         """Exact returns per task, of the values' shape.
@@ -113,8 +92,7 @@ class WalledNavigation(Family):
         by at most one stride a step, hence so does the point of each that is nearest to the goal: those
         points are a path, and no path is nearer along either axis at any time.
         """
-        steps = torch.arange(1, self.horizon + 1, dtype=torch.float64, device=task["gap_y"].device)
-        steps = steps.reshape(-1, *[1] * task["gap_y"].dim())  # [H, ...]
+        steps = self._steps(task["gap_y"])  # [H, ...]
         x = (task["start_x"] + STRIDE * steps).clamp_max(0)
         low, high = task["start_y"] - STRIDE * steps, task["start_y"] + STRIDE * steps
         possible = torch.ones_like(task["gap_y"], dtype=torch.bool)
@@ -128,9 +106,3 @@ class WalledNavigation(Family):
         y = torch.minimum(torch.maximum(task["goal_y"], low), high)
         total = self._sum_until_box(task["goal_x"] - x, task["goal_y"] - y)
         return torch.where(possible, total, -math.inf)
-
-    def _sum_until_box(self, dx: Tensor, dy: Tensor) -> Tensor:
-        """Sum the rewards of offsets ``[H, ...]`` to the first step in the box, that step included."""
-        arrived = torch.maximum(dx.abs(), dy.abs()) < self._box
-        earlier = torch.cat((torch.zeros_like(arrived[:1]), arrived[:-1])).cumsum(0) > 0
-        return (self._reward(dx, dy) * ~earlier).sum(0)

@@ -305,7 +305,11 @@ def test_global_random_state_is_untouched() -> None:
         (lambda: FamilyEnv(CartPole()).reset(options={"tasks": {}}), ValueError, "no option 'tasks'"),
         (lambda: FamilyEnv(CartPole()).reset(options={"task": 3}), ValueError, "task: expected constants"),
         (lambda: FamilyVectorEnv(CartPole(), 0), ValueError, "num_envs"),
-        (lambda: FamilyVectorEnv(CartPole(), 2, autoreset_mode="Sometimes"), ValueError, "'NextStep'"),
+        (
+            lambda: FamilyVectorEnv(CartPole(), 2, autoreset_mode="Sometimes"),
+            ValueError,
+            "autoreset_mode: expected one of NextStep, SameStep, Disabled, got 'Sometimes'",
+        ),
         (lambda: FamilyVectorEnv(CartPole(), 2).step(np.zeros(2, np.int64)), ResetNeeded, "call reset"),
         (lambda: FamilyVectorEnv(CartPole(), 2).reset(seed=[1, 2, 3]), ValueError, "seed: expected"),
     ],

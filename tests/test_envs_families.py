@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -58,6 +59,15 @@ def test_on_any_valid_task(name: str, seed: int) -> None:
     family.validate(task)
     first, second = walk(family, task, seed), walk(family, task, seed)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_pickled_family_plays_the_same_bits(name: str) -> None:
+    family = widest(name)
+    twin = pickle.loads(pickle.dumps(family))
+    assert twin.describe() == family.describe()
+    task = family.sample(TASKS, generator=seeded(3))
+    assert all(torch.equal(a, b) for a, b in zip(walk(family, task, 4), walk(twin, task, 4), strict=True))
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

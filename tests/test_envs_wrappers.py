@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import math
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -554,8 +555,8 @@ def test_spaces_are_the_wrapped_familys_or_said_to_differ_and_copies_have_equal_
         differs = name in ("scaled-sensors", "rewired", "noisy", "revealed", "trials")
         assert differs == ("observation_space" in type(family).__annotations__)
         assert differs or family.observation_space is inner.observation_space
-        twin = copy.deepcopy(family)
-        assert (twin.observation_space, twin.action_space) == (family.observation_space, family.action_space)
+        for twin in (copy.deepcopy(family), pickle.loads(pickle.dumps(family))):
+            assert (twin.observation_space, twin.action_space) == (family.observation_space, family.action_space)
 
 
 def test_the_nearest_to_the_agent_is_the_outermost() -> None:

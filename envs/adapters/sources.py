@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor
 
+from ..checks import chosen
 from ..family import Family, Task
 from ..splits import TaskBenchmark
 
@@ -44,10 +45,8 @@ class Tasks:
         if not isinstance(source, Source):
             raise TypeError(f"expected a Family or a TaskBenchmark, got {source!r}; give CartPole() or cartpole_wide()")
         known = ("train", *source.splits) if not isinstance(source, Family) else ("train",)
-        if split not in known:
-            raise ValueError(f"split: expected one of {', '.join(known)}, got {split!r}; choose one")
         self.family = source if isinstance(source, Family) else source.family
-        self._source, self._split, self._count = source, split, count
+        self._source, self._split, self._count = source, chosen("split", split, known), count
         self._pins = {name: torch.full((count,), torch.nan) for name in self.family.parameters}  # NaN: not pinned
         self.pin(pinned or {}, np.arange(count))
 

@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from ..checks import chosen
 from ..family import State, Task
 from .drawing import Frame, picture, scalars
 from .single import FPS, check_choice, checked_render_mode
@@ -240,11 +241,9 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
 
 
 def _mode(mode: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError as error:
-        known = ", ".join(repr(one.value) for one in AutoresetMode)
-        raise ValueError(f"autoreset_mode: expected one of {known}, got {mode!r}; choose one") from error
+    if isinstance(mode, AutoresetMode):
+        return mode
+    return AutoresetMode(chosen("autoreset_mode", mode, [one.value for one in AutoresetMode]))
 
 
 def _into(whole: Task, rows: Indices, part: Task, count: int) -> dict[str, Tensor]:
