@@ -15,7 +15,8 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from . import counter
-from .discrete import observed, size, space
+from .checks import whole
+from .discrete import observed, space
 from .family import Family, State, Task, Transition
 from .parameters import Parameter
 from .ranges import Distribution, Range
@@ -67,7 +68,7 @@ class BernoulliBandit(Family):
     def __init__(
         self, arms: int = 5, horizon: int = 1, observation: str = "plain", **ranges: Distribution | float
     ) -> None:
-        self._arms = size("arms", arms)
+        self._arms = whole("arms", arms)
         names = [f"arm_{arm}" for arm in range(self._arms)]
         # Declared for all instances alike by the base class; here each has as many as it has arms.
         self.parameters = {  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What the bandit and the tabular MDP share: sizes, one-hot vectors, and what the agent is told.
+"""What the bandit and the tabular MDP share: one-hot vectors, and what the agent is told.
 
 ``"plain"`` observations hold what the task itself shows. ``"feedback"`` observations are followed by the
 previous action, one-hot, and the previous reward, all zero before the first step: what RL^2 (Duan et al.
@@ -7,8 +7,6 @@ without memory that adapts by gradients finds the same facts in its batch, and t
 """
 
 from __future__ import annotations
-
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -19,20 +17,6 @@ from .checks import chosen
 from .family import State
 
 OBSERVATIONS = ("plain", "feedback")
-
-
-def size(name: str, value: int) -> int:
-    """``value`` as a Python int.
-
-    Raises:
-        TypeError: not an integer.
-        ValueError: below 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an integer, got {value!r}; give an int")
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}; give a larger number")
-    return int(value)
 
 
 def one_hot(index: Tensor, count: int, dtype: torch.dtype) -> Tensor:

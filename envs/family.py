@@ -7,10 +7,8 @@ leave a stale product behind.
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from numbers import Integral
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,6 +16,7 @@ import torch
 from gymnasium.spaces import Space
 from torch import Tensor
 
+from .checks import refuse_unknown, whole
 from .parameters import Parameter
 from .ranges import Distribution, Fixed
 
@@ -65,8 +64,8 @@ class Family(ABC):
     def __init__(
         self, horizon: int, ranges: Mapping[str, Distribution | float], settings: Mapping[str, Setting] | None = None
     ) -> None:
-        _check_known(type(self).__name__, ranges, self.parameters)
-        self._horizon = _count("horizon", horizon, "a time limit of at least 1 step")
+        refuse_unknown(type(self).__name__, "constant", ranges, self.parameters)
+        self._horizon = whole("horizon", horizon)
         self._settings = dict(settings or {})
         self._ranges = {
             name: _distribution(name, ranges.get(name, parameter.default), parameter)
@@ -97,7 +96,7 @@ class Family(ABC):
 
     def sample(self, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw every constant independently, ``[T]`` float32 each, on the generator's device."""
-        count = _count("tasks", tasks, "at least one task")
+        count = whole("tasks", tasks)
         return {name: distribution.sample(count, generator) for name, distribution in self._ranges.items()}
 
     def task(self, **constants: float) -> dict[str, Tensor]:
@@ -145,24 +144,8 @@ class Family(ABC):
         }
 
 
-def _count(name: str, value: int, wanted: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an integer, {wanted}, got {value!r}; give an int")
-    if value < 1:
-        raise ValueError(f"{name}: expected {wanted}, got {value}; give a larger number")
-    return int(value)
-
-
-def _check_known(family: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in (declared := list(known)):
-            close = difflib.get_close_matches(name, declared, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"{family} has no constant {name!r}; {hint}known are {', '.join(declared)}")
-
-
 def _check_names(family: str, task: Task, known: Iterable[str]) -> None:
-    _check_known(family, task, known)
+    refuse_unknown(family, "constant", task, known)
     if missing := [name for name in known if name not in task]:
         raise ValueError(f"{family} expected a value for every constant, {missing[0]!r} is missing; add it to the task")
 

@@ -20,7 +20,7 @@ import functools
 import torch
 from torch import Tensor
 
-from .discrete import size
+from .checks import whole
 
 HALVINGS = 24  # of the interval that holds an index: error below 1e-7
 
@@ -35,7 +35,7 @@ def bayes_value(arms: int, pulls: int) -> float:
         TypeError: a number that is no integer.
         ValueError: no arms or no pulls.
     """
-    arms, pulls = size("arms", arms), size("pulls", pulls)
+    arms, pulls = whole("arms", arms), whole("pulls", pulls)
 
     @functools.cache
     def value(tried: tuple[tuple[int, int], ...]) -> float:
@@ -72,7 +72,7 @@ def gittins_index(won: Tensor, lost: Tensor, pulls: int, discount: float = 1.0) 
         TypeError: ``pulls`` is no integer.
         ValueError: no pulls, or a discount outside (0, 1].
     """
-    pulls = size("pulls", pulls)
+    pulls = whole("pulls", pulls)
     if not 0 < discount <= 1:
         raise ValueError(f"discount: expected a number within (0, 1], got {discount}; 1 does not discount")
     won, lost = won.double().unsqueeze(-1), lost.double().unsqueeze(-1)
@@ -108,7 +108,7 @@ def gittins_table(pulls: int, levels: int = 128) -> Tensor:
         TypeError: a number that is no integer.
         ValueError: no pulls, or no levels.
     """
-    pulls, levels = size("pulls", pulls), size("levels", levels)
+    pulls, levels = whole("pulls", pulls), whole("levels", levels)
     sure = torch.linspace(0, 1, levels + 1, dtype=torch.float64).reshape(-1, 1, 1)
     made = torch.arange(pulls, dtype=torch.float64)
     table = torch.full((pulls + 1, pulls, pulls), torch.nan, dtype=torch.float64)

@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from .checks import chosen
+from .discrete import one_hot
 from .family import Family, State, Task, Transition
 from .parameters import Parameter
 from .ranges import Choice, Distribution
@@ -66,8 +67,8 @@ class GridNavigation(Family):
         """Where the agent is, ``[*rows, 2]`` or ``[*rows, 25]``; the goal stays hidden."""
         if not self._one_hot:
             return torch.stack((state["x"], state["y"]), -1)
-        cell = (SIZE * state["x"] + state["y"]).unsqueeze(-1)
-        return (cell == torch.arange(SIZE * SIZE, device=cell.device)).to(cell.dtype)
+        cell = SIZE * state["x"] + state["y"]
+        return one_hot(cell, SIZE * SIZE, cell.dtype)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
         """Move, then score the new cell. ``action`` is ``[*rows]`` of any dtype holding 0 to 4."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from . import cells
+from .checks import refuse_unknown, whole
 from .family import Family, Task
 
 SAME_RANGE = {"test": 0, "validation": 1}  # the hash bucket that each split owns; training has the rest
@@ -104,8 +105,7 @@ class TaskBenchmark:
             ValueError: no such split, or fewer than one task.
             RuntimeError: the split holds next to no tasks.
         """
-        if split != "train" and split not in self.splits:
-            raise ValueError(f"{self.name} has no split {split!r}; known are train, {', '.join(self.splits)}")
+        refuse_unknown(self.name, "split", [split], ("train", *self.splits))
         if split in self.listed:
             return self._deal(self._list(split), tasks, generator)
         family = self.heldout.get(split, self.train)
@@ -147,8 +147,7 @@ class TaskBenchmark:
 
     def _deal(self, task: Task, tasks: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Shuffled decks of all the tasks, as many as needed."""
-        if tasks < 1:
-            raise ValueError(f"{self.name}: expected at least one task, got {tasks}")
+        whole("tasks", tasks)
         count = len(next(iter(task.values())))
         decks = [
             torch.randperm(count, generator=generator, device=generator.device) for _ in range(math.ceil(tasks / count))

@@ -22,7 +22,8 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from . import counter
-from .discrete import observed, one_hot, size, space
+from .checks import whole
+from .discrete import observed, one_hot, space
 from .family import Family, Setting, State, Task, Transition
 from .parameters import Parameter
 from .ranges import Distribution, Range
@@ -88,7 +89,7 @@ class TabularMDP(Family):
         observation: str = "plain",
         **ranges: Distribution | float,
     ) -> None:
-        self._states, self._actions = size("states", states), size("actions", actions)
+        self._states, self._actions = whole("states", states), whole("actions", actions)
         settings: dict[str, Setting] = {"states": self._states, "actions": self._actions, "observation": observation}
         super().__init__(horizon, {"seed": Range(0.0, SEEDS), **ranges}, settings)
         self._observation = observation

@@ -245,9 +245,9 @@ class Grid(Cliff):
     ("make", "error", "message"),
     [
         (lambda: Trials("CartPole"), TypeError, "expected a family to wrap, got 'CartPole'"),  # type: ignore[arg-type]
-        (lambda: Trials(CartPole(), 0), ValueError, "episodes of at least 1, got 0"),
-        (lambda: Trials(CartPole(), 1.5), TypeError, "integer episodes, got 1.5"),  # type: ignore[arg-type]
-        (lambda: Trials(CartPole(), True), TypeError, "integer episodes, got True"),
+        (lambda: Trials(CartPole(), 0), ValueError, "episodes of Trials: expected at least 1, got 0"),
+        (lambda: Trials(CartPole(), 1.5), TypeError, "episodes of Trials: expected an integer, got 1.5"),  # type: ignore[arg-type]
+        (lambda: Trials(CartPole(), True), TypeError, "episodes of Trials: expected an integer, got True"),
         (lambda: Trials(pole()), TypeError, "reset several times ahead, got GymnasiumFamily, which is live"),
         (lambda: Trials(Delayed(pole())), TypeError, "reset several times ahead, got Delayed, which is live"),
         (lambda: Trials(Blob()), TypeError, "observations from a flat Box"),

@@ -17,10 +17,10 @@ the tickets stand for:
 from __future__ import annotations
 
 import ast
-import difflib
+import copy
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, final
 
 import gymnasium
@@ -33,6 +33,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from ..checks import close_to, refuse_unknown
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
@@ -47,7 +48,6 @@ from .rows import (
     Rows,
     Setter,
     WorkerRows,
-    copied,
     line,
     make,
     write_attributes,
@@ -320,10 +320,8 @@ def _example(name: str, kwargs: Mapping[str, Any]) -> Env:
     except TypeError as error:
         raise ValueError(f"{name} refused {dict(kwargs)}: {line(error)}; correct kwargs=") from error
     except gymnasium.error.Error as error:
-        known = list(gymnasium.registry)
-        close = difflib.get_close_matches(name.split(":")[-1], known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else "gymnasium.pprint_registry() shows those there are"
-        raise ValueError(f"there is no environment {name!r}; {hint}") from error
+        hint = close_to(name.split(":")[-1], gymnasium.registry) or "gymnasium.pprint_registry() shows those there are"
+        raise ValueError(f"there is no environment {name!r}; {hint.strip()}") from error
 
 
 def _recipe(
@@ -343,13 +341,13 @@ def _recipe(
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         taken = inspect.signature(creator).parameters if creator else {}
         if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
-            _check_known(f"the constructor of {spec.id}", "argument", names, taken)
+            refuse_unknown(f"the constructor of {spec.id}", "argument", names, taken)
         return Constructor(spec, {name: one.default for name, one in taken.items()}, kwargs), "constructor"
     unwrapped = example.unwrapped
     numeric = [
         n for n, v in vars(unwrapped).items() if isinstance(v, int | float | np.number) and not n.startswith("_")
     ]
-    _check_known(type(unwrapped).__name__, "attribute", [n for n in names if not hasattr(unwrapped, n)], numeric)
+    refuse_unknown(type(unwrapped).__name__, "attribute", [n for n in names if not hasattr(unwrapped, n)], numeric)
     for name in names:
         if stale := derived(type(unwrapped), name):
             raise ValueError(
@@ -370,14 +368,6 @@ def _default(name: str, given: Distribution | float, example: Env, recipe: Recip
 def _title(function: Callable[..., Any]) -> str:
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function))
     return f"{module}:{name}"
-
-
-def _check_known(owner: str, what: str, names: list[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in (there := list(known)):
-            close = difflib.get_close_matches(name, there, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"{owner} has no {what} {name!r}; {hint}known are {', '.join(there)}")
 
 
 def derived(cls: type, attribute: str) -> list[str]:
@@ -444,11 +434,11 @@ def _supported(name: str, env: Env) -> tuple[Space[Any], Box | Discrete]:
     for what, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, Box | Discrete):
             raise TypeError(f"{name}: expected a Box or Discrete {what} space, got {type(space).__name__}; wrap it")
-    return copied(env.observation_space), copied(env.action_space)  # type: ignore[return-value]
+    return copy.deepcopy(env.observation_space), copy.deepcopy(env.action_space)  # type: ignore[return-value]
 
 
 def _our_spaces(kind: Kind) -> tuple[Box, Box | Discrete]:
-    seen, acts = copied(kind.observation_space), copied(kind.action_space)
+    seen, acts = copy.deepcopy(kind.observation_space), copy.deepcopy(kind.action_space)
     if isinstance(seen, Discrete):
         seen = Box(0.0, 1.0, (int(seen.n),), dtype=np.float32)
     if isinstance(acts, Discrete):

@@ -7,7 +7,6 @@ calls it, so that a program that knows nothing of us can ask for
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..acrobot import Acrobot
 from ..bandits import BernoulliBandit
 from ..benchmarks import BENCHMARKS
 from ..cartpole import CartPole
+from ..checks import close_to
 from ..family import Family
 from ..grid_navigation import GridNavigation
 from ..mountain_car import ContinuousMountainCar, MountainCar
@@ -142,8 +142,7 @@ def _source(family: str, benchmark: TaskBenchmark | str | None, constants: dict[
         raise ValueError(f"{', '.join(constants)}: the benchmark draws the constants; pin them by task={{...}}")
     if isinstance(benchmark, str):
         if benchmark not in BENCHMARKS:
-            close = difflib.get_close_matches(benchmark, BENCHMARKS, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = close_to(benchmark, BENCHMARKS)
             raise ValueError(f"benchmark: there is no {benchmark!r}; {hint}known are {', '.join(BENCHMARKS)}")
         benchmark = BENCHMARKS[benchmark]()
     if type(benchmark.family) is not FAMILIES[family]:

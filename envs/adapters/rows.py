@@ -8,7 +8,6 @@ the first of the filler steps after its end, so no episode ever runs on into ano
 
 from __future__ import annotations
 
-import copy
 import math
 import multiprocessing
 import time
@@ -392,8 +391,3 @@ class _Watch:
                 f"{name}: a worker process died; run with workers=0 to see why (a script that starts workers needs"
                 " if __name__ == '__main__')"
             ) from error
-
-
-def copied(space: Space[Any]) -> Space[Any]:
-    """A space with random numbers of its own."""
-    return copy.deepcopy(space)

@@ -13,7 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor
 
-from ..checks import chosen
+from ..checks import chosen, refuse_unknown
 from ..family import Family, Task
 from ..splits import TaskBenchmark
 
@@ -113,9 +113,7 @@ def known_options(options: Mapping[str, Any] | None, known: Sequence[str] = OPTI
         ValueError: an option that means nothing here.
     """
     given = dict(options or {})
-    for name in given:
-        if name not in known:
-            raise ValueError(f"reset has no option {name!r}; known are {', '.join(known)}")
+    refuse_unknown("reset", "option", given, known)
     return given
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -145,20 +144,6 @@ def refuse_live(wrapper: str, family: Family, needed: str) -> None:
         raise TypeError(
             f"{wrapper}: expected a family {needed}, got {type(family).__name__}, which is live; wrap one that is not"
         )
-
-
-def whole(wrapper: str, name: str, value: int, low: int) -> int:
-    """``value`` as a Python int.
-
-    Raises:
-        TypeError: not an integer.
-        ValueError: below ``low``.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{wrapper}: expected an integer {name}, got {value!r}; give an int")
-    if value < low:
-        raise ValueError(f"{wrapper}: expected {name} of at least {low}, got {value}; give a larger number")
-    return int(value)
 
 
 def neutral_action(wrapper: str, family: Family, value: float) -> float:

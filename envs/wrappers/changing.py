@@ -12,6 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ..checks import refuse_unknown
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
@@ -46,8 +47,7 @@ class Changing(Wrapper):
         known = family.parameters
         if not later:
             raise ValueError(f"Changing: expected constants that change, got none; name some of {', '.join(known)}")
-        if unknown := [name for name in later if name not in known]:
-            raise ValueError(f"Changing: {type(family).__name__} has no {unknown[0]!r}; known are {', '.join(known)}")
+        refuse_unknown(f"Changing: {type(family).__name__}", "constant", later, known)
         self._later = {name: f"later_{name}" for name in known if name in later}
         own = {"change_at": Parameter(NEVER, 0.0, NEVER, "steps", "from the start to the change")}
         for name, new in self._later.items():

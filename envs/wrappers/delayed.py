@@ -7,10 +7,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ..checks import whole
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
-from .base import Wrapper, components, neutral_action, whole
+from .base import Wrapper, components, neutral_action
 
 
 @final
@@ -37,7 +38,7 @@ class Delayed(Wrapper):
     def __init__(
         self, family: Family, longest: int = 1, neutral: float = 0.0, delay: Distribution | float = 0.0
     ) -> None:
-        longest = whole("Delayed", "longest", longest, 1)
+        longest = whole("longest of Delayed", longest)
         count = components("Delayed", family) or 1
         # One name for every step of delay and every component, the youngest action first.
         self._slots = [[f"delayed_{lag}_{part}" for part in range(count)] for lag in range(1, longest + 1)]

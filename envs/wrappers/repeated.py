@@ -7,10 +7,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ..checks import whole
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
-from .base import Wrapper, refuse_live, whole
+from .base import Wrapper, refuse_live
 
 
 @final
@@ -35,7 +36,7 @@ class Repeated(Wrapper):
 
     def __init__(self, family: Family, most: int = 4, repeats: Distribution | float = 1.0) -> None:
         refuse_live("Repeated", family, "of which some rows can stay behind the others")
-        self._most = whole("Repeated", "most", most, 2)
+        self._most = whole("most of Repeated", most, 2)
         choices = tuple(float(count) for count in range(1, self._most + 1))
         own = Parameter(1.0, 1.0, float(self._most), "steps", "for which an action is held", choices=choices)
         super().__init__(family, {"repeats": own}, {"repeats": repeats}, settings={"most": self._most})

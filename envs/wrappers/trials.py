@@ -15,9 +15,10 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from ..checks import whole
 from ..discrete import one_hot
 from ..family import Family, State, Task, Transition
-from .base import Wrapper, channels, components, refuse_live, whole
+from .base import Wrapper, channels, components, refuse_live
 
 # The wrapped family's state goes by longer names here, and the wrapper's own names have no dot: they cannot clash.
 NOW = "now."
@@ -56,7 +57,7 @@ class Trials(Wrapper):
 
     def __init__(self, family: Family, episodes: int = 2) -> None:
         refuse_live("Trials", family, "that can be reset several times ahead")
-        self._episodes = whole("Trials", "episodes", episodes, 1)
+        self._episodes = whole("episodes of Trials", episodes)
         super().__init__(family, {}, {}, settings={"episodes": float(self._episodes)})
         self._horizon = self._episodes * family.horizon
         seen, count = channels("Trials", family), components("Trials", family)
