@@ -1,6 +1,6 @@
 """Environment families with named constants, and benchmarks over them. Knows nothing of learning."""
 
-from .acrobot import Acrobot, acrobot_success
+from .acrobot import Acrobot
 from .bandits import BernoulliBandit
 from .benchmarks import (
     BENCHMARKS,
@@ -37,10 +37,10 @@ from .coarse import Coarse
 from .family import Family, Transition
 from .gittins import bayes_value, gittins_index, gittins_table
 from .grid_navigation import GridNavigation
-from .mountain_car import ContinuousMountainCar, MountainCar, mountain_car_success
+from .mountain_car import ContinuousMountainCar, MountainCar
 from .navigation import Navigation
 from .parameters import Parameter
-from .pendulum import Pendulum, pendulum_success
+from .pendulum import Pendulum
 from .point_mass import PointMass
 from .ranges import Choice, Distribution, Fixed, LogRange, LogUnion, Range, Union
 from .ring_navigation import RingNavigation
@@ -134,12 +134,9 @@ __all__ = [
     "navigation_wind",
     "pendulum_packer",
     "Acrobot",
-    "acrobot_success",
     "ContinuousMountainCar",
     "MountainCar",
-    "mountain_car_success",
     "Pendulum",
-    "pendulum_success",
     "GridNavigation",
     "PointMass",
     "RingNavigation",

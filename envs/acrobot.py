@@ -38,8 +38,6 @@ ENDS = np.array([1.0, 1.0, 1.0, 1.0, SPEED_LIMIT_1, SPEED_LIMIT_2], dtype=np.flo
 START = 0.1  # half-width of the uniform start, for all four variables
 NAMES = ("theta_1", "theta_2", "theta_1_dot", "theta_2_dot")
 
-ARRIVAL = 80  # steps, Packer et al.'s success
-
 
 class _Arm(NamedTuple):
     """Products of a task's constants that the equations need, and the torque of this step."""
@@ -181,16 +179,3 @@ def _slope(arm: _Arm, values: Tensor) -> Tensor:
 def _wrap(angle: Tensor) -> Tensor:
     """The same angle within ``[-pi, pi)``."""
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
-
-
-def acrobot_success(terminated: Tensor, steps: int = ARRIVAL) -> Tensor:
-    """Which episodes succeed by Packer et al.: the tip is up within 80 steps (their code grants 90).
-
-    Args:
-        terminated: bool ``[..., H, N]``, as of a batch.
-        steps: how many steps are granted.
-
-    Returns:
-        Bool ``[..., N]``.
-    """
-    return terminated[..., :steps, :].any(-2)

@@ -30,8 +30,6 @@ LOW, HIGH = (np.array(ends, dtype=np.float32) for ends in ((WALL, -SPEED_LIMIT),
 START_LOW, START_HIGH = -0.6, -0.4  # ends of the uniform start, about the valley at -pi/6
 PRIZE, PUSH_COST = 100.0, 0.1  # of the continuous car, as in Gymnasium
 
-ARRIVAL = 110  # steps, Packer et al.'s success
-
 
 def _constants(force: float, gravity: float, goal: float) -> dict[str, Parameter]:
     """The declared constants of both cars, which differ in defaults."""
@@ -161,16 +159,3 @@ class ContinuousMountainCar(_Car):
         """
         ceiling = torch.full_like(task["force"], PRIZE)
         return {"ceiling": ceiling, "floor": torch.zeros_like(ceiling)}
-
-
-def mountain_car_success(terminated: Tensor, steps: int = ARRIVAL) -> Tensor:
-    """Which episodes succeed by Packer et al.: the car arrives within 110 steps.
-
-    Args:
-        terminated: bool ``[..., H, N]``, as of a batch.
-        steps: how many steps are granted.
-
-    Returns:
-        Bool ``[..., N]``.
-    """
-    return terminated[..., :steps, :].any(-2)

@@ -30,9 +30,6 @@ ENDS = np.array([1.0, 1.0, SPEED_LIMIT], dtype=np.float32)  # of what is observe
 START_ANGLE, START_SPEED = math.pi, 1.0  # half-widths of the uniform start, rad and rad/s
 SPEED_COST, TORQUE_COST = 0.1, 0.001  # against 1 for the squared angle, as in Gymnasium
 
-HELD_STEPS = 100  # Packer et al.: these last steps must be spent
-HELD_COSINE = 0.5  # ... at most pi/3 from the upright
-
 
 @final
 class Pendulum(Family):
@@ -115,21 +112,3 @@ class Pendulum(Family):
         ceiling = torch.zeros_like(task["max_torque"])
         worst = math.pi**2 + SPEED_COST * SPEED_LIMIT**2 + TORQUE_COST * task["max_torque"].square()
         return {"ceiling": ceiling, "floor": -self.horizon * worst}
-
-
-def pendulum_success(observation: Tensor) -> Tensor:
-    """Which episodes succeed by Packer et al.: at most pi/3 from the upright after each of the last 100 steps.
-
-    Args:
-        observation: ``[..., H + 1, N, 3]``, from the first to that after the last step. Of a batch it is
-            ``torch.cat((batch.observation, batch.last_observation.unsqueeze(-3)), -3)``.
-
-    Returns:
-        Bool ``[..., N]``.
-
-    Raises:
-        ValueError: episodes of fewer than 100 steps.
-    """
-    if (steps := observation.shape[-3] - 1) < HELD_STEPS:
-        raise ValueError(f"observation: expected at least {HELD_STEPS} steps, got {steps}; roll out whole episodes")
-    return (observation[..., -HELD_STEPS:, :, 0] >= HELD_COSINE).all(-2)

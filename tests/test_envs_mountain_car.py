@@ -13,7 +13,7 @@ from gymnasium.envs.classic_control.mountain_car import MountainCarEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs import ContinuousMountainCar, MountainCar, mountain_car_packer, mountain_car_success
+from envs import ContinuousMountainCar, MountainCar, mountain_car_packer
 from envs.ranges import Choice, Range
 
 CARS = [MountainCar, ContinuousMountainCar]
@@ -352,11 +352,3 @@ def test_packers_ranges_and_splits():
     assert bench.sample("default", 2, generator=seeded())["force"].tolist() == [float(np.float32(0.001))] * 2
     assert not bool(bench.is_training(beyond).any()) and bool(bench.is_training(train).all())
     assert mountain_car_packer(100).family.horizon == 100
-
-
-def test_success_is_arrival_within_110_steps():
-    terminated = torch.zeros(200, 3, dtype=torch.bool)  # [H, N]
-    terminated[109, 0] = terminated[110, 1] = True
-    assert mountain_car_success(terminated).tolist() == [True, False, False]
-    assert mountain_car_success(terminated, 111).tolist() == [True, True, False]
-    assert mountain_car_success(torch.stack((terminated, ~terminated))).tolist() == [[True, False, False], 3 * [True]]

@@ -12,7 +12,7 @@ from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs import Pendulum, pendulum_packer, pendulum_success
+from envs import Pendulum, pendulum_packer
 from envs.ranges import Choice, Range
 
 NAMES = ("theta", "theta_dot")
@@ -230,19 +230,3 @@ def test_packers_ranges_and_splits():
     assert bench.sample("default", 2, generator=seeded())["length"].tolist() == [1.0, 1.0]
     assert not bool(bench.is_training(beyond).any()) and bool(bench.is_training(train).all())
     assert pendulum_packer(100).family.horizon == 100
-
-
-def test_success_is_about_the_last_hundred_steps():
-    angle = torch.full((201, 6), math.pi / 3 - 1e-4)  # [H + 1, N]
-    angle[:101, 0] = 3.0  # down until step 100, the last that does not count
-    angle[:102, 1] = 3.0
-    angle[200, 2] = math.pi / 3 + 1e-4
-    angle[150, 3] = -math.pi / 3 - 1e-4
-    angle[:, 4] += 2 * math.pi
-    angle[:, 5] *= -1
-    observation = torch.stack((angle.cos(), angle.sin(), torch.zeros_like(angle)), -1)
-    expected = [True, False, False, False, True, True]
-    assert pendulum_success(observation).tolist() == expected
-    assert pendulum_success(torch.stack((observation, observation))).tolist() == [expected] * 2
-    with pytest.raises(ValueError, match="observation: expected at least 100 steps, got 99"):
-        pendulum_success(observation[:100])
