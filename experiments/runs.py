@@ -107,7 +107,9 @@ def _came_to_nothing(folder: Path) -> bool:
     status = _status(folder)
     if _resumable(folder) or status.get("status") not in {"running", "interrupted", "failed"}:
         return False
-    return status["status"] != "running" or (status.get("host") == platform.node() and _gone(status["process"]))
+    here = status.get("host") == platform.node()
+    # one of this very process is only about to begin
+    return status["status"] != "running" or (here and not checkpoints.is_another_process(status["process"]))
 
 
 def _status(folder: Path) -> dict[str, Any]:
@@ -117,17 +119,6 @@ def _status(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _gone(process: int) -> bool:
-    """Whether no other process of this machine has that number."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return process == os.getpid()  # it is only about to begin
 
 
 def _without_checkpoint(folder: Path) -> str:

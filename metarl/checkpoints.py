@@ -4,7 +4,7 @@ Layout of a run folder::
 
     run/checkpoints/step_200/state.pt        tensors and plain values, nothing else
                              manifest.json   schema, versions, step, size and SHA-256 of state.pt
-                    last, best               the name of a step folder each
+                    last                     the name of a step folder
 
 Writing: everything goes to a temporary folder, is flushed to the disk, and is renamed into place; only then is ``last``
 renamed to point at it; only then are old ones removed. A process killed anywhere in between leaves the previous
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 SCHEMA = 1
 """Version of the layout; a change that this module can no longer read increases it."""
 
-_STATE, _MANIFEST, _LAST, _BEST = "state.pt", "manifest.json", "last", "best"
+_STATE, _MANIFEST, _LAST = "state.pt", "manifest.json", "last"
 _STEP = re.compile(r"step_([0-9]{1,18})(?:\.([0-9]{1,9}))?")  # ".n": the n-th time that this step was saved again
 _TEMPORARY = re.compile(r"\.tmp-([0-9]+)-[0-9]+")
 _MANIFEST_BYTES, _POINTER_BYTES, _STATE_BYTES = 64 * 1024, 128, 64 * 1024**3
@@ -55,14 +55,12 @@ class CheckpointError(ValueError):
         super().__init__(re.sub(r"[\x00-\x1f\x7f]", " ", message))
 
 
-def save(
-    run: str | os.PathLike[str], state: Mapping[str, Any], step: int, *, keep_last: int = 3, best: bool = False
-) -> Path:
+def save(run: str | os.PathLike[str], state: Mapping[str, Any], step: int, *, keep_last: int = 3) -> Path:
     """Write ``run/checkpoints/step_N`` atomically, point ``last`` at it, and then remove old ones.
 
-    Tensors are copied to the CPU. Removed are all but the ``keep_last`` newest of the steps up to this one, never the
-    one marked best; steps beyond this one (of a run resumed from earlier) are left alone. Saving a step again makes
-    ``step_N.1``, so that nothing is ever half replaced. Threads take turns; of several processes one writes to a run.
+    Tensors are copied to the CPU. Of the steps up to this one all but the ``keep_last`` newest are removed; steps
+    beyond this one (of a run resumed from earlier) are left alone. Saving a step again makes ``step_N.1``, so that
+    nothing is ever half replaced. Threads take turns; only one process may write to a run.
 
     Args:
         run: the run folder; made when missing.
@@ -71,7 +69,6 @@ def save(
             fits.
         step: meta-iterations done.
         keep_last: how many to keep, at least 1.
-        best: also point ``best`` at it.
 
     Returns:
         The folder written.
@@ -88,14 +85,14 @@ def save(
         raise CheckpointError(f"expected keep_last that is an integer of 1 or more, got {keep_last!r}")
     if not isinstance(state, Mapping):
         raise CheckpointError(f"expected a state that is a dict, got {type(state).__name__}; name its parts")
-    plain = _plain(state, "state", allow_nonfinite=False)
+    plain = _plain(state, "state")
     folder = Path(run) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     with _SAVING:
-        return _save(folder, plain, step, keep_last, best)
+        return _save(folder, plain, step, keep_last)
 
 
-def _save(folder: Path, state: Mapping[str, Any], step: int, keep_last: int, best: bool) -> Path:
+def _save(folder: Path, state: Mapping[str, Any], step: int, keep_last: int) -> Path:
     """`save` of a state that is known to be plain."""
     _remove_leftovers(folder)
     temporary = _new_temporary(folder)
@@ -107,9 +104,7 @@ def _save(folder: Path, state: Mapping[str, Any], step: int, keep_last: int, bes
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync_folder(folder)
-    _point(folder, _LAST, target.name)
-    if best:
-        _point(folder, _BEST, target.name)
+    _point(folder, target.name)
     _prune(folder, target, keep_last)
     return target
 
@@ -120,42 +115,53 @@ def latest(run: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: no such run, a folder that is no run, or a pointer that is missing or wrong.
     """
-    return _follow(Path(run), _LAST)
+    folder = Path(run) / "checkpoints"
+    if not folder.parent.is_dir():
+        came = "a file" if folder.parent.exists() else "nothing"
+        raise CheckpointError(f"expected a run folder at {run}, got {came}; check the path")
+    if not folder.is_dir():
+        raise CheckpointError(f"expected a run folder with checkpoints/ at {run}, got another folder; check the path")
+    name = _read_pointer(folder)
+    if name is None:
+        came = "no step's name in it" if (folder / _LAST).exists() else "no such file"
+        raise CheckpointError(f"expected the pointer {folder / _LAST}, got {came}; {_advice(folder / 'none')}")
+    if not (folder / name).is_dir():
+        raise CheckpointError(
+            f"expected {name}, which {folder / _LAST} names, got no such folder; {_advice(folder / name)}"
+        )
+    return folder / name
 
 
-def best(run: str | os.PathLike[str]) -> Path:
-    """The folder that ``best`` points at; as :func:`latest`."""
-    return _follow(Path(run), _BEST)
-
-
-def load(
-    path: str | os.PathLike[str], *, map_location: str | torch.device = "cpu", allow_nonfinite: bool = False
-) -> dict[Any, Any]:
+def load(path: str | os.PathLike[str]) -> dict[Any, Any]:
     """Read a checkpoint after verifying it.
 
     Args:
         path: a step folder, or a run folder for its latest.
-        map_location: device of the tensors. Keep the CPU to resume: modules and optimizers copy to their own device,
-            and a generator takes its state from the CPU only.
-        allow_nonfinite: read NaN and infinity, to look at a diverged run; never to resume it.
 
     Returns:
-        The state as it was saved.
+        The state as it was saved, with all tensors on the CPU: modules and optimizers copy them to their own device.
 
     Raises:
         CheckpointError: anything at all is wrong with it. One line, naming the newest other good checkpoint.
     """
-    try:
-        torch.empty(0, device=map_location)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise CheckpointError(f"expected a device that is there, got {map_location}; load with 'cpu'") from error
     folder = Path(path)
     if _STEP.fullmatch(folder.name) is None:
         folder = latest(folder)
     try:
-        return _load(folder, map_location, allow_nonfinite)
+        return _load(folder)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_advice(folder)}") from error
+
+
+def is_another_process(number: int) -> bool:
+    """Whether a process of that number, other than this one, runs on this machine."""
+    try:
+        os.kill(number, 0)  # a signal that does nothing
+    except PermissionError:  # it runs, and is somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return number != os.getpid()
 
 
 def restore(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
@@ -186,15 +192,15 @@ def restore(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
     module.load_state_dict(state_dict, strict=True)
 
 
-def _plain(value: Any, where: str, *, allow_nonfinite: bool, depth: int = 0) -> Any:
-    """A copy of tensors and plain types, or an error that names the first thing that is neither."""
+def _plain(value: Any, where: str, depth: int = 0) -> Any:
+    """A copy, on the CPU, of tensors and plain types, or an error that names the first thing that is neither."""
     if depth > _DEPTH:
         raise CheckpointError(f"expected at most {_DEPTH} levels, got more at {where[:60]}; is it a part of itself?")
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Tensor):
-        return _plain_tensor(value, where, allow_nonfinite)
-    if type(value) is float and not (allow_nonfinite or math.isfinite(value)):
+        return _plain_tensor(value, where)
+    if type(value) is float and not math.isfinite(value):
         raise CheckpointError(f"expected finite numbers, got {value} at {where}; write None for 'not known'")
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -202,28 +208,22 @@ def _plain(value: Any, where: str, *, allow_nonfinite: bool, depth: int = 0) -> 
         for key in value:
             if type(key) not in (str, int):
                 raise CheckpointError(f"expected names or integers as keys, got {key!r} in {where}; rename it")
-        return {
-            key: _plain(item, f"{where}.{key}", allow_nonfinite=allow_nonfinite, depth=depth + 1)
-            for key, item in value.items()
-        }
+        return {key: _plain(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
     if type(value) in (list, tuple, torch.Size):
-        items = (
-            _plain(item, f"{where}.{i}", allow_nonfinite=allow_nonfinite, depth=depth + 1)
-            for i, item in enumerate(value)
-        )
+        items = (_plain(item, f"{where}.{i}", depth + 1) for i, item in enumerate(value))
         return list(items) if type(value) is list else tuple(items)
     raise CheckpointError(
         f"expected tensors and plain values, got a {type(value).__name__} at {where}; convert it, as by torch.as_tensor"
     )
 
 
-def _plain_tensor(value: Tensor, where: str, allow_nonfinite: bool) -> Tensor:
-    """The tensor's values in a storage of their own (a view would drag its whole base into the file)."""
+def _plain_tensor(value: Tensor, where: str) -> Tensor:
+    """The tensor's values on the CPU, in a storage of their own (a view would drag its whole base into the file)."""
     if value.layout is not torch.strided or value.is_meta or value.is_quantized:
         raise CheckpointError(f"expected dense tensors with values, got {value.layout} at {where}; make it dense")
-    if not (allow_nonfinite or _is_finite(value)):
+    if not _is_finite(value):
         raise CheckpointError(f"expected finite numbers, got NaN or infinity at {where}; the run diverged before this")
-    return value.detach().clone()
+    return value.detach().to("cpu", copy=True)
 
 
 def _is_finite(value: Tensor) -> bool:
@@ -241,10 +241,9 @@ def _describe(value: Tensor) -> str:
 
 def _write(folder: Path, state: Mapping[str, Any], step: int) -> None:
     """``state.pt`` and ``manifest.json``, both on the disk when this returns."""
-    cpu = _to_cpu(state)
     # An open file rather than a path: a full disk is then an OSError that says so.
     with (folder / _STATE).open("xb") as file:
-        torch.save(cpu, file)
+        torch.save(state, file)
         _flush(file)
     with (folder / _STATE).open("rb") as file:  # read back: the hash is of what the disk holds
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -262,17 +261,6 @@ def _write(folder: Path, state: Mapping[str, Any], step: int) -> None:
         json.dump(manifest, text, indent=1)
         _flush(text)
     _fsync_folder(folder)
-
-
-def _to_cpu(value: Any) -> Any:
-    """The same nesting with tensors on the CPU."""
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_to_cpu(item) for item in value)
-    return value
 
 
 def _version() -> str:
@@ -314,23 +302,12 @@ def _remove_leftovers(folder: Path) -> None:
     """Temporary folders and pointer files of processes that are gone, or of this one."""
     for path in folder.iterdir():
         match = _TEMPORARY.fullmatch(path.name)
-        if match is None or (int(match[1]) != os.getpid() and _is_alive(int(match[1]))):
+        if match is None or is_another_process(int(match[1])):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    """Whether a process of that number runs."""
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _free_name(folder: Path, step: int) -> Path:
@@ -345,14 +322,14 @@ def _steps(folder: Path) -> list[tuple[int, int, Path]]:
     return sorted((int(match[1]), int(match[2] or 0), path) for match, path in found)
 
 
-def _point(folder: Path, pointer: str, name: str) -> None:
-    """Rewrite a pointer file atomically."""
+def _point(folder: Path, name: str) -> None:
+    """Rewrite the pointer file atomically."""
     temporary = folder / f".tmp-{os.getpid()}-0"
     try:
         with temporary.open("x", encoding="ascii") as file:
             file.write(name + "\n")
             _flush(file)
-        os.replace(temporary, folder / pointer)
+        os.replace(temporary, folder / _LAST)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -360,8 +337,8 @@ def _point(folder: Path, pointer: str, name: str) -> None:
 
 
 def _prune(folder: Path, newest: Path, keep_last: int) -> None:
-    """Remove old step folders, and never one that a pointer names."""
-    kept = {newest.name} | {_read_pointer(folder, pointer) for pointer in (_LAST, _BEST)}
+    """Remove old step folders, and never one that the pointer names."""
+    kept = {newest.name, _read_pointer(folder)}
     steps = _steps(folder)
     now = next(entry for entry in steps if entry[2] == newest)
     past = [entry for entry in steps if entry <= now]
@@ -373,33 +350,14 @@ def _prune(folder: Path, newest: Path, keep_last: int) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _read_pointer(folder: Path, pointer: str) -> str | None:
-    """The step folder's name in a pointer file; ``None`` when there is no such file or it holds no such name."""
+def _read_pointer(folder: Path) -> str | None:
+    """The step folder's name in the pointer file; ``None`` when there is no such file or it holds no such name."""
     try:
-        with (folder / pointer).open("rb") as file:
+        with (folder / _LAST).open("rb") as file:
             name = file.read(_POINTER_BYTES).decode("ascii", "replace").strip()
     except OSError:
         return None
     return name if _STEP.fullmatch(name) else None
-
-
-def _follow(run: Path, pointer: str) -> Path:
-    """The step folder that a run's pointer names."""
-    folder = run / "checkpoints"
-    if not run.is_dir():
-        came = "a file" if run.exists() else "nothing"
-        raise CheckpointError(f"expected a run folder at {run}, got {came}; check the path")
-    if not folder.is_dir():
-        raise CheckpointError(f"expected a run folder with checkpoints/ at {run}, got another folder; check the path")
-    name = _read_pointer(folder, pointer)
-    if name is None:
-        came = "no step's name in it" if (folder / pointer).exists() else "no such file"
-        raise CheckpointError(f"expected the pointer {folder / pointer}, got {came}; {_advice(folder / 'none')}")
-    if not (folder / name).is_dir():
-        raise CheckpointError(
-            f"expected {name}, which {folder / pointer} names, got no such folder; {_advice(folder / name)}"
-        )
-    return folder / name
 
 
 def _advice(folder: Path) -> str:
@@ -414,11 +372,11 @@ def _advice(folder: Path) -> str:
     return "there is no other good checkpoint beside it, start anew"
 
 
-def _load(folder: Path, map_location: str | torch.device, allow_nonfinite: bool) -> dict[Any, Any]:
+def _load(folder: Path) -> dict[Any, Any]:
     """Verify and read one step folder; errors without advice."""
     with _verified(folder) as file:
         try:
-            state = torch.load(file, map_location=map_location, weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged or hostile file makes the reader raise
             raise CheckpointError(
                 f"expected tensors and plain values in {folder / _STATE}, got what is refused ({type(error).__name__})"
@@ -426,7 +384,7 @@ def _load(folder: Path, map_location: str | torch.device, allow_nonfinite: bool)
     if not isinstance(state, dict):
         raise CheckpointError(f"expected a dict in {folder / _STATE}, got a {type(state).__name__}")
     _refuse_more_than_stored(state, f"{folder / _STATE}: state", set())
-    checked: dict[Any, Any] = _plain(state, f"{folder / _STATE}: state", allow_nonfinite=allow_nonfinite)
+    checked: dict[Any, Any] = _plain(state, f"{folder / _STATE}: state")
     return checked
 
 
