@@ -269,7 +269,7 @@ def _descent(config: Config, learner: Learner, **more: Any) -> Descent:
         max_norm=config.max_norm,
         **more,
     )
-    optimizer.patience = config.patience + 1
+    optimizer.patience = config.patience
     return optimizer
 
 

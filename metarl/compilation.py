@@ -29,7 +29,7 @@ GPU_OPTIONS: Mapping[str, Any] = {"triton.cudagraphs": True}
 def _biased(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
     """A product and the sum with its bias as two operations: the sum then joins what follows, and costs no copy.
 
-    Behind an axis more, because the compiler would put the two together again.
+    The extra axis keeps the compiler from fusing product and sum back into one call.
     """
 
     def apart(bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Any:
@@ -135,12 +135,8 @@ class Programs:
         """How many programs have been compiled."""
         return len(self._programs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Programs:
-        """Empty: programs belong to the objects they were traced with."""
-        return Programs()
-
     def __reduce__(self) -> tuple[type[Programs], tuple[()]]:
-        """Empty, as a copy is."""
+        """A copy is empty, pickled or not: programs belong to the objects they were traced with."""
         return Programs, ()
 
 

@@ -52,7 +52,8 @@ def meta_steps(
         optimizer.explorers(one, generator=g)
         for one, optimizer, g in zip(learners, optimizers, generators, strict=True)
     ]
-    alike = [[g, *(_twin(g) for _ in team[1:])] for g, team in zip(generators, teams, strict=True)]  # common noise
+    # a team explores with common noise: each of its members draws the same numbers
+    alike = [[g, *(g.clone_state() for _ in team[1:])] for g, team in zip(generators, teams, strict=True)]
     found = explore_together(
         [one for team in teams for one in team],
         family,
@@ -67,13 +68,6 @@ def meta_steps(
     updated = time.perf_counter()
     times = {"time/explore": (sampled - started) / len(metrics), "time/update": (updated - sampled) / len(metrics)}
     return [one | times for one in metrics]
-
-
-def _twin(generator: torch.Generator) -> torch.Generator:
-    """Draws the same numbers."""
-    twin = torch.Generator(generator.device)
-    twin.set_state(generator.get_state())
-    return twin
 
 
 def _join(traces: list[Trace]) -> Trace:

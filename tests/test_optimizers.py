@@ -231,7 +231,7 @@ def poisoned(trace: Trace) -> Trace:
 def test_a_non_finite_gradient_changes_nothing_and_patience_ends_the_run() -> None:
     learner, trace = double_trace(meta_sgd, steps=1)
     optimizer = Descent(learner, lr=0.1)
-    optimizer.patience = 3
+    optimizer.patience = 2
     optimizer.step(learner, trace)
     before, state = values(learner), str(optimizer.state_dict()["optimizers"])
     for _ in range(2):

@@ -135,7 +135,7 @@ class MemoryTrainer:
     """Improves an agent, in place, from recorded trials: clipped PPO by Adam.
 
     Attributes:
-        share: of the step size to use now, in (0, 1]; lowered by who knows how much of the training is left.
+        share: the fraction of the step size in use, in (0, 1]; the training loop lowers it as the budget is spent.
     """
 
     share: float = 1.0

@@ -23,7 +23,7 @@ class MetaOptimizer(ABC):
     """Improves a learner, in place, from one trace.
 
     Attributes:
-        share: of its step sizes to use now, in (0, 1]; lowered by who knows how much of the training is left.
+        share: the fraction of its step sizes in use, in (0, 1]; the training loop lowers it as the budget is spent.
         team: E, how many explore in an iteration: as many as `explorers` gives.
     """
 
@@ -42,13 +42,13 @@ class MetaOptimizer(ABC):
         ``trace`` holds batches ``[T, H, N, ...]``, or ``[E * T, H, N, ...]`` of all explorers, one after another.
         """
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs beside the learner's own state: tensors and plain values."""
+        """What resuming needs beside the learner's own state: tensors and plain values. Nothing by default."""
+        return {}
 
-    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+        del state
 
 
 def meta_loss(learner: Learner, trace: Trace) -> Tensor:

@@ -19,11 +19,11 @@ from metarl.types import Trace
 class Descent(MetaOptimizer):
     """Gradient descent on the meta-objective with any torch optimizer, for one or more epochs a trace.
 
-    A non-finite meta-gradient changes nothing: what is left of the trace is skipped and counted, and after
-    ``patience`` of them in a row the run is stopped.
+    A non-finite meta-gradient changes nothing: what is left of the trace is skipped. The run is stopped by the first
+    one after ``patience`` skips in a row.
 
     Attributes:
-        patience: skipped traces in a row that end the run.
+        patience: how many skips in a row are allowed; as in `metarl.training.meta_train`.
     """
 
     patience: int = 10
@@ -74,7 +74,7 @@ class Descent(MetaOptimizer):
         """See `MetaOptimizer.step`.
 
         Raises:
-            DivergedError: ``patience`` non-finite meta-gradients in a row.
+            DivergedError: a meta-gradient that is not finite, after ``patience`` skips in a row.
             ValueError: another learner than it was built for.
         """
         refuse_another(learner, *self.optimizers)
@@ -97,7 +97,7 @@ class Descent(MetaOptimizer):
 
     def _skip(self, loss: float, norm: float) -> Metrics:
         self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= self.patience:
+        if self.skipped_in_a_row > self.patience:
             raise DivergedError(
                 f"the meta-gradient was not finite {self.skipped_in_a_row} times in a row (loss {loss}); "
                 "lower the step sizes or bound the learned rates, and resume from the last checkpoint"

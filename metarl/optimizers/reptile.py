@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from metarl.learner import Learner
@@ -48,11 +46,3 @@ class Reptile(MetaOptimizer):
         for name, p in learner.policy.initial().items():
             p.add_(self.step_size * self.share * moves[name])
         return {"meta/skipped": 0.0, "meta/move": float(global_norm(moves))}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: Reptile remembers nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load; see `MetaOptimizer.load_state_dict`."""
-        del state

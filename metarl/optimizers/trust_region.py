@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,14 +80,6 @@ class TrustRegion(MetaOptimizer):
         for p, old in zip(params, before, strict=True):
             p.copy_(old)
         return {"meta/skipped": 1.0, "meta/kl": 0.0, "meta/backtracks": float(self.backtracks)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: a trust region remembers nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load; see `MetaOptimizer.load_state_dict`."""
-        del state
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
