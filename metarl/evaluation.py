@@ -5,9 +5,9 @@ Scores come from episodes of their own: the episodes a step was taken on are nev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from metarl.exploration import Plan
 from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.policies import refuse_misfit
 from metarl.rollouts import collect, task_count, to_device
+from metarl.trees import joined, map_leaves, sliced
 from metarl.types import Batch, Benchmark, Params, Task, TaskFamily
+
+CHUNK = 100
+"""Tasks evaluated at a time. Noise is drawn chunk by chunk: common noise takes equal chunks."""
 
 
 class TrainingTaskError(ValueError):
@@ -59,6 +63,11 @@ class AdaptationCurve(NamedTuple):
     mode: Tensor  # mean return with mean (Gaussian) or most likely (categorical) actions
     adaptation_steps: Tensor  # environment steps spent on adapting so far
     adaptation_episodes: Tensor  # episodes spent on adapting so far
+
+    @classmethod
+    def from_stages(cls, stages: Iterable[tuple[Tensor, ...]]) -> AdaptationCurve:
+        """From the four fields of each stage in turn, ``[tasks]`` each."""
+        return cls(*(torch.stack(field, dim=1) for field in zip(*stages, strict=True)))
 
 
 def refuse_training_tasks(benchmark: Benchmark, task: Task) -> None:
@@ -137,15 +146,33 @@ def adaptation_curve(
         generator: noise; learners evaluated with equal generators see common noise.
     """
     spent = torch.zeros(task_count(task), device=next(iter(task.values())).device)
-    columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    stages = []
     for k, (params, batch) in enumerate(adapt(learner, family, task, adaptation, generator=generator)):
         scored = adaptation.score_episodes
         sampled = collect(learner.policy, params, family, task, scored, generator=generator)
         mode = collect(learner.policy, params, family, task, scored, generator=generator, act="mode")
         spent = spent if batch is None else spent + batch.steps
         used = torch.full_like(spent, float(k * adaptation.episodes))
-        columns.append((sampled.episode_return.mean(-1), mode.episode_return.mean(-1), spent, used))
-    return AdaptationCurve(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+        stages.append((sampled.episode_return.mean(-1), mode.episode_return.mean(-1), spent, used))
+    return AdaptationCurve.from_stages(stages)
+
+
+def in_chunks(function: Callable[[Params], Any], task: Task, chunk: int = CHUNK) -> Any:
+    """``function(task)``, a few tasks at a time to bound memory; the results are joined, on the CPU.
+
+    Args:
+        function: of tasks ``[t]``, to nested tuples and dicts of tensors ``[t, ...]``.
+        task: values ``[T]``.
+        chunk: tasks at a time.
+
+    Raises:
+        ValueError: an empty task set or chunk.
+    """
+    tasks = task_count(task)
+    if tasks < 1 or chunk < 1:
+        raise ValueError(f"expected at least one task and a chunk of at least one, got {tasks} and {chunk}")
+    parts = [function(sliced(dict(task), low, low + chunk)) for low in range(0, tasks, chunk)]
+    return map_leaves(Tensor.cpu, joined(parts))
 
 
 def evaluate(
@@ -155,7 +182,7 @@ def evaluate(
     adaptation: Adaptation,
     *,
     generator: torch.Generator,
-    chunk: int = 100,
+    chunk: int = CHUNK,
 ) -> AdaptationCurve:
     """`adaptation_curve` on held-out tasks only, ``chunk`` tasks at a time to bound memory; results on the CPU.
 
@@ -166,11 +193,10 @@ def evaluate(
         ValueError: an empty task set or chunk.
     """
     refuse_training_tasks(benchmark, task)
-    if task_count(task) < 1 or chunk < 1:
-        raise ValueError(f"expected at least one task and a chunk of at least one, got {task_count(task)} and {chunk}")
     device = next(learner.parameters()).device
-    curves = []
-    for low in range(0, task_count(task), chunk):
-        part = to_device({name: value[low : low + chunk] for name, value in task.items()}, device)
-        curves.append(adaptation_curve(learner, benchmark.family, part, adaptation, generator=generator))
-    return AdaptationCurve(*(torch.cat(field).cpu() for field in zip(*curves, strict=True)))
+
+    def curve(part: Params) -> AdaptationCurve:
+        return adaptation_curve(learner, benchmark.family, to_device(part, device), adaptation, generator=generator)
+
+    found: AdaptationCurve = in_chunks(curve, task, chunk)
+    return found

@@ -13,7 +13,7 @@ from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.policies import is_stacked
 from metarl.rollouts import draw, roll_out, task_count
 from metarl.rules import RuleState, draw_noise
-from metarl.trees import expand, map_leaves
+from metarl.trees import expand, joined, sliced
 from metarl.types import Batch, Params, Task, TaskFamily, Trace
 
 
@@ -195,10 +195,9 @@ def _roll_out(
     params, task, start = starts[0][0], tasks[0], draws[0]
     if len(learners) > 1:
         each = [one if is_stacked(policy, one) else expand(one, task_count(task)) for one, _ in starts]
-        params = map_leaves(lambda *leaves: torch.cat(leaves), *each)
-        task = map_leaves(lambda *leaves: torch.cat(leaves), *(dict(one) for one in tasks))
+        params, task = joined(each), joined([dict(one) for one in tasks])
         states, noises = zip(*draws, strict=True)
-        start = (map_leaves(lambda *leaves: torch.cat(leaves), *states), torch.cat(noises, 1))
+        start = joined(states), torch.cat(noises, 1)
     return roll_out(policy, params, family, task, start, programs=learners[0].programs)
 
 
@@ -225,4 +224,4 @@ def _scored(
 
 def _split(batch: Batch, learners: int) -> list[Batch]:
     tasks = len(batch.reward) // learners
-    return [map_leaves(lambda leaf, low=s * tasks: leaf[low : low + tasks], batch) for s in range(learners)]
+    return [sliced(batch, s * tasks, (s + 1) * tasks) for s in range(learners)]

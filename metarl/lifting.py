@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from metarl.packing import trimmed
-from metarl.trees import leaves_of, map_leaves
+from metarl.trees import joined, leaves_of, map_leaves, sliced
 from metarl.types import Batch, Params
 
 PIECE = 2**20  # numbers in a hidden layer's activations, 4 MiB: enough work to make up for the cost of lifting
@@ -65,8 +65,7 @@ def over_tasks(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: i
 
 def in_pieces(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: int, run: Run = call) -> Any:
     """``function(tree)`` for a function of any number of tasks, a piece at a time; see `over_tasks`."""
-    first, *rest = _map_pieces(function, tree, tasks, size, run)
-    return map_leaves(lambda *leaves: torch.cat(leaves), first, *rest) if rest else first
+    return joined(_map_pieces(function, tree, tasks, size, run))
 
 
 def gradient_over_tasks(
@@ -131,7 +130,7 @@ def lifted(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _map_pieces(function: Callable[[Any], Any], tree: Any, tasks: int, size: int, run: Run) -> list[Any]:
-    pieces = [map_leaves(lambda leaf, low=low: leaf[low : low + size], tree) for low in range(0, tasks, size)]
+    pieces = [sliced(tree, low, low + size) for low in range(0, tasks, size)]
     threads = min(torch.get_num_threads(), len(pieces))
     if threads == 1:
         return [run(function, piece) for piece in pieces]

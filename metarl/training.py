@@ -14,7 +14,7 @@ from metarl.learner import Learner
 from metarl.optimizers import MetaOptimizer
 from metarl.policies import refuse_misfit
 from metarl.rollouts import to_device
-from metarl.trees import map_leaves
+from metarl.trees import joined
 from metarl.types import Benchmark, Task, TaskFamily, Trace
 
 Metrics = dict[str, float]
@@ -62,20 +62,12 @@ def meta_steps(
         generators=[g for twins in alike for g in twins],
     )
     explored = iter(found)
-    traces = [_join([next(explored) for _ in team]) for team in teams]
+    traces = [joined([next(explored) for _ in team]) for team in teams]  # along the tasks
     sampled = time.perf_counter()
     metrics = [_improve(*one) for one in zip(learners, optimizers, traces, strict=True)]
     updated = time.perf_counter()
     times = {"time/explore": (sampled - started) / len(metrics), "time/update": (updated - sampled) / len(metrics)}
     return [one | times for one in metrics]
-
-
-def _join(traces: list[Trace]) -> Trace:
-    """The traces of a team as one, along the tasks."""
-    if len(traces) == 1:
-        return traces[0]
-    joined: Trace = map_leaves(lambda *leaves: torch.cat(leaves), *traces)
-    return joined
 
 
 def _improve(learner: Learner, optimizer: MetaOptimizer, trace: Trace) -> Metrics:

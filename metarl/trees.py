@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,16 @@ def leaves_of(tree: Any) -> list[Tensor]:
         else:
             found.extend(leaves_of(branch))
     return found
+
+
+def joined(trees: Sequence[Any]) -> Any:
+    """Nested dicts and tuples of tensors, joined along their first axis; a single one is given back as it is."""
+    return map_leaves(lambda *leaves: torch.cat(leaves), *trees) if len(trees) > 1 else trees[0]
+
+
+def sliced(tree: Any, low: int, high: int) -> Any:
+    """The part from ``low`` up to ``high`` along the first axis, without copying."""
+    return map_leaves(lambda leaf: leaf[low:high], tree)
 
 
 def tree_add(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tree:

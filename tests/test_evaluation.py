@@ -28,7 +28,7 @@ from metarl import (
     vpg,
 )
 from metarl import evaluation as evaluation_module
-from metarl.evaluation import Adaptation, AdaptationCurve
+from metarl.evaluation import Adaptation, AdaptationCurve, in_chunks
 from metarl.learner import step_tasks
 from metarl.policies import Policy, refuse_misfit
 from metarl.rules import SGD, PerLayerSGD, PerStep, layer_of
@@ -148,6 +148,18 @@ def test_learners_are_compared_on_common_noise() -> None:
     one, same, other = curve(make_learner()), curve(make_learner()), curve(make_learner(), seed=2)
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not torch.equal(one.sampled, other.sampled)
+
+
+def test_chunks_hold_a_hundred_tasks_and_what_comes_of_them_is_joined() -> None:
+    task, seen = {"x": torch.arange(250.0)}, []
+
+    def doubled(part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        seen.append(part["x"].tolist())
+        return 2 * part["x"], part["x"].unsqueeze(-1)
+
+    twice, once = in_chunks(doubled, task)
+    assert [len(one) for one in seen] == [100, 100, 50] and sum(seen, []) == list(range(250))
+    assert torch.equal(twice, 2 * task["x"]) and torch.equal(once[:, 0], task["x"])
 
 
 @pytest.mark.parametrize("where", [0, 4])

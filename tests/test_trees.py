@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 
-from metarl.trees import expand, global_norm, subtree, tree_add, tree_detach, tree_map
+from metarl.trees import expand, global_norm, joined, sliced, subtree, tree_add, tree_detach, tree_map
 
 TREE = {"b.weight": torch.tensor([[3.0, 0.0], [0.0, 0.0]]), "a": torch.tensor(4.0), "b.c.d": torch.zeros(0)}
 
@@ -52,3 +54,20 @@ def test_subtree_strips_its_prefix_only_at_dots() -> None:
     assert list(subtree(TREE, "b")) == ["weight", "c.d"]
     assert list(subtree(TREE, "b.c")) == ["d"]
     assert subtree({"bb.weight": torch.zeros(1), "b": torch.zeros(1)}, "b") == {}
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    rest: tuple[dict[str, torch.Tensor], ...]
+
+
+def test_what_is_sliced_and_joined_is_what_it_was_and_nested_as_it_was() -> None:
+    tree = Pair(torch.arange(5.0), ({"x": torch.arange(10).reshape(5, 2)}, {}))
+    parts = [sliced(tree, low, low + 2) for low in (0, 2, 4)]
+    assert [part.first.tolist() for part in parts] == [[0.0, 1.0], [2.0, 3.0], [4.0]]
+    assert parts[1].rest[0]["x"].tolist() == [[4, 5], [6, 7]] and parts[1].rest[1] == {}
+    assert parts[0].first.data_ptr() == tree.first.data_ptr()  # no copy
+    whole = joined(parts)
+    assert isinstance(whole, Pair) and torch.equal(whole.first, tree.first)
+    assert torch.equal(whole.rest[0]["x"], tree.rest[0]["x"]) and whole.rest[1] == {}
+    assert joined(parts[:1]) is parts[0]

@@ -51,13 +51,13 @@ def _curve(setup: Setup, task: Task, adaptation: Adaptation, *, generator: torch
     explore = partial(collect, policy, policy.initial(), family, task, generator=generator)
     sampled, mode = (explore(scored, act=act).episode_return.mean(-1) for act in ("sample", "mode"))
     nothing = torch.zeros(task_count(task))
-    columns = [(sampled, mode, nothing, nothing)]
+    stages = [(sampled, mode, nothing, nothing)]
     for k in range(1, adaptation.steps + 1):
         seen = explore(k * adaptation.episodes)
         found = over_tasks(partial(gains, horizon=family.horizon), seen, tasks=task_count(task), size=task_count(task))
         balanced = control(found, family, task, scored, generator=generator).mean(-1)
-        columns.append((balanced, balanced, seen.steps, torch.full_like(nothing, float(k * adaptation.episodes))))
-    return AdaptationCurve(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+        stages.append((balanced, balanced, seen.steps, torch.full_like(nothing, float(k * adaptation.episodes))))
+    return AdaptationCurve.from_stages(stages)
 
 
 def gains(batch: Batch, *, horizon: int) -> Tensor:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from experiments.build import Setup
 from experiments.contenders.budget import Spent
 from experiments.contenders.learners import Measure, Result, as_trained
 from experiments.evaluate import Protocol, adaptation_of, held_out_tasks, refuse, written
 from experiments.streams import stream
 from metarl import AdaptationCurve
-from metarl.evaluation import refuse_training_tasks
-from metarl.rollouts import task_count
+from metarl.evaluation import in_chunks, refuse_training_tasks
 from metarl.types import Benchmark, Params
 
 Curve = Callable[..., AdaptationCurve]
 """``curve(task, adaptation, generator=...)``: tasks ``[T]`` to columns ``[T, K + 1]``."""
-
-CHUNK = 100  # tasks at a time, as `metarl.evaluate` has them: with its noise
 
 
 def curve_measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
@@ -29,11 +24,8 @@ def curve_measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measu
     def under(protocol: Protocol) -> Result:
         protocol = as_trained(protocol, config)
         task, adaptation = tasks_of(setup.benchmark, protocol), adaptation_of(protocol)
-        noise, curves = stream(protocol.seed, "evaluation noise"), []
-        for low in range(0, task_count(task), CHUNK):
-            part = {constant: value[low : low + CHUNK] for constant, value in task.items()}
-            curves.append(curve(part, adaptation, generator=noise))
-        whole = AdaptationCurve(*(torch.cat(field) for field in zip(*curves, strict=True)))
+        noise = stream(protocol.seed, "evaluation noise")
+        whole = in_chunks(lambda part: curve(part, adaptation, generator=noise), task)
         told = written(name, config, setup.benchmark, protocol, task, whole)
         return told | spent.report() | {"reported": config.steps}
 

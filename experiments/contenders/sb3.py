@@ -218,18 +218,18 @@ def _curve(
     policy, family, tasks = setup.learner.policy, setup.benchmark.family, task_count(task)
     models = [new({name: value[t : t + 1] for name, value in task.items()}) for t in range(tasks)]
     spent, scored = torch.zeros(tasks), adaptation.score_episodes
-    columns: list[tuple[torch.Tensor, ...]] = []
+    stages = []
     for k in range(adaptation.steps + 1):
         params = stacked([from_ppo(policy, model) for model in models])
         returns = scores(policy, params, family, task, scored, generator=generator)
-        columns.append((*returns, spent, torch.full_like(spent, float(k * adaptation.episodes))))
+        stages.append((*returns, spent, torch.full_like(spent, float(k * adaptation.episodes))))
         if k == adaptation.steps:
             break
         batch = collect(policy, params, family, task, adaptation.episodes, generator=generator)
         for t, model in enumerate(models):
             _improve(model, map_leaves(lambda leaf, t=t: leaf[t], batch))
         spent = spent + batch.steps
-    return AdaptationCurve(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+    return AdaptationCurve.from_stages(stages)
 
 
 @torch.no_grad()

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from metarl.distributions import Distribution
+from metarl.evaluation import in_chunks
 from metarl.memory.agent import MemoryPolicy
 from metarl.policies import Policy
-from metarl.rollouts import Act, collect, task_count, to_device
-from metarl.types import Batch, State, Task, TaskFamily, Transition
+from metarl.rollouts import Act, collect, to_device
+from metarl.types import Batch, Params, State, Task, TaskFamily, Transition
 
 MEMORY = "memory of the agent"  # name in the state; no family calls anything so
 
@@ -174,15 +175,15 @@ def score_trials(
         ValueError: no tasks, no trials or an empty chunk, or see `collect_trials`.
         NonFiniteError: see `collect_trials`.
     """
-    if task_count(task) < 1 or chunk < 1:
-        raise ValueError(f"expected at least one task and a chunk of at least one, got {task_count(task)} and {chunk}")
     device, episodes = next(agent.parameters()).device, family.episodes
-    scores = []
-    for low in range(0, task_count(task), chunk):
-        part = to_device({name: value[low : low + chunk] for name, value in task.items()}, device)
+
+    def score(part: Params) -> TrialScores:
+        part = to_device(part, device)
         sampled = collect_trials(agent, family, part, trials, generator=generator)
         mode = collect_trials(agent, family, part, trials, generator=generator, act="mode")
-        returns = [one.by_episode(one.batch.reward, episodes).mean(1) for one in (sampled, mode)]
+        earned, most_likely = (one.by_episode(one.batch.reward, episodes).mean(1) for one in (sampled, mode))
         lengths = sampled.by_episode(sampled.batch.mask, episodes).mean(1)
-        scores.append((*returns, lengths.cumsum(1) - lengths))
-    return TrialScores(*(torch.cat(field).cpu() for field in zip(*scores, strict=True)))
+        return TrialScores(earned, most_likely, lengths.cumsum(1) - lengths)
+
+    found: TrialScores = in_chunks(score, task, chunk)
+    return found

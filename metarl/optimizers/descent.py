@@ -12,7 +12,7 @@ from torch import nn
 from metarl.errors import DivergedError
 from metarl.learner import Learner
 from metarl.optimizers.base import MetaOptimizer, Metrics, give, groups, meta_gradient, refuse_another
-from metarl.trees import map_leaves
+from metarl.trees import sliced
 from metarl.types import Trace
 
 
@@ -117,16 +117,12 @@ class Descent(MetaOptimizer):
 
 
 def split(trace: Trace, parts: int) -> list[Trace]:
-    """The tasks of a trace dealt in order into parts of equal size, up to one task; none without a task.
+    """A trace cut by its tasks, in order, into parts whose sizes differ by one at most; empty parts are left out.
 
-    Tasks are drawn independently of each other, so that any order is a random one.
+    There is no need to shuffle: tasks are drawn independently of each other, so that any order is a random one.
     """
     if parts == 1:
         return [trace]
     tasks = len(trace.outcome)
     bounds = [tasks * i // parts for i in range(parts + 1)]
-    return [
-        map_leaves(lambda leaf, low=low, high=high: leaf[low:high], trace)
-        for low, high in itertools.pairwise(bounds)
-        if high > low
-    ]
+    return [sliced(trace, low, high) for low, high in itertools.pairwise(bounds) if high > low]
