@@ -24,11 +24,10 @@ ACTIVATIONS: dict[Callable[[Tensor], Tensor], type[nn.Module]] = {torch.tanh: nn
 class PerParameterSGD(torch.optim.Optimizer):
     """``p ← p - α ∘ g`` with a step size for every parameter: what Meta-SGD learned, for any training loop.
 
-    A parameter without a tensor of its own in ``rates`` gets ``lr``; ``scale`` (a group's ``lr`` of 1 in schedulers)
-    multiplies all of them, so that torch's learning-rate schedulers work.
+    The groups' ``lr``, 1 at first, multiplies all of them, so that torch's learning-rate schedulers work.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], rates: Iterable[Tensor | float], *, scale: float = 1.0) -> None:
+    def __init__(self, params: Iterable[nn.Parameter], rates: Iterable[Tensor | float]) -> None:
         """One rate a parameter: a number, or a tensor that broadcasts against it.
 
         Raises:
@@ -46,7 +45,7 @@ class PerParameterSGD(torch.optim.Optimizer):
                 shapes = f"{tuple(rate.shape)} does not fit a parameter of {tuple(p.shape)}"
                 raise ValueError(f"a rate of shape {shapes}") from error
             groups.append({"params": [p], "rate": rate})
-        super().__init__(groups, {"lr": scale})
+        super().__init__(groups, {"lr": 1.0})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -73,7 +72,7 @@ def learned_rates(learner: Learner) -> Params:
         ValueError: the rule is more than a step size a parameter (clipping, curvature, an offset, ...).
     """
     params = {name: p.detach() for name, p in learner.policy.initial().items()}
-    loss = torch.zeros((), dtype=next(iter(params.values())).dtype)
+    loss = next(iter(params.values())).new_zeros(())
 
     @torch.no_grad()
     def updates(grads: Mapping[str, Tensor]) -> Params:

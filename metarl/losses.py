@@ -47,8 +47,7 @@ def lvc(distribution: Distribution, batch: Batch) -> Tensor:
     ``⊥`` stops the gradient: the value is ``-mean(A)``, the gradient that of `vpg`, the second
     derivative includes the outer product of the scores.
     """
-    log_prob = distribution.log_prob(batch.action)
-    return -masked_mean((log_prob - log_prob.detach()).exp() * batch.advantage, batch.mask)
+    return -masked_mean(magic_box(distribution.log_prob(batch.action)) * batch.advantage, batch.mask)
 
 
 @dataclass(frozen=True)

@@ -239,9 +239,9 @@ def _steps(
     """As many steps as there is noise ``[steps, T, N, ...]``."""
     state, observation, over = moment
     records = []
-    for draw in noise.unbind(0):
+    for dice in noise.unbind(0):
         distribution = policy(params, observation)
-        action = distribution.mode() if act == "mode" else distribution.sample(draw)
+        action = distribution.mode() if act == "mode" else distribution.sample(dice)
         state, reward, terminated = family.step(constants, state, action)
         records.append(_Record(observation, action, distribution, reward, over, terminated))
         over = over | terminated

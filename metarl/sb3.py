@@ -38,6 +38,7 @@ from metarl.rollouts import task_count
 from metarl.types import Batch, Params, State, Task, TaskFamily
 
 PARTS = ("weight", "bias")
+VALUE_RATE = 1e-3  # step size of a value network, for which none are learned
 
 
 @final
@@ -252,7 +253,7 @@ def from_ppo(policy: Policy, model: PPO) -> Params:
     return times_scale(network, {name: leaf.detach().clone() for name, leaf in zip(names, leaves, strict=True)}, 1)
 
 
-def with_learned_rates(model: PPO, learner: Learner, *, value_lr: float = 1e-3) -> PPO:
+def with_learned_rates(model: PPO, learner: Learner) -> PPO:
     """Continue training a model of `to_ppo` by the learner's step sizes: plain descent, a rate for every parameter.
 
     They were learned for the learner's own gradients: see `adaptation_settings`.
@@ -260,7 +261,6 @@ def with_learned_rates(model: PPO, learner: Learner, *, value_lr: float = 1e-3) 
     Args:
         model: changed in place: its optimizer, and its learning-rate schedule, which from now on scales all rates.
         learner: whose rule holds the rates; see `metarl.export.learned_rates`.
-        value_lr: step size of the value network, which has no learned ones.
 
     Raises:
         ValueError: the rule is more than a step size a parameter.
@@ -274,7 +274,7 @@ def with_learned_rates(model: PPO, learner: Learner, *, value_lr: float = 1e-3) 
         leaves, flat = [*leaves, model.policy.log_std], [*flat, rates.get("log_std", 0.0)]
     known = {id(leaf) for leaf in leaves}
     rest = [leaf for leaf in model.policy.parameters() if id(leaf) not in known]
-    alphas: list[Tensor | float] = [*flat, *(value_lr for _ in rest)]
+    alphas: list[Tensor | float] = [*flat, *(VALUE_RATE for _ in rest)]
     model.policy.optimizer = PerParameterSGD([*leaves, *rest], alphas)
     model.learning_rate, model.lr_schedule = 1.0, _one
     return model

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from envs import CartPole, Navigation
 from metarl import MLP, Batch, CategoricalPolicy, GaussianPolicy, Learner, Network, Plan, Policy, Trace, explore
 from metarl.distributions import Categorical
-from metarl.losses import vpg
+from metarl.losses import sample_kl, vpg
 from metarl.rules import SGD, UpdateRule
 
 
@@ -234,6 +234,15 @@ def make_batch(reward: Tensor, mask: Tensor | None = None, terminated: Tensor | 
         "live": torch.empty(*reward.shape[:-2], 0, dtype=torch.int64),
     }
     return Batch(**(values | fields))
+
+
+def adapted_kl(learner: Learner, trace: Trace) -> Tensor:
+    """Mean KL, over tasks and query states, from the sampling to the re-adapted policy, all tasks at once."""
+
+    def one(task_trace: Trace) -> Tensor:
+        return sample_kl(learner.replay(task_trace)[1], task_trace.query)
+
+    return torch.vmap(one)(trace).mean()
 
 
 def sgd(rate: float = 0.1) -> Callable[[Policy], UpdateRule]:

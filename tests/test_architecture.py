@@ -34,7 +34,7 @@ LAYERS = (
     {"rollouts", "learner"},
     {"exploration"},
     {"optimizers", "training", "evaluation", "diagnostics", "memory"},
-    {"checkpoints", "metrics", "report", "sb3", "distributed", "testing"},
+    {"checkpoints", "metrics", "sb3", "testing"},
 )
 LONE = LAYERS[0]  # these import nothing of ours at all
 HEAVY = ("scipy", "matplotlib", "jinja2", "stable_baselines3", "tensorboard", "tyro", "pydantic")
@@ -188,6 +188,11 @@ def relative(path: Path) -> str:
 @pytest.mark.parametrize("path", [p for p in LIBRARY if p.is_relative_to(ROOT / "metarl")], ids=relative)
 def test_metarl_imports_in_one_direction_and_never_envs(path: Path) -> None:
     assert wrong_directions(name_of(path), path.read_text(), package_of(path)) == []
+
+
+def test_every_layer_is_made_of_modules() -> None:
+    modules = {name_of(path).split(".")[0] for path in LIBRARY if path.is_relative_to(ROOT / "metarl")}
+    assert [name for names in LAYERS for name in sorted(names) if name not in modules] == []
 
 
 def test_modules_of_metarl_import_each_other_without_a_cycle() -> None:

@@ -30,13 +30,14 @@ from metarl import (
     vpg,
 )
 from metarl.evaluation import Adaptation
-from metarl.optimizers import adapted_kl, conjugate_gradient, meta_loss
+from metarl.optimizers import conjugate_gradient, meta_loss
 from metarl.optimizers.base import assess, fisher_product, meta_gradient
 from metarl.policies import Policy
 from metarl.rules import SGD, LearnedSGD, MetaSGD, PerLayerSGD, UpdateRule
 from metarl.trees import map_leaves
 from tests.helpers import (
     Bandit,
+    adapted_kl,
     double_trace,
     gaussian_policy,
     one_task,

@@ -1,6 +1,6 @@
 """Meta-optimizers: what to do with a trace. All differentiate (or ignore) the same replay, ``learner(trace)``."""
 
-from metarl.optimizers.base import MetaOptimizer, adapted_kl, meta_loss
+from metarl.optimizers.base import MetaOptimizer, meta_loss
 from metarl.optimizers.descent import Descent
 from metarl.optimizers.evolution import Evolution
 from metarl.optimizers.exponentiated import ExponentiatedGradient
@@ -14,7 +14,6 @@ __all__ = [
     "MetaOptimizer",
     "Reptile",
     "TrustRegion",
-    "adapted_kl",
     "conjugate_gradient",
     "meta_loss",
 ]

@@ -60,16 +60,6 @@ def meta_loss(learner: Learner, trace: Trace) -> Tensor:
     return losses.mean()
 
 
-def adapted_kl(learner: Learner, trace: Trace) -> Tensor:
-    """Mean KL, over tasks and query states, from the sampling to the re-adapted policy; as `meta_loss`."""
-
-    def one(task_trace: Trace) -> Tensor:
-        return sample_kl(learner.replay(task_trace)[1], task_trace.query)
-
-    kls: Tensor = torch.vmap(one)(trace)
-    return kls.mean()
-
-
 class Pieces(TypedDict):
     """How to lift a function of one task's trace: see `metarl.lifting`."""
 
@@ -133,7 +123,10 @@ def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor]]
 
 @torch.no_grad()
 def assess(learner: Learner, trace: Trace) -> tuple[float, float]:
-    """`meta_loss` and `adapted_kl`, a piece of the tasks at a time and without a graph."""
+    """`meta_loss`, and the mean KL from the policies that sampled the queries to those adapted now.
+
+    A piece of the tasks at a time and without a graph.
+    """
 
     def one(task_trace: Trace) -> tuple[Tensor, Tensor]:
         loss, adapted = learner.replay(task_trace)
@@ -148,8 +141,8 @@ def fisher_product(learner: Learner, trace: Trace, vector: Sequence[Tensor]) -> 
 
     ``Jᵀ H J v``, where J is the derivative of the adapted policies' distribution parameters on the query
     states, through adaptation, and H the Hessian of the KL in them (the Gauss-Newton form; Schraudolph
-    2002). Where the replayed policies are those that sampled, this is the Hessian of `adapted_kl`: the
-    terms left out have the KL's own gradient as a factor, which is zero there.
+    2002). Where the replayed policies are those that sampled, this is the Hessian of the mean KL that
+    `assess` tells: the terms left out have the KL's own gradient as a factor, which is zero there.
     """
     params = trainable(learner)
     tasks = len(trace.outcome)

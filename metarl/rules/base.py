@@ -60,6 +60,19 @@ class UpdateRule(nn.Module, ABC):
         """
 
 
+class Wrapper(UpdateRule):
+    """A rule around another one, with that one's state."""
+
+    def __init__(self, rule: UpdateRule) -> None:
+        """Wraps ``rule``."""
+        super().__init__()
+        self.rule = instance(rule)
+
+    def init(self, params: Mapping[str, Tensor]) -> RuleState:
+        """The wrapped rule's state."""
+        return self.rule.init(params)
+
+
 def instance(rule: object) -> UpdateRule:
     """The rule.
 

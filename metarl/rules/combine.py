@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState, Step, UpdateRule, instance
+from metarl.rules.base import RuleState, Step, UpdateRule, Wrapper, instance
 from metarl.trees import Tree, subtree, tree_detach, tree_map, with_prefix
 
 
@@ -60,8 +60,7 @@ class PerStep(_Several):
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The step counter, a 0-d tensor, and the states of all rules."""
-        leaf = next(iter(params.values()))
-        return {"step": torch.zeros((), dtype=torch.long, device=leaf.device), **super().init(params)}
+        return {"step": next(iter(params.values())).new_zeros((), dtype=torch.long), **super().init(params)}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """The update of the step's rule, whose state alone goes on; see `UpdateRule.update`."""
@@ -77,7 +76,7 @@ class PerStep(_Several):
         return tree_map(lambda *leaves: torch.stack(leaves).sum(0), *chosen), after
 
 
-class Masked(UpdateRule):
+class Masked(Wrapper):
     """Adapts only the parameters whose name contains ``part`` (ANIL, Raghu et al. 2020: ``part="head"``)."""
 
     def __init__(self, rule: UpdateRule, part: str, params: Mapping[str, Tensor]) -> None:
@@ -86,14 +85,10 @@ class Masked(UpdateRule):
         Raises:
             ValueError: no parameter's name contains ``part``.
         """
-        super().__init__()
+        super().__init__(rule)
         if not any(part in name for name in params):
             raise ValueError(f"no parameter is called like {part!r}; expected a part of one of {list(params)}")
-        self.rule, self.part = instance(rule), part
-
-    def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The wrapped rule's state."""
-        return self.rule.init(params)
+        self.part = part
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """The wrapped rule's updates where the name matches, zero elsewhere."""
@@ -101,20 +96,11 @@ class Masked(UpdateRule):
         return {name: u if self.part in name else torch.zeros_like(u) for name, u in updates.items()}, state
 
 
-class FirstOrder(UpdateRule):
+class FirstOrder(Wrapper):
     """Treats the inner gradient as a constant (first-order MAML, Finn et al. 2017, section 5.2).
 
     Learned rates still get their gradient; the parameters get none through the inner gradient.
     """
-
-    def __init__(self, rule: UpdateRule) -> None:
-        """Wraps ``rule``."""
-        super().__init__()
-        self.rule = instance(rule)
-
-    def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The wrapped rule's state."""
-        return self.rule.init(params)
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """The wrapped rule on a detached gradient and loss."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.rules.base import RuleState, Step, UpdateRule
-from metarl.rules.rates import Free
+from metarl.rules.rates import finite
 from metarl.trees import Tree, subtree, tree_dot, tree_map, with_prefix
 
 
@@ -52,7 +52,7 @@ class Exponentiated(UpdateRule):
             ValueError: a value outside its range.
         """
         super().__init__()
-        self.rate, low, high = Free().raw(rate), *limits
+        self.rate, low, high = finite(rate), *limits
         if not (gain_lr >= 0.0 and scale_lr >= 0.0 and 0.0 <= averaging < 1.0 and 0.0 <= momentum < 1.0):
             raise ValueError(
                 "expected gain_lr >= 0, scale_lr >= 0 and averaging and momentum in [0, 1), got "
@@ -65,12 +65,9 @@ class Exponentiated(UpdateRule):
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """Gains and scale of one, no past."""
-        leaf = next(iter(params.values()))
-        ones = {name: torch.ones_like(x) for name, x in params.items()}
-        zeros = {name: torch.zeros_like(x) for name, x in params.items()}
-        scale = torch.ones((), dtype=leaf.dtype, device=leaf.device)
+        ones, zeros = (tree_map(like, params) for like in (torch.ones_like, torch.zeros_like))
         past = with_prefix("mean", zeros) | with_prefix("direction", zeros)
-        return {"scale": scale, **with_prefix("gain", ones), **past}
+        return {"scale": next(iter(params.values())).new_ones(()), **with_prefix("gain", ones), **past}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """See the class and `UpdateRule.update`."""

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState, Step, UpdateRule, instance
+from metarl.rules.base import RuleState, Step, UpdateRule, Wrapper
 from metarl.trees import Tree
 
 
-class Foresight(UpdateRule):
+class Foresight(Wrapper):
     """Lets a rule step as if a layer read what its inputs will be τ steps later, if nothing is done.
 
     ::
@@ -45,17 +45,13 @@ class Foresight(UpdateRule):
         Raises:
             ValueError: no such layer, or a horizon that is not above 0.
         """
-        super().__init__()
+        super().__init__(rule)
         if not {f"{layer}.weight", f"{layer}.bias"} <= set(params):
             raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
         if not 0.0 < horizon < float("inf"):
             raise ValueError(f"expected a finite horizon above 0 steps, got {horizon}")
-        self.rule, self.layer = instance(rule), layer
+        self.layer = layer
         self.log_horizon = nn.Parameter(torch.tensor(float(horizon)).log())
-
-    def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The wrapped rule's state."""
-        return self.rule.init(params)
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """See the class and `UpdateRule.update`.

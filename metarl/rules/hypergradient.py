@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.rules.base import RuleState, Step, UpdateRule
-from metarl.rules.rates import Free
+from metarl.rules.rates import finite
 from metarl.trees import Tree, subtree, tree_dot, tree_map, with_prefix
 
 
@@ -31,7 +31,7 @@ class Hypergradient(UpdateRule):
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The rate, and a last gradient of zero."""
-        return _first(params, self.rate) | with_prefix("last", _zeros(params))
+        return _first(params, self.rate) | with_prefix("last", tree_map(torch.zeros_like, params))
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """See the class and `UpdateRule.update`."""
@@ -60,7 +60,7 @@ class AdamHypergradient(UpdateRule):
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The rate, the number of steps, both moments and the last direction."""
-        zeros = _zeros(params)
+        zeros = tree_map(torch.zeros_like, params)
         trees = {name: leaf for part in ("mean", "square", "last") for name, leaf in with_prefix(part, zeros).items()}
         first = _first(params, self.rate)
         return first | {"step": torch.zeros_like(first["rate"])} | trees
@@ -83,15 +83,10 @@ class AdamHypergradient(UpdateRule):
 
 
 def _checked(rate: float, rate_lr: float) -> tuple[float, float]:
-    if not Free().raw(rate_lr) >= 0.0:
+    if not finite(rate_lr) >= 0.0:
         raise ValueError(f"the step size of the rate must not be negative, got {rate_lr}")
-    return Free().raw(rate), rate_lr
+    return finite(rate), rate_lr
 
 
 def _first(params: Mapping[str, Tensor], rate: float) -> RuleState:
-    leaf = next(iter(params.values()))
-    return {"rate": torch.full((), rate, dtype=leaf.dtype, device=leaf.device)}
-
-
-def _zeros(params: Mapping[str, Tensor]) -> Tree:
-    return {name: torch.zeros_like(leaf) for name, leaf in params.items()}
+    return {"rate": next(iter(params.values())).new_full((), rate)}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from metarl.rules.base import RuleState, Step, UpdateRule
 from metarl.rules.networks import LSTMCell, zero_head
-from metarl.rules.rates import Free
+from metarl.rules.rates import finite
 from metarl.trees import Tree, subtree, with_prefix
 
 SCALE = 10.0  # p
@@ -53,9 +53,9 @@ class LSTMOptimizer(UpdateRule):
             ValueError: a rate that is not finite, or a scale that is not or through which nothing could be learned.
         """
         super().__init__()
-        if Free().raw(scale) == 0.0:
+        if finite(scale) == 0.0:
             raise ValueError("scale: expected a number other than 0, got 0: nothing could be learned through it")
-        self.rate, self.scale = Free().raw(rate), scale
+        self.rate, self.scale = finite(rate), scale
         self.first, self.second = LSTMCell(2, units, generator=generator), LSTMCell(units, units, generator=generator)
         self.head = zero_head(units)
 
@@ -118,7 +118,7 @@ class MetaLSTM(UpdateRule):
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """Empty memory ``[coordinates, units]``; last values of the gates ``[coordinates]``, zero at first."""
         like, count = next(iter(params.values())), sum(p.numel() for p in params.values())
-        zeros = torch.zeros(count, dtype=like.dtype, device=like.device)
+        zeros = like.new_zeros(count)
         return {**with_prefix("cell", self.cell.init(count, like)), "enter": zeros, "forget": zeros.clone()}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:

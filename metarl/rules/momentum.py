@@ -26,7 +26,7 @@ class Momentum(UpdateRule):
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The velocity, zero."""
-        return with_prefix("velocity", {name: torch.zeros_like(leaf) for name, leaf in params.items()})
+        return with_prefix("velocity", tree_map(torch.zeros_like, params))
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """The velocity; see `UpdateRule.update`."""

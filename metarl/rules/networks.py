@@ -24,7 +24,7 @@ class LSTMCell(nn.Module):
 
     def init(self, rows: int, like: Tensor) -> RuleState:
         """Zeros ``[rows, units]``."""
-        zeros = torch.zeros(rows, self.units, dtype=like.dtype, device=like.device)
+        zeros = like.new_zeros(rows, self.units)
         return {"hidden": zeros, "cell": zeros.clone()}
 
     def forward(self, inputs: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:

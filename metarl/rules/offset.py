@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.rules.base import RuleState, Step, UpdateRule, instance
 from metarl.rules.rates import Table
-from metarl.trees import Tree
+from metarl.trees import Tree, tree_map
 
 
 class Offset(UpdateRule):
@@ -23,12 +23,11 @@ class Offset(UpdateRule):
         """β starts at zero, so that the rule is at first the wrapped one; only ``params`` of the policy have one."""
         super().__init__()
         self.rule = instance(rule)
-        self.offsets = Table({name: torch.zeros_like(leaf) for name, leaf in params.items()})
+        self.offsets = Table(tree_map(torch.zeros_like, params))
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """The wrapped rule's state, and one until the first step is taken."""
-        leaf = next(iter(params.values()))
-        return {**self.rule.init(params), "offset": torch.ones((), dtype=leaf.dtype, device=leaf.device)}
+        return {**self.rule.init(params), "offset": next(iter(params.values())).new_ones(())}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """See the class and `UpdateRule.update`."""

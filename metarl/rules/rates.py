@@ -31,7 +31,12 @@ class Parameterisation(ABC):
         """
 
 
-def _finite(rate: float) -> float:
+def finite(rate: float) -> float:
+    """The rate.
+
+    Raises:
+        ValueError: NaN or infinite.
+    """
     if not math.isfinite(rate):
         raise ValueError(f"a step size must be a finite number, got {rate}")
     return rate
@@ -47,7 +52,7 @@ class Free(Parameterisation):
 
     def raw(self, rate: float) -> float:
         """Unchanged; see `Parameterisation.raw`."""
-        return _finite(rate)
+        return finite(rate)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Positive(Parameterisation):
 
     def raw(self, rate: float) -> float:
         """``log(rate)``; see `Parameterisation.raw`."""
-        if not _finite(rate) > 0.0:
+        if not finite(rate) > 0.0:
             raise ValueError(f"a positive step size must start above 0, got {rate}")
         return math.log(rate)
 
@@ -74,7 +79,7 @@ class Bounded(Parameterisation):
 
     def __post_init__(self) -> None:
         """Refuses an empty interval."""
-        if not _finite(self.low) < _finite(self.high):
+        if not finite(self.low) < finite(self.high):
             raise ValueError(f"bounded step sizes need low < high, got ({self.low}, {self.high})")
 
     def rate(self, raw: Tensor) -> Tensor:
@@ -83,7 +88,7 @@ class Bounded(Parameterisation):
 
     def raw(self, rate: float) -> float:
         """The logit; see `Parameterisation.raw`."""
-        if not self.low < _finite(rate) < self.high:
+        if not self.low < finite(rate) < self.high:
             raise ValueError(f"the first step size must lie inside ({self.low}, {self.high}), got {rate}")
         share = (rate - self.low) / (self.high - self.low)
         return math.log(share / (1.0 - share))

@@ -46,7 +46,7 @@ class RLSchedule(Schedule):
 
     def init(self, count: int, like: Tensor) -> RuleState:
         """No noise ``[steps, P]``, and the log-probability of nothing."""
-        zeros = torch.zeros(self.steps, count, dtype=like.dtype, device=like.device)
+        zeros = like.new_zeros(self.steps, count)
         return {"noise": zeros, "log_prob": zeros.sum()}
 
     def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metarl.rules.base import RuleState, Step, UpdateRule, instance
 from metarl.rules.networks import LSTMCell, linear, zero_head
-from metarl.trees import Tree, subtree, with_prefix
+from metarl.trees import Tree, subtree, tree_map, with_prefix
 
 SIGNALS = 5  # what `signals` gives for a parameter tensor
 
@@ -57,11 +57,10 @@ class Scheduled(UpdateRule):
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """States of rule and schedule, the step counter, and the last updates."""
         leaf = next(iter(params.values()))
-        zeros = {name: torch.zeros_like(x) for name, x in params.items()}
-        states = with_prefix("rule", self.rule.init(params)) | with_prefix(
-            "schedule", self.schedule.init(len(params), leaf)
-        )
-        return {"step": torch.zeros((), dtype=leaf.dtype, device=leaf.device), **states, **with_prefix("last", zeros)}
+        states = with_prefix("rule", self.rule.init(params))
+        states |= with_prefix("schedule", self.schedule.init(len(params), leaf))
+        states |= with_prefix("last", tree_map(torch.zeros_like, params))
+        return {"step": leaf.new_zeros(()), **states}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """See the module and `UpdateRule.update`."""

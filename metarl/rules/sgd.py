@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from metarl.rules.base import RuleState, Step, UpdateRule
-from metarl.rules.rates import Free, Parameterisation, Rates
+from metarl.rules.rates import Parameterisation, Rates, finite
 from metarl.trees import Tree, tree_map
 
 
@@ -17,7 +17,7 @@ class SGD(UpdateRule):
             ValueError: not a finite number.
         """
         super().__init__()
-        self.rate = Free().raw(rate)
+        self.rate = finite(rate)
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """``-α g``; see `UpdateRule.update`."""
