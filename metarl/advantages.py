@@ -22,9 +22,9 @@ class Advantages:
         decay: GAE's λ in [0, 1]; 1 gives Monte-Carlo returns minus the baseline.
         baseline: fitted on the batch itself, per task.
         normalize: to zero mean over the real steps of each task, and unit standard deviation.
-        scale: what has that deviation: the advantages of each ``"task"``, or those of all ``"tasks"`` of a batch
-            together, so that a task counts for more the more is at stake. Where most are solved, what is left of their
-            advantages is noise, which a scale of its own would make as large as the mistakes that others still make.
+        scale: over what that deviation is taken: each ``"task"`` by itself, or all ``"tasks"`` of a batch together, so
+            that a task counts for more the more is at stake. Of a task that is solved, nothing but noise is left of the
+            advantages; a scale of its own would make that as large as the mistakes still made in other tasks.
         time_limit: what the end of the horizon means. ``"terminal"``: the task is to do well within the
             horizon, and the baseline knows the time. ``"bootstrap"``: the task would go on, so an episode
             cut off is credited with the baseline's value of its last state.
@@ -48,10 +48,10 @@ class Advantages:
                 raise ValueError(f"{name} must be {' or '.join(map(repr, words))}, got {getattr(self, name)!r}")
 
     def refuse_company(self) -> None:
-        """Look whether a task's advantages are its own: a task is adapted to whatever the others are like.
+        """Check that a task's advantages are its own: adapting to it must not depend on what other tasks are there.
 
         Raises:
-            ValueError: they are scaled by what other tasks have.
+            ValueError: they are scaled together with those of other tasks.
         """
         if self.scale == "tasks":
             raise ValueError(

@@ -45,7 +45,7 @@ class Distribution(Protocol):
         """The mean of `deviation` over actions of ``other``, ``[..., D]``."""
 
     def told(self) -> Tensor:
-        """What each row's distribution is made of, as numbers ``[..., D]`` that differ where it differs."""
+        """Each row's distribution in numbers ``[..., D]``: the same for equal distributions, others for others."""
 
     def information(self, weight: Tensor) -> Tensor:
         """The Fisher information of what a network puts out, ``[A, A]``: of logits, or of means.

@@ -71,7 +71,7 @@ class AdaptationCurve(NamedTuple):
 
 
 def refuse_training_tasks(benchmark: Benchmark, task: Task) -> None:
-    """Look at the task values themselves, wherever they came from.
+    """Check that training cannot have drawn any of the tasks: by their values, wherever they came from.
 
     Raises:
         TrainingTaskError: at least one task lies in the training set.

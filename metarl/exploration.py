@@ -28,9 +28,9 @@ class Plan:
         steps: K, adaptation steps; 0 is multi-task policy gradient without adaptation.
         support: advantages of the inner loss.
         query: advantages of the outer loss.
-        scored_in: environments whose rewards score the adapted policy, for the same tasks; those that are adapted to
-            unless given. Sparse rewards that one adapts on are learned from where denser ones score what came of it
-            (as PEARL trains, Rakelly et al. 2019, arXiv:1903.08254, section 5). The metric of the last step is in
+        scored_in: environments whose rewards score the adapted policy, for the same tasks; unless given, the ones
+            adapted in. So adapting to sparse rewards can be meta-trained by denser ones that score what came of it
+            (as in PEARL, Rakelly et al. 2019, arXiv:1903.08254, section 5). The metric of the last step is in
             their units.
     """
 
@@ -119,13 +119,13 @@ def explore_together(
 
 
 def leads(batch: Batch) -> Tensor:
-    """How much better an episode's best moment is than that of all others of its task, ``[T, N]``.
+    """By how much an episode's largest reward exceeds that of all other episodes of its task, ``[T, N]``.
 
-    What the best moment of all would lose without the episode: a difference reward (Wolpert & Tumer 2001), zero for
-    all but one episode of a task. Then centred and of scale 1 over all tasks.
+    What the task's largest reward would lose without the episode: a difference reward (Wolpert & Tumer 2001), zero for
+    all but one episode of a task. It is then centred, and scaled to a mean square of 1, over all tasks together.
 
     Args:
-        batch: two episodes or more of each task ``[T, H, N]``; the moments are those of its rewards.
+        batch: two episodes or more of each task ``[T, H, N]``.
 
     Raises:
         ValueError: one episode, which has no others.
@@ -140,7 +140,10 @@ def leads(batch: Batch) -> Tensor:
 
 
 def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tuple[Params, RuleState], RuleState]:
-    """Where a learner starts on its tasks, and what its rule drew there: if anything, there is one start a task."""
+    """Parameters and rule state that a learner starts from, and the noise that its rule drew.
+
+    The start is shared by all tasks where nothing was drawn, and else stacked over them.
+    """
     params, state = learner.start()
     noise = draw_noise(state, task_count(task), generator=generator)
     if noise:
@@ -151,9 +154,10 @@ def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tu
 def _trace(
     support: tuple[Batch, ...], query: Batch, noise: RuleState, led: tuple[Tensor, ...], *, comparable: bool
 ) -> Trace:
-    """With what the tasks came to, each compared with the *other* tasks: a baseline its own data had no part in.
+    """A trace with every task's outcome and gain, less the mean of the *other* tasks: a baseline free of its own data.
 
-    Divided by the task's mean episode length, as the outer loss is: losses are means over steps.
+    Both are divided by the task's mean episode length, to be on the scale of the outer loss: losses are means over
+    steps.
     """
     length = (query.steps / query.mask.shape[-1]).clamp_min(1.0)
     after = query.episode_return.mean(-1)

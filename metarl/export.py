@@ -65,8 +65,8 @@ def learned_rates(learner: Learner) -> Params:
     """The step size of every parameter at the first step, by name and of the parameter's shape.
 
     Of a rule whose steps differ (`PerStep`, momentum, step sizes that adapt) the first is all that is told.
-    They are those of the policy's own parameters: beside `to_module`'s of a policy with an ``input_scale``, see
-    `times_scale`.
+    They belong to the policy's own parameters. Those of `to_module` are others where the policy has an ``input_scale``:
+    see `times_scale`.
 
     Raises:
         ValueError: the rule is more than a step size a parameter (clipping, curvature, an offset, ...).
@@ -115,8 +115,8 @@ def to_module(policy: Policy, params: Mapping[str, Tensor]) -> nn.Sequential:
 def times_scale(network: MLP, leaves: Mapping[str, Tensor], power: int) -> Params:
     """A policy's leaves with those of its first layer's weights times ``input_scale ** power``.
 
-    -1 makes parameters of those for scaled inputs that do the same with raw ones, and 1 undoes it; -2 makes step sizes
-    that move them alike, since their gradients are those for scaled inputs times the scale.
+    -1 turns parameters that read scaled inputs into ones that do the same with raw inputs, and 1 turns them back. -2
+    does it for step sizes: with raw inputs the gradient is larger by the scale, and the parameters are smaller by it.
     """
     first = "network.hidden.0.weight" if len(network.hidden) else "network.head.weight"
     if network.input_scale is None or first not in leaves:

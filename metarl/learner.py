@@ -169,10 +169,10 @@ def running(programs: Programs | None, *key: str) -> Run:
 
 
 def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
-    """Look at parameters stacked over tasks ``[T, ...]`` after adaptation step ``step``, counted from 1.
+    """Check that parameters stacked over tasks ``[T, ...]`` are finite after step ``step``, counted from 1.
 
     Raises:
-        NonFiniteError: a rule has left the finite numbers; tells which, in which task and at which step.
+        NonFiniteError: they are not; tells of which rule, in which task and at which step.
     """
     if all(bool(leaf.isfinite().all()) for leaf in params.values()):
         return

@@ -187,9 +187,9 @@ class PreUpdateCredit:
     if the outer advantages are not normalised, and else at one over their standard deviation.
 
     An outcome is one number for all that was explored. ``coverage`` is the weight of credit to each episode by itself,
-    for its lead: how much closer than all others of its task it came to what pays (`metarl.exploration.leads`). So they
-    learn to look where the others do not. It is a `Clipped` loss, a mean over steps: what is replayed several times
-    must not run away from the actions of episodes that did not lead.
+    for its lead: how much closer than all others of its task it came to what pays (`metarl.exploration.leads`). So
+    episodes learn to look where the others do not. This part is a `Clipped` loss, a mean over steps: a trace may be
+    replayed several times, and unclipped the policy would run away from the actions of episodes that did not lead.
     """
 
     weight: float = 1.0

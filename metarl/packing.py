@@ -73,7 +73,7 @@ def live_rows(batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def trimmed(tree: Any) -> Any:
-    """Nested tuples and dicts whose batches ``[t, H, N, ...]`` list no more steps than their longest task has."""
+    """Nested tuples and dicts, the batches ``[t, H, N, ...]`` in them with lists of live steps as short as can be."""
     if isinstance(tree, Batch) and tree.live.shape[-1] > 0:
         nowhere = tree.mask[0].numel()
         longest = int((tree.live < nowhere).sum(-1).max())

@@ -239,7 +239,7 @@ def is_stacked(policy: Policy, params: Mapping[str, Tensor]) -> bool:
 
 
 def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
-    """Look whether one of our policies reads what a family shows and acts as its actions are.
+    """Check that a policy fits a family's observations and actions; one that is not of this module is trusted.
 
     Raises:
         ValueError: another kind of actions, or another number of them or of observations; tells which policy would fit.

@@ -157,7 +157,7 @@ def _plainly(
     moment: _Moment,
     noise: Tensor,
 ) -> tuple[_Moment, _Record]:
-    """Until every row is seen to be over: where the rollout then stands, and its steps."""
+    """Steps until all rows are over: where the rollout then stands, and the record of its steps."""
     records: list[_Record] = []
     for part in torch.split(noise, BLOCK):
         moment, taken = steps(params, constants, moment, part)
@@ -267,7 +267,7 @@ def _stack(records: list[_Record]) -> _Record:
 
 
 def _clean(record: _Record, log_prob: Tensor, last_observation: Tensor, over: Tensor) -> Batch:
-    """A batch of the record ``[T, H, N, ...]``, zero after an episode's end: environments run on there."""
+    """A batch of the record ``[T, H, N, ...]``, zero after an episode's end, where environments were stepped on."""
 
     def clean(x: Tensor, where: Tensor) -> Tensor:
         return x.masked_fill(where.reshape(where.shape + (1,) * (x.dim() - where.dim())), 0)
@@ -287,7 +287,7 @@ def _clean(record: _Record, log_prob: Tensor, last_observation: Tensor, over: Te
 
 
 def _refuse_non_finite(batch: Batch) -> None:
-    """One look at the whole rollout; on failure says which quantity broke first, in which task and step."""
+    """Check that all of a rollout is finite; the error tells what broke first, in which task, episode and step."""
     looked_at = {
         "observation": batch.observation,
         "action probability": batch.log_prob,

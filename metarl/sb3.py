@@ -256,7 +256,8 @@ def from_ppo(policy: Policy, model: PPO) -> Params:
 def with_learned_rates(model: PPO, learner: Learner) -> PPO:
     """Continue training a model of `to_ppo` by the learner's step sizes: plain descent, a rate for every parameter.
 
-    They were learned for the learner's own gradients: see `adaptation_settings`.
+    They were learned for the learner's own gradients: see `adaptation_settings`. The value network, for which none
+    were learned, gets `VALUE_RATE`.
 
     Args:
         model: changed in place: its optimizer, and its learning-rate schedule, which from now on scales all rates.

@@ -102,8 +102,8 @@ def meta_train(
         generator: rollout noise.
         task_generator: tasks; separate, so that two algorithms can be trained on the same tasks.
         start: iterations already done, when resuming.
-        patience: iterations in a row that may break off because something is not finite: they leave the learner
-            as it is, cost what they could have cost in environment steps, and have no returns.
+        patience: how many iterations in a row may break off because something is not finite. They leave the learner
+            as it is, are charged with all the environment steps they could have taken, and have no returns.
 
     Yields:
         The number of iterations done and the metrics of the last.
@@ -111,7 +111,7 @@ def meta_train(
     Raises:
         TypeError: a benchmark that is none, such as a family.
         ValueError: a policy that does not fit its spaces.
-        NonFiniteError: of the iteration after ``patience`` broken ones.
+        NonFiniteError: something is not finite, after ``patience`` iterations in a row that broke off.
     """
     if not hasattr(benchmark, "splits"):
         raise TypeError(

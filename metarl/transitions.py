@@ -18,9 +18,9 @@ from metarl.types import Batch
 class TransitionNetwork(nn.Module):
     """A number for every step, from ``(s, a, s' - s, r, end)`` and what else is given; zero until it has learned.
 
-    The change s' - s is what the action did and what would have come anyway. With ``effects`` the first is seen by
-    itself, too, as a linear fit to the task's episodes has it: soon or late, and from few steps
-    (`metarl.dynamics.effects`).
+    The change s' - s is the sum of what the action did and of what would have happened anyway. With ``effects`` the
+    network sees the action's part by itself, too: what it does at once and a step later, taken together, by a linear
+    fit to the task's episodes, for which few steps are enough (`metarl.dynamics.effects`).
     """
 
     def __init__(

@@ -115,7 +115,7 @@ class MemoryPolicy(nn.Module):
     def rescale_inputs(self, observation: Tensor, weight: Tensor) -> None:
         """Let the scale of inputs be the mean over all calls with observations ``[L, S, O]``; the agent changes.
 
-        To be called when the trials that were acted in at the old scale have been trained on.
+        Call it only after training on all trials that were played with the old scale.
         """
         self.trained += 1.0
         for average, new in zip((self.input_mean, self.input_std), _moments(observation, weight), strict=True):

@@ -69,13 +69,13 @@ class Pieces(TypedDict):
 
 
 def pieces(learner: Learner, trace: Trace, name: str) -> Pieces:
-    """For the function of this learner called ``name``."""
+    """How to lift the function of this learner that is called ``name``, over the tasks of a trace."""
     size = piece_size(trace.query, learner.policy.initial())
     return {"tasks": len(trace.outcome), "size": size, "run": learner.run(name)}
 
 
 def groups(learner: Learner, lr: float, rate_lr: float | None) -> list[dict[str, Any]]:
-    """What is `trainable` as groups of a torch optimizer: the initialization, and what rule and objective learn.
+    """What is `trainable`, as a torch optimizer's groups: the initialization, and what rule and objective learn.
 
     Raises:
         ValueError: a step size that is not positive and finite.
@@ -96,9 +96,9 @@ def trainable(learner: Learner) -> list[nn.Parameter]:
 
 
 def give(learner: Learner, gradient: Sequence[Tensor]) -> None:
-    """Put the gradient of what is `trainable` where torch's optimizers look for it.
+    """Put the gradient of what is `trainable` where torch's optimizers look for it, in ``.grad``.
 
-    And none where there is nothing to learn (any more): they step whatever has one.
+    What is not (or no longer) learned gets none: they step every parameter that has a gradient.
     """
     learner.zero_grad(set_to_none=True)
     for p, slope in zip(trainable(learner), gradient, strict=True):
@@ -106,10 +106,10 @@ def give(learner: Learner, gradient: Sequence[Tensor]) -> None:
 
 
 def refuse_another(learner: Learner, *optimizers: torch.optim.Optimizer) -> None:
-    """Look whether these optimizers hold what the learner learns: others would step what they hold, and not it.
+    """Check that these optimizers hold what the learner learns: they step the parameters they were built with.
 
     Raises:
-        ValueError: they were built for another learner.
+        ValueError: they were built for another learner, and would leave this one as it is.
     """
     held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
     if any(id(p) not in held for p in trainable(learner)):

@@ -61,7 +61,7 @@ class UpdateRule(nn.Module, ABC):
 
 
 class Wrapper(UpdateRule):
-    """A rule around another one, with that one's state."""
+    """A rule that changes what another one sees or gives, and remembers what that one remembers."""
 
     def __init__(self, rule: UpdateRule) -> None:
         """Wraps ``rule``."""

@@ -32,10 +32,10 @@ class Parameterisation(ABC):
 
 
 def finite(rate: float) -> float:
-    """The rate.
+    """The rate, unchanged.
 
     Raises:
-        ValueError: NaN or infinite.
+        ValueError: it is NaN or infinite.
     """
     if not math.isfinite(rate):
         raise ValueError(f"a step size must be a finite number, got {rate}")

@@ -27,9 +27,10 @@ class WhitenedInputs(UpdateRule):
     the input's factor of the natural gradient (K-FAC, Martens & Grosse 2015, arXiv:1503.05671, section 3). Of the
     first layer: at ρ = 0 the step changes what the network computes in the same way however the task presents its
     observations, as long as it is invertibly and linearly: in other units, in another order, with other signs or mixed.
-    At ρ = ∞ every input is divided by its own second moment, which does all of it but undo mixtures. Only where all
-    layers are whitened does the whole step go in a direction that is not bent by how wide each input happens to be:
-    what the first layer passes on is mostly its widest input. ρ is meta-learned, for every layer.
+    At ρ = ∞ every input is divided by its own second moment: the step is then the same for other units, orders and
+    signs, but not for mixtures. Whiten all layers for a step whose direction does not depend on how wide each input
+    happens to be: what the first layer passes on to the others is mostly its widest input. ρ is meta-learned, for
+    every layer.
 
     A map from gradients to gradients, for `metarl.rules.Chain`; other layers pass unchanged.
     """
