@@ -43,6 +43,7 @@ class TaskBenchmark:
         bins: cells per varied constant.
 
     Raises:
+        TypeError: a family of another make.
         ValueError: other environments than ``train``'s, a reserved name, a split that overlaps the
             training range in part, listed tasks that are none of the family's, or a training range too
             small to split.
@@ -55,6 +56,11 @@ class TaskBenchmark:
     bins: int = 1024
 
     def __post_init__(self) -> None:
+        if not isinstance(self.train, Family):
+            raise TypeError(
+                f"{self.name}: expected an envs.Family, whose ranges can be split, got {type(self.train).__name__}; "
+                "write a benchmark of your own for it, as metarl.types.Benchmark says"
+            )
         if self.bins < 2:
             raise ValueError(f"{self.name}: expected at least 2 bins, got {self.bins}; give more")
         for split, family in self.heldout.items():

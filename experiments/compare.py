@@ -12,6 +12,7 @@ the output folder: an interrupted comparison goes on where it stopped.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -115,6 +116,7 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected rules, rates, and seeds, held_out and workers >= 1; got {options}")
     if not all(0.0 < size < math.inf for size in (*options.rates, *options.rate_lrs)):
         raise InputError(f"expected positive rates and rate_lrs, got {options.rates} and {options.rate_lrs}")
+    refuse_another(options.output, config.benchmark)
     if config.seed <= TUNING_SEED < config.seed + options.seeds:
         raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
     for name in names:
@@ -135,6 +137,22 @@ def main(argv: list[str]) -> None:
     if broken(results[names[-1]]):
         raise DivergedError(f"{names[-1]} diverged, and the others are compared with it: name another one last")
     report(config, options, tuned, results)
+
+
+def refuse_another(output: Path, benchmark: str) -> None:
+    """Check that results do not take the place of others.
+
+    Raises:
+        InputError: a run's folder, or one of a comparison on another benchmark.
+    """
+    if (output / "config.json").exists():
+        raise InputError(f"{output} holds a run; choose another --output")
+    try:
+        there = json.loads((output / "comparison.json").read_text())["config"]["benchmark"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if there != benchmark:
+        raise InputError(f"{output} holds a comparison on {there}, not on {benchmark}; choose another --output")
 
 
 def expand(names: Sequence[str]) -> list[str]:

@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
         show(screen, film)
     if screen is None or options.output is not None:
         name = "constants" if options.constants else f"{options.split}-{options.index}"
-        path = options.output or options.run / "figures" / f"enjoy-{name}.gif"
+        path = options.output or runs.run_of(options.run) / "figures" / f"enjoy-{name}.gif"
         print(write(path, film))
 
 

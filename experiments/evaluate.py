@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     loaded = [runs.load(run, device, plugins=options.plugin) for run in options.runs]
     refuse_pooling(options.runs, [setup.config for setup, _ in loaded], [done for _, done in loaded])
     results = [
-        evaluate_run(run, setup, done, options.protocol, quiet=len(loaded) > 1)
+        evaluate_run(runs.run_of(run), setup, done, options.protocol, quiet=len(loaded) > 1)
         for run, (setup, done) in zip(options.runs, loaded, strict=True)
     ]
     if len(results) > 1:

@@ -45,6 +45,8 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__)
     if options.steps < 0 or options.output.is_dir():
         raise InputError(f"expected steps >= 0 and a file to write, got {options.steps} and {options.output}")
+    if options.output.suffix != ".safetensors":
+        raise InputError(f"expected a file to write that ends in .safetensors, got {options.output}")
     if options.constants and not options.steps:
         raise InputError("--constants names a task to adapt to: expected --steps 1 or more with it, got 0")
     setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)

@@ -92,6 +92,24 @@ def create(config: Config, output: Path | None, device: torch.device) -> Path:
     return folder
 
 
+def run_of(folder: Path) -> Path:
+    """Where a run's files go: its folder, also if one of its checkpoints is named, ``RUN/checkpoints/step_N``."""
+    whole = folder.resolve()
+    return whole.parent.parent if whole.parent.name == "checkpoints" else folder
+
+
+def refuse_second(folder: Path) -> None:
+    """Check that nobody else on this machine trains the run.
+
+    Raises:
+        InputError: another process does.
+    """
+    status = _status(folder)
+    here = status.get("status") == "running" and status.get("host") == platform.node()
+    if here and checkpoints.is_another_process(status["process"]):
+        raise InputError(f"{folder}: process {status['process']} is training this run; wait for it, or stop it first")
+
+
 def running() -> dict[str, Any]:
     """The status of a run that this process is at work on."""
     return {"status": "running", "process": os.getpid(), "host": platform.node()}
@@ -159,7 +177,7 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
 
     A name that ends in ``.gz`` is compressed, equal values to equal bytes.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
     temporary.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode())
     temporary.replace(path)

@@ -27,6 +27,7 @@ from experiments.learned import rate_metrics, rate_tables
 from experiments.names import RULES
 from experiments.stopping import stop_requests
 from experiments.tracking import viewers
+from metarl.evaluation import refuse_training_tasks
 from metarl.metrics import MetricsLog, Progress
 from metarl.rollouts import collect, to_device
 
@@ -84,8 +85,9 @@ def main(argv: list[str]) -> None:
         refuse_configuration(argv)
         watch = again = parse(Resume, argv, __doc__)
         runs.prepare_machine(deterministic=again.deterministic)
-        device, folder = runs.pick_device(again.device), again.resume
-        setup, done = runs.load(folder, device, plugins=again.plugin, restore_threads=True)
+        device, folder = runs.pick_device(again.device), runs.run_of(again.resume)
+        setup, done = runs.load(again.resume, device, plugins=again.plugin, restore_threads=True)
+        runs.refuse_second(folder)
         refuse(watch, setup)
         if again.env_steps is not None:
             setup = extended(setup, folder, done, again.env_steps)
@@ -104,7 +106,11 @@ def main(argv: list[str]) -> None:
         print(f"{folder}: all {config.env_steps:,} environment steps are done; nothing to train")
     if not (to_do or watch.evaluate):
         return
-    with MetricsLog(folder, resume=done.iteration, viewers=viewers(folder, config, watch.track)) as log:
+    try:
+        opened = MetricsLog(folder, resume=done.iteration, viewers=viewers(folder, config, watch.track))
+    except ValueError as error:  # rows that are no rows
+        raise InputError(str(error)) from error
+    with opened as log:
         if to_do:
             done = train_logged(setup, log, done, watch)
         if watch.evaluate:
@@ -116,7 +122,8 @@ def refuse(watch: Watch, setup: Setup) -> None:
     """Look at what can be judged before anything is done.
 
     Raises:
-        InputError: a number out of range, or no validation tasks to look at.
+        InputError: a number out of range, no validation tasks to look at, or no test tasks to evaluate on.
+        TrainingTaskError: the test tasks are training tasks.
     """
     if watch.save_every < 1 or watch.histograms_every < 0 or watch.validate_every < 0:
         raise InputError(
@@ -125,6 +132,8 @@ def refuse(watch: Watch, setup: Setup) -> None:
         )
     if watch.validate_every:
         held_out_tasks(setup.benchmark, Protocol(split="validation", tasks=1))
+    if watch.evaluate:
+        refuse_training_tasks(setup.benchmark, held_out_tasks(setup.benchmark, Protocol()))
 
 
 def refuse_configuration(argv: Sequence[str]) -> None:

@@ -413,7 +413,7 @@ def _verified(folder: Path) -> Any:
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
         if names != [_MANIFEST, _STATE]:
-            raise CheckpointError(f"expected exactly {_MANIFEST} and {_STATE} in {folder}, got {names[:6]}")
+            raise CheckpointError(f"expected {_MANIFEST} and {_STATE} in {folder} and nothing else, got {names[:6]}")
         for name in names:
             if not stat.S_ISREG((folder / name).lstat().st_mode):
                 raise CheckpointError(f"expected a plain file at {folder / name}, got a link or something else")

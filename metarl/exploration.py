@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.advantages import Advantages
 from metarl.learner import Learner, refuse_divergence, step_tasks
@@ -179,10 +180,24 @@ def _refuse_misfits(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
     first, *others = (
         {name: x for name, x in one.policy.state_dict().items() if name not in one.policy.initial()} for one in learners
     )
+    plain = [_settings(one.policy) for one in learners]
+    if any(one != plain[0] for one in plain[1:]):
+        raise ValueError("the policies differ in how they are made, such as their activation: explore them one by one")
     for other in others:  # the first policy acts for all, with the learned parameters of each
         for name, x in first.items():
             if name not in other or not torch.equal(x, other[name]):
                 raise ValueError(f"the policies differ in {name}, which is not learned: explore them one by one")
+
+
+def _settings(policy: nn.Module) -> dict[str, Any]:
+    """What decides how a policy acts beside tensors: the kinds of its modules, their plain attributes and functions."""
+    found: dict[str, Any] = {}
+    for name, module in policy.named_modules():
+        found[name] = type(module)
+        public = {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
+        plain = {key: value for key, value in public.items() if callable(value) or isinstance(value, int | float | str)}
+        found |= {f"{name}.{key}": value for key, value in plain.items()}
+    return found
 
 
 def _roll_out(

@@ -149,12 +149,25 @@ class Learner(nn.Module):
                 loss = loss + self.credit(explorer, batch, trace.outcome, lead)
             if self.every_step:
                 acting = self.act(params, batch)
-                loss = loss + self.every_step * self.outer(acting, batch)
+                loss = loss + self.every_step * one_number(self.outer(acting, batch))
             params, state = self.step(params, state, batch)
         for log_prob in decided(state):
             loss = loss - log_prob * trace.gain
         adapted = self.act(params, trace.query)
-        return loss + self.outer(adapted, trace.query), adapted
+        return loss + one_number(self.outer(adapted, trace.query)), adapted
+
+
+def one_number(loss: Tensor) -> Tensor:
+    """The loss of one task, 0-d.
+
+    Raises:
+        ValueError: it has not been reduced: summed up, it would count padding, and more where there is more of it.
+    """
+    if loss.dim():
+        raise ValueError(
+            f"outer loss: expected one number a task, got shape {tuple(loss.shape)}; reduce it with losses.masked_mean"
+        )
+    return loss
 
 
 def second_moment(rows: Tensor, weight: Tensor) -> Tensor:

@@ -313,6 +313,11 @@ def test_overlapping_or_foreign_splits_are_refused(heldout, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_family_of_another_make_cannot_be_split():
+    with pytest.raises(TypeError, match="mine: expected an envs.Family, whose ranges can be split, got dict; write a"):
+        TaskBenchmark("mine", {})
+
+
 def test_too_few_cells_are_refused():
     with pytest.raises(ValueError, match="at least 2 bins, got 0"):
         TaskBenchmark("none", Navigation(), bins=0)

@@ -486,16 +486,15 @@ def test_a_stored_configuration_cannot_have_anything_else_imported(
 def test_step_sizes_fall_linearly_over_the_budget_also_when_resumed() -> None:
     config = SMALL.model_copy(update={"env_steps": 2000, "final_share": 0.2})
     setup, shares, spent = build(config, torch.device("cpu")), [], [0]
-    for iteration, metrics in setup.train():
+    for _, metrics in setup.train():  # until the budget is spent
         shares.append(setup.optimizer.share)
         spent.append(spent[-1] + int(metrics["env_steps"]))
-        if iteration == 20:
-            break
+    assert spent[-2] < 2000 <= spent[-1]
     resumed = build(config, torch.device("cpu"))
     assert next(resumed.train(Progress(5, spent[5])))[0] == 6
     assert resumed.optimizer.share == shares[5]
     expected = [0.2 + 0.8 * max(0.0, 1 - done / 2000) for done in spent[:-1]]
-    assert shares == pytest.approx(expected) and shares[0] == 1.0 and shares[-1] == 0.2
+    assert shares == pytest.approx(expected) and shares[0] == 1.0 and config.share(2000) == config.share(3000) == 0.2
 
 
 def test_deterministic_algorithms_are_asked_for_and_written_down(tmp_path: Path) -> None:
@@ -762,6 +761,59 @@ def test_a_rule_of_ones_own_is_trained_once_and_has_no_rate(tmp_path: Path) -> N
     assert compare.main(argv) == 0  # of one score each, without intervals
     tried = [len(one["validation return by rate"]) for one in json.loads((tmp_path / "tuning.json").read_text())]
     assert tried == [1, 2] and f"| {own} | – |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_checkpoint_by_name_is_read_and_its_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert train_tiny(run, "--no-evaluate", "--save-every", "1") == 0
+    first = sorted((run / "checkpoints").glob("step_*"))[0]
+    kept = sorted(file.name for file in first.iterdir())
+    assert evaluate.main([str(first), "--tasks", "3", "--steps", "1"]) == 0
+    assert json.loads((run / "evaluation" / "test.json").read_text())["iteration"] < runs.load(run)[1].iteration
+    whole = checkpoints.load(run)
+    assert train.main(["--resume", str(first), "--no-evaluate"]) == 0
+    assert sorted(file.name for file in first.iterdir()) == kept
+    assert_equal(whole, checkpoints.load(run))  # the same way once more
+
+
+def test_a_run_is_trained_by_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert train_tiny(run, "--no-evaluate") == 0
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        runs.write_json(run / "status.json", runs.running() | {"process": other.pid})
+        assert train.main(["--resume", str(run), "--env-steps", "9000"]) == 2
+        assert f"process {other.pid} is training this run; wait for it, or stop it" in capsys.readouterr().err
+        other.communicate(b"\n")
+    assert train.main(["--resume", str(run), "--no-evaluate"]) == 0
+
+
+def test_rows_that_are_none_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert train_tiny(run, "--no-evaluate", "--save-every", "1") == 0
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(["{", *rows]) + "\n")
+    assert train.main(["--resume", str(run), "--env-steps", "9000"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_test_tasks_that_cannot_be_had_are_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TaskBenchmark, "is_training", lambda self, task: torch.ones(len(task["goal_x"])).bool())
+    assert train_tiny(tmp_path / "leaky") == 2
+    assert "training tasks" in capsys.readouterr().err and not (tmp_path / "leaky").exists()
+    assert train_tiny(tmp_path / "leaky", "--no-evaluate") == 0
+
+
+def test_a_comparison_takes_no_others_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert train_tiny(run, "--no-evaluate") == 0
+    assert compare.main(["navigation-fixed", "--output", str(run)]) == 2
+    assert "holds a run; choose another --output" in capsys.readouterr().err
+    other.mkdir()
+    runs.write_json(other / "comparison.json", {"config": {"benchmark": "bandit-5"}})
+    assert compare.main(["navigation-fixed", "--output", str(other)]) == 2
+    assert "holds a comparison on bandit-5, not on navigation-fixed; choose another" in capsys.readouterr().err
 
 
 def test_a_task_of_ones_own_is_made_by_a_family_that_can() -> None:

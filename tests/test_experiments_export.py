@@ -39,7 +39,7 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_initialization_and_what_it_becomes_on_a_task(run: Path, tmp_path: Path) -> None:
-    first, far, near = (tmp_path / name for name in ("first.st", "far.st", "near.st"))
+    first, far, near = (tmp_path / name for name in ("first.safetensors", "far.safetensors", "near.safetensors"))
     assert export.main([str(run), "--output", str(first)]) == 0
     setup, _ = runs.load(run, torch.device("cpu"))
     initial = setup.learner.policy.initial()
@@ -57,9 +57,10 @@ def test_the_initialization_and_what_it_becomes_on_a_task(run: Path, tmp_path: P
     ("flags", "words"),
     [
         (["--output", "."], "a file to write"),
-        (["--output", "x.st", "--steps", "-1"], "steps >= 0"),
-        (["--output", "x.st", "--steps", "1", "--constants", "mass=3"], "mass"),
-        (["--output", "x.st", "--constants", "goal_x=0.4"], "expected --steps 1 or more"),
+        (["--output", "config.json"], "ends in .safetensors"),
+        (["--output", "x.safetensors", "--steps", "-1"], "steps >= 0"),
+        (["--output", "x.safetensors", "--steps", "1", "--constants", "mass=3"], "mass"),
+        (["--output", "x.safetensors", "--constants", "goal_x=0.4"], "expected --steps 1 or more"),
     ],
 )
 def test_wrong_input_is_one_line(run: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,5 +73,5 @@ def test_a_policy_that_torch_cannot_hold_alone_is_refused(tmp_path: Path, capsys
     argv = ["navigation-fixed", *TINY, "--rule", "cavia", "--context", "2", "--no-evaluate", "--output", str(folder)]
     assert train.main(argv) == 0
     capsys.readouterr()
-    assert export.main([str(folder), "--output", str(tmp_path / "x.st")]) == 2
+    assert export.main([str(folder), "--output", str(tmp_path / "x.safetensors")]) == 2
     assert "no context inputs" in capsys.readouterr().err

@@ -103,8 +103,18 @@ class Odd(Clock):
             self.observation_space = Dict({"a": Box(0.0, 1.0)})
         elif which == "multi":
             self.action_space = MultiDiscrete([2, 2])
+        elif which == "wide":
+            self.observation_space = Box(-1.0, 1.0, (2,), np.float64)
         else:
             self.observation_space = Box(0.0, 1.0, (int(width),))
+
+
+def test_observations_are_declared_in_the_numbers_they_are_handed_out_in() -> None:
+    family = GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True, kwargs={"which": "wide"})
+    task = family.sample(1, generator=seeded(0))
+    state = family.reset(task, (1,), generator=seeded(1))
+    assert family.observation_space == Box(-1.0, 1.0, (2,), np.float32)
+    assert family.observe(task, state).dtype == torch.float32
 
 
 @pytest.fixture(autouse=True)
@@ -580,6 +590,7 @@ def test_lunar_lander_varies_by_its_constructor(box2d: Any) -> None:
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, workers=-1), ValueError, "workers >= 0"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, horizon=0), ValueError, "horizon: expected"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, kwargs={"x": 1}), ValueError, "correct kwargs"),
+        (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, kwargs={"x": object()}), ValueError, "plain values"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, setter=print, rebuild=True), ValueError, "got both"),
         (lambda: GymnasiumFamily("CartPole-v1", {"gravity": 1.0}, rebuild=True), ValueError, "no argument 'gravity'"),
         (

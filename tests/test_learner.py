@@ -197,6 +197,15 @@ def test_without_steps_forward_is_the_outer_loss_at_the_initialization() -> None
     torch.testing.assert_close(torch.vmap(learner)(trace), by_hand, rtol=1e-12, atol=1e-12)
 
 
+def test_an_outer_loss_that_was_not_reduced_is_refused() -> None:
+    learner, trace = double_trace(RULES["sgd"], steps=1)
+    learner.outer = lambda distribution, batch: -(distribution.log_prob(batch.action) * batch.advantage)
+    for every_step in (0.0, 1.0):
+        learner.every_step = every_step
+        with pytest.raises(ValueError, match=r"outer loss: expected one number a task, got shape \(\d+, \d+\); reduce"):
+            torch.vmap(learner)(trace)
+
+
 def test_one_step_by_hand() -> None:
     learner, trace = double_trace(RULES["sgd"], steps=1)
     support = one_task(trace.support[0], 1)

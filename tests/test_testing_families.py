@@ -108,6 +108,13 @@ def stepped(change: Callable[..., Any]) -> Any:
         state, task, *Sled.step(self, task, state, action))})()  # fmt: skip
 
 
+def beginning(seeded: Callable[[torch.Generator], torch.Generator]) -> Any:
+    """The sled that begins by ``seeded(generator)`` in the place of the generator it is given."""
+    return having(
+        reset=lambda self, task, rows, *, generator: Sled.reset(self, task, rows, generator=seeded(generator))
+    )
+
+
 def having(**members: Any) -> Any:
     """The sled with other members."""
     return type("Having", (Sled,), members)()
@@ -378,7 +385,10 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "mask of numbers": (lambda: stepped(lambda s, t, a, r, d: (a, r, d.float())), "terminated must be .*torch.bool"),
     "mask of tasks": (lambda: stepped(lambda s, t, a, r, d: (a, r, d.any(-1))), r"terminated must be \(16, 8\)"),
     "a bool": (lambda: stepped(lambda s, t, a, r, d: (a, r, False)), "terminated must be .*; got bool"),
-    "five values": (lambda: stepped(lambda s, t, a, r, d: (a, r, d, d, {})), "a step must give"),
+    "five values": (
+        lambda: stepped(lambda s, t, a, r, d: (a, r, d, d, {})),
+        r"a step must give .*; got \(dict, Tensor, Tensor, Tensor, dict\); leave out Gymnasium's truncated and info$",
+    ),
     "another state": (lambda: stepped(lambda s, t, a, r, d: ({"x": a["x"]}, r, d)), "changes the names of the state"),
     "other dtypes": (
         lambda: stepped(lambda s, t, a, r, d: ({**a, "v": a["v"].double()}, r, d)),
@@ -397,6 +407,8 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "goal in task": (GoalInTask, r"reset wrote into the task it was given \(goal\)"),
     "counter": (Counting, "a step repeated at once gives something else.*changed on the family: count"),
     "own luck": (OwnLuck, "reset gives other first states from an equal generator"),
+    "seeds itself": (lambda: beginning(lambda g: g.manual_seed(0)), "reset sets the generator it is given"),
+    "deaf": (lambda: beginning(lambda g: torch.Generator().manual_seed(0)), "the same first states from different gen"),
     # constants
     "unused": (lambda: sampled(lambda t, g: {**t, "wind": torch.rand(t["mass"].shape, generator=g)}), "wind changes"),
     "only carried": (CopiedConstant, "mass changes nothing"),
@@ -422,6 +434,10 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "outside": (lambda: having(observation_space=box(-0.5, 0.5)), "observation lies outside observation_space at step"),
     "mask upside down": (lambda: stepped(lambda s, t, a, r, d: (a, r, ~d)), "every episode ends with its first step"),
     "references": (lambda: having(references=lambda self, t: {"floor": t["goal"].sum()}), r"'floor' must be \(16,\)"),
+    "upside down": (
+        lambda: having(references=lambda self, t: {"floor": t["goal"] + 1.0, "ceiling": t["goal"]}),
+        "reference 'floor' is above 'ceiling'",
+    ),
     "endless": (lambda: having(references=lambda self, t: {"floor": t["goal"] / 0}), "reference 'floor' is not finite"),
     # devices
     "CPU in a step": (OnTheCPU, "on a GPU the family would raise RuntimeError: Tensor on device cpu"),

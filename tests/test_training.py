@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch import Tensor
 from envs import CartPole, Navigation, RingNavigation
 from envs.wrappers import Slipping
 from metarl import (
+    MLP,
     Advantages,
     CategoricalPolicy,
     Descent,
     Evolution,
+    GaussianPolicy,
     Learner,
     ModuleNetwork,
     NonFiniteError,
@@ -495,6 +498,23 @@ def test_learners_that_cannot_be_explored_together_are_refused() -> None:
     uneven = [tasks[0], family.sample(4, generator=seeded(1))]
     with pytest.raises(ValueError, match="equal"):
         explore_together(learners, family, uneven, plan, generators=[seeded(0), seeded(1)])
+
+
+def test_policies_of_another_make_are_not_explored_together() -> None:
+    family, plan = Navigation(5), Plan(tasks=2, episodes=2, query_episodes=2, steps=0)
+    tasks = [family.sample(2, generator=seeded(seed)) for seed in (0, 1)]
+
+    def together(*policies: GaussianPolicy) -> list[Trace]:
+        learners = [Learner(one, SGD(0.1), inner=vpg, outer=vpg) for one in policies]
+        return explore_together(learners, family, tasks, plan, generators=[seeded(0), seeded(1)])
+
+    def policy(activation: Callable[[Tensor], Tensor] = torch.tanh, **settings: float) -> GaussianPolicy:
+        return GaussianPolicy(MLP(2, [4], 2, activation=activation, generator=seeded(0)), 2, **settings)
+
+    assert len(together(policy(), policy())) == 2
+    for other in (policy(torch.relu), policy(min_log_std=-1.0)):
+        with pytest.raises(ValueError, match="differ in how they are made, such as their activation"):
+            together(policy(), other)
 
 
 def test_the_gain_is_what_adapting_added_against_the_other_tasks() -> None:

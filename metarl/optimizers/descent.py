@@ -100,7 +100,7 @@ class Descent(MetaOptimizer):
         if self.skipped_in_a_row > self.patience:
             raise DivergedError(
                 f"the meta-gradient was not finite {self.skipped_in_a_row} times in a row (loss {loss}); "
-                "lower the step sizes or bound the learned rates, and resume from the last checkpoint"
+                "train again with smaller step sizes or bounded rates"
             )
         return {"meta/loss": loss, "meta/grad_norm": norm, "meta/skipped": 1.0}
 

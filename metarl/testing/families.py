@@ -141,7 +141,7 @@ def _shapes_of(watched: Watched, task: Task, rows: tuple[int, ...]) -> Iterator[
     family = watched.family
     state = watched.reset(task, rows, generator=generator(0))
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        yield f"reset must give a dict of tensors; got {state!r}"
+        yield f"reset must give a dict of tensors; got {_returned(state)}"
         return
     yield from (f"the state's {k} must be {rows}; got {_kind(v)}" for k, v in state.items() if v.shape != rows)
     seen = (*rows, *family.observation_space.shape)
@@ -149,7 +149,7 @@ def _shapes_of(watched: Watched, task: Task, rows: tuple[int, ...]) -> Iterator[
     action = actions(family.action_space, 1, (TASKS, EPISODES), 0)[0]
     transition = watched.step(task, state, action if rows else action[0, 0])
     if not isinstance(transition, tuple) or len(transition) != 3 or not isinstance(transition[0], dict):
-        yield f"a step must give (state, reward, terminated); got {transition!r}"
+        yield f"a step must give (state, reward, terminated); got {_returned(transition)}"
         return
     after, reward, terminated = transition
     yield from _expect("the reward of a step", reward, rows, torch.float32)
@@ -178,6 +178,7 @@ def _repeats(watched: Watched) -> Iterator[str]:
     first = watched.reset(constants, rows, generator=generator(0))
     if not same(first, watched.reset(constants, rows, generator=generator(0))):
         yield "reset gives other first states from an equal generator; draw from that generator alone"
+    yield from _draws(watched, constants, rows)
     moments = list(walk(watched, task, steps=LOOKED_AT))
     if any(_steps_otherwise(watched, constants, moment) for moment in moments[:1]):
         yield (
@@ -195,6 +196,16 @@ def _repeats(watched: Watched) -> Iterator[str]:
         )
     elif not same(first, watched.reset(constants, rows, generator=generator(0))):
         yield f"reset gives other first states once other tasks were sampled and stepped{_changed(watched, before)}"
+
+
+def _draws(watched: Watched, constants: Task, rows: tuple[int, ...]) -> Iterator[str]:
+    """First states by chance."""
+    given = [generator(seed) for seed in (0, 1)]
+    first, other = (watched.reset(constants, rows, generator=one) for one in given)
+    if torch.equal(given[0].get_state(), given[1].get_state()):
+        yield "reset sets the generator it is given, so that all episodes have the same noise; only draw from it"
+    elif same(first, other) and any(bool((value[:, :1] != value[:, 1:]).any()) for value in first.values()):
+        yield "reset gives the same first states from different generators; draw from the generator it is given"
 
 
 def is_live(watched: Watched) -> bool:
@@ -358,10 +369,13 @@ def _references(watched: Watched) -> Iterator[str]:
     references = getattr(watched.family, "references", None)
     if references is None:
         return
-    for name, value in references(watched.sample(TASKS, generator=generator(0))).items():
+    found = references(watched.sample(TASKS, generator=generator(0)))
+    for name, value in found.items():
         yield from _expect(f"reference {name!r}", value, (TASKS,), torch.float32)
         if isinstance(value, Tensor) and not bool(value.isfinite().all()):
             yield f"reference {name!r} is not finite"
+    if {"floor", "ceiling"} <= found.keys() and bool((found["floor"] > found["ceiling"]).any()):
+        yield "reference 'floor' is above 'ceiling'"
 
 
 def _devices(watched: Watched) -> Iterator[str]:
@@ -402,6 +416,14 @@ def _named(state: State, after: State, reward: Tensor, terminated: Tensor, seen:
     first = {f"the first state's {name}": value for name, value in state.items()}
     then = {f"the next state's {name}": value for name, value in after.items()}
     return {**first, **then, "the reward": reward, "terminated": terminated, "the observation": seen}
+
+
+def _returned(value: Any) -> str:
+    """What came in a few words."""
+    if not isinstance(value, tuple):
+        return type(value).__name__
+    kinds = ", ".join(type(part).__name__ for part in value)
+    return f"({kinds})" + ("; leave out Gymnasium's truncated and info" if len(value) == 5 else "")
 
 
 def _kind(value: Any) -> str:
