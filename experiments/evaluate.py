@@ -127,9 +127,11 @@ def evaluate_run(
     result = measure(setup, protocol) | asdict(done)
     target = folder / "evaluation"
     target.mkdir(exist_ok=True)
-    runs.write_json(target / f"{result['split']}.json", result)
+    written_to = target / f"{result['split']}.json"
+    runs.write_json(written_to, result)
     if not quiet:
         print_table([result], trained=setup.config.steps)
+        print(f"  written to {written_to}")
     return result
 
 
