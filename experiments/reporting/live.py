@@ -136,7 +136,7 @@ class Live:
         if setup is None or not setup.config.steps:
             return None
         make = {CartPole: animate_cartpole, Navigation: animate_navigation}.get(type(setup.benchmark.family))
-        file = make(path, setup, CPU) if make is not None else self._film(path, setup)
+        file = make(path, setup) if make is not None else self._film(path, setup)
         if file is None:
             return None
         still = file.with_suffix(".png")
