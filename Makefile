@@ -4,8 +4,9 @@
 .PHONY: help install demo test lint types ci clean
 
 BIN = .venv/bin
-# Two processes with one thread each: the tests are many and small. `make test PYTEST=-x` replaces the options.
-PYTEST = -n 2
+# Two processes with one thread each: the tests are many and small. The idle one takes over what waits.
+# `make test PYTEST=-x` replaces the options.
+PYTEST = -n 2 --dist worksteal
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
