@@ -6,17 +6,20 @@ compiled program therefore repeats exactly the operations of the plain path, up 
 trace saw of Python is fixed: a function must not branch on the values of tensors.
 
 Compiling takes seconds to half a minute a program, so nothing here is used unless asked for
-(`Learner.compile`). It pays in long runs, in very wide rollouts, and on a GPU.
+(`Learner.compile`). It pays in long runs, in very wide rollouts, for many seeds, and on a GPU. What a process has
+compiled on a CPU serves whatever else does the same operations: a second learner of the same make is only traced.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from metarl.trees import leaves_of, map_leaves
@@ -80,10 +83,18 @@ CPU_OPERATIONS = {
 """What a program for a CPU does in the place of some operations."""
 
 
+Run = Callable[..., list[Tensor]]
+
+_MACHINE_CODE: dict[Hashable, Run] = {}
+"""By operations, arguments and threads; never emptied, for what a process has loaded stays loaded."""
+
+_LOCK = threading.RLock()
+
+
 class Program(NamedTuple):
     """A compiled function."""
 
-    run: Callable[..., list[Tensor]]
+    run: Run
     """from the tensors of its arguments, one after another, to those of its result"""
     structure: Any
     """of the result"""
@@ -102,7 +113,6 @@ class Programs:
     def __init__(self) -> None:
         """No programs yet."""
         self._programs: dict[Hashable, Program] = {}
-        self._lock = threading.Lock()
 
     def __call__(self, key: tuple[Hashable, ...], function: Callable[..., Any], *trees: Any) -> Any:
         """``function(*trees)``, without a graph.
@@ -126,7 +136,7 @@ class Programs:
         full = (key, _described(trees, leaves))
         program = self._programs.get(full)
         if program is None:
-            with self._lock:  # one thread compiles, the others wait for it
+            with _LOCK:  # one thread compiles, the others wait for it
                 program = self._programs.get(full) or _compile(function, trees, leaves)
                 self._programs[full] = program
         return program, leaves
@@ -164,12 +174,37 @@ def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[
 
     if leaves[0].device.type == "cpu":
         graph = make_fx(flat, CPU_OPERATIONS)(*leaves)
-        for node in graph.graph.nodes:
-            node.meta.clear()  # what tracing noted of each result on its own does not fit together
-        # without the guards of `torch.compile`, which take 0.1 ms a call: the key of a program says what they would
-        compiled = torch._inductor.compile(graph, [*leaves], options=dict(CPU_OPTIONS))
-        compiled(*leaves)  # compile now, under the lock
-        return Program(compiled, structure[0], function)
+        closed_over = _lift(graph)
+        compiled = _machine_code(graph, [*closed_over, *leaves])
+        return Program(functools.partial(compiled, *closed_over), structure[0], function)
     replayed = torch.compile(make_fx(flat)(*leaves), dynamic=False, options=dict(GPU_OPTIONS))
     # a replayed CUDA graph writes into the buffers of its last run: hand out copies
     return Program(lambda *inputs: [x.clone() for x in replayed(*inputs)], structure[0], function)
+
+
+def _lift(graph: GraphModule) -> list[Tensor]:
+    """Turn the tensors that a traced function closed over into arguments, before its own; returns them."""
+    arguments: dict[str, Node] = {}
+    first = next(iter(graph.graph.nodes))
+    for node in list(graph.graph.nodes):
+        node.meta.clear()  # what tracing noted of each result on its own does not fit together
+        if node.op == "get_attr" and isinstance(getattr(graph, node.target), Tensor):
+            if node.target not in arguments:
+                with graph.graph.inserting_before(first):
+                    arguments[node.target] = graph.graph.placeholder(node.target)
+            node.replace_all_uses_with(arguments[node.target])
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return [getattr(graph, name) for name in arguments]
+
+
+def _machine_code(graph: GraphModule, inputs: list[Tensor]) -> Run:
+    """A traced function of nothing but its arguments, compiled unless the same operations on such tensors have been."""
+    text = graph.print_readable(print_output=False)  # with the functions that it holds, if any
+    key = text, _described(inputs, []), torch.get_num_threads()
+    if key not in _MACHINE_CODE:
+        # without the guards of `torch.compile`, which take 0.1 ms a call: the key says what they would
+        compiled = torch._inductor.compile(graph, [*inputs], options=dict(CPU_OPTIONS))
+        compiled(*inputs)  # compile now, under the lock
+        _MACHINE_CODE[key] = compiled
+    return _MACHINE_CODE[key]

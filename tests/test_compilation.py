@@ -27,6 +27,7 @@ from metarl import (
     Reptile,
     collect,
     explore,
+    lvc,
     rollouts,
     vpg,
 )
@@ -178,6 +179,34 @@ def test_names_in_another_order_are_another_program(monkeypatch: pytest.MonkeyPa
     assert found == [["a"], ["b"], ["a"]] and len(programs) == 5
 
 
+def test_the_same_operations_are_compiled_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiles, real = [], torch._inductor.compile
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        compiles.append(args[0])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch._inductor, "compile", counting)
+    monkeypatch.setattr(compilation_module, "_MACHINE_CODE", {})
+
+    def one(weight: Tensor, power: float) -> Callable[[Tensor], tuple[Tensor]]:
+        return lambda x: ((weight * x - weight).pow(power),)
+
+    x, weights = torch.arange(3.0), [torch.nn.Parameter(torch.full((3,), value)) for value in (2.0, 5.0)]
+    functions = [one(weight, power) for weight in weights for power in (2.0, 3.0)]
+    everything = [Programs() for _ in functions]
+    for _ in range(2):
+        for programs, function in zip(everything, functions, strict=True):
+            assert_near(programs(("power",), function, x), function(x))  # every weight is seen where it belongs,
+        for weight in weights:
+            weight.data.mul_(1.5)  # changed in place, too
+    assert len(compiles) == 2 and all(len(programs) == 1 for programs in everything)
+    assert all(node.op != "get_attr" for graph in compiles for node in graph.graph.nodes)
+    wide = torch.nn.Parameter(torch.ones(2, 3))  # the same operations on other shapes
+    assert_near(Programs()(("power",), one(wide, 2.0), x), one(wide, 2.0)(x))
+    assert len(compiles) == 3
+
+
 def test_two_threads_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
     real, compiles, meeting = compilation_module._compile, [], threading.Barrier(2, timeout=60)
 
@@ -291,6 +320,28 @@ def test_meta_training_with_programs_equals_without(
     count = len(shared.programs or ())
     iterate(learner, make(learner), steps[-1:])
     assert len(shared.programs or ()) == count > 0  # nothing is left to compile
+
+
+def test_a_second_learner_of_the_same_make_is_not_compiled(shared: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    iterate(fresh(shared), descent(shared), (1,))  # whatever was left to compile
+
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(torch._inductor, "compile", refused)
+    plain, learner = make_learner(), make_learner()
+    for one in (plain, learner):
+        randomize(one, 5, 0.02)
+    learner.compile()
+    expected, found = (iterate(one, descent(one), (1, 1)) for one in (plain, learner))
+    for (trace, metrics), (same, others) in zip(expected, found, strict=True):
+        assert_near(everywhere(same), everywhere(trace), rtol=1e-4, atol=1e-5)
+        assert others == pytest.approx(metrics, rel=1e-3, abs=1e-5)
+    other = make_learner()
+    other.inner = lvc
+    other.compile()
+    with pytest.raises(AssertionError, match="compiled"):
+        iterate(other, descent(other), (1,))
 
 
 def test_a_copy_of_a_compiled_learner_works_and_compiles_its_own(shared: Learner) -> None:
