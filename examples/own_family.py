@@ -1,7 +1,7 @@
 """A family of one's own: hold the water of a leaking tank at a level, with a pump and a leak nobody has measured.
 
     export PYTHONPATH=. TANK=examples.own_family:benchmark  # the path to this folder; installed packages need none
-    python experiments/check_family.py $TANK
+    python experiments/check.py family $TANK
     python experiments/train.py navigation-fixed-best --benchmark $TANK --env-steps 1500000 --output runs/tank
     python experiments/evaluate.py runs/tank --split extrapolation --plugin $TANK
 

@@ -1,12 +1,12 @@
 """A rule of one's own: step by the sign of the gradient, with a learned step size a layer.
 
     export PYTHONPATH=.    # finds modules of this folder; installed packages need none
+    python experiments/check.py rule examples.own_rule:SignSGD    # says in words what is wrong with it
     python experiments/train.py cartpole-polarity --rule examples.own_rule:SignSGD --output runs/sign
     python experiments/evaluate.py runs/sign --plugin examples.own_rule:SignSGD
 
 A rule is called with the policy's parameters by name. What it learns are ``nn.Parameter``s, here those of `Rates`,
-which may be called as parameters are, with dots in their names. ``python -c "from metarl.testing import check_rule;
-from examples.own_rule import SignSGD; print(check_rule(SignSGD))"`` says in words what is wrong with one.
+which may be called as parameters are, with dots in their names.
 """
 
 from metarl.rules import Positive, Rates, UpdateRule, layer_of

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from gymnasium.spaces import Box, Discrete
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs import Family, SameTasks, TaskBenchmark
 from experiments.config import Config
 from experiments.errors import InputError
-from experiments.lookup import choose, choose_or_import
+from experiments.lookup import choose, choose_or_import, is_plugin
 from experiments.names import (
     ACTIVATIONS,
     BENCHMARKS,
     INNER_LOSSES,
+    LOSSES,
     META_OPTIMIZERS,
     PARAMETERISATIONS,
     RULES,
-    outer_loss,
+    choices,
     query_advantages,
+    seeing_actions,
     support_advantages,
 )
 from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
-from metarl.losses import PreUpdateCredit
+from metarl.losses import Loss, PreUpdateCredit, WeightedSum, negative_entropy
 from metarl.rollouts import collect
 from metarl.rules import Step, UpdateRule
+from metarl.testing.losses import Sizes, draw_case
 from metarl.types import Benchmark, TaskFamily
 
 
@@ -96,8 +100,8 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
         learner = Learner(
             policy,
             build_rule(config, policy),
-            inner=choose("inner loss", config.inner_loss, INNER_LOSSES)(config, benchmark.family),
-            outer=outer_loss(config),
+            inner=build_inner_loss(config, benchmark.family),
+            outer=build_outer_loss(config, benchmark.family),
             credit=_credit(config),
             every_step=config.every_step,
         ).to(device)
@@ -110,6 +114,18 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
         raise InputError(str(error)) from error
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
     return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
+
+
+def imported(config: Config) -> list[str]:
+    """What a configuration names that is no part of this project: building it would import that."""
+    named = [
+        ("benchmark", config.benchmark, BENCHMARKS),
+        ("benchmark", config.scored_in or config.benchmark, BENCHMARKS),
+        ("rule", config.rule, RULES),
+        ("inner loss", config.inner_loss, INNER_LOSSES),
+        ("outer loss", config.outer_loss, LOSSES),
+    ]
+    return [name for kind, name, table in named if is_plugin(kind, name, table)]
 
 
 def _refuse_live(family: TaskFamily) -> None:
@@ -253,6 +269,64 @@ def _refuse_misfit(name: str, rule: UpdateRule, policy: Policy) -> None:
             f"rule {name!r}: expected update(step, state) to return (updates, state), with updates of {expected}, "
             f"got {'no pair' if updates is result else came}; see examples/own_rule.py"
         )
+
+
+def build_inner_loss(config: Config, family: TaskFamily) -> Loss:
+    """The loss of adaptation, by name."""
+    if config.inner_loss in INNER_LOSSES:
+        known: Loss = INNER_LOSSES[config.inner_loss](config, family)
+        return known
+    return seeing_actions(config, find_loss("inner loss", config.inner_loss, INNER_LOSSES, family))
+
+
+def build_outer_loss(config: Config, family: TaskFamily) -> Loss:
+    """The loss of the adapted policy, by name, and its entropy penalty if there is one.
+
+    Raises:
+        InputError: a loss that learns.
+    """
+    if config.outer_loss in LOSSES:
+        loss = LOSSES[config.outer_loss](config)
+    else:
+        loss = find_loss("outer loss", config.outer_loss, LOSSES, family)
+    if isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None:
+        raise InputError(
+            f"outer loss {config.outer_loss!r} learns: it would learn to be easy; expected one that does not"
+        )
+    if not config.entropy_penalty:
+        return loss
+    return WeightedSum(((1.0, loss), (-config.entropy_penalty, negative_entropy)))
+
+
+def find_loss(kind: str, name: str, table: Mapping[str, Any], family: TaskFamily) -> Loss:
+    """A loss that is not ours: one, or a class that makes one without arguments.
+
+    Raises:
+        InputError: neither, or it cannot be called with episodes of this family or gives anything but one number;
+            `metarl.testing.check_loss` looks closer.
+    """
+    found = choose_or_import(kind, name, table)
+    more = f"python experiments/check.py loss {name} says in words what is wrong with it"
+    if not callable(found):
+        raise InputError(
+            f"{kind} {name!r} is of type {type(found).__name__}; expected a metarl.losses.Loss, or its class"
+        )
+    try:
+        loss: Loss = found() if isinstance(found, type) else copy.deepcopy(found)  # a module may be built with again
+        value = loss(*draw_case(0, discrete=isinstance(family.action_space, Discrete), sizes=loss_sizes(family)))
+    except Exception as error:  # whatever somebody else's code may raise
+        raise InputError(f"{kind} {name!r} cannot be used, {type(error).__name__}: {error}; {more}") from error
+    if not isinstance(value, Tensor) or value.shape != ():
+        came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"{kind} {name!r}: expected one number a task, of shape (), got {came}; {more}")
+    return loss
+
+
+def loss_sizes(family: TaskFamily) -> Sizes:
+    """What losses of this family's episodes read."""
+    size, discrete = choices(family)
+    sizes = Sizes(observation=family.observation_space.shape[0])
+    return sizes._replace(choices=size) if discrete else sizes._replace(action=size)
 
 
 def build_plan(config: Config, benchmark: Benchmark) -> Plan:

@@ -26,9 +26,9 @@ from experiments.presets import PRESETS
 Options = TypeVar("Options")
 
 
-def parse(kind: type[Options], argv: Sequence[str], description: str | None) -> Options:
-    """Flags for the fields of ``kind``; a misspelt flag ends with exit code 2 and a suggestion."""
-    return tyro.cli(kind, args=list(argv), description=description)
+def parse(kind: type[Options], argv: Sequence[str], description: str | None, start: Options | None = None) -> Options:
+    """Flags for the fields of ``kind``, changing ``start``; a misspelt one ends with exit code 2 and a suggestion."""
+    return tyro.cli(kind, args=list(argv), description=description, default=start)
 
 
 def preset(name: str) -> Config:

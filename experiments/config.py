@@ -37,7 +37,7 @@ class Config(BaseModel):
     parameterisation: Literal["free", "positive", "bounded"] = Field("free", description="of learned step sizes")
     max_rate: Positive = Field(10.0, description="upper end of bounded step sizes")
     online_rate: Annotated[float, Field(ge=0.0)] = Field(0.01, description="how fast online rules change step sizes")
-    inner_loss: str = Field("lvc", description="loss of adaptation, by name")
+    inner_loss: str = Field("lvc", description="loss of adaptation, by name or package.module:NAME")
     signal_hidden: tuple[Count, ...] = Field(
         (32, 32), description="units of the hidden layers of a learned reward or advantage; none is linear"
     )
@@ -51,7 +51,7 @@ class Config(BaseModel):
     action_baseline: bool = Field(
         False, description="a baseline that sees the action: less noise in the inner gradient, on average the same"
     )
-    outer_loss: str = Field("clipped", description="loss of the adapted policy, by name")
+    outer_loss: str = Field("clipped", description="loss of the adapted policy, by name or package.module:NAME")
     entropy_penalty: float = Field(
         0.0, description="weight of the adapted policy's entropy, in nats, in the outer loss; below 0 a bonus"
     )

@@ -11,6 +11,14 @@ from typing import Any
 
 from experiments.errors import InputError
 
+GROUPS = {
+    "benchmark": "metarl.benchmarks",
+    "rule": "metarl.rules",
+    "inner loss": "metarl.losses",
+    "outer loss": "metarl.losses",
+}
+"""Entry-point groups by kind: what may be imported, and from where."""
+
 
 def choose(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     """The table's entry.
@@ -28,11 +36,10 @@ def choose(kind: str, name: str, table: Mapping[str, Any]) -> Any:
 def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     """The table's entry, or the object that an installed package offers, or at a path ``package.module:NAME``.
 
-    Only benchmarks and rules may be imported, and `runs.load` asks the user before a stored configuration may.
+    Only the kinds of `GROUPS` may be imported, and `runs.load` asks the user before a stored configuration may.
 
-    An installed package may offer names of its own, in the entry-point groups ``metarl.benchmarks`` and
-    ``metarl.rules``. They are read from its metadata, and imported only if the user gives one. A name of the
-    table cannot be taken.
+    An installed package may offer names of its own, in these entry-point groups. They are read from its metadata,
+    and imported only if the user gives one. A name of the table cannot be taken.
 
     Raises:
         InputError: none of these, or a name that several packages offer.
@@ -58,7 +65,7 @@ def is_plugin(kind: str, name: str, table: Mapping[str, Any]) -> bool:
 def offered_names(kind: str) -> dict[str, list[str]]:
     """Import paths ``package.module:NAME`` that installed packages offer, by name; nothing is imported."""
     paths: dict[str, list[str]] = {}
-    for entry in importlib.metadata.entry_points(group=f"metarl.{kind}s"):
+    for entry in importlib.metadata.entry_points(group=GROUPS[kind]):
         path = entry.value.partition("[")[0].strip()  # what follows are extras, which nobody installs here
         if path not in paths.setdefault(entry.name, []):
             paths[entry.name].append(path)

@@ -177,14 +177,6 @@ LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
 }
 
 
-def outer_loss(config: Config) -> losses.Loss:
-    """The loss of the adapted policy, by name, and its entropy penalty if there is one."""
-    loss = choose("outer loss", config.outer_loss, LOSSES)(config)
-    if not config.entropy_penalty:
-        return loss
-    return losses.WeightedSum(((1.0, loss), (-config.entropy_penalty, losses.negative_entropy)))
-
-
 def _learned_advantage(config: Config, family: TaskFamily) -> losses.Loss:
     return LearnedAdvantage(_reinforcing(config), _judge(config, family, more=1))
 
@@ -194,16 +186,16 @@ def _learned_reward(config: Config, family: TaskFamily) -> losses.Loss:
 
 
 def _learned_loss(config: Config, family: TaskFamily) -> losses.Loss:
-    size, discrete = _choices(family)
+    size, discrete = choices(family)
     return LearnedLoss(_reinforcing(config), _judge(config, family, more=1 + (size if discrete else 2 * size)))
 
 
 def _reinforcing(config: Config) -> losses.Loss:
     """What a learned signal is handed to. Credit completes the plain policy gradient; in the others it counts twice."""
-    return _seeing_actions(config, losses.vpg if config.credit or config.coverage else losses.lvc)
+    return seeing_actions(config, losses.vpg if config.credit or config.coverage else losses.lvc)
 
 
-def _seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
+def seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
     """A loss with the baseline that sees the action, if that is asked for.
 
     Raises:
@@ -219,7 +211,7 @@ def _seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
 
 
 def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwork:
-    size, discrete = _choices(family)
+    size, discrete = choices(family)
     return TransitionNetwork(
         family.observation_space.shape[0],
         size if config.signal_actions else 0,
@@ -231,7 +223,7 @@ def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwo
     )
 
 
-def _choices(family: TaskFamily) -> tuple[int, bool]:
+def choices(family: TaskFamily) -> tuple[int, bool]:
     """How many actions there are to choose from, or the size of a continuous one, and which of the two."""
     actions = family.action_space
     discrete = isinstance(actions, Discrete)
@@ -239,7 +231,7 @@ def _choices(family: TaskFamily) -> tuple[int, bool]:
 
 
 INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
-    **{name: lambda c, family, make=make: _seeing_actions(c, make(c)) for name, make in LOSSES.items()},
+    **{name: lambda c, family, make=make: seeing_actions(c, make(c)) for name, make in LOSSES.items()},
     "learned": lambda c, family: LearnedObjective(_reinforcing(c), _within_reach(support_advantages(c))),
     "warm-start": lambda c, family: LearnedObjective(
         _reinforcing(c),

@@ -19,11 +19,9 @@ from typing import Any
 import torch
 
 import metarl
-from experiments.build import Progress, Setup, build
+from experiments.build import Progress, Setup, build, imported
 from experiments.config import Config
 from experiments.errors import InputError, existing
-from experiments.lookup import is_plugin
-from experiments.names import BENCHMARKS, RULES
 from metarl import checkpoints
 
 PACKAGES = ("torch", "gymnasium", "numpy", "scipy")
@@ -226,12 +224,8 @@ def load(
     if "config" not in state or "benchmark" not in state:
         raise InputError(f"{folder}: this checkpoint is not of a training run; expected one written by train.py")
     config = Config(**state["config"])
-    for kind, name, table in (
-        ("benchmark", config.benchmark, BENCHMARKS),
-        ("benchmark", config.scored_in or config.benchmark, BENCHMARKS),
-        ("rule", config.rule, RULES),
-    ):
-        if is_plugin(kind, name, table) and name not in plugins:
+    for name in imported(config):
+        if name not in plugins:
             raise InputError(f"{folder}: the run uses the plug-in {name}; allow its import with --plugin {name}")
     if restore_threads:
         torch.set_num_threads(state["threads"])

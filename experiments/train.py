@@ -6,6 +6,7 @@ python experiments/train.py --resume runs/NAME
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ class Options(Watch):
 
 @dataclass(frozen=True, kw_only=True)
 class Resume(Watch):
-    """Go on with a run from its last checkpoint, and in the project that it is tracked in."""
+    """Go on with a run from its last checkpoint, looking as often, and in the project that it is tracked in."""
 
     resume: Path
     """run folder"""
@@ -78,6 +79,19 @@ class Resume(Watch):
     """a larger budget than the run began with, to train on"""
 
 
+WATCH = "watch.json"
+EVERY = ("save_every", "histograms_every", "validate_every")
+
+
+def remembered(folder: Path) -> dict[str, int]:
+    """How often the run has been looked at so far; empty for one that does not tell."""
+    try:
+        found = json.loads((folder / WATCH).read_text())
+        return {name: int(found[name]) for name in EVERY if name in found}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 @script
 def main(argv: list[str]) -> None:
     watch: Options | Resume
@@ -88,6 +102,7 @@ def main(argv: list[str]) -> None:
         device, folder = runs.pick_device(again.device), runs.run_of(again.resume)
         setup, done = runs.load(again.resume, device, plugins=again.plugin, restore_threads=True)
         runs.refuse_second(folder)
+        watch = parse(Resume, argv, __doc__, replace(again, **remembered(folder)))
         refuse(watch, setup)
         if again.env_steps is not None:
             setup = extended(setup, folder, done, again.env_steps)
@@ -100,6 +115,7 @@ def main(argv: list[str]) -> None:
         refuse(watch, setup)
         try_out(setup)
         folder = runs.create(config, watch.output, device)
+    runs.write_json(folder / WATCH, {name: getattr(watch, name) for name in EVERY})
     config = setup.config
     to_do = done.env_steps < config.env_steps
     if not to_do:
@@ -194,7 +210,7 @@ def try_out(setup: Setup) -> None:
     except Exception as error:  # whatever somebody else's code may raise
         raise InputError(
             f"benchmark {benchmark!r} cannot be played, {type(error).__name__}: {error}; "
-            f"python experiments/check_family.py {benchmark} says in words what is wrong with it"
+            f"python experiments/check.py family {benchmark} says in words what is wrong with it"
         ) from error
 
 

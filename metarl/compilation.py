@@ -86,9 +86,14 @@ CPU_OPERATIONS = {
 Run = Callable[..., list[Tensor]]
 
 _MACHINE_CODE: dict[Hashable, Run] = {}
-"""By operations, arguments and threads; never emptied, for what a process has loaded stays loaded."""
+"""By operations, arguments and threads. Kept when its programs are gone: what a process has loaded stays loaded."""
 
 _LOCK = threading.RLock()
+
+
+def forget() -> None:
+    """Compile anew from here on: to measure what compiling costs."""
+    _MACHINE_CODE.clear()
 
 
 class Program(NamedTuple):

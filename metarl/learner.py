@@ -193,7 +193,7 @@ def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
     raise NonFiniteError(
         f"the rule {type(learner.rule).__name__} diverged: the parameters of task {int(bad.nonzero()[0])} "
         f"({int(bad.sum())} of {len(bad)} tasks) are not finite after adaptation step {step}; "
-        "lower or bound its step sizes"
+        "lower or bound its step sizes, or look for what is not finite in the inner loss"
     )
 
 

@@ -250,12 +250,20 @@ def test_the_time_to_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
     assert all(0 < line["training seconds"] < line["total seconds"] for line in table)
 
 
-def test_many_seeds(tmp_path: Path) -> None:
-    table = run("seeds", tmp_path / "w4.json", *SIZE, "--counts", "1", "2", "--repeats", "2")["table"]
-    assert [line["seeds"] for line in table] == [1, 2]
-    for line in table:
-        turns = [a / b for a, b in zip(line["together"]["seconds"], line["apart"]["seconds"], strict=True)]
-        assert line["ratio"]["median"] == pytest.approx(statistics.median(turns))
+@pytest.mark.parametrize("flags", [[], ["--compile"]])
+def test_many_seeds(flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, leaves, options: graph)  # the trace alone
+    table = run("seeds", tmp_path / "w4.json", *SIZE, "--counts", "1", "2", "--repeats", "2", *flags)["table"]
+    names = ["apart", "together", *(["apart, compiled", "together, compiled"] if flags else [])]
+    assert [(line["seeds"], line["name"]) for line in table] == [(count, name) for count in (1, 2) for name in names]
+    for first in range(0, len(table), len(names)):
+        apart, *others = table[first : first + len(names)]
+        for line in (apart, *others):
+            turns = [a / b for a, b in zip(line["seconds"], apart["seconds"], strict=True)]
+            assert line["ratio"]["median"] == pytest.approx(statistics.median(turns))
+            whole = line["set-up"] + seeds.ITERATIONS * line["median"]
+            assert line["ratio of a run"] == pytest.approx(whole / (seeds.ITERATIONS * apart["median"]))
+            assert line["set-up"] > 0.0
 
 
 def test_growth_in_processes_of_their_own_where_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,9 @@ def test_the_same_operations_are_compiled_once_in_a_process(monkeypatch: pytest.
     wide = torch.nn.Parameter(torch.ones(2, 3))  # the same operations on other shapes
     assert_near(Programs()(("power",), one(wide, 2.0), x), one(wide, 2.0)(x))
     assert len(compiles) == 3
+    compilation_module.forget()
+    Programs()(("power",), one(wide, 2.0), x)
+    assert len(compiles) == 4
 
 
 def test_two_threads_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:

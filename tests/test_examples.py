@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from examples import own_family, own_rule
-from experiments import check_family as shell
+from examples import own_family, own_loss, own_rule
+from experiments import check as shell
 from experiments import evaluate, train
+from experiments.build import build
+from experiments.config import Config
 from experiments.presets import PRESETS
+from metarl.distributions import Categorical
 from metarl.rules import Step, UpdateRule
 from metarl.testing import check_family, check_rule
+from metarl.testing.losses import draw_case
 
 SOURCE = Path(own_family.__file__).read_text()
 NAME = "examples.own_family:benchmark"
@@ -45,8 +50,8 @@ def test_the_commands_of_its_docstring_run(tmp_path: Path, capsys: pytest.Captur
     text = SOURCE.replace("$TANK", NAME).replace("--env-steps 1500000", "--env-steps 1000")
     assert f"TANK={NAME}" in text and "--env-steps 1000" in text
     commands = dict(re.findall(r"python experiments/(\w+)\.py (.*)", text))
-    assert set(commands) == {"check_family", "train", "evaluate"}
-    assert shell.main(commands["check_family"].split()) == 0
+    assert set(commands) == {"check", "train", "evaluate"}
+    assert shell.main(commands["check"].split()) == 0
     run = tmp_path / "tank"
     argv = commands["train"].replace("runs/tank", str(run)).split()
     assert argv[0] in PRESETS and NAME in argv
@@ -97,9 +102,39 @@ def test_a_rule_that_returns_something_else_is_refused_before_the_run(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_commands_of_the_rules_docstring_run(tmp_path: Path) -> None:
-    text, run = Path(own_rule.__file__).read_text(), str(tmp_path / "sign")
-    commands = dict(re.findall(r"python experiments/(\w+)\.py (.*)", text.replace("runs/sign", run)))
+@pytest.mark.parametrize(("example", "run"), [(own_rule, "runs/sign"), (own_loss, "runs/imitation")])
+def test_the_commands_of_a_docstring_run(example: Any, run: str, tmp_path: Path) -> None:
+    text = Path(example.__file__).read_text()
+    assert text.count(run) == 2
+    commands = dict(re.findall(r"python experiments/(\w+)\.py ([^#\n]*)", text.replace(run, str(tmp_path / "run"))))
+    assert shell.main(commands["check"].split()) == 0
     tiny = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4", "--env-steps", "1000"]
     assert train.main([*commands["train"].split(), *tiny, "--no-evaluate"]) == 0
     assert evaluate.main([*commands["evaluate"].split(), "--tasks", "3", "--steps", "1"]) == 0
+
+
+def test_the_loss_imitates_what_turned_out_well() -> None:
+    """Its gradient in the logits by hand, at three temperatures."""
+    _, batch = draw_case(0, dtype=torch.float64, discrete=True)
+    logits = torch.zeros(*batch.mask.shape, 4, dtype=torch.float64, requires_grad=True)
+    for temperature in (0.5, 1.0, 3.0):
+        loss = own_loss.Imitation().double()
+        with torch.no_grad():
+            loss.log_temperature.fill_(math.log(temperature))
+        (slope,) = torch.autograd.grad(loss(Categorical(logits), batch), logits)
+        weight = (batch.advantage / temperature).clamp(max=3.0).exp() * batch.mask / batch.mask.sum()
+        taken = torch.nn.functional.one_hot(batch.action, 4)
+        torch.testing.assert_close(slope, weight.unsqueeze(-1) * (0.25 - taken))
+
+
+def test_the_loss_is_meta_trained() -> None:
+    tiny = {"hidden": (8,), "tasks": 4, "episodes": 4, "query_episodes": 4, "env_steps": 3000, "rate_lr": 0.01}
+    setup = build(
+        Config(benchmark="cartpole-polarity", inner_loss="examples.own_loss:Imitation", **tiny), torch.device("cpu")
+    )
+    before = [p.detach().clone() for p in setup.learner.inner.parameters()]
+    for _ in setup.train():
+        pass
+    assert len(before) == 1
+    assert all(not torch.equal(p, old) for p, old in zip(setup.learner.inner.parameters(), before, strict=True))
+    assert torch.equal(own_loss.Imitation().log_temperature, torch.zeros(()))  # and another run begins anew

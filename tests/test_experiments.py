@@ -230,6 +230,24 @@ def test_a_checkpoint_without_any_of_its_parts_is_not_exact(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "inner", ["vpg", "lvc", "learned", "warm-start", "learned-advantage", "learned-reward", "learned-loss"]
 )
+def test_a_resumed_run_is_looked_at_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[train.Watch] = []
+    real = train.train_logged
+    monkeypatch.setattr(train, "train_logged", lambda *given: (seen.append(given[-1]), real(*given))[1])
+    run = tmp_path / "run"
+    assert train_tiny(run, "--no-evaluate", "--save-every", "3", "--histograms-every", "7") == 0
+    budget = json.loads((run / "config.json").read_text())["env_steps"]
+    again = ["--resume", str(run), "--no-evaluate", "--env-steps"]
+    assert train.main([*again, str(budget + 1000), "--histograms-every", "0"]) == 0
+    assert train.main([*again, str(budget + 2000)]) == 0  # what was changed stays changed
+    for damaged in ("{", "[]", '{"save_every": null}'):
+        (run / train.WATCH).write_text(damaged)
+        budget += 1000
+        assert train.main([*again, str(budget + 2000)]) == 0
+    found = [(one.save_every, one.histograms_every, one.validate_every) for one in seen]
+    assert found == [(3, 7, 0), (3, 0, 0), (3, 0, 0), *([(50, 20, 0)] * 3)]
+
+
 def test_every_inner_loss_of_advantages_can_have_a_baseline_that_sees_the_action(inner: str) -> None:
     def found(**changes: Any) -> bool:
         config = SMALL.model_copy(update={"inner_loss": inner, "discount": 0.9, "decay": 0.9, **changes})
@@ -310,7 +328,7 @@ WRONG_TRAINING = {
     "not a path": (["navigation-fixed", "--benchmark", "my_family"], "or give package.module:NAME"),
     "breaks in play": (
         ["navigation-fixed", "--benchmark", "tests.test_experiments:broken_family"],
-        "cannot be played, RuntimeError: no floor here; python experiments/check_family.py tests.test",
+        "cannot be played, RuntimeError: no floor here; python experiments/check.py family tests.test",
     ),
     "resume nothing": (["--resume", "no/such/run"], "no such run folder"),
     "resume a preset": (["navigation-fixed", "--resume", "no/such/run"], "got navigation-fixed; leave it out"),

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from envs import BENCHMARKS, TaskBenchmark
-from experiments import check_family, evaluate, lookup, names, report, train
-from experiments.build import build_benchmark
+from experiments import check, evaluate, lookup, names, report, runs, train
+from experiments.build import build, build_benchmark
 from experiments.config import Config
 from experiments.errors import InputError
 from metarl.rules import SGD
@@ -20,7 +20,12 @@ from metarl.rules import SGD
 TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4", "--env-steps", "200"]
 
 PLUGIN = """
+import torch
+from torch import nn
+
 from envs import CartPole, Navigation, Range, TaskBenchmark
+from metarl import lvc, vpg
+from metarl.losses import masked_mean
 from metarl.rules import SGD
 
 def short(horizon=5):
@@ -28,6 +33,23 @@ def short(horizon=5):
 
 def rule(params):
     return SGD(0.1)
+
+def loss(distribution, batch):
+    return vpg(distribution, batch) + 0.1 * masked_mean(distribution.entropy(), batch.mask)
+
+class Signal(nn.Module):  # for cartpole-polarity alone
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4))
+
+    def forward(self, distribution, batch):
+        assert batch.observation.shape[-1] == 4
+        return lvc(distribution, batch._replace(advantage=batch.advantage + batch.observation @ self.weight))
+
+signal = Signal()
+
+def each(distribution, batch):
+    return distribution.log_prob(batch.action)
 
 class Namespace:
     nested = short()
@@ -78,6 +100,7 @@ def installed(plugin: str, monkeypatch: pytest.MonkeyPatch) -> str:
     ]
     points = [EntryPoint(name, value, "metarl.benchmarks") for name, value in offered]
     points += [EntryPoint("their-rule", "their_plugin:rule", "metarl.rules"), EntryPoint("x", "y:z", "console_scripts")]
+    points += [EntryPoint("their-loss", "their_plugin:loss", "metarl.losses")]
 
     def entry_points(**given: Any) -> EntryPoints:
         return EntryPoints(points).select(**given)
@@ -161,34 +184,61 @@ def test_what_is_no_benchmark_is_refused(
 @pytest.mark.parametrize("name", ["their_plugin:short", "their_plugin:heavy", "their_plugin:foreign", "bandit-5"])
 def test_the_shell_says_that_nothing_was_found(name: str, plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert name in BENCHMARKS or name.startswith(plugin)
-    assert check_family.main([name]) == 0
+    assert check.main(["family", name]) == 0
     assert capsys.readouterr().out == f"{name}: nothing found\n"
 
 
 def test_the_shell_says_what_was_found_and_ends_with_1(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_family.main(["their_plugin:same"]) == 1
+    assert check.main(["family", "their_plugin:same"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "- sample gives the same task again and again: there is nothing to adapt to; vary at least one constant",
         "their_plugin:same: 1 finding(s)",
     ]
-    assert check_family.main(["their_plugin:dull"]) == 1
+    assert check.main(["family", "their_plugin:dull"]) == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["rule", "meta-sgd"],
+        ["rule", "their_plugin:rule"],
+        ["loss", "loaded-dice"],
+        ["loss", "their_plugin:loss"],
+        ["loss", "their_plugin:Signal", "--benchmark", "cartpole-polarity"],
+    ],
+)
+def test_the_shell_checks_rules_and_losses(argv: list[str], plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main(argv) == 0
+    assert capsys.readouterr().out == f"{argv[1]}: nothing found\n"
+    assert check.main(["loss", "their_plugin:Signal", "--benchmark", "navigation-fixed"]) == 1
+    assert check.main(["loss", "their_plugin:each"]) == 1
+    assert check.main(["rule", "their_plugin:loss"]) == 1
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "expected a benchmark or family"),
-        (["cartpole-wid"], "did you mean 'cartpole-wide'?"),
-        (["their_plugin:number"], "is of type int; expected a benchmark or a family"),
-        (["their_plugin:heavy", "--horizon", "3"], "leave --horizon out"),
-        (["cartpole-wide", "--horizon", "0"], "horizon: expected"),
-        (["their_plugin:rule"], "missing 1 required positional argument"),
+        ([], "unknown kind ''; known are family, rule, loss"),
+        (["famly", "cartpole-wide"], "did you mean 'family'?"),
+        (["family"], "expected a family to check"),
+        (["family", "cartpole-wid"], "did you mean 'cartpole-wide'?"),
+        (["family", "their_plugin:number"], "is of type int; expected a benchmark or a family"),
+        (["family", "their_plugin:heavy", "--horizon", "3"], "leave --horizon out"),
+        (["family", "cartpole-wide", "--horizon", "0"], "horizon: expected"),
+        (["family", "their_plugin:rule"], "missing 1 required positional argument"),
+        (["family", "cartpole-wide", "--benchmark", "cartpole-wide"], "--benchmark is for a loss"),
+        (["rule", "meta-sdg"], "did you mean 'meta-sgd'?"),
+        (["rule", "their_plugin:number"], "is of type int; expected a rule"),
+        (["rule", "maml", "--horizon", "3"], "--horizon is for a family"),
+        (["loss", "lcv"], "did you mean 'lvc'?"),
+        (["loss", "their_plugin:number"], "is of type int; expected a loss"),
+        (["loss", "lvc", "--benchmark", "cartpole-wid"], "did you mean 'cartpole-wide'?"),
     ],
 )
 def test_nothing_to_check_is_one_line_and_exit_code_2(
     argv: list[str], message: str, plugin: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check_family.main(argv) == 2
+    assert check.main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
@@ -205,3 +255,56 @@ def test_a_stored_name_of_an_installed_package_is_imported_only_if_allowed(
     monkeypatch.delitem(sys.modules, installed)
     assert report.main([run, "--no-moving"]) == 0 and installed not in sys.modules
     assert report.main([run, "--no-moving", "--plugin", "their-short"]) == 0 and installed in sys.modules
+
+
+LOSSES = ("--inner-loss", "their_plugin:Signal", "--outer-loss", "their-loss")
+
+
+def test_a_run_with_losses_from_outside_goes_on_where_that_is_allowed(
+    installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    assert train.main(["cartpole-polarity", *LOSSES, *TINY, "--no-evaluate", "--output", run]) == 0
+    for allowed in ((), ("their_plugin:Signal",), ("their-loss",)):
+        monkeypatch.delitem(sys.modules, installed, raising=False)
+        flags = [part for name in allowed for part in ("--plugin", name)]
+        assert evaluate.main([run, *flags]) == 2
+        assert "allow its import with --plugin" in capsys.readouterr().err and installed not in sys.modules
+    setup, _ = runs.load(run, plugins=("their_plugin:Signal", "their-loss"))
+    weight = next(setup.learner.inner.parameters())  # type: ignore[union-attr]
+    assert weight.abs().max() > 0.0  # it has learned, and that was kept
+
+
+def test_a_module_from_outside_is_built_with_anew(plugin: str) -> None:
+    config = Config(benchmark="cartpole-polarity", inner_loss="their_plugin:signal")
+    one, two = (build(config, torch.device("cpu")).learner.inner for _ in range(2))
+    assert one is not two and one is not sys.modules[plugin].signal  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "message"),
+    [
+        ("inner", "their_plugin:number", "is of type int; expected a metarl.losses.Loss, or its class"),
+        ("inner", "their_plugin:each", "expected one number a task, of shape (), got shape"),
+        ("outer", "their_plugin:each", "expected one number a task, of shape (), got shape"),
+        (
+            "inner",
+            "their_plugin:rule",
+            "takes 1 positional argument but 2 were given; python experiments/check.py loss",
+        ),
+        ("outer", "their_plugin:signal", "it would learn to be easy"),
+        ("inner", "their_plugin:losss", "cannot be imported"),
+        ("outer", "clippd", "did you mean 'clipped'?"),
+    ],
+)
+def test_what_is_no_loss_is_refused(
+    flag: str, name: str, message: str, plugin: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["cartpole-polarity", f"--{flag}-loss", name]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+
+
+def test_a_loss_from_outside_has_no_action_baseline(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["cartpole-polarity", "--inner-loss", "their_plugin:loss", "--action-baseline"]) == 2
+    assert "--action-baseline: expected an inner loss of advantages" in capsys.readouterr().err

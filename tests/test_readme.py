@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import check_family, compare, enjoy, estimators, evaluate, export, finetune, report, reproduce, train
+from experiments import check, compare, enjoy, estimators, evaluate, export, finetune, report, reproduce, train
 from experiments.cli import PRESETS
 from experiments.config import Config
 from experiments.names import BENCHMARKS, RULES
@@ -44,7 +44,7 @@ def test_the_python_examples_run(
     assert names["model"].num_timesteps == 200 * names["env"].num_envs
 
 
-SCRIPTS = (train, evaluate, compare, enjoy, estimators, check_family, export, finetune, report, reproduce)
+SCRIPTS = (train, evaluate, compare, enjoy, estimators, check, export, finetune, report, reproduce)
 
 
 def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:

@@ -96,6 +96,15 @@ def test_a_family_of_ours_that_forgets_a_space_is_told_so() -> None:
     assert check_family(type("Whole", (Spaceless,), spaces)()) == []
 
 
+class NaNAtAnEnd(Spaceless):
+    observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = Sled.action_space
+
+    def step(self, task: Any, state: Any, action: Tensor) -> Transition:
+        after, reward, terminated = super().step(task, state, action)
+        return Transition(after, torch.where(task["goal"] == 1.0, torch.nan, reward), terminated)
+
+
 def sampled(change: Callable[..., dict[str, Tensor]]) -> Any:
     """The sled with other tasks."""
     return type("Sampled", (Sled,), {"sample": lambda self, tasks, *, generator: change(
@@ -130,6 +139,12 @@ class Clock(Sled):
     def step(self, task: Any, state: Any, action: Tensor) -> tuple[Any, ...]:
         after, reward, terminated = super().step(task, state, action)
         return {**after, "time": state["time"] + 1}, reward, terminated
+
+
+class ClockEnds(Clock):
+    def step(self, task: Any, state: Any, action: Tensor) -> tuple[Any, ...]:
+        after, reward, terminated = super().step(task, state, action)
+        return after, reward, terminated | (after["time"] >= self.horizon)
 
 
 class NaNAtSeven(Clock):
@@ -433,6 +448,8 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "hidden NaN": (HiddenNaN, "the state's time is NaN at step 4"),
     "outside": (lambda: having(observation_space=box(-0.5, 0.5)), "observation lies outside observation_space at step"),
     "mask upside down": (lambda: stepped(lambda s, t, a, r, d: (a, r, ~d)), "every episode ends with its first step"),
+    "NaN at an end": (NaNAtAnEnd, r"the reward is not finite at step 0, first in task 1 \(goal=1\)"),
+    "clock ends it": (ClockEnds, "whatever lives until the time limit, step 12, is terminated there"),
     "references": (lambda: having(references=lambda self, t: {"floor": t["goal"].sum()}), r"'floor' must be \(16,\)"),
     "upside down": (
         lambda: having(references=lambda self, t: {"floor": t["goal"] + 1.0, "ceiling": t["goal"]}),

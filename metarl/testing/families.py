@@ -335,7 +335,7 @@ def _varied(task: Task) -> list[str]:
 
 def _values(watched: Watched) -> Iterator[str]:
     """Values met in an episode."""
-    task = watched.sample(4 * TASKS, generator=generator(3))
+    task = _with_ends(watched.family, watched.sample(4 * TASKS, generator=generator(3)))
     told: set[str] = set()
     moments = list(walk(watched, task))
     last = moments[-1]
@@ -349,6 +349,24 @@ def _values(watched: Watched) -> Iterator[str]:
                 yield f"{what} at step {step}, first in {_one(task, int(bad[0, 0]))}"
     if watched.family.horizon > 1 and len(moments) == 1:
         yield "every episode ends with its first step: terminated is True where an episode ends, not where it goes on"
+    elif len(moments) == watched.family.horizon > 1 and last.alive.any() and last.terminated[last.alive].all():
+        yield (
+            f"whatever lives until the time limit, step {watched.family.horizon}, is terminated there: leave the clock"
+            " to horizon, or what would have come is taken for nothing"
+        )
+
+
+def _with_ends(family: TaskFamily, task: Task) -> Task:
+    """Tasks of which the first have one constant at an end of its range, where equations break, if there are ranges."""
+    ranges, contains = getattr(family, "ranges", {}), getattr(family, "contains", None)
+    ends = [(name, end) for name in _varied(task) if hasattr(ranges.get(name), "bounds") for end in ranges[name].bounds]
+    moved = {name: value.clone() for name, value in task.items()}
+    for row, (name, end) in zip(range(len(next(iter(task.values())))), ends, strict=False):
+        moved[name][row] = end
+    if contains is None:
+        return moved
+    sound = contains(moved)  # constants may bind each other
+    return {name: torch.where(sound, value, task[name]) for name, value in moved.items()}
 
 
 def _unsound(space: Any, moment: Moment) -> dict[str, Tensor]:

@@ -1,0 +1,107 @@
+"""Say in plain words what is wrong with a family of environments, an update rule or a loss of one's own.
+
+python experiments/check.py family NAME [--horizon 100]    (a benchmark or family, or what makes one)
+python experiments/check.py rule NAME
+python experiments/check.py loss NAME [--benchmark cartpole-polarity]    (of whose observations and actions it is made)
+
+NAME is one of metarl or of an installed package, or package.module:NAME. Exit code 0 if nothing was found, 1
+with findings, 2 if there is nothing to check.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.build import build_benchmark, find_benchmark, loss_sizes
+from experiments.cli import parse
+from experiments.config import Config
+from experiments.errors import InputError, script
+from experiments.lookup import choose, choose_or_import
+from experiments.names import LOSSES, RULES
+from metarl.rules import Free
+from metarl.testing import check_family, check_loss, check_rule
+
+FOUND = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to check."""
+
+    kind: Annotated[str, tyro.conf.Positional] = ""
+    """family, rule or loss"""
+    name: Annotated[str, tyro.conf.Positional] = ""
+    """by name or package.module:NAME"""
+    horizon: int | None = None
+    """of a family: time limit in steps; its own unless given"""
+    benchmark: str | None = None
+    """of a loss: whose observations and actions it reads; any unless given"""
+
+
+def main(argv: list[str]) -> int:
+    found: list[str] = []
+    return script(lambda given: found.extend(check(given)))(argv) or (FOUND if found else 0)
+
+
+def check(argv: list[str]) -> list[str]:
+    """Check and print what was found, one line a finding."""
+    options = parse(Options, argv, __doc__)
+    look: Callable[[Options], list[str]] = choose("kind", options.kind, KINDS)
+    if not options.name:
+        raise InputError(f"expected a {options.kind} to check, by name or package.module:NAME; see --help")
+    for flag, kind in (("horizon", "family"), ("benchmark", "loss")):
+        if getattr(options, flag) is not None and kind != options.kind:
+            raise InputError(f"--{flag} is for a {kind}; leave it out")
+    found = look(options)
+    for line in found:
+        print(f"- {line}")
+    print(f"{options.name}: " + (f"{len(found)} finding(s)" if found else "nothing found"))
+    return found
+
+
+def look_at_family(options: Options) -> list[str]:
+    try:
+        made = find_benchmark(options.name, options.horizon)
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error)) from error
+    family = getattr(made, "family", made)
+    if not hasattr(family, "step"):
+        raise InputError(f"{options.name!r} is of type {type(made).__name__}; expected a benchmark or a family")
+    return check_family(family)
+
+
+def look_at_rule(options: Options) -> list[str]:
+    found = choose_or_import("rule", options.name, RULES)
+    make = (lambda params: found(Config(), params, Free())) if options.name in RULES else found
+    return check_rule(_callable(options, make))
+
+
+def look_at_loss(options: Options) -> list[str]:
+    found = choose_or_import("inner loss", options.name, LOSSES)
+    loss = found(Config()) if options.name in LOSSES else found
+    if options.benchmark is None:
+        return check_loss(_callable(options, loss))
+    family = build_benchmark(Config(benchmark=options.benchmark)).family
+    return check_loss(_callable(options, loss), sizes=loss_sizes(family))
+
+
+def _callable(options: Options, found: Any) -> Any:
+    if not callable(found):
+        raise InputError(f"{options.name!r} is of type {type(found).__name__}; expected a {options.kind}, or its class")
+    return found
+
+
+KINDS: dict[str, Callable[[Options], list[str]]] = {
+    "family": look_at_family,
+    "rule": look_at_rule,
+    "loss": look_at_loss,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

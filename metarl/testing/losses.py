@@ -1,0 +1,237 @@
+"""What is wrong with a loss, in plain words: the contract of `metarl.losses.Loss`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metarl.distributions import Categorical, Distribution, Gaussian
+from metarl.losses import Loss
+from metarl.trees import leaves_of, map_leaves
+from metarl.types import Batch
+
+LENGTHS = ((4, 2, 1), (3, 4, 4), (1, 1, 4))  # steps of the episodes of each task
+STEPS = 4
+PADDED = 2  # more steps that nobody took
+
+
+class Sizes(NamedTuple):
+    """What the loss is made for: sizes of observations and of continuous actions, and how many discrete ones."""
+
+    observation: int = 3
+    action: int = 2
+    choices: int = 4
+
+
+class Case(NamedTuple):
+    """What a loss is called with, for one task."""
+
+    distribution: Any
+    batch: Batch
+
+
+def check_loss(make: Loss | Callable[[], Loss], *, sizes: Sizes = Sizes()) -> list[str]:  # noqa: B008 (immutable)
+    """What is wrong with a loss; empty if nothing was found.
+
+    Args:
+        make: a loss, or a class that makes one without arguments, as ``--inner-loss package.module:NAME`` takes it.
+        sizes: of the observations and actions it is made for.
+
+    Checked, with distributions over discrete and continuous actions (a loss may be for one kind alone): one finite
+    number of the dtype of its inputs; padding that does not count; one task at a time as under ``vmap``; finite
+    gradients in the policy, and of a step by them in all that the loss learns; the same number again for the same
+    arguments; saving and loading; no use of torch's global random numbers.
+    """
+    try:
+        kind = _kind(make, sizes)
+    except Exception as error:
+        return [f"the loss raised {type(error).__name__}: {error}"]
+    found: list[str] = []
+    for stage in ((_number,), (_repetition,), (_padding, _lifting, _gradients, _checkpoint)):
+        for check in stage:
+            try:
+                found.extend(check(make, kind))
+            except Exception as error:
+                found.append(f"{(check.__doc__ or '').rstrip('.')}: the loss raised {type(error).__name__}: {error}")
+        if found:  # what is checked later takes this for granted
+            break
+    return found
+
+
+Draw = Callable[..., Case]
+"""Cases of one kind of actions, by seed and task; see `draw_case`."""
+
+
+def _kind(make: Any, sizes: Sizes) -> Draw:
+    """Cases with the kind of actions that the loss is for.
+
+    Raises:
+        Exception: whatever the loss raised, if it is for neither.
+    """
+    raised: list[Exception] = []
+    for discrete in (True, False):
+
+        def draw(seed: int, task: int = 0, dtype: torch.dtype = torch.float64, discrete: bool = discrete) -> Case:
+            return draw_case(seed, task, dtype, discrete=discrete, sizes=sizes)
+
+        try:
+            _made(make)(*draw(0))
+            return draw
+        except Exception as error:
+            raised.append(error)
+    raise raised[0]
+
+
+def draw_case(
+    seed: int,
+    task: int = 0,
+    dtype: torch.dtype = torch.float32,
+    *,
+    discrete: bool,
+    sizes: Sizes = Sizes(),  # noqa: B008
+) -> Case:
+    """Sampled episodes of one of three tasks, and what another policy would do in them: anything on padding."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = (torch.arange(STEPS)[:, None] < torch.tensor(LENGTHS[task])).to(dtype)
+    rows = tuple(mask.shape)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*rows, *shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def policy() -> Distribution:
+        return (
+            Categorical(normal(sizes.choices))
+            if discrete
+            else Gaussian(normal(sizes.action), 0.3 * normal(sizes.action))
+        )
+
+    sampling = policy()
+    action = torch.randint(sizes.choices, rows, generator=generator) if discrete else normal(sizes.action)
+    observation, last = normal(sizes.observation), normal(sizes.observation)[0]
+    ends = torch.tensor(LENGTHS[task]) < STEPS
+    batch = Batch(
+        _masked(observation, mask),
+        _masked(action, mask),
+        map_leaves(lambda leaf: _masked(leaf, mask), sampling),
+        sampling.log_prob(action) * mask,
+        normal() * mask,
+        mask,
+        (torch.arange(STEPS)[:, None] == torch.tensor(LENGTHS[task]) - 1) & ends,
+        last.masked_fill(ends[:, None], 0.0),
+        normal() * mask,
+        normal() * mask,
+        torch.empty(0, dtype=torch.int64),
+    )
+    return Case(policy(), batch)
+
+
+def _masked(x: Tensor, mask: Tensor) -> Tensor:
+    return x.masked_fill((mask == 0).reshape(mask.shape + (1,) * (x.dim() - mask.dim())), 0)
+
+
+def _made(make: Any, dtype: torch.dtype = torch.float64) -> Any:
+    """The loss: made if it is a class, copied if it is a module, so that no check meets what another has done."""
+    loss = make() if isinstance(make, type) else copy.deepcopy(make)
+    return loss.to(dtype) if isinstance(loss, nn.Module) else loss
+
+
+def _stacked(cases: Sequence[Case]) -> Case:
+    found: Case = map_leaves(lambda *leaves: torch.stack(leaves), *cases)
+    return found
+
+
+def _number(make: Any, draw: Draw) -> Iterator[str]:
+    """One number."""
+    for dtype in (torch.float32, torch.float64):
+        value = _made(make, dtype)(*draw(0, dtype=dtype))
+        if not isinstance(value, Tensor) or value.shape != ():
+            came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            yield f"a loss is one number a task, of shape (); got {came}; reduce it with losses.masked_mean"
+            return
+        if value.dtype != dtype:
+            yield f"the loss of {dtype} numbers must be one; got {value.dtype}"
+        if not bool(value.isfinite()):
+            yield f"the loss is not finite, {float(value)}"
+            return
+
+
+def _padding(make: Any, draw: Draw) -> Iterator[str]:
+    """Padding."""
+    loss = _made(make)
+    distribution, batch = draw(0)
+    value = loss(distribution, batch)
+    others = map_leaves(lambda leaf: torch.where(batch.mask.unsqueeze(-1) > 0, leaf, 2.0 * leaf.flip(-1)), distribution)
+    if not torch.allclose(loss(others, batch), value, rtol=1e-9, atol=1e-12):
+        yield "what the policy would do after an episode's end changes the loss; count the steps of batch.mask alone"
+
+    def longer(leaf: Tensor) -> Tensor:
+        return torch.cat([leaf, leaf.new_zeros(PADDED, *leaf.shape[1:])])
+
+    fields = {name: map_leaves(longer, getattr(batch, name)) for name in Batch._fields if name != "last_observation"}
+    padded = batch._replace(**fields)._replace(live=batch.live)
+    if not torch.allclose(loss(map_leaves(longer, distribution), padded), value, rtol=1e-9, atol=1e-12):
+        yield "the loss changes with padding behind the last step; divide by batch.mask.sum(), not by all rows"
+
+
+def _lifting(make: Any, draw: Draw) -> Iterator[str]:
+    """Lifting over tasks."""
+    loss, cases = _made(make), [draw(seed, seed) for seed in range(len(LENGTHS))]
+    together = torch.vmap(lambda case: loss(*case))(_stacked(cases))
+    alone = torch.stack([loss(*case) for case in cases])
+    if not torch.allclose(together, alone, rtol=1e-9, atol=1e-12):
+        yield "lifted over tasks by vmap the loss is another than task by task"
+
+
+def _gradients(make: Any, draw: Draw) -> Iterator[str]:
+    """Gradients."""
+    loss, (distribution, batch) = _made(make), draw(0)
+    given = map_leaves(lambda leaf: leaf.clone().requires_grad_(), distribution)
+    value = loss(given, batch)
+    if not value.requires_grad:
+        yield "the loss does not depend on the policy: there is no gradient to step along"
+        return
+    slopes = torch.autograd.grad(value, leaves_of(given), create_graph=True, materialize_grads=True)
+    if not all(bool(slope.isfinite().all()) for slope in slopes):
+        yield "the gradient in the policy is not finite"
+        return
+    learned = dict(loss.named_parameters()) if isinstance(loss, nn.Module) else {}
+    energy = torch.stack([slope.square().sum() for slope in slopes]).sum()
+    leaves = [*leaves_of(given), *learned.values()]
+    twice = torch.autograd.grad(energy, leaves, allow_unused=True) if energy.requires_grad else [None] * len(leaves)
+    if any(slope is not None and not bool(slope.isfinite().all()) for slope in twice):
+        yield "the second derivative is not finite"
+    for name, slope in zip(learned, twice[len(leaves_of(given)) :], strict=True):
+        if slope is None:
+            yield f"{name} is learned but no step by the loss depends on it"
+
+
+def _repetition(make: Any, draw: Draw) -> Iterator[str]:
+    """The same again."""
+    before = torch.get_rng_state()
+    loss, case = _made(make), draw(0)
+    kept = _stacked([case])
+    first, second = loss(*case), loss(*case)
+    if not torch.equal(before, torch.get_rng_state()):
+        yield "the loss draws from torch's global random numbers; take a torch.Generator instead"
+    elif any(not torch.equal(a, b) for a, b in zip(leaves_of(kept), leaves_of(_stacked([case])), strict=True)):
+        yield "the loss wrote into its arguments; make new tensors"
+    elif not torch.equal(first, second):
+        yield "the loss is another when called again; keep nothing while it computes, or replay would not repeat it"
+
+
+def _checkpoint(make: Any, draw: Draw) -> Iterator[str]:
+    """Saving and loading."""
+    source, target = _made(make), _made(make)
+    if not isinstance(source, nn.Module):
+        return
+    with torch.no_grad():
+        for p in source.parameters():
+            p.add_(0.01)
+    target.load_state_dict(source.state_dict())
+    case = draw(0)
+    if not torch.equal(source(*case), target(*case)):
+        yield "a loss loaded from a state_dict is another: something learned is no nn.Parameter"
