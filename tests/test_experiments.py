@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 import torch
 
-from envs import RingNavigation, TaskBenchmark
+from envs import Navigation, RingNavigation, TaskBenchmark
 from experiments import compare, demo, evaluate, runs, train
-from experiments.build import Progress, build, build_rule
+from experiments.build import Progress, build, build_outer_loss, build_rule
 from experiments.config import Config
 from experiments.contenders import CONTENDERS
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, held_out_tasks
-from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES, outer_loss
+from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META_OPTIMIZERS, RULES
 from experiments.presets import PRESETS
 from experiments.stopping import Stopped, stop_requests
 from experiments.streams import stream
@@ -227,9 +227,6 @@ def test_a_checkpoint_without_any_of_its_parts_is_not_exact(tmp_path: Path) -> N
         assert not torch.equal(complete, go_on(part)), part
 
 
-@pytest.mark.parametrize(
-    "inner", ["vpg", "lvc", "learned", "warm-start", "learned-advantage", "learned-reward", "learned-loss"]
-)
 def test_a_resumed_run_is_looked_at_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[train.Watch] = []
     real = train.train_logged
@@ -248,6 +245,9 @@ def test_a_resumed_run_is_looked_at_as_often(tmp_path: Path, monkeypatch: pytest
     assert found == [(3, 7, 0), (3, 0, 0), (3, 0, 0), *([(50, 20, 0)] * 3)]
 
 
+@pytest.mark.parametrize(
+    "inner", ["vpg", "lvc", "learned", "warm-start", "learned-advantage", "learned-reward", "learned-loss"]
+)
 def test_every_inner_loss_of_advantages_can_have_a_baseline_that_sees_the_action(inner: str) -> None:
     def found(**changes: Any) -> bool:
         config = SMALL.model_copy(update={"inner_loss": inner, "discount": 0.9, "decay": 0.9, **changes})
@@ -611,7 +611,7 @@ def test_only_the_same_tasks_can_score_the_adapted_policy() -> None:
 def test_the_entropy_of_the_adapted_policy_costs_its_penalty() -> None:
     logits = torch.tensor([[[0.0, 0.0]], [[0.0, 2.0]]])  # [H, N, actions]; the second step is padding
     batch = make_batch(torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]), action=torch.zeros(2, 1, dtype=torch.int64))
-    plain, costly = (outer_loss(Config(entropy_penalty=weight)) for weight in (0.0, 0.1))
+    plain, costly = (build_outer_loss(Config(entropy_penalty=weight), Navigation(5)) for weight in (0.0, 0.1))
     added = costly(Categorical(logits), batch) - plain(Categorical(logits), batch)
     assert float(added) == pytest.approx(0.1 * math.log(2.0))
 
