@@ -489,12 +489,12 @@ def test_a_stored_configuration_cannot_have_anything_else_imported(
     tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = checkpoints.load(finished_run)
-    for field in ("inner_loss", "outer_loss", "baseline", "meta_optimizer"):
+    for field in ("baseline", "meta_optimizer"):
         run = tmp_path / field
         checkpoints.save(run, state | {"config": state["config"] | {field: "os:getcwd"}}, 1)
         assert evaluate.main([str(run), "--plugin", "os:getcwd"]) == 2
         assert "unknown" in capsys.readouterr().err
-    for field in ("benchmark", "scored_in", "rule"):
+    for field in ("benchmark", "scored_in", "rule", "inner_loss", "outer_loss"):
         run = tmp_path / field
         checkpoints.save(run, state | {"config": state["config"] | {field: "hostile:boom"}}, 1)
         assert evaluate.main([str(run)]) == 2
