@@ -48,6 +48,9 @@ class Plan:
         for name, least in (("tasks", 1), ("episodes", 1), ("query_episodes", 1), ("steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("support", "query"):
+            if not isinstance(given := getattr(self, name), Advantages):
+                raise TypeError(f"{name}: expected advantages, such as Advantages(discount=0.95), got {given!r}")
         self.support.refuse_company()
 
 

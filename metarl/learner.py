@@ -58,10 +58,13 @@ class Learner(nn.Module):
                 reads the advantages that the support has: those of the inner loss.
 
         Raises:
-            TypeError: a rule that is none, such as its class.
+            TypeError: a rule or a loss that is none, such as its class.
             ValueError: credit with an inner loss whose second derivative holds it already; a negative weight.
         """
         super().__init__()
+        for what, loss in (("inner", inner), ("outer", outer)):
+            if isinstance(loss, type) or not callable(loss):
+                raise TypeError(f"{what}: expected a loss, such as metarl.lvc or metarl.Clipped(0.2), got {loss!r}")
         if credit is not None and getattr(inner, "loss", inner) is not vpg:  # what a learned objective wraps
             raise ValueError(
                 "pre-update credit completes the inner loss vpg; with another it would count twice: use vpg"

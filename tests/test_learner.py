@@ -293,3 +293,11 @@ def test_a_rule_that_is_none_is_refused_at_once() -> None:
     policy = gaussian_policy()
     with pytest.raises(TypeError, match=r"such as MetaSGD\(policy.initial\(\)\), got <class .*MetaSGD'>"):
         Learner(policy, MetaSGD, inner=vpg, outer=vpg)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("which", ["inner", "outer"])
+@pytest.mark.parametrize("loss", [Clipped, 0.2])
+def test_a_loss_that_is_none_is_refused_at_once(which: str, loss: Any) -> None:
+    policy = gaussian_policy()
+    with pytest.raises(TypeError, match=rf"{which}: expected a loss, such as metarl.lvc or"):
+        Learner(policy, SGD(0.1), **{"inner": vpg, "outer": vpg, which: loss})

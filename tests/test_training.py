@@ -338,6 +338,12 @@ def test_plans_that_sample_nothing_are_refused(bad: dict[str, int]) -> None:
         Plan(**bad)
 
 
+@pytest.mark.parametrize("which", ["support", "query"])
+def test_advantages_that_are_none_are_refused(which: str) -> None:
+    with pytest.raises(TypeError, match=rf"{which}: expected advantages, such as Advantages.*got 0.99"):
+        Plan(**{which: 0.99})  # type: ignore[arg-type]
+
+
 def test_a_task_is_adapted_to_by_itself() -> None:
     with pytest.raises(ValueError, match="inner loss: expected scale='task', got 'tasks'"):
         Plan(support=Advantages(scale="tasks"))
