@@ -56,6 +56,7 @@ from metarl.rules import (
     WhitenedInputs,
     WhitenedOutputs,
     affine_layers,
+    part_of,
 )
 from metarl.transitions import TransitionNetwork
 from metarl.types import Params, TaskFamily
@@ -69,49 +70,56 @@ PARAMETERISATIONS: dict[str, Callable[[Config], Parameterisation]] = {
 }
 
 Rule = Callable[[Config, Params, Parameterisation], UpdateRule]
+
+
+def _learned_rate(config: Config, params: Params, parameterisation: Parameterisation) -> UpdateRule:
+    del params
+    return LearnedSGD(config.rate, parameterisation=parameterisation)
+
+
+def _per_layer(config: Config, params: Params, parameterisation: Parameterisation) -> UpdateRule:
+    return PerLayerSGD(params, initial=config.rate, parameterisation=parameterisation)
+
+
+def _meta_sgd(config: Config, params: Params, parameterisation: Parameterisation) -> UpdateRule:
+    return MetaSGD(params, initial=config.rate, parameterisation=parameterisation)
+
+
 RULES: dict[str, Rule] = {
-    "meta-sgd": lambda c, params, p: MetaSGD(params, initial=c.rate, parameterisation=p),
+    "meta-sgd": _meta_sgd,
     "maml": lambda c, params, p: SGD(c.rate),
     "maml-halving": lambda c, params, p: PerStep(SGD(c.rate), SGD(c.rate / 2.0)),  # as MAML's navigation is tested
     "fomaml": lambda c, params, p: FirstOrder(SGD(c.rate)),
-    "learned-rate": lambda c, params, p: LearnedSGD(c.rate, parameterisation=p),
-    "per-layer": lambda c, params, p: PerLayerSGD(params, initial=c.rate, parameterisation=p),
-    "per-step": lambda c, params, p: PerStep(
-        *(PerLayerSGD(params, initial=c.rate, parameterisation=p) for _ in range(max(1, c.steps)))
-    ),
-    "per-step-meta-sgd": lambda c, params, p: PerStep(
-        *(MetaSGD(params, initial=c.rate, parameterisation=p) for _ in range(max(1, c.steps)))
-    ),
-    "offset": lambda c, params, p: Offset(LearnedSGD(c.rate, parameterisation=p), params),
-    "offset-meta-sgd": lambda c, params, p: Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params),
+    "learned-rate": _learned_rate,
+    "per-layer": _per_layer,
+    "per-step": lambda c, params, p: PerStep(*(_per_layer(c, params, p) for _ in range(max(1, c.steps)))),
+    "per-step-meta-sgd": lambda c, params, p: PerStep(*(_meta_sgd(c, params, p) for _ in range(max(1, c.steps)))),
+    "offset": lambda c, params, p: Offset(_learned_rate(c, params, p), params),
+    "offset-meta-sgd": lambda c, params, p: Offset(_meta_sgd(c, params, p), params),
     "offset-once": lambda c, params, p: PerStep(  # the adapted policy's small noise makes a second step a leap
-        Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params), SGD(0.0)
+        Offset(_meta_sgd(c, params, p), params), SGD(0.0)
     ),
-    "learned-exploration": lambda c, params, p: Offset(
-        LearnedSGD(c.rate, parameterisation=p), {name: leaf for name, leaf in params.items() if name == "log_std"}
+    "learned-exploration": lambda c, params, p: Offset(  # of a Gaussian policy; others have no noise of their own
+        _learned_rate(c, params, p), {name: leaf for name, leaf in params.items() if name == "log_std"}
     ),
-    "momentum": lambda c, params, p: Chain(Momentum(), MetaSGD(params, initial=c.rate, parameterisation=p)),
-    "meta-curvature": lambda c, params, p: Chain(MetaCurvature(params), LearnedSGD(c.rate, parameterisation=p)),
-    "block-diagonal": lambda c, params, p: Chain(BlockDiagonal(params), LearnedSGD(c.rate, parameterisation=p)),
+    "momentum": lambda c, params, p: Chain(Momentum(), _meta_sgd(c, params, p)),
+    "meta-curvature": lambda c, params, p: Chain(MetaCurvature(params), _learned_rate(c, params, p)),
+    "block-diagonal": lambda c, params, p: Chain(BlockDiagonal(params), _learned_rate(c, params, p)),
     "whitened": lambda c, params, p: Chain(_whitened(params), SGD(c.rate)),
-    "whitened-meta-sgd": lambda c, params, p: Chain(
-        _whitened(params), MetaSGD(params, initial=c.rate, parameterisation=p)
-    ),
+    "whitened-meta-sgd": lambda c, params, p: Chain(_whitened(params), _meta_sgd(c, params, p)),
     "whitened-layers": lambda c, params, p: Chain(
         WhitenedInputs(params, affine_layers(params), ridge=0.1),
-        MetaSGD(params, initial=c.rate, parameterisation=p),
+        _meta_sgd(c, params, p),
     ),
     "whitened-outputs": lambda c, params, p: Chain(WhitenedOutputs(params), SGD(c.rate)),
-    "foresight": lambda c, params, p: Chain(_foresight(params), MetaSGD(params, initial=c.rate, parameterisation=p)),
-    "whitened-offset": lambda c, params, p: Chain(
-        _whitened(params), Offset(MetaSGD(params, initial=c.rate, parameterisation=p), params)
-    ),
-    "unit-norm": lambda c, params, p: Chain(UnitNorm(), MetaSGD(params, initial=c.rate, parameterisation=p)),
+    "foresight": lambda c, params, p: Chain(_foresight(params), _meta_sgd(c, params, p)),
+    "whitened-offset": lambda c, params, p: Chain(_whitened(params), Offset(_meta_sgd(c, params, p), params)),
+    "unit-norm": lambda c, params, p: Chain(UnitNorm(), _meta_sgd(c, params, p)),
     "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
-    "anil-meta-sgd": lambda c, params, p: Masked(MetaSGD(params, initial=c.rate, parameterisation=p), "head", params),
+    "anil-meta-sgd": lambda c, params, p: Masked(_meta_sgd(c, part_of(params, "head"), p), "head", params),
     "boil": lambda c, params, p: Masked(SGD(c.rate), "hidden", params),
     "cavia": lambda c, params, p: _cavia(c, params),
-    "first-order-meta-sgd": lambda c, params, p: FirstOrder(MetaSGD(params, initial=c.rate, parameterisation=p)),
+    "first-order-meta-sgd": lambda c, params, p: FirstOrder(_meta_sgd(c, params, p)),
     "mlp-schedule": lambda c, params, p: _scheduled(c, p, MLPSchedule(generator=stream(c.seed, "rule"))),
     "lstm-schedule": lambda c, params, p: _scheduled(c, p, LSTMSchedule(generator=stream(c.seed, "rule"))),
     "gp-schedule": lambda c, params, p: _scheduled(c, p, GPSchedule(len(params), steps=max(2, c.steps))),

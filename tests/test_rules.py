@@ -51,6 +51,7 @@ from metarl.rules import (
     WhitenedInputs,
     WhitenedOutputs,
     layer_of,
+    part_of,
 )
 from tests.helpers import double_trace, one_task, seeded
 
@@ -332,6 +333,19 @@ def test_masked_moves_only_what_it_names() -> None:
         assert torch.equal(u, -0.1 * grads[key]) if "head" in key else not u.any()
     with pytest.raises(ValueError, match="no parameter is called like 'haed'"):
         Masked(SGD(0.1), "haed", params)
+
+
+def test_a_masked_rule_sees_no_others() -> None:
+    """Of a norm over what is stepped, the rest is no part; and a rule of the head's rates alone will do."""
+    params, grads = some_params(0, torch.float32), some_params(1, torch.float32)
+    inner = {name: g for name, g in grads.items() if "head" in name}
+    norm = torch.stack([g.square().sum() for g in inner.values()]).sum().sqrt()
+    rule = Masked(Chain(UnitNorm(), MetaSGD(part_of(params, "head"), initial=0.5)), "head", params)
+    updates, _ = rule.update(at(grads, params), rule.init(params))
+    assert list(updates) == list(params) and 0 < len(inner) < len(params)
+    for name, g in grads.items():
+        expected = -0.5 * g / norm if name in inner else torch.zeros_like(g)
+        torch.testing.assert_close(updates[name].detach(), expected)
 
 
 @given(scale=st.floats(1e-6, 1e6), limit=st.floats(1e-3, 1e3), seed=st.integers(0, 99))

@@ -2,7 +2,7 @@
 
 from metarl.rules.base import RuleState, Step, UpdateRule, decided, draw_noise
 from metarl.rules.clip import ClipByNorm, UnitNorm
-from metarl.rules.combine import Chain, FirstOrder, Masked, PerStep
+from metarl.rules.combine import Chain, FirstOrder, Masked, PerStep, part_of
 from metarl.rules.curvature import BlockDiagonal, MetaCurvature
 from metarl.rules.exponentiated import Exponentiated
 from metarl.rules.foresight import Foresight
@@ -62,4 +62,5 @@ __all__ = [
     "decided",
     "draw_noise",
     "layer_of",
+    "part_of",
 ]

@@ -77,7 +77,10 @@ class PerStep(_Several):
 
 
 class Masked(Wrapper):
-    """Adapts only the parameters whose name contains ``part`` (ANIL, Raghu et al. 2020: ``part="head"``)."""
+    """Adapts only the parameters whose name contains ``part`` (ANIL, Raghu et al. 2020: ``part="head"``).
+
+    The wrapped rule sees no others; build one that learns something for each of them with `part_of`.
+    """
 
     def __init__(self, rule: UpdateRule, part: str, params: Mapping[str, Tensor]) -> None:
         """``params`` are the policy's, to refuse a name that selects nothing.
@@ -86,14 +89,32 @@ class Masked(Wrapper):
             ValueError: no parameter's name contains ``part``.
         """
         super().__init__(rule)
-        if not any(part in name for name in params):
-            raise ValueError(f"no parameter is called like {part!r}; expected a part of one of {list(params)}")
+        part_of(params, part)
         self.part = part
+
+    def init(self, params: Mapping[str, Tensor]) -> RuleState:
+        """The wrapped rule's state for these parameters."""
+        return self.rule.init(part_of(params, self.part))
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """The wrapped rule's updates where the name matches, zero elsewhere."""
-        updates, state = self.rule.update(step, state)
-        return {name: u if self.part in name else torch.zeros_like(u) for name, u in updates.items()}, state
+        mine = step._replace(grads=part_of(step.grads, self.part), params=part_of(step.params, self.part))
+        updates, state = self.rule.update(mine, state)
+        return {
+            name: updates[name] if name in mine.grads else torch.zeros_like(g) for name, g in step.grads.items()
+        }, state
+
+
+def part_of(params: Mapping[str, Tensor], part: str) -> Tree:
+    """The parameters whose name contains ``part``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = {name: leaf for name, leaf in params.items() if part in name}
+    if not found:
+        raise ValueError(f"no parameter is called like {part!r}; expected a part of one of {list(params)}")
+    return found
 
 
 class FirstOrder(Wrapper):
