@@ -51,7 +51,7 @@ def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setu
     version = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:6]  # another budget is another run
     folder = FOLDER / f"{name}-{version}"
     if (folder / "checkpoints" / "last").exists():
-        setup, done = runs.load(folder, device, restore_threads=True)
+        setup, done = runs.load(folder, device, resume=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)  # interrupted before its first checkpoint: nothing to keep
         setup, done = build(config, device), runs.Progress()

@@ -86,5 +86,5 @@ def describe(setup: Setup, task: Task, *, steps: int, seed: int) -> dict[str, An
         plan = replace(setup.plan, steps=steps)
         trace = explore(setup.learner, setup.benchmark.family, few, plan, generator=noise)
         rates = effective_rates(setup.learner, trace)
-        found["effective rates"] = {name: rate.median(0).values.tolist() for name, rate in rates.items()}
+        found["effective rates"] = {name: rate.cpu().median(0).values.tolist() for name, rate in rates.items()}
     return found

@@ -202,7 +202,7 @@ def load(
     device: torch.device | str = "cpu",
     *,
     plugins: Sequence[str] = (),
-    restore_threads: bool = False,
+    resume: bool = False,
 ) -> tuple[Setup, Progress]:
     """The run as its last checkpoint left it.
 
@@ -210,10 +210,12 @@ def load(
         folder: a run folder.
         device: where to go on.
         plugins: import paths the user allows this run's configuration to name.
-        restore_threads: set the recorded number of threads: results on a CPU depend on it.
+        resume: to train on: with the recorded number of threads, on which results on a CPU depend, and on the same
+            kind of device, of which the stream of noise is.
 
     Raises:
-        InputError: no run there, or none with a checkpoint; a plug-in not allowed; a benchmark that has changed since.
+        InputError: no run there, or none with a checkpoint; a plug-in not allowed; a benchmark that has changed since;
+            another kind of device to train on.
         CheckpointError: the checkpoint is damaged or does not fit.
     """
     folder, device = Path(folder), torch.device(device)
@@ -227,7 +229,7 @@ def load(
     for name in imported(config):
         if name not in plugins:
             raise InputError(f"{folder}: the run uses the plug-in {name}; allow its import with --plugin {name}")
-    if restore_threads:
+    if resume:
         torch.set_num_threads(state["threads"])
     setup = build(config, device)
     if setup.benchmark.fingerprint() != state["benchmark"]:
@@ -237,6 +239,9 @@ def load(
         )
     checkpoints.restore(setup.learner, state["learner"])
     setup.optimizer.load_state_dict(state["optimizer"])
-    setup.generator.set_state(state["generator"])
+    if state["generator"].shape == setup.generator.get_state().shape:
+        setup.generator.set_state(state["generator"])
+    elif resume:
+        raise InputError(f"{folder}: trained on another kind of device than {device}; go on there, with --device")
     setup.task_generator.set_state(state["task_generator"])
     return setup, Progress(state["iteration"], state["env_steps"])

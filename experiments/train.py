@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
         watch = again = parse(Resume, argv, __doc__)
         runs.prepare_machine(deterministic=again.deterministic)
         device, folder = runs.pick_device(again.device), runs.run_of(again.resume)
-        setup, done = runs.load(again.resume, device, plugins=again.plugin, restore_threads=True)
+        setup, done = runs.load(again.resume, device, plugins=again.plugin, resume=True)
         runs.refuse_second(folder)
         watch = parse(Resume, argv, __doc__, replace(again, **remembered(folder)))
         refuse(watch, setup)

@@ -26,7 +26,8 @@ from metarl.trees import leaves_of, map_leaves
 
 # sums of products rounded once, not twice: two thirds of the price of a polynomial
 CPU_OPTIONS: Mapping[str, Any] = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast"}
-GPU_OPTIONS: Mapping[str, Any] = {"triton.cudagraphs": True}
+LOOKS_AT_VALUES = torch.ops.aten._linalg_check_errors.default  # a singular system: its NaN is met later all the same
+ON_THE_HOST = {torch.ops.aten.linalg_matrix_exp.default}  # in part
 
 
 def _biased(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
@@ -182,9 +183,20 @@ def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[
         closed_over = _lift(graph)
         compiled = _machine_code(graph, [*closed_over, *leaves])
         return Program(functools.partial(compiled, *closed_over), structure[0], function)
-    replayed = torch.compile(make_fx(flat)(*leaves), dynamic=False, options=dict(GPU_OPTIONS))
+    graph = make_fx(flat)(*leaves)
+    recorded = _recordable(graph)
+    replayed = torch.compile(graph, dynamic=False, options={"triton.cudagraphs": recorded})
     # a replayed CUDA graph writes into the buffers of its last run: hand out copies
     return Program(lambda *inputs: [x.clone() for x in replayed(*inputs)], structure[0], function)
+
+
+def _recordable(graph: GraphModule) -> bool:
+    """Take out what would wait for a GPU while a graph of it is recorded; whether it can be recorded then."""
+    for node in list(graph.graph.nodes):
+        if node.target == LOOKS_AT_VALUES:
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return not any(node.target in ON_THE_HOST for node in graph.graph.nodes)
 
 
 def _lift(graph: GraphModule) -> list[Tensor]:

@@ -190,7 +190,7 @@ def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
     Raises:
         NonFiniteError: they are not; tells of which rule, in which task and at which step.
     """
-    if all(bool(leaf.isfinite().all()) for leaf in params.values()):
+    if bool(torch.stack([leaf.isfinite().all() for leaf in params.values()]).all()):  # one look: a device is waited for
         return
     bad = torch.stack([~leaf.isfinite().reshape(len(leaf), -1).all(1) for leaf in params.values()]).any(0)
     raise NonFiniteError(

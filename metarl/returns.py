@@ -23,7 +23,8 @@ def discounted_sum(x: Tensor, factor: float | Tensor) -> Tensor:
     Returns:
         ``[..., H, N]``.
     """
-    weight = torch.as_tensor(factor, dtype=x.dtype, device=x.device)  # of what lies one reach ahead
+    # of what lies one reach ahead; made where it is used, as a copy would wait for a device
+    weight = factor.to(x) if isinstance(factor, Tensor) else torch.full((), factor, dtype=x.dtype, device=x.device)
     reach = 1
     while reach < x.shape[-2]:
         x = torch.addcmul(x, pad(x[..., reach:, :], (0, 0, 0, reach)), weight)

@@ -347,7 +347,7 @@ case "$*" in *benchmarks.seeds*) exit 3;; esac
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@pytest.mark.parametrize("mode", [[], ["--tiny"]])
+@pytest.mark.parametrize("mode", [[], ["--tiny"], ["--quick"]])
 def test_all_benchmarks_on_a_gpu_in_one_call(tmp_path: Path, mode: list[str]) -> None:
     stub, notes = tmp_path / "python", tmp_path / "notes"
     stub.write_text(STUB)
@@ -355,9 +355,14 @@ def test_all_benchmarks_on_a_gpu_in_one_call(tmp_path: Path, mode: list[str]) ->
     surroundings = {**os.environ, "PYTHON": str(stub), "NOTES": str(notes), "DEVICE": "cuda:1"}
     command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), str(tmp_path / "out"), *mode]
     done = subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=60)
-    assert done.returncode == 1 and done.stderr == "failed: seeds seeds-compiled\n"  # and the rest ran all the same
+    quick = mode == ["--quick"]
+    failed = "failed: seeds\n" if quick else "failed: seeds seeds-compiled\n"
+    assert done.returncode == 1 and done.stderr == failed  # and the rest ran all the same
     asked = notes.read_text().splitlines()
-    assert asked[0] == "-m pytest -q -m gpu" and "time_to_result" in asked[-1]
+    assert asked[0].startswith("-m pytest -q -m gpu -W default tests/test_gpu.py ") and "time_to_result" in asked[-1]
+    files = {file for file in asked[0].split() if file.endswith(".py")}
+    marked = {f"tests/{file.name}" for file in (ROOT / "tests").glob("*.py") if "mark.gpu" in file.read_text()}
+    assert files == marked - {"tests/test_testing_families.py", "tests/test_benchmarks.py"}
     for line in asked[1:]:
         _, module, *flags = line.split()
         name = module.removeprefix("benchmarks.")
@@ -365,7 +370,10 @@ def test_all_benchmarks_on_a_gpu_in_one_call(tmp_path: Path, mode: list[str]) ->
         with pytest.raises(SystemExit) as ended:  # by --help, having understood all before it
             SCRIPTS[name].main([*flags, "--help"])
         assert ended.value.code == 0
-    assert {Path(line.split()[5]).stem for line in asked[1:]} >= {*SCRIPTS, "growth-compiled", "seeds-compiled"}
+    names = [Path(line.split()[5]).stem for line in asked[1:]]
+    assert len(names) == len(set(names))
+    expected = {"time_to_result-compile"} if quick else {*SCRIPTS, "growth-compiled", "seeds-compiled"}
+    assert set(names) >= expected
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

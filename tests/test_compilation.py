@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from envs import CartPole, Navigation
 from metarl import (
@@ -249,6 +250,21 @@ def test_copies_of_programs_are_empty(compiled: tuple[Programs, Closure]) -> Non
     for other in (copy.deepcopy(programs), copy.copy(programs), pickle.loads(pickle.dumps(programs))):
         assert isinstance(other, Programs) and other is not programs and len(other) == 0
     assert len(programs) == count
+
+
+def test_what_waits_for_a_gpu_is_not_recorded() -> None:
+    """Where a linear system is solved, a look at whether it could be; a matrix exponential is partly the host's."""
+    matrix = torch.randn(3, 3, generator=seeded(0)) + 3.0 * torch.eye(3)
+
+    def solved(a: Tensor) -> list[Tensor]:
+        return [torch.linalg.solve(a, a.sum(1)), torch.linalg.cholesky(a @ a.mT)]
+
+    graph = make_fx(solved)(matrix)
+    looks = [node for node in graph.graph.nodes if node.target == compilation_module.LOOKS_AT_VALUES]
+    assert looks and compilation_module._recordable(graph)
+    assert not any(node.target == compilation_module.LOOKS_AT_VALUES for node in graph.graph.nodes)
+    assert_near(graph(matrix), solved(matrix))
+    assert not compilation_module._recordable(make_fx(lambda a: [torch.matrix_exp(a)])(matrix))
 
 
 # A whole learner, plain and compiled.

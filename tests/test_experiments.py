@@ -227,6 +227,18 @@ def test_a_checkpoint_without_any_of_its_parts_is_not_exact(tmp_path: Path) -> N
         assert not torch.equal(complete, go_on(part)), part
 
 
+def test_a_run_of_another_device_is_opened_and_not_gone_on_with(
+    tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = checkpoints.load(finished_run)
+    there = state | {"generator": torch.zeros(16, dtype=torch.uint8)}  # as long as a GPU's is
+    checkpoints.save(tmp_path / "run", there, 1)
+    setup, _ = runs.load(tmp_path / "run")
+    assert all(torch.equal(p, state["learner"][name]) for name, p in setup.learner.state_dict().items())
+    assert train.main(["--resume", str(tmp_path / "run")]) == 2
+    assert "trained on another kind of device than cpu; go on there, with --device" in capsys.readouterr().err
+
+
 def test_a_resumed_run_is_looked_at_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[train.Watch] = []
     real = train.train_logged

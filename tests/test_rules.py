@@ -129,14 +129,14 @@ def some_params(seed: int, dtype: torch.dtype = torch.float64) -> Shapes:
 
 def at(grads: Shapes, params: Shapes, loss: float = 0.5) -> Step:
     """A step to be taken."""
-    dtype = next(iter(grads.values())).dtype
+    like = next(iter(grads.values()))
     return Step(
         grads,
         params,
-        torch.tensor(loss, dtype=dtype),
-        lambda: {"network.hidden.0": MOMENT.to(dtype)},
-        lambda layer: {"network.hidden.0": DRIFT.to(dtype)}[layer],
-        lambda: INFORMATION.to(dtype),
+        torch.tensor(loss).to(like),
+        lambda: {"network.hidden.0": MOMENT.to(like)},
+        lambda layer: {"network.hidden.0": DRIFT.to(like)}[layer],
+        lambda: INFORMATION.to(like),
     )
 
 

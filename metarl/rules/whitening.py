@@ -120,7 +120,9 @@ class WhitenedOutputs(UpdateRule):
         information, outputs = step.information(), len(step.grads[f"{self.layer}.weight"])
         if len(information) != outputs:
             raise ValueError(f"{self.layer} puts out {outputs} numbers, not {len(information)}")
-        damping = (self.log_damping.exp() + 1e-6) * torch.eye(outputs).to(information)
+        damping = (self.log_damping.exp() + 1e-6) * torch.eye(
+            outputs, dtype=information.dtype, device=information.device
+        )
         factor = torch.linalg.cholesky(information + damping)
         parts = {name: g for name, g in step.grads.items() if layer_of(name) == self.layer}
         whitened = {name: torch.cholesky_solve(g.reshape(outputs, -1), factor).view_as(g) for name, g in parts.items()}
