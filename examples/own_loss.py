@@ -6,8 +6,9 @@
     python experiments/evaluate.py runs/imitation --plugin examples.own_loss:Imitation
 
 A loss is called with the policy's action distribution on the steps of a batch, and the batch, both of one task,
-``[H, N, ...]``, and gives one number; a function will do. What it learns are ``nn.Parameter``s of a module, which is
-called without arguments to make it. ``--outer-loss`` takes one, too, that learns nothing.
+``[H, N, ...]``, and gives one number; a function will do. What it learns are ``nn.Parameter``s of a module, whose class
+is called without arguments; to give it some, name an instance, ``mine = Imitation(2.0)`` here and
+``--inner-loss examples.own_loss:mine``. ``--outer-loss`` takes one, too, that learns nothing.
 """
 
 import torch

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from envs import Family, SameTasks, TaskBenchmark
 from experiments.config import Config
 from experiments.errors import InputError
-from experiments.lookup import choose, choose_or_import, is_plugin
+from experiments.lookup import choose, choose_or_import
 from experiments.names import (
     ACTIVATIONS,
     BENCHMARKS,
@@ -23,17 +22,16 @@ from experiments.names import (
     META_OPTIMIZERS,
     PARAMETERISATIONS,
     RULES,
-    choices,
     query_advantages,
     seeing_actions,
     support_advantages,
 )
+from experiments.plugins import made, own_loss, own_rule
 from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import Loss, PreUpdateCredit, WeightedSum, negative_entropy
 from metarl.rollouts import collect
-from metarl.rules import Step, UpdateRule
-from metarl.testing.losses import Sizes, draw_case
+from metarl.rules import UpdateRule
 from metarl.types import Benchmark, TaskFamily
 
 
@@ -116,18 +114,6 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
     return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
 
 
-def imported(config: Config) -> list[str]:
-    """What a configuration names that is no part of this project: building it would import that."""
-    named = [
-        ("benchmark", config.benchmark, BENCHMARKS),
-        ("benchmark", config.scored_in or config.benchmark, BENCHMARKS),
-        ("rule", config.rule, RULES),
-        ("inner loss", config.inner_loss, INNER_LOSSES),
-        ("outer loss", config.outer_loss, LOSSES),
-    ]
-    return [name for kind, name, table in named if is_plugin(kind, name, table)]
-
-
 def _refuse_live(family: TaskFamily) -> None:
     """Compiled programs repeat tensor operations, and know nothing else.
 
@@ -184,7 +170,7 @@ def find_benchmark(name: str, horizon: int | None) -> Any:
     """
     found = choose_or_import("benchmark", name, BENCHMARKS)
     if isinstance(found, type) or callable(found) and not hasattr(found, "step"):
-        return found(**({} if horizon is None else {"horizon": horizon}))
+        return made(name, found, **({} if horizon is None else {"horizon": horizon}))
     if horizon is not None:
         raise InputError(f"{name} is an object with a horizon of its own; leave --horizon out")
     return found
@@ -229,46 +215,11 @@ def spread(benchmark: Benchmark, policy: Policy) -> Tensor:
 
 
 def build_rule(config: Config, policy: Policy) -> UpdateRule:
-    """The update rule by name; an imported one is called with the parameters it is to step."""
-    parameterisation = PARAMETERISATIONS[config.parameterisation](config)
-    found = choose_or_import("rule", config.rule, RULES)
-    if config.rule in RULES:
-        known: UpdateRule = found(config, policy.initial(), parameterisation)
-        return known
-    try:
-        rule = found(policy.initial())
-    except Exception as error:  # whatever somebody else's code may raise
-        raise InputError(
-            f"rule {config.rule!r}, called with the parameters it is to step, raised {type(error).__name__}: {error}; "
-            "expected a function or class of them alone, as in examples/own_rule.py"
-        ) from error
-    if not isinstance(rule, UpdateRule):
-        raise InputError(f"rule {config.rule!r} gave a {type(rule).__name__}; expected a metarl.rules.UpdateRule")
-    _refuse_misfit(config.rule, rule, policy)
-    return rule
-
-
-@torch.no_grad()
-def _refuse_misfit(name: str, rule: UpdateRule, policy: Policy) -> None:
-    """Look at what somebody's rule returns, before a run begins; `metarl.testing.check_rule` looks closer.
-
-    Raises:
-        InputError: anything but updates of the parameters' names and shapes and a state.
-    """
-    params = {key: p.detach() for key, p in policy.initial().items()}
-    grads = {key: torch.ones_like(p) for key, p in params.items()}
-    try:
-        result = rule.update(Step(grads, params, torch.ones(())), rule.init(params))
-    except Exception:  # it may need more than is known here; its own traceback is to come
-        return
-    expected = {key: tuple(p.shape) for key, p in params.items()}
-    updates = result[0] if isinstance(result, tuple) and len(result) == 2 else result
-    came = {key: tuple(u.shape) for key, u in updates.items()} if isinstance(updates, dict) else type(updates).__name__
-    if updates is result or came != expected:
-        raise InputError(
-            f"rule {name!r}: expected update(step, state) to return (updates, state), with updates of {expected}, "
-            f"got {'no pair' if updates is result else came}; see examples/own_rule.py"
-        )
+    """The update rule by name."""
+    if config.rule not in RULES:
+        return own_rule(config, policy)
+    known: UpdateRule = RULES[config.rule](config, policy.initial(), PARAMETERISATIONS[config.parameterisation](config))
+    return known
 
 
 def build_inner_loss(config: Config, family: TaskFamily) -> Loss:
@@ -276,7 +227,7 @@ def build_inner_loss(config: Config, family: TaskFamily) -> Loss:
     if config.inner_loss in INNER_LOSSES:
         known: Loss = INNER_LOSSES[config.inner_loss](config, family)
         return known
-    return seeing_actions(config, find_loss("inner loss", config.inner_loss, INNER_LOSSES, family))
+    return seeing_actions(config, own_loss("inner loss", config.inner_loss, family, seed=config.seed))
 
 
 def build_outer_loss(config: Config, family: TaskFamily) -> Loss:
@@ -288,7 +239,7 @@ def build_outer_loss(config: Config, family: TaskFamily) -> Loss:
     if config.outer_loss in LOSSES:
         loss = LOSSES[config.outer_loss](config)
     else:
-        loss = find_loss("outer loss", config.outer_loss, LOSSES, family)
+        loss = own_loss("outer loss", config.outer_loss, family, seed=config.seed)
     if isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None:
         raise InputError(
             f"outer loss {config.outer_loss!r} learns: it would learn to be easy; expected one that does not"
@@ -296,37 +247,6 @@ def build_outer_loss(config: Config, family: TaskFamily) -> Loss:
     if not config.entropy_penalty:
         return loss
     return WeightedSum(((1.0, loss), (-config.entropy_penalty, negative_entropy)))
-
-
-def find_loss(kind: str, name: str, table: Mapping[str, Any], family: TaskFamily) -> Loss:
-    """A loss that is not ours: one, or a class that makes one without arguments.
-
-    Raises:
-        InputError: neither, or it cannot be called with episodes of this family or gives anything but one number;
-            `metarl.testing.check_loss` looks closer.
-    """
-    found = choose_or_import(kind, name, table)
-    more = f"python experiments/check.py loss {name} says in words what is wrong with it"
-    if not callable(found):
-        raise InputError(
-            f"{kind} {name!r} is of type {type(found).__name__}; expected a metarl.losses.Loss, or its class"
-        )
-    try:
-        loss: Loss = found() if isinstance(found, type) else copy.deepcopy(found)  # a module may be built with again
-        value = loss(*draw_case(0, discrete=isinstance(family.action_space, Discrete), sizes=loss_sizes(family)))
-    except Exception as error:  # whatever somebody else's code may raise
-        raise InputError(f"{kind} {name!r} cannot be used, {type(error).__name__}: {error}; {more}") from error
-    if not isinstance(value, Tensor) or value.shape != ():
-        came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(f"{kind} {name!r}: expected one number a task, of shape (), got {came}; {more}")
-    return loss
-
-
-def loss_sizes(family: TaskFamily) -> Sizes:
-    """What losses of this family's episodes read."""
-    size, discrete = choices(family)
-    sizes = Sizes(observation=family.observation_space.shape[0])
-    return sizes._replace(choices=size) if discrete else sizes._replace(action=size)
 
 
 def build_plan(config: Config, benchmark: Benchmark) -> Plan:

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
+from gymnasium.spaces import Discrete
 
-from experiments.build import build_benchmark, find_benchmark, loss_sizes
+from experiments.build import build_benchmark, find_benchmark
 from experiments.cli import parse
 from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.lookup import choose, choose_or_import
-from experiments.names import LOSSES, RULES
+from experiments.names import INNER_LOSSES, RULES
+from experiments.plugins import loss_sizes
 from metarl.rules import Free
 from metarl.testing import check_family, check_loss, check_rule
 
@@ -82,12 +84,15 @@ def look_at_rule(options: Options) -> list[str]:
 
 
 def look_at_loss(options: Options) -> list[str]:
-    found = choose_or_import("inner loss", options.name, LOSSES)
-    loss = found(Config()) if options.name in LOSSES else found
-    if options.benchmark is None:
-        return check_loss(_callable(options, loss))
-    family = build_benchmark(Config(benchmark=options.benchmark)).family
-    return check_loss(_callable(options, loss), sizes=loss_sizes(family))
+    config = Config(benchmark=options.benchmark or Config().benchmark)
+    family = build_benchmark(config).family
+    found = choose_or_import("inner loss", options.name, INNER_LOSSES)
+    if options.name in INNER_LOSSES:  # of the benchmark's observations and actions, where it learns
+        found = found(config, family)
+    elif options.benchmark is None:
+        return check_loss(_callable(options, found))
+    discrete = isinstance(family.action_space, Discrete)
+    return check_loss(_callable(options, found), sizes=loss_sizes(family), discrete=discrete)
 
 
 def _callable(options: Options, found: Any) -> Any:

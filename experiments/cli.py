@@ -26,6 +26,10 @@ from experiments.presets import PRESETS
 Options = TypeVar("Options")
 
 
+Plugins = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+"""What a stored run may import; the flag is given once for each."""
+
+
 def parse(kind: type[Options], argv: Sequence[str], description: str | None, start: Options | None = None) -> Options:
     """Flags for the fields of ``kind``, changing ``start``; a misspelt one ends with exit code 2 and a suggestion."""
     return tyro.cli(kind, args=list(argv), description=description, default=start)

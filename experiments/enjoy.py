@@ -23,7 +23,7 @@ from envs.adapters import drawing
 from experiments import runs
 from experiments.adapting import Episode, adapted, one_held_out, play
 from experiments.build import Setup
-from experiments.cli import parse
+from experiments.cli import Plugins, parse
 from experiments.errors import InputError, script
 from experiments.evaluate import TEST_SEED, refuse_met
 from experiments.figures.animations import write_gif
@@ -65,7 +65,7 @@ class Options:
     """show it in a window instead, until Escape or Q is pressed"""
     fps: int | None = None
     """pictures a second; 25, or fewer where episodes are short, unless given"""
-    plugin: tuple[str, ...] = ()
+    plugin: Plugins = ()
     """import paths that the run may import"""
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from experiments import runs
 from experiments.build import Progress, Setup
-from experiments.cli import parse
+from experiments.cli import Plugins, parse
 from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.learned import describe
@@ -63,7 +63,7 @@ class Options:
     protocol: tyro.conf.OmitArgPrefixes[Protocol] = Protocol()
     device: str = "auto"
     """cpu, cuda, ..."""
-    plugin: tuple[str, ...] = ()
+    plugin: Plugins = ()
     """import paths that the runs may import"""
 
 

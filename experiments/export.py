@@ -18,7 +18,7 @@ import tyro
 
 from experiments import runs
 from experiments.adapting import adapted, one_held_out
-from experiments.cli import parse
+from experiments.cli import Plugins, parse
 from experiments.errors import InputError, script
 from experiments.streams import stream
 from metarl.export import save_policy
@@ -36,7 +36,7 @@ class Options:
     """adaptation steps first; 0 is the initialization"""
     constants: tuple[str, ...] = ()
     """the task to adapt to, as constant=value; the first of the test split unless given"""
-    plugin: tuple[str, ...] = ()
+    plugin: Plugins = ()
     """import paths that the run may import"""
 
 

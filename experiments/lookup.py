@@ -84,3 +84,7 @@ def _imported(kind: str, name: str, path: str) -> Any:
         ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME") from error
+    except Exception as error:  # whatever somebody else's code may raise
+        raise InputError(
+            f"{kind} {name!r} cannot be imported, {type(error).__name__}: {error}; mend the module"
+        ) from error

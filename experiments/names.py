@@ -213,7 +213,8 @@ def seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
         return loss
     if loss not in (losses.vpg, losses.lvc):
         raise InputError(
-            f"--action-baseline: expected an inner loss of advantages (vpg, lvc, learned ones), got {config.inner_loss}"
+            "--action-baseline: expected an inner loss of advantages (vpg, lvc, learned ones), got "
+            f"{config.inner_loss}; leave it out, or pass --no-action-baseline where the preset has it"
         )
     return ActionBaseline(loss)
 

@@ -19,7 +19,7 @@ from typing import Annotated
 import tyro
 
 from experiments import runs
-from experiments.cli import parse
+from experiments.cli import Plugins, parse
 from experiments.errors import InputError, script
 from experiments.reporting.desk import Desk
 from experiments.reporting.live import Live
@@ -39,7 +39,7 @@ class Options:
     """a sentence of yours at the top"""
     moving: bool = True
     """put a moving picture of one held-out task into the page"""
-    plugin: tuple[str, ...] = ()
+    plugin: Plugins = ()
     """import paths that the runs may import"""
 
 

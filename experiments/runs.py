@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 import metarl
-from experiments.build import Progress, Setup, build, imported
+from experiments.build import Progress, Setup, build
 from experiments.config import Config
 from experiments.errors import InputError, existing
+from experiments.plugins import imported
 from metarl import checkpoints
 
 PACKAGES = ("torch", "gymnasium", "numpy", "scipy")
@@ -226,9 +227,10 @@ def load(
     if "config" not in state or "benchmark" not in state:
         raise InputError(f"{folder}: this checkpoint is not of a training run; expected one written by train.py")
     config = Config(**state["config"])
-    for name in imported(config):
-        if name not in plugins:
-            raise InputError(f"{folder}: the run uses the plug-in {name}; allow its import with --plugin {name}")
+    allowed = {plugins} if isinstance(plugins, str) else set(plugins)
+    if refused := [name for name in imported(config) if name not in allowed]:
+        flags = " ".join(f"--plugin {name}" for name in refused)
+        raise InputError(f"{folder}: the run imports {', '.join(refused)}, no part of metarl; allow it with {flags}")
     if resume:
         torch.set_num_threads(state["threads"])
     setup = build(config, device)

@@ -7,6 +7,7 @@ python experiments/train.py --resume runs/NAME
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from PIL import Image
 from envs.benchmarks import BENCHMARKS
 from experiments import runs
 from experiments.build import Setup, build
-from experiments.cli import parse, parse_config
+from experiments.cli import Plugins, parse, parse_config
 from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, evaluate_run, held_out_tasks, validate
@@ -28,6 +29,7 @@ from experiments.learned import rate_metrics, rate_tables
 from experiments.names import RULES
 from experiments.stopping import stop_requests
 from experiments.tracking import viewers
+from metarl.errors import NonFiniteError
 from metarl.evaluation import refuse_training_tasks
 from metarl.metrics import MetricsLog, Progress
 from metarl.rollouts import collect, to_device
@@ -73,7 +75,7 @@ class Resume(Watch):
     """as in training"""
     deterministic: bool = False
     """as in training"""
-    plugin: tuple[str, ...] = ()
+    plugin: Plugins = ()
     """import paths that the run may import"""
     env_steps: int | None = None
     """a larger budget than the run began with, to train on"""
@@ -230,19 +232,25 @@ def train_logged(setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watc
         Stopped: by such a signal.
     """
     budget, started, ending = setup.config.env_steps, time.perf_counter(), {"status": "interrupted"}
+    worked = done.iteration > 0
     runs.write_json(log.folder / "status.json", runs.running())
     try:
         with Progress(budget, done=done.env_steps) as bar, stop_requests() as stop:
             for iteration, metrics in setup.train(done):
                 done = runs.Progress(iteration, done.env_steps + int(metrics["env_steps"]))
                 metrics |= rate_metrics(setup.learner) | {"env_steps_total": float(done.env_steps)}
-                finished = done.env_steps >= budget
+                finished, worked = done.env_steps >= budget, worked or math.isfinite(metrics["return/step_0"])
                 log_iteration(log, iteration, metrics, setup, watch, last=finished)
                 bar.update(done.env_steps, **{k: v for k, v in metrics.items() if k.startswith("return/")})
                 if finished or stop or iteration % watch.save_every == 0:
                     runs.save(log.folder, setup, done)
                 if not finished:
                     stop.obey()
+        if not worked:
+            raise NonFiniteError(
+                f"none of {done.iteration} iterations could be finished, as something in each was not finite: lower "
+                "--rate, or look at what is your own with check.py"
+            )
         ending = {"status": "finished"}
     except Exception as error:
         ending = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}

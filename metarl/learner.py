@@ -10,6 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
+from torch.nn.parameter import UninitializedParameter
 
 from metarl.compilation import Programs
 from metarl.distributions import Distribution
@@ -59,7 +60,8 @@ class Learner(nn.Module):
 
         Raises:
             TypeError: a rule or a loss that is none, such as its class.
-            ValueError: credit with an inner loss whose second derivative holds it already; a negative weight.
+            ValueError: credit with an inner loss whose second derivative holds it already; a negative weight; lazy
+                parameters.
         """
         super().__init__()
         for what, loss in (("inner", inner), ("outer", outer)):
@@ -74,6 +76,10 @@ class Learner(nn.Module):
         self.policy, self.rule = policy, instance(rule)
         self.inner, self.outer, self.credit, self.every_step = inner, outer, credit, every_step
         self.programs: Programs | None = None
+        if any(isinstance(p, UninitializedParameter) for p in self.parameters()):
+            raise ValueError(
+                "expected parameters of known shapes, got a lazy module's; call it once before, or say its size"
+            )
 
     def compile(self) -> None:
         """From here on meta-train with compiled programs: see `metarl.compilation` for when it pays."""
@@ -97,7 +103,7 @@ class Learner(nn.Module):
         """What the rule gets to see before a step on a batch ``[H, N, ...]``."""
 
         def loss(p: Params) -> Tensor:
-            return self.inner(self.act(p, batch), batch)
+            return one_number(self.inner(self.act(p, batch), batch), "inner")
 
         grads, value = grad_and_value(loss)(params)
         return Step(
@@ -160,7 +166,7 @@ class Learner(nn.Module):
         return loss + one_number(self.outer(adapted, trace.query)), adapted
 
 
-def one_number(loss: Tensor) -> Tensor:
+def one_number(loss: Tensor, which: str = "outer") -> Tensor:
     """The loss of one task, 0-d.
 
     Raises:
@@ -168,7 +174,8 @@ def one_number(loss: Tensor) -> Tensor:
     """
     if loss.dim():
         raise ValueError(
-            f"outer loss: expected one number a task, got shape {tuple(loss.shape)}; reduce it with losses.masked_mean"
+            f"{which} loss: expected one number a task, got shape {tuple(loss.shape)}; "
+            "reduce it with losses.masked_mean"
         )
     return loss
 

@@ -46,7 +46,14 @@ def meta_steps(
 
     Returns:
         The metrics of each; times are shared out equally.
+
+    Raises:
+        ValueError: not as many of one thing as of another.
     """
+    given = {"learners": learners, "optimizers": optimizers, "task sets": tasks, "generators": generators}
+    if len({len(those) for those in given.values()}) > 1:
+        counts = ", ".join(f"{len(those)} {name}" for name, those in given.items())
+        raise ValueError(f"expected as many of each, got {counts}")
     started = time.perf_counter()
     teams = [
         optimizer.explorers(one, generator=g)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs import Navigation
 from metarl import (
@@ -49,6 +49,7 @@ from tests.helpers import (
     double_trace,
     family_and_policy,
     gaussian_policy,
+    make_batch,
     numeric_gradient,
     one_task,
     randomize,
@@ -301,3 +302,25 @@ def test_a_loss_that_is_none_is_refused_at_once(which: str, loss: Any) -> None:
     policy = gaussian_policy()
     with pytest.raises(TypeError, match=rf"{which}: expected a loss, such as metarl.lvc or"):
         Learner(policy, SGD(0.1), **{"inner": vpg, "outer": vpg, which: loss})
+
+
+def test_an_inner_loss_that_is_not_reduced_is_told_so() -> None:
+    policy = gaussian_policy()
+    learner = Learner(policy, SGD(0.1), inner=lambda d, batch: d.log_prob(batch.action), outer=vpg)
+    rows = torch.zeros(3, 2)
+    batch = make_batch(rows, observation=torch.zeros(3, 2, 2), action=torch.zeros(3, 2, 2))
+    with pytest.raises(ValueError, match=r"inner loss: expected one number a task, got shape \(3, 2\); reduce it"):
+        learner.step(policy.initial(), {}, batch)
+
+
+def test_parameters_without_a_shape_are_refused() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.LazyLinear(1)
+
+        def forward(self, distribution: Any, batch: Any) -> Tensor:
+            return vpg(distribution, batch)
+
+    with pytest.raises(ValueError, match="got a lazy module's; call it once before"):
+        Learner(gaussian_policy(), SGD(0.1), inner=Lazy(), outer=vpg)

@@ -51,6 +51,49 @@ signal = Signal()
 def each(distribution, batch):
     return distribution.log_prob(batch.action)
 
+class Stateful(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.zeros(())
+
+    def forward(self, distribution, batch):
+        with torch.no_grad():
+            self.mean = 0.9 * self.mean + 0.1 * batch.advantage.mean()
+        return vpg(distribution, batch) * (1.0 + self.mean)
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, distribution, batch):
+        return vpg(distribution, batch._replace(advantage=self.layer(batch.observation).squeeze(-1)))
+
+class Drawn(SGD):
+    def __init__(self, params):
+        super().__init__(0.1)
+        self.layer = nn.Linear(1, 1)
+
+    def update(self, step, state):
+        factor = self.layer(step.loss.reshape(1)).squeeze()
+        return {name: -factor * g for name, g in step.grads.items()}, state
+
+class Branching(SGD):
+    def __init__(self, params):
+        super().__init__(0.1)
+
+    def update(self, step, state):
+        return super().update(step, state) if step.loss > 0 else super().update(step, state)
+
+def unlucky():
+    raise KeyError("nothing here")
+
+def infinite(distribution, batch):
+    return vpg(distribution, batch) / 0.0
+
+def gauss(distribution, batch):
+    return masked_mean(distribution.mean.square().sum(-1), batch.mask)
+
 class Namespace:
     nested = short()
 
@@ -269,7 +312,9 @@ def test_a_run_with_losses_from_outside_goes_on_where_that_is_allowed(
         monkeypatch.delitem(sys.modules, installed, raising=False)
         flags = [part for name in allowed for part in ("--plugin", name)]
         assert evaluate.main([run, *flags]) == 2
-        assert "allow its import with --plugin" in capsys.readouterr().err and installed not in sys.modules
+        told = capsys.readouterr().err
+        refused = {"their_plugin:Signal", "their-loss"} - set(allowed)
+        assert all(f"--plugin {name}" in told for name in refused) and installed not in sys.modules
     setup, _ = runs.load(run, plugins=("their_plugin:Signal", "their-loss"))
     weight = next(setup.learner.inner.parameters())  # type: ignore[union-attr]
     assert weight.abs().max() > 0.0  # it has learned, and that was kept
@@ -284,9 +329,9 @@ def test_a_module_from_outside_is_built_with_anew(plugin: str) -> None:
 @pytest.mark.parametrize(
     ("flag", "name", "message"),
     [
-        ("inner", "their_plugin:number", "is of type int; expected a metarl.losses.Loss, or its class"),
-        ("inner", "their_plugin:each", "expected one number a task, of shape (), got shape"),
-        ("outer", "their_plugin:each", "expected one number a task, of shape (), got shape"),
+        ("inner", "their_plugin:number", "is of type int; expected a loss, or its class"),
+        ("inner", "their_plugin:each", "a loss is one number a task, of shape (); got shape"),
+        ("outer", "their_plugin:each", "a loss is one number a task, of shape (); got shape"),
         (
             "inner",
             "their_plugin:rule",
@@ -294,6 +339,9 @@ def test_a_module_from_outside_is_built_with_anew(plugin: str) -> None:
         ),
         ("outer", "their_plugin:signal", "it would learn to be easy"),
         ("inner", "their_plugin:losss", "cannot be imported"),
+        ("inner", "their_plugin:Stateful", "the loss is another when called again"),
+        ("inner", "their_plugin:infinite", "the loss is not finite"),
+        ("inner", "their_plugin:gauss", "'Categorical' object has no attribute 'mean'"),
         ("outer", "clippd", "did you mean 'clipped'?"),
     ],
 )
@@ -308,3 +356,56 @@ def test_what_is_no_loss_is_refused(
 def test_a_loss_from_outside_has_no_action_baseline(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["cartpole-polarity", "--inner-loss", "their_plugin:loss", "--action-baseline"]) == 2
     assert "--action-baseline: expected an inner loss of advantages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rule", "their_plugin:Branching"], "the rule raised RuntimeError"),
+        (["--benchmark", "their_plugin:unlucky"], "cannot be made, KeyError: 'nothing here'"),
+        (["--benchmark", "their_syntax:benchmark"], "cannot be imported, SyntaxError"),
+    ],
+)
+def test_what_somebody_elses_code_raises_is_one_line(
+    flags: list[str], message: str, plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere" / "their_syntax.py").write_text("def benchmark(:\n")
+    assert train.main(["cartpole-polarity", *flags, *TINY, "--output", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("field", ["inner_loss", "rule"])
+def test_first_weights_follow_from_the_seed_and_leave_no_trace(field: str, plugin: str) -> None:
+    name = {"inner_loss": "their_plugin:Network", "rule": "their_plugin:Drawn"}[field]
+    before, found = torch.get_rng_state(), []
+    for seed in (0, 0, 1):
+        setup = build(Config(benchmark="cartpole-polarity", seed=seed, **{field: name}), torch.device("cpu"))
+        part = setup.learner.inner if field == "inner_loss" else setup.learner.rule
+        assert isinstance(part, torch.nn.Module)
+        found.append(torch.cat([p.detach().flatten() for p in part.parameters()]))
+        torch.rand(3)  # whatever happens in between
+    torch.set_rng_state(before)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    build(Config(benchmark="cartpole-polarity", **{field: name}), torch.device("cpu"))  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_all_that_a_run_imports_is_allowed_by_a_flag_each(installed: str, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    flags = ["--benchmark", "their-short", "--rule", "their-rule", "--outer-loss", "their_plugin:loss"]
+    assert train.main(["navigation-fixed", *flags, *TINY, "--no-evaluate", "--output", run]) == 0
+    allowed = [part for name in flags[1::2] for part in ("--plugin", name)]
+    assert evaluate.main(["--tasks", "2", "--steps", "1", *allowed, run]) == 0
+    with pytest.raises(
+        InputError, match="imports their-short, their-rule, no part of metarl; allow it with --plugin t"
+    ):
+        runs.load(run, plugins="their_plugin:loss")
+
+
+def test_a_run_of_which_nothing_worked_has_not_finished(plugin: str, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    argv = ["navigation-fixed", "--rule", "maml", "--rate", "1e38", *TINY, "--no-evaluate", "--output", str(run)]
+    assert train.main(argv) == 4
+    assert "none of 1 iterations could be finished" in capsys.readouterr().err
+    assert '"failed"' in (run / "status.json").read_text()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metarl.rules import SGD, RuleState, Step, UpdateRule
+from metarl.rules import SGD, RuleState, Step, UpdateRule, WhitenedInputs
 from metarl.testing import check_rule
 from metarl.trees import Tree
 from tests.test_rules import RULES
@@ -37,8 +37,8 @@ class Faulty(UpdateRule):
         if fault == "plain":
             self.rate = torch.tensor(0.1 + 0.01 * len(MADE))
             MADE.append(self)
-        if fault == "random":
-            self.rate = float(torch.rand(()))
+        if fault == "hidden":
+            self.several = [nn.Parameter(torch.zeros(()))]
 
     def init(self, params: Any) -> RuleState:
         if self.fault == "number":
@@ -59,6 +59,8 @@ class Faulty(UpdateRule):
             updates = {name: u * self.size(u) for name, u in updates.items()}
         if self.fault == "branch" and bool(step.loss > 0):
             updates = {name: 2 * u for name, u in updates.items()}
+        if self.fault == "random":
+            updates = {name: u * float(torch.rand(())) for name, u in updates.items()}
         if self.fault == "root":
             updates = {name: u * (1 + self.raw.abs().sqrt()) for name, u in updates.items()}
         if self.fault == "structure":
@@ -88,6 +90,7 @@ FAULTS = {
     "root": "gradient of raw is not finite",
     "plain": "something learned is no nn.Parameter",
     "random": "global random numbers",
+    "hidden": "several of Faulty is never learned or saved: an nn.Parameter must be an attribute of an nn.Module",
 }
 
 
@@ -99,6 +102,30 @@ def test_each_fault_is_told_in_words(fault: str) -> None:
 
 def test_a_sound_rule_has_nothing_said_about_it() -> None:
     assert check_rule(lambda params: Faulty("none")) == [] == check_rule(lambda params: SGD(0.1))
+
+
+def test_a_rule_is_checked_on_the_parameters_it_is_for() -> None:
+    wanted = {"network.hidden.1.weight": torch.ones(5, 4), "network.hidden.1.bias": torch.ones(5)}
+
+    def make(params: Any) -> UpdateRule:
+        assert {name: leaf.shape for name, leaf in params.items()} == {n: leaf.shape for n, leaf in wanted.items()}
+        return WhitenedInputs(params, ["network.hidden.1"])
+
+    assert check_rule(make, params=wanted) == []
+    assert "raised AssertionError" in check_rule(make)[0]
+
+
+def test_a_rule_that_draws_its_first_weights_is_sound() -> None:
+    class Network(UpdateRule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+
+        def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
+            factor = self.layer(step.loss.reshape(1)).squeeze()
+            return {name: -factor * g for name, g in step.grads.items()}, state
+
+    assert check_rule(lambda params: Network()) == []
 
 
 def test_a_rule_that_cannot_be_made_is_told_too() -> None:

@@ -77,6 +77,8 @@ class Faulty(nn.Module):
         self.fault, self.calls, self.weight = fault, 0, 1.0
         if fault in ("unused", "root", "outside"):
             self.raw = nn.Parameter(torch.zeros(()))
+        if fault == "hidden":
+            self.several = [nn.Parameter(torch.zeros(()))]
         if fault == "plain":
             MADE.append(self)
             self.weight += 0.1 * len(MADE)
@@ -113,6 +115,8 @@ class Faulty(nn.Module):
             case "counts":
                 self.calls += 1
                 return -masked_mean(score, batch.mask) * self.calls
+            case "hidden":
+                return -masked_mean(score, batch.mask) * (1.0 + self.several[0])
             case "in place":
                 batch.advantage.mul_(0.5)
         return -masked_mean(score, batch.mask) * self.weight
@@ -137,6 +141,7 @@ FAULTS = {
     "random": "torch's global random numbers",
     "counts": "another when called again",
     "in place": "wrote into its arguments",
+    "hidden": "several of (Made|Faulty) is never learned or saved",
     "plain": "loaded from a state_dict is another",
 }
 
@@ -146,7 +151,7 @@ def test_a_fault_is_found_and_no_other(fault: str) -> None:
     found = check_loss(type("Made", (Faulty,), {"__init__": lambda self: Faulty.__init__(self, fault)}))
     assert any(re.search(FAULTS[fault], line) for line in found), found
     assert len(found) == (2 if fault in ("dtype", "padding") else 1), found
-    if fault != "plain":  # an instance as well as a class
+    if fault not in ("plain", "hidden"):  # an instance as well as a class
         assert check_loss(Faulty(fault)) == found
 
 
@@ -164,6 +169,35 @@ def test_a_loss_for_one_kind_of_actions_is_sound_and_one_for_none_is_not() -> No
     assert check_loss(slow) == []
     (line,) = check_loss(lost)
     assert line.startswith("the loss raised AttributeError: 'Categorical' object has no attribute 'variance'")
+
+
+def test_a_loss_is_checked_with_the_actions_it_is_for() -> None:
+    def slow(distribution: Any, batch: Any) -> Tensor:
+        return masked_mean(distribution.mean.square().sum(-1), batch.mask)
+
+    assert check_loss(slow, discrete=False) == []
+    assert "'Categorical' object has no attribute 'mean'" in check_loss(slow, discrete=True)[0]
+
+
+def test_first_weights_may_be_drawn_and_parameters_of_no_module_may_not() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 1)
+
+        def forward(self, distribution: Any, batch: Any) -> Tensor:
+            return vpg(distribution, batch._replace(advantage=self.layer(batch.observation).squeeze(-1)))
+
+    assert check_loss(Network, sizes=SIZES) == []
+
+    class Plain:
+        def __init__(self) -> None:
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def __call__(self, distribution: Any, batch: Any) -> Tensor:
+            return vpg(distribution, batch) * self.weight.to(batch.reward)
+
+    assert any("weight of Plain is never learned" in line for line in check_loss(Plain()))
 
 
 def test_an_instance_is_left_as_it_was() -> None:

@@ -602,3 +602,10 @@ def test_a_family_is_no_benchmark() -> None:
     family: Any = Navigation(5)
     with pytest.raises(TypeError, match=r"TaskBenchmark\(name, family\) makes one"):
         next(meta_train(learner, Reptile(), family, PLAN, generator=seeded(0), task_generator=seeded(1)))
+
+
+def test_as_many_optimizers_as_learners() -> None:
+    learner = make_learner()
+    with pytest.raises(ValueError, match="expected as many of each, got 2 learners, 1 optimizers, 1 task sets, 1 gen"):
+        family, task = Navigation(3), Navigation(3).sample(3, generator=seeded(0))
+        meta_steps([learner, learner], [Reptile()], family, [task], PLAN, generators=[seeded(1)])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metarl.distributions import Categorical, Distribution, Gaussian
 from metarl.losses import Loss
+from metarl.testing.parameters import unregistered
 from metarl.trees import leaves_of, map_leaves
 from metarl.types import Batch
 
@@ -27,6 +28,9 @@ class Sizes(NamedTuple):
     choices: int = 4
 
 
+USUAL = Sizes()
+
+
 class Case(NamedTuple):
     """What a loss is called with, for one task."""
 
@@ -34,20 +38,25 @@ class Case(NamedTuple):
     batch: Batch
 
 
-def check_loss(make: Loss | Callable[[], Loss], *, sizes: Sizes = Sizes()) -> list[str]:  # noqa: B008 (immutable)
+def check_loss(
+    make: Loss | Callable[[], Loss],
+    *,
+    sizes: Sizes = USUAL,
+    discrete: bool | None = None,
+) -> list[str]:
     """What is wrong with a loss; empty if nothing was found.
 
     Args:
         make: a loss, or a class that makes one without arguments, as ``--inner-loss package.module:NAME`` takes it.
         sizes: of the observations and actions it is made for.
+        discrete: the kind of actions that it is for; unless given, one that it takes.
 
-    Checked, with distributions over discrete and continuous actions (a loss may be for one kind alone): one finite
-    number of the dtype of its inputs; padding that does not count; one task at a time as under ``vmap``; finite
-    gradients in the policy, and of a step by them in all that the loss learns; the same number again for the same
-    arguments; saving and loading; no use of torch's global random numbers.
+    Checked: one finite number of the dtype of its inputs; padding that does not count; one task at a time as under
+    ``vmap``; finite gradients in the policy, and of a step by them in all that the loss learns; the same number again
+    for the same arguments; saving and loading; no use of torch's global random numbers while it computes.
     """
     try:
-        kind = _kind(make, sizes)
+        kind = _kind(make, sizes, (True, False) if discrete is None else (discrete,))
     except Exception as error:
         return [f"the loss raised {type(error).__name__}: {error}"]
     found: list[str] = []
@@ -66,14 +75,14 @@ Draw = Callable[..., Case]
 """Cases of one kind of actions, by seed and task; see `draw_case`."""
 
 
-def _kind(make: Any, sizes: Sizes) -> Draw:
+def _kind(make: Any, sizes: Sizes, kinds: Sequence[bool]) -> Draw:
     """Cases with the kind of actions that the loss is for.
 
     Raises:
         Exception: whatever the loss raised, if it is for neither.
     """
     raised: list[Exception] = []
-    for discrete in (True, False):
+    for discrete in kinds:
 
         def draw(seed: int, task: int = 0, dtype: torch.dtype = torch.float64, discrete: bool = discrete) -> Case:
             return draw_case(seed, task, dtype, discrete=discrete, sizes=sizes)
@@ -92,7 +101,7 @@ def draw_case(
     dtype: torch.dtype = torch.float32,
     *,
     discrete: bool,
-    sizes: Sizes = Sizes(),  # noqa: B008
+    sizes: Sizes = USUAL,
 ) -> Case:
     """Sampled episodes of one of three tasks, and what another policy would do in them: anything on padding."""
     generator = torch.Generator().manual_seed(seed)
@@ -211,8 +220,8 @@ def _gradients(make: Any, draw: Draw) -> Iterator[str]:
 
 def _repetition(make: Any, draw: Draw) -> Iterator[str]:
     """The same again."""
-    before = torch.get_rng_state()
     loss, case = _made(make), draw(0)
+    before = torch.get_rng_state()
     kept = _stacked([case])
     first, second = loss(*case), loss(*case)
     if not torch.equal(before, torch.get_rng_state()):
@@ -226,6 +235,7 @@ def _repetition(make: Any, draw: Draw) -> Iterator[str]:
 def _checkpoint(make: Any, draw: Draw) -> Iterator[str]:
     """Saving and loading."""
     source, target = _made(make), _made(make)
+    yield from unregistered(source)
     if not isinstance(source, nn.Module):
         return
     with torch.no_grad():

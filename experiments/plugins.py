@@ -1,0 +1,137 @@
+"""What a user brings by import path: found, made from the run's seed, and looked at before the run begins."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from gymnasium.spaces import Discrete
+
+from experiments.config import Config
+from experiments.errors import InputError
+from experiments.lookup import choose_or_import, is_plugin
+from experiments.names import BENCHMARKS, INNER_LOSSES, LOSSES, RULES, choices
+from experiments.streams import stream
+from metarl.losses import Loss
+from metarl.policies import Policy
+from metarl.rules import Step, UpdateRule
+from metarl.testing import check_loss, check_rule
+from metarl.testing.losses import Sizes
+from metarl.types import TaskFamily
+
+Made = TypeVar("Made")
+
+UNUSED = "is learned but no"  # what may be so in the first steps alone, or by design
+
+
+def imported(config: Config) -> list[str]:
+    """What a configuration names that is no part of this project: building it would import that."""
+    named = [
+        ("benchmark", config.benchmark, BENCHMARKS),
+        ("benchmark", config.scored_in or config.benchmark, BENCHMARKS),
+        ("rule", config.rule, RULES),
+        ("inner loss", config.inner_loss, INNER_LOSSES),
+        ("outer loss", config.outer_loss, LOSSES),
+    ]
+    return list(dict.fromkeys(name for kind, name, table in named if is_plugin(kind, name, table)))
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """Global random numbers from the run's seed, afterwards as before: torch's layers draw their first weights so."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, purpose).initial_seed())
+        yield
+
+
+def own_rule(config: Config, policy: Policy) -> UpdateRule:
+    """A rule that is not ours: what is found at its name, called with the parameters it is to step.
+
+    Raises:
+        InputError: it cannot be called so, gives no rule, or one that `metarl.testing.check_rule` finds fault with.
+    """
+    name, params = config.rule, policy.initial()
+    found = choose_or_import("rule", name, RULES)
+    with seeded(config.seed, "rule"):
+        try:
+            rule = found(params)
+        except Exception as error:  # whatever somebody else's code may raise
+            raise InputError(
+                f"rule {name!r}, called with the parameters it is to step, raised {type(error).__name__}: {error}; "
+                "expected a function or class of them alone, as in examples/own_rule.py"
+            ) from error
+        if not isinstance(rule, UpdateRule):
+            raise InputError(f"rule {name!r} gave a {type(rule).__name__}; expected a metarl.rules.UpdateRule")
+        _refuse_misfit(name, rule, params)
+        _refuse_faults(f"rule {name!r}", check_rule(found, params=params), f"rule {name}")
+    return rule
+
+
+@torch.no_grad()
+def _refuse_misfit(name: str, rule: UpdateRule, params: Mapping[str, torch.Tensor]) -> None:
+    """Look at what somebody's rule returns.
+
+    Raises:
+        InputError: anything but updates of the parameters' names and shapes and a state.
+    """
+    params = {key: p.detach() for key, p in params.items()}
+    grads = {key: torch.ones_like(p) for key, p in params.items()}
+    try:
+        result = rule.update(Step(grads, params, torch.ones(())), rule.init(params))
+    except Exception:  # it may need more than is known here
+        return
+    expected = {key: tuple(p.shape) for key, p in params.items()}
+    updates = result[0] if isinstance(result, tuple) and len(result) == 2 else result
+    came = {key: tuple(u.shape) for key, u in updates.items()} if isinstance(updates, dict) else type(updates).__name__
+    if updates is result or came != expected:
+        raise InputError(
+            f"rule {name!r}: expected update(step, state) to return (updates, state), with updates of {expected}, "
+            f"got {'no pair' if updates is result else came}; see examples/own_rule.py"
+        )
+
+
+def own_loss(kind: str, name: str, family: TaskFamily, *, seed: int) -> Loss:
+    """A loss that is not ours: one, or a class that makes one without arguments.
+
+    Raises:
+        InputError: neither, or one that `metarl.testing.check_loss` finds fault with on this family's episodes.
+    """
+    found = choose_or_import(kind, name, LOSSES if kind == "outer loss" else INNER_LOSSES)
+    if not callable(found):
+        raise InputError(f"{kind} {name!r} is of type {type(found).__name__}; expected a loss, or its class")
+    with seeded(seed, "objective"):
+        told = check_loss(found, sizes=loss_sizes(family), discrete=isinstance(family.action_space, Discrete))
+        _refuse_faults(f"{kind} {name!r}, of a loss or its class", told, f"loss {name}")
+    with seeded(seed, "objective"):
+        loss: Loss = found() if isinstance(found, type) else copy.deepcopy(found)  # a module may be built with again
+    return loss
+
+
+def loss_sizes(family: TaskFamily) -> Sizes:
+    """What losses of this family's episodes read."""
+    size, discrete = choices(family)
+    sizes = Sizes(observation=family.observation_space.shape[0])
+    return sizes._replace(choices=size) if discrete else sizes._replace(action=size)
+
+
+def _refuse_faults(what: str, told: list[str], asked: str) -> None:
+    faults = [line.replace("\n", " ") for line in told if UNUSED not in line]
+    if faults:
+        raise InputError(f"{what}: {faults[0]}; python experiments/check.py {asked} says what else is wrong")
+
+
+def made(what: str, make: Callable[..., Made], **given: Any) -> Made:
+    """``make(**given)``, somebody's.
+
+    Raises:
+        InputError: something that it does not say of wrong values itself.
+    """
+    try:
+        return make(**given)
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:
+        raise InputError(f"{what} cannot be made, {type(error).__name__}: {error}") from error

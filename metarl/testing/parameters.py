@@ -1,0 +1,27 @@
+"""What looks learned and is not: parameters that no module knows of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+
+def unregistered(thing: object) -> Iterator[str]:
+    """In words, every ``nn.Parameter`` of an object or its modules that lies in a list or dict, or in no module."""
+    owners = list(thing.modules()) if isinstance(thing, nn.Module) else [thing]
+    known = {id(p) for owner in owners if isinstance(owner, nn.Module) for p in owner.parameters()}
+    for owner in owners:
+        for name, value in getattr(owner, "__dict__", {}).items():
+            if any(isinstance(p, nn.Parameter) and id(p) not in known for p in _parts(value)):
+                yield (
+                    f"{name} of {type(owner).__name__} is never learned or saved: an nn.Parameter must be an attribute "
+                    "of an nn.Module, or in an nn.ParameterList or nn.ParameterDict"
+                )
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else [value]
