@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from envs.wrappers import Shuffled
 from experiments import compare
 from experiments.build import build, build_benchmark
 from experiments.config import Config
@@ -88,6 +89,16 @@ def test_shuffled_tasks_are_met_in_training_only() -> None:
     assert unlike and compete("shuffled-tasks")["benchmark"] == "navigation-fixed"
 
 
+def test_shuffled_tasks_are_scored_in_the_plain_benchmark() -> None:
+    config = contender("shuffled-tasks").at(BASE.model_copy(update={"env_steps": 100}), 0.1)
+    trained, _ = learners.trained(config, Shuffled)
+    plain = build(config, CPU)
+    plain.learner.load_state_dict(trained.learner.state_dict())
+    found = compete("shuffled-tasks", config)["sampled"]
+    assert found == measure(plain, HELD_OUT)["sampled"]
+    assert found != measure(trained, HELD_OUT)["sampled"]  # as they would be, were they shuffled there, too
+
+
 def edited(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     result = copy.deepcopy(EQUAL)
     change(result)
@@ -113,9 +124,15 @@ EQUAL = {
         (lambda r: r.update(task={"x": [2.0]}), "measured on other tasks"),
         (lambda r: r["protocol"].update(score_episodes=3), "measured on other tasks or scored otherwise"),
         (lambda r: r["protocol"].update(seed=3), "measured on other tasks or scored otherwise"),
+        (lambda r: r["protocol"].update(tasks=2), "measured on other tasks or scored otherwise"),
+        (lambda r: r["protocol"].update(constants=["goal_x=0.4"]), "measured on other tasks or scored otherwise"),
         (lambda r: r.update(training_env_steps=399), "other: expected training for 400 environment steps, got 399"),
         (lambda r: r.update(training_env_steps=500), "expected training for 400 environment steps, got 500"),
         (lambda r: r.update(reported=2), "other: expected 2 episodes of adaptation at most, got 4"),
+        (  # on one of its tasks
+            lambda r: r["adaptation_episodes"].append([0.0, 3.0, 6.0]),
+            "other: expected 2 episodes of adaptation at most, got 3",
+        ),
     ],
 )
 def test_unequal_contenders_are_refused(change: Callable[[dict[str, Any]], Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import Any
 
@@ -128,6 +129,20 @@ def test_its_gradient_is_that_of_the_smoothed_return() -> None:
     expected = 2 * curvature * torch.tensor([[0.3, -0.3]], dtype=torch.float64)  # of minus the fitness
     torch.testing.assert_close(weight.grad, expected, rtol=0.1, atol=0.1)
     assert float(rate.grad) == pytest.approx(-2.0, abs=0.15)
+
+
+def test_it_tells_the_norm_of_the_gradient_it_estimates() -> None:
+    learner = bandit_learner()
+    optimizer = Evolution(learner, perturbation=0.1, pairs=2)
+    explorers = optimizer.explorers(learner, generator=seeded(1))
+    first, second = (  # what was added to a learner, from it and its mirror image: σ ε
+        torch.cat([(p - q).detach().flatten() / 2 for p, q in zip(one.parameters(), other.parameters(), strict=True)])
+        for one, other in (explorers[:2], explorers[2:])
+    )
+    batch = make_batch(torch.tensor([5.0, 2.0, -1.0, 3.0], dtype=torch.float64).reshape(4, 1, 1))
+    metrics = optimizer.step(learner, Trace((), batch, torch.zeros(4), torch.zeros(4), {}))
+    expected = ((5.0 - 2.0) * first + (-1.0 - 3.0) * second) / (2 * 2 * 0.1**2)
+    assert metrics["meta/grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-9) and bool(expected.any())
 
 
 def test_the_team_explores_the_same_tasks_with_the_same_noise() -> None:
@@ -267,6 +282,24 @@ def test_descent_gives_rates_to_an_optimizer_of_their_own() -> None:
     assert all(torch.equal(p, q) for p, q in zip(learner.parameters(), twin.parameters(), strict=True))
     fixed, trace = double_trace(sgd(), steps=1)
     Descent(fixed, lr=0.01, rate_optimizer=ExponentiatedGradient).step(fixed, trace)  # nothing to learn but θ
+
+
+def test_a_share_is_that_much_of_the_step_of_both_optimizers() -> None:
+    learner, trace = double_trace(lambda policy: MetaSGD(policy.initial(), initial=0.1), steps=1)
+    # without a memory of past gradients every step on a rate is a factor of exp(±η)
+    signs = functools.partial(ExponentiatedGradient, decay=0.0)
+    optimizer = Descent(learner, lr=0.01, rate_lr=0.2, optimizer=torch.optim.SGD, rate_optimizer=signs)
+    for share in (0.25, 0.25, 1.0):  # which does not pile up
+        optimizer.share = share
+        before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+        optimizer.step(learner, trace)
+        for name, p in learner.named_parameters():
+            assert p.grad is not None and bool(p.grad.any())
+            if name.startswith("rule"):
+                moved = (p.detach() / before[name]).log()
+                torch.testing.assert_close(moved, -share * 0.2 * p.grad.sign(), rtol=1e-9, atol=1e-12)
+            else:
+                torch.testing.assert_close(p.detach(), before[name] - share * 0.01 * p.grad, rtol=1e-9, atol=1e-12)
 
 
 def test_an_explored_trace_needs_no_team() -> None:

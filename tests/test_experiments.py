@@ -510,7 +510,7 @@ def test_a_stored_configuration_cannot_have_anything_else_imported(
         run = tmp_path / field
         checkpoints.save(run, state | {"config": state["config"] | {field: "hostile:boom"}}, 1)
         assert evaluate.main([str(run)]) == 2
-        assert "the run uses the plug-in hostile:boom; allow its import with --plugin" in capsys.readouterr().err
+        assert "the run imports hostile:boom, no part of metarl; allow it with --plugin" in capsys.readouterr().err
 
 
 def test_step_sizes_fall_linearly_over_the_budget_also_when_resumed() -> None:

@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 
 from experiments import export, runs, train
+from experiments.streams import stream
+from metarl.evaluation import Adaptation, adapt
 
 TINY = [
     "--horizon",
@@ -51,6 +53,28 @@ def test_the_initialization_and_what_it_becomes_on_a_task(run: Path, tmp_path: P
     assert not torch.equal(weights(far)["2.bias"], found["2.bias"])
     assert not torch.equal(weights(far)["2.bias"], weights(near)["2.bias"])
     assert export.main([str(run), "--output", str(near), "--steps", "2"]) == 0
+
+
+def test_the_file_holds_what_the_policy_becomes_after_as_many_steps_as_asked_for(run: Path, tmp_path: Path) -> None:
+    setup, _ = runs.load(run, torch.device("cpu"))
+    task = {"goal_x": 0.4, "goal_y": 0.0, "start_x": 0.0, "start_y": 0.0}
+    _, *stages = adapt(
+        setup.learner,
+        setup.benchmark.family,
+        {name: torch.tensor([value]) for name, value in task.items()},
+        Adaptation(2, setup.plan.episodes, support=setup.plan.support),
+        generator=stream(setup.config.seed, "exporting"),
+    )
+    biases = []
+    for k, (params, _) in enumerate(stages, 1):
+        file = tmp_path / f"{k}.safetensors"
+        assert export.main([str(run), "--output", str(file), "--steps", str(k), "--constants", "goal_x=0.4"]) == 0
+        found = weights(file)
+        torch.testing.assert_close(found["0.weight"], params["network.hidden.0.weight"][0])
+        torch.testing.assert_close(found["2.bias"], params["network.head.bias"][0])
+        torch.testing.assert_close(found["log_std"], params["log_std"][0])
+        biases.append(found["2.bias"])
+    assert len(biases) == 2 and not torch.allclose(biases[0], biases[1])
 
 
 @pytest.mark.parametrize(

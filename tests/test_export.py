@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from metarl import MLP, GaussianPolicy, Learner, ModuleNetwork, vpg
+from metarl import MLP, CategoricalPolicy, ExponentiatedGradient, GaussianPolicy, Learner, ModuleNetwork, vpg
 from metarl.export import PerParameterSGD, learned_rates, mlp_of, save_policy, times_scale, to_module
 from metarl.rules import (
     SGD,
@@ -95,6 +96,30 @@ assert "metarl" not in sys.modules
     assert expected[-1] == -5.0  # the floor of the policy is the file's
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_a_file_tells_how_to_rebuild_its_policy(kind: str, activation: str, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    from safetensors import safe_open
+
+    network = MLP(3, (6, 4), 2, activation=getattr(torch, activation), head_gain=1.0, generator=seeded(0))
+    policy = CategoricalPolicy(network) if kind == "categorical" else GaussianPolicy(network, 2)
+    randomize(policy, 1)
+    params = {name: p.detach() + 0.1 for name, p in policy.initial().items()}
+    save_policy(tmp_path / "policy.safetensors", policy, params)
+    with safe_open(tmp_path / "policy.safetensors", "pt") as file:
+        about, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    assert about == {"distribution": kind, "activation": activation, "sizes": "3 6 4 2"}
+    layers = [f"{i}.{part}" for i in (0, 2, 4) for part in ("weight", "bias")]
+    assert sorted(weights) == sorted(layers + ["log_std"] * (kind == "gaussian"))
+    x = torch.randn(7, 3, generator=seeded(2))
+    hidden = x
+    for i in (0, 2, 4):
+        hidden = hidden @ weights[f"{i}.weight"].mT + weights[f"{i}.bias"]
+        hidden = hidden if i == 4 else getattr(torch, activation)(hidden)
+    torch.testing.assert_close(hidden, policy(params, x)[0], rtol=1e-5, atol=1e-6)
+
+
 RULES: dict[str, Any] = {
     "sgd": lambda p: SGD(0.3),
     "learned": lambda p: LearnedSGD(0.3),
@@ -159,6 +184,30 @@ def test_schedulers_and_checkpoints_work() -> None:
     twin.load_state_dict(optimizer.state_dict())
     assert torch.equal(twin.param_groups[0]["rate"], optimizer.param_groups[0]["rate"])
     assert twin.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda p: PerParameterSGD([p], [0.1]), lambda p: ExponentiatedGradient([p])],
+    ids=["per parameter", "exponentiated"],
+)
+def test_optimizers_tell_the_loss_of_a_closure_and_step_on_its_gradients(
+    make: Callable[[nn.Parameter], torch.optim.Optimizer],
+) -> None:
+    p, twin = (nn.Parameter(torch.tensor([1.0, 2.0])) for _ in range(2))
+    optimizer, other = make(p), make(twin)
+    assert optimizer.step() is None and optimizer.step(lambda: 3.0) == 3.0
+    assert p.tolist() == [1.0, 2.0]  # no gradient, no step
+
+    def closure() -> float:
+        loss = (p * torch.tensor([1.0, -3.0])).sum()
+        loss.backward()
+        return float(loss.detach())
+
+    assert optimizer.step(closure) == -5.0
+    twin.grad = torch.tensor([1.0, -3.0])
+    other.step()
+    assert torch.equal(p, twin) and bool((p != torch.tensor([1.0, 2.0])).all())
 
 
 NOT_RATES: dict[str, Any] = {

@@ -33,7 +33,7 @@ from metarl.evaluation import Adaptation
 from metarl.optimizers import conjugate_gradient, meta_loss
 from metarl.optimizers.base import assess, fisher_product, meta_gradient
 from metarl.policies import Policy
-from metarl.rules import SGD, LearnedSGD, MetaSGD, PerLayerSGD, UpdateRule
+from metarl.rules import SGD, LearnedSGD, MetaSGD, PerLayerSGD, RLSchedule, Scheduled, UpdateRule
 from metarl.trees import map_leaves
 from tests.helpers import (
     Bandit,
@@ -400,6 +400,27 @@ def test_reptile_by_hand() -> None:
             Reptile(step_size=bad)
 
 
+def test_reptile_replays_what_a_reinforced_schedule_drew() -> None:
+    def make(policy: Policy) -> UpdateRule:
+        schedule = RLSchedule(steps=2, units=3, generator=seeded(0))
+        randomize(schedule, 1)
+        return Scheduled(SGD(0.2), schedule)
+
+    learner, trace = double_trace(make, steps=1)
+    assert bool(trace.noise["schedule.noise"].any())
+    before, tasks = values(learner), [one_task(trace, t) for t in range(3)]
+    drawn, quiet = (
+        [learner.adapt((*one.support, one.query), noise) for one, noise in zip(tasks, noises, strict=True)]
+        for noises in ([one.noise for one in tasks], [{}] * 3)
+    )
+    Reptile(step_size=0.25).step(learner, trace)
+    for name, p in learner.policy.named_parameters():
+        old = before[f"policy.{name}"]
+        replayed, without = (torch.stack([end[name].detach() for end in ends]).mean(0) for ends in (drawn, quiet))
+        torch.testing.assert_close(p.detach(), old + 0.25 * (replayed - old), rtol=1e-10, atol=1e-13)
+        assert float((replayed - without).abs().max()) > 1e-5  # what was drawn matters
+
+
 def test_optimizers_without_memory_have_empty_checkpoints() -> None:
     for optimizer in (Reptile(), TrustRegion()):
         assert optimizer.state_dict() == {}
@@ -426,6 +447,23 @@ def test_a_share_of_the_step_size_is_that_much_of_the_step() -> None:
     for kind, factor in (("descent", 0.25), ("trust region", 0.5), ("reptile", 0.25)):  # a KL goes with the square
         torch.testing.assert_close(moves[kind, 0.25], factor * moves[kind, 1.0], rtol=1e-6, atol=1e-12)
         assert bool(moves[kind, 1.0].any())
+
+
+def test_a_share_of_a_trust_region_bounds_the_step_where_the_quadratic_model_does_not() -> None:
+    # a region so large that the first trial's KL is well above what the model says: beyond the share of the bound,
+    # though within the whole
+    learner, trace = double_trace(meta_sgd, steps=1, inner=lvc, outer=lvc_ratio, seed=10)
+    before = values(learner)
+    optimizer = TrustRegion(max_kl=2.0, damping=1e-2)
+    optimizer.share = 0.25
+    metrics = optimizer.step(learner, trace)
+    taken = float(adapted_kl(learner, trace).detach())
+    assert metrics["meta/skipped"] == 0.0 and 0.0 < taken <= 0.25 * 2.0
+    assert metrics["meta/kl"] == pytest.approx(taken)
+    with torch.no_grad():
+        for name, p in learner.named_parameters():
+            p.copy_(before[name] + (p - before[name]) / 0.8 ** metrics["meta/backtracks"])
+    assert 1.2 * 0.25 * 2.0 < float(adapted_kl(learner, trace).detach()) < 2.0
 
 
 # They learn

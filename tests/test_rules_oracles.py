@@ -16,9 +16,11 @@ from metarl.rules import (
     SGD,
     AdamHypergradient,
     BlockDiagonal,
+    Bounded,
     Chain,
     Exponentiated,
     FirstOrder,
+    Free,
     GPSchedule,
     Hypergradient,
     LSTMCell,
@@ -26,9 +28,12 @@ from metarl.rules import (
     LSTMSchedule,
     MetaCurvature,
     MetaLSTM,
+    MetaSGD,
     MLPSchedule,
     Momentum,
     Offset,
+    Parameterisation,
+    Positive,
     RLSchedule,
     Scheduled,
     Step,
@@ -36,7 +41,8 @@ from metarl.rules import (
     UpdateRule,
 )
 from metarl.rules.learned_optimizers import preprocess
-from metarl.rules.scheduled import SIGNALS
+from metarl.rules.networks import linear
+from metarl.rules.scheduled import SIGNALS, signals
 from tests.helpers import double_trace, one_task, randomize, seeded
 
 Shapes = dict[str, Tensor]
@@ -161,6 +167,45 @@ def test_exponentiated_gains_stay_positive_and_within_their_limits() -> None:
     assert state["gain.x"].tolist() == pytest.approx([0.5, 4.0], rel=1e-5)
 
 
+def test_the_exponentiated_scale_stays_within_its_limits() -> None:
+    # steps of rate 0.1 on gradients of 100 agree or disagree by a thousand: every one alone goes beyond a limit
+    rule = Exponentiated(0.1, gain_lr=0.0, scale_lr=1.0, limits=(0.5, 4.0))
+    state, scales = rule.init({"x": torch.zeros(2)}), []
+    for sign in (1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0):
+        updates, state = rule.update(at({"x": torch.tensor([100.0 * sign, 100.0 * sign])}), state)
+        scales.append(float(state["scale"]))
+        assert (updates["x"] / (-10.0 * sign)).tolist() == pytest.approx(2 * scales[-1:])  # and acts as it is kept
+    assert scales == pytest.approx([1.0, 4.0, 4.0, 0.5, 4.0, 0.5, 0.5], rel=1e-5)
+
+
+# where learned step sizes start
+
+
+@pytest.mark.parametrize(
+    ("parameterisation", "high", "median"),
+    [
+        (Free(), 1.0, (0.01 + 1.0) / 2),
+        (Positive(), 1.0, math.sqrt(0.01 * 1.0)),
+        (Bounded(), 0.9, 1 / (1 + math.sqrt(99.0 / 9.0))),  # its odds are the geometric mean of the bounds' odds
+    ],
+    ids=["free", "positive", "bounded"],
+)
+def test_first_rates_are_uniform_in_what_is_learned(
+    parameterisation: Parameterisation, high: float, median: float
+) -> None:
+    rule = MetaSGD(
+        {"x": torch.zeros(2000)}, initial=(0.01, high), parameterisation=parameterisation, generator=seeded(0)
+    )
+    updates, _ = rule.update(at({"x": torch.ones(2000)}), {})
+    rates = -updates["x"].detach()
+    assert 0.01 * 0.999 <= float(rates.min()) and float(rates.max()) <= high * 1.001
+    assert float(rates.median()) == pytest.approx(median, rel=0.1)
+    (raw,) = rule.parameters()  # and not only its median: as many in every tenth of the range
+    low, up = (parameterisation.raw(bound) for bound in (0.01, high))
+    tenths = torch.histc(raw.detach(), bins=10, min=low, max=up)
+    assert float(tenths.sum()) == 2000.0 and 150.0 < float(tenths.min()) and float(tenths.max()) < 250.0
+
+
 # linear maps of the gradient
 
 
@@ -251,6 +296,28 @@ def test_the_lstm_cell_is_torchs_lstm() -> None:
         torch.testing.assert_close(hidden, expected[k], rtol=1e-12, atol=1e-14)
 
 
+def test_the_lstm_cell_starts_with_open_forget_gates_and_closes_no_other() -> None:
+    cell = LSTMCell(5, 3, generator=seeded(0)).double()
+    enter, forget, new, leave = cell.gates.bias.detach().chunk(4)
+    assert forget.tolist() == [1.0] * 3 and not torch.cat([enter, new, leave]).any()
+    with torch.no_grad():
+        cell.gates.weight.zero_()  # the gates are their biases: what is remembered decays by σ(1), and half is shown
+    state = {"hidden": torch.zeros(1, 3).double(), "cell": torch.tensor([[1.0, -2.0, 0.5]]).double()}
+    hidden, after = cell(torch.ones(1, 5).double(), state)
+    kept = state["cell"] / (1.0 + math.exp(-1.0))
+    torch.testing.assert_close(after["cell"], kept, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(hidden, 0.5 * kept.tanh(), rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("inputs", [4, 400])
+def test_a_layers_outputs_are_of_the_size_of_its_inputs_whatever_their_number(inputs: int) -> None:
+    layer = linear(inputs, 2000, seeded(0))
+    assert float(layer.weight.detach().std()) == pytest.approx(inputs**-0.5, rel=0.05)
+    assert not layer.bias.any()
+    outputs = layer(torch.randn(8, inputs, generator=seeded(1)).sign())  # inputs of size one
+    assert float(outputs.detach().square().mean()) == pytest.approx(1.0, rel=0.1)
+
+
 def test_the_gp_schedule_is_the_posterior_mean() -> None:
     schedule = GPSchedule(2, steps=4, length=1.5, noise=0.01).double()
     values = torch.randn(2, 4, generator=seeded(0)).double()
@@ -309,6 +376,30 @@ def test_a_schedule_sees_the_loss_the_gradient_and_the_last_update(name: str) ->
         return float((updates["layer.bias"][0] / (-0.1 * changed["layer.bias"][0])).detach())
 
     assert len({round(value, 9) for value in (second(), second(loss=-0.5), second(size=3.0), second(sign=-1.0))}) == 4
+
+
+def test_signals_by_hand() -> None:
+    grads = {"x": torch.tensor([3.0, -4.0]).double(), "y": torch.tensor([[0.1], [0.0], [0.2]]).double()}
+    last = {"x": torch.tensor([-1.0, 0.0]).double(), "y": torch.tensor([[0.0], [3.0], [4.0]]).double()}
+    loss, count = torch.tensor(-0.7, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
+    found = signals(Step(grads, grads, loss), last, count)
+    shared = [math.tanh(-0.7), math.log(0.49) / 10]
+    by_hand = [
+        [*shared, math.log((9.0 + 16.0) / 2) / 10, 3.0 / 5.0, 0.3],  # downhill is (-3, 4) of length 5
+        [*shared, math.log(0.05 / 3) / 10, -0.8 / (math.sqrt(0.05) * 5.0), 0.3],  # (0, 3, 4) goes uphill
+    ]
+    assert found.shape == (2, SIGNALS)
+    torch.testing.assert_close(found, torch.tensor(by_hand, dtype=torch.float64), rtol=1e-8, atol=1e-10)
+    first = signals(Step(grads, grads, loss), {key: torch.zeros_like(g) for key, g in grads.items()}, count)
+    assert not first[:, 3].any() and torch.equal(first[:, :3], found[:, :3])
+
+
+def test_signals_are_data_without_a_graph() -> None:
+    with_graph = {key: leaf.requires_grad_() for key, leaf in tree(1).items()}
+    last = {key: leaf.requires_grad_() for key, leaf in tree(2).items()}
+    loss = torch.stack([g.square().sum() for g in with_graph.values()]).sum()
+    seen = signals(Step(with_graph, with_graph, loss), last, torch.ones((), dtype=torch.float64))
+    assert loss.requires_grad and not seen.requires_grad
 
 
 @pytest.mark.parametrize(("name", "steps"), [*((name, 1) for name in SCHEDULES), ("gp", 2)])
@@ -430,6 +521,22 @@ def test_the_meta_lstm_by_hand() -> None:
         last_i, last_f = i, f
 
 
+def test_first_order_keeps_the_gradient_of_the_loss_from_the_rule() -> None:
+    rule = MetaLSTM(0.2, limit=0.5, remember=0.9, units=3, generator=seeded(0)).double()
+    randomize(rule, 1)
+    grads, params = tree(1), tree(0)
+    reached = []
+    for given in (rule, FirstOrder(rule)):
+        slopes = {key: g.clone().requires_grad_() for key, g in grads.items()}
+        loss = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+        updates, _ = given.update(Step(slopes, params, loss), given.init(params))
+        total = torch.stack([u.square().sum() for u in updates.values()]).sum()
+        found = torch.autograd.grad(total, [loss, *slopes.values(), rule.enter.bias], allow_unused=True)
+        reached.append([leaf is not None and bool(leaf.any()) for leaf in found])
+    inner = [False] * (1 + len(grads))
+    assert reached == [[True] * (2 + len(grads)), [*inner, True]]  # what the rule itself learns keeps its own
+
+
 def test_the_score_of_a_reinforced_schedule_is_the_gradient_of_the_expected_reward() -> None:
     # E of the reward -(s - c)^2 under s ~ N(m, σ²) is -(m - c)² - σ²
     schedule = RLSchedule(steps=1, units=2, spread=0.5, generator=seeded(0)).double()
@@ -466,6 +573,33 @@ def test_a_reinforced_schedule_acts_by_its_mean_without_noise_and_after_the_step
         torch.testing.assert_close(drawn, mean + shift, rtol=1e-12, atol=0.0)
         assert bool(after["log_prob"] == 0.0) == (k == 2)
     assert float(quiet["log_prob"].detach()) == pytest.approx(-3 * float(schedule.log_std.detach()))
+
+
+def test_the_score_of_a_reinforced_schedule_does_not_reach_what_it_saw() -> None:
+    schedule = RLSchedule(steps=1, units=2, generator=seeded(0)).double()
+    randomize(schedule, 1)
+    like = torch.zeros((), dtype=torch.float64)
+    seen = torch.randn(3, SIGNALS, generator=seeded(2), dtype=torch.float64).requires_grad_()
+    noisy = schedule.init(3, like) | {"noise": torch.ones(1, 3, dtype=torch.float64)}
+    drawn, after = schedule(seen, like, noisy)
+    slope, weight = torch.autograd.grad(after["log_prob"], [seen, schedule.hidden.weight], allow_unused=True)
+    assert slope is None and bool(weight.any()) and not drawn.requires_grad
+
+
+def test_the_score_reaches_the_schedule_alone_without_first_order_too() -> None:
+    def make(policy: Any) -> UpdateRule:
+        schedule = RLSchedule(steps=2, units=3, generator=seeded(0))
+        randomize(schedule, 1)
+        return Scheduled(SGD(0.2), schedule)
+
+    learner, trace = double_trace(make, steps=2)
+    rule, start = list(learner.rule.parameters()), list(learner.policy.parameters())
+    # the meta-objective is linear in the gain, with minus the log-probability as its slope
+    score = torch.vmap(learner)(trace).sum() - torch.vmap(learner)(trace._replace(gain=0 * trace.gain)).sum()
+    found = torch.autograd.grad(score, [*rule, *start], materialize_grads=True)
+    assert all(bool(slope.any()) for slope in found[: len(rule)])
+    for slope in found[len(rule) :]:
+        torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0.0, atol=1e-12)
 
 
 def test_no_gradient_passes_through_the_inner_loop_to_a_reinforced_schedule() -> None:
