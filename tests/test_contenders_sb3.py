@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from envs import Navigation
 from experiments.build import build
 from experiments.config import Config
 from experiments.contenders import sb3
@@ -19,7 +21,7 @@ from experiments.errors import InputError
 from experiments.evaluate import Protocol, measure
 from experiments.presets import PRESETS
 from experiments.streams import stream
-from metarl import NonFiniteError
+from metarl import Adaptation, NonFiniteError
 
 TINY = {"horizon": 6, "hidden": (8,), "tasks": 3, "episodes": 2, "query_episodes": 2, "env_steps": 100, "seed": 5}
 NAVIGATION, CARTPOLE = (PRESETS[name][1].model_copy(update=TINY) for name in ("navigation-fixed", "cartpole-polarity"))
@@ -86,6 +88,31 @@ def test_fine_tuning_begins_where_randomization_ends() -> None:
     assert tuned["training_env_steps"] == trained["training_env_steps"] >= 100
 
 
+def test_fine_tuning_goes_on_with_the_value_network_and_adams_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Any] = []
+
+    def train(model: Any, budget: int, spent: Any) -> None:
+        _train(model, budget, spent)
+        trained.append((copy.deepcopy(model.policy.state_dict()), copy.deepcopy(model.policy.optimizer.state_dict())))
+
+    _train = sb3._train
+    monkeypatch.setattr(sb3, "_train", train)
+    setup, new, _ = sb3._randomized(at(NAVIGATION))
+    task = setup.benchmark.sample("test", 1, generator=stream(0, "x"))
+    model = new(task)
+    ((weights, adam),) = trained
+    found = model.policy.state_dict()
+    assert {"value_net.weight", "mlp_extractor.value_net.0.weight", "log_std"} <= found.keys() == weights.keys()
+    assert all(torch.equal(found[name], leaf) for name, leaf in weights.items())
+    again = model.policy.optimizer.state_dict()
+    assert again["param_groups"] == adam["param_groups"] and again["state"].keys() == adam["state"].keys()
+    assert len(adam["state"]) == len(list(model.policy.parameters()))
+    for number, memory in adam["state"].items():
+        assert memory["step"] > 0 and memory["exp_avg_sq"].any()
+        assert all(torch.equal(again["state"][number][name], leaf) for name, leaf in memory.items())
+    assert model.get_env().get_attr("goal_x") == task["goal_x"].tolist()
+
+
 def test_steps_that_are_not_asked_for_are_three() -> None:
     protocol = Protocol("test", tasks=2, score_episodes=1)
     ours = measure(build(NAVIGATION, torch.device("cpu")), protocol)
@@ -107,6 +134,18 @@ def test_training_tasks_are_fresh_and_of_the_training_split() -> None:
     assert torch.equal(torch.cat((seen[0], seen[6], seen[12])), tasks["goal_x"][:9])
 
 
+def test_training_tasks_do_not_come_again_once_many_are_drawn() -> None:
+    setup = build(NAVIGATION, torch.device("cpu"))
+    env = sb3.training_env(setup.benchmark.family, setup.benchmark, rows=900, seed=0)
+    env.reset()
+    seen = []
+    for step in range(13):
+        if step % 6 == 0:
+            seen.append(torch.stack((env.task["goal_x"], env.task["goal_y"]), -1))
+        env.step(np.ones((900, 2), np.float32))
+    assert len(torch.cat(seen).unique(dim=0)) == 3 * 900  # more than are drawn at a time
+
+
 def test_ppo_alone_learns_a_task() -> None:
     config = at(NAVIGATION.model_copy(update={"horizon": 20, "episodes": 20, "steps": 8}), 1e-2)
     curve = np.mean(sb3.ppo_from_scratch(config)(Protocol("test", tasks=2, steps=8))["mode"], axis=0)
@@ -126,6 +165,34 @@ def test_a_recurrent_agents_trial_is_its_episodes_in_a_row() -> None:
     expected = -sum(np.hypot(0.4 + 0.05 * t, 0.3 + 0.05 * t) for t in range(1, 7))
     np.testing.assert_allclose(returns, np.full((2, 3), expected), rtol=1e-5)
     assert (lengths == 6).all()
+
+
+def test_a_recurrent_agents_trials_end_alone_and_nothing_counts_after_them() -> None:
+    """The first task's goal lies 0.2 ahead: 4 steps of 0.05 away, then 2 of 0.1; the other's is never reached."""
+
+    class Hurrying:
+        def predict(self, seen: np.ndarray, memory: int | None, *, deterministic: bool) -> tuple[np.ndarray, int]:
+            step = memory or 0
+            live = np.repeat(step < np.array([6, 18] if deterministic else [8, 18]), 2)
+            assert seen.any(-1).tolist() == ((step > 0) & live).tolist()  # all 0 at first, and after the trial
+            speed = 1.0 if deterministic or step >= 4 else 0.5
+            return np.tile(np.float32([speed, 0.0]), (len(seen), 1)), step + 1
+
+    family = Navigation(6, box=0.03)
+    task = {"goal_x": torch.tensor([0.2, -0.3])} | {name: torch.zeros(2) for name in ("goal_y", "start_x", "start_y")}
+    adaptation = Adaptation(steps=1, episodes=2, score_episodes=2)
+    found = sb3._curve_of_trials(Hurrying(), family, 3, task, adaptation, generator=stream(0, "x"))
+
+    def far(speeds: list[float]) -> float:
+        return -float((0.3 + np.cumsum(speeds)).sum())
+
+    slow, fast, first = [0.05] * 4 + [0.1] * 2, [0.1] * 6, -(0.15 + 0.1 + 0.05)
+    np.testing.assert_allclose(found.sampled, [[first, -0.1, -0.1], [far(slow), far(fast), far(fast)]], atol=1e-5)
+    np.testing.assert_allclose(found.mode, [[-0.1] * 3, [far(fast)] * 3], atol=1e-5)
+    assert found.adaptation_steps.tolist() == [[0, 4, 6], [0, 6, 12]]
+    returns, lengths = sb3._play(Hurrying(), sb3.Trials(family, 3), task, 2, generator=stream(0, "x"))
+    assert torch.equal(returns, found.sampled) and lengths.tolist() == [[4, 2, 2], [6, 6, 6]]
+    assert found.adaptation_episodes.tolist() == [[0, 1, 2]] * 2
 
 
 def test_a_recurrent_agent_sees_no_more_than_the_protocol_allows() -> None:
@@ -168,3 +235,9 @@ def test_what_cannot_be_measured_is_refused(protocol: Protocol, message: str) ->
     under = sb3.ppo_from_scratch(at(NAVIGATION))
     with pytest.raises(InputError, match=message):
         under(protocol)
+
+
+def test_tasks_that_are_fine_tuned_share_no_memory() -> None:
+    under = sb3.ppo_fine_tuned(at(NAVIGATION))
+    first = under(HELD_OUT)
+    assert under(HELD_OUT) == first  # what one task, or one protocol, leaves in Adam's memory reaches no other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from experiments import finetune
-from experiments.build import build
+from experiments.build import Setup, build
 from experiments.contenders.learners import trained
-from experiments.evaluate import Protocol
-from experiments.finetune import ADAM, LEARNED, SCRATCH, WAYS, Job, area, scored
+from experiments.evaluate import Protocol, measure
+from experiments.finetune import ADAM, LEARNED, SCRATCH, WAYS, Job, Options, area, scored, tune
 from experiments.presets import PRESETS
+from metarl.sb3 import to_ppo
+from metarl.types import Params, Task
 
 SMALL = "--horizon 8 --env-steps 100 --tasks 2 --episodes 4 --query-episodes 4 --hidden 8"
 SIZES = "--seeds 2 --held-out 2 --tuning-tasks 2 --rates 0.001 0.01 --rows 2 --rollout 16 --rollouts 2"
@@ -86,6 +88,93 @@ def test_ways_begin_where_they_say(name: str) -> None:
         assert len(found[way]) == 3
         first, second, third = (one["network.head.weight"] for one in found[way])
         assert not torch.equal(first, second) and not torch.equal(second, third)
+
+
+def test_ppo_goes_on_from_where_each_way_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CONFIG.model_copy(update={"steps": 2})
+    setup = build(config, torch.device("cpu"))
+    job = Job(config, Protocol("test", 1), (), rows=2, rollout=16, rollouts=3)
+    task = setup.benchmark.sample("test", 1, generator=torch.Generator().manual_seed(0))
+    begun: list[tuple[Params, dict[str, Any]]] = []
+
+    def watched(policy: Any, params: Params, env: Any, **settings: Any) -> Any:
+        begun.append(({name: leaf.detach().clone() for name, leaf in params.items()}, settings))
+        return to_ppo(policy, params, env, **settings)
+
+    monkeypatch.setattr(finetune, "to_ppo", watched)
+    for way, after in ((SCRATCH, 0), (ADAM, 0), (LEARNED, 2)):  # rollouts before PPO with Adam begins
+        begun.clear()
+        found = list(job.learning(setup, task, way, 3e-3, seed=0))
+        assert len(found) == 4 and len(begun) == (2 if way == LEARNED else 1)
+        params, settings = begun[-1]
+        assert all(torch.equal(params[name], leaf) for name, leaf in found[after].items())
+        assert (settings["n_steps"], settings["batch_size"], settings["learning_rate"]) == (8, 4, 3e-3)
+    assert not torch.equal(found[2]["network.head.weight"], found[0]["network.head.weight"])
+    own = setup.learner.policy.initial()
+    assert all(torch.equal(begun[0][0][name], leaf) for name, leaf in own.items())  # where the learned steps begin
+
+
+def test_every_task_and_point_is_scored_where_it_belongs_on_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = build(CONFIG, torch.device("cpu"))
+    job = Job(CONFIG, Protocol("test", 2, score_episodes=3), (), rows=2, rollout=16, rollouts=4)
+    task = setup.benchmark.sample("test", 2, generator=torch.Generator().manual_seed(0))
+    goals: list[float] = []
+    calls: list[tuple[torch.Tensor, Task, int]] = []
+
+    def learning(self: Job, setup: Setup, one: Task, way: str, rate: float, *, seed: int) -> Iterator[Params]:
+        goals.extend(one["goal_x"].tolist())
+        yield from ({"leaf": torch.tensor(100.0 * seed + count)} for count in range(self.rollouts + 1))
+
+    def scores(
+        policy: Any, params: Params, family: Any, task: Task, episodes: int, *, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append((generator.get_state(), task, episodes))
+        torch.rand(5, generator=generator)
+        return params["leaf"] + 0.25, -params["leaf"]
+
+    monkeypatch.setattr(Job, "learning", learning)
+    monkeypatch.setattr(finetune, "scores", scores)
+    found = job.curve(setup, task, ADAM, 1e-3)
+    assert goals == task["goal_x"].tolist() and len(set(goals)) == 2
+    assert found["sampled"] == [[0.25, 1.25, 2.25, 4.25], [100.25, 101.25, 102.25, 104.25]]
+    assert found["mode"] == [[0, -1, -2, -4], [-100, -101, -102, -104]]
+    assert len(calls) == 4 and all(torch.equal(state, calls[0][0]) for state, _, _ in calls)
+    assert all(of["goal_x"].tolist() == goals and episodes == 3 for _, of, episodes in calls)
+
+
+def test_the_learners_own_adaptation_is_what_it_is_measured_by() -> None:
+    config = CONFIG.model_copy(update={"steps": 2})
+    setup, protocol = build(config, torch.device("cpu")), Protocol("test", 2, steps=2, episodes=4, score_episodes=3)
+    told = measure(setup, protocol)
+    own = Job(config, protocol, (), rows=2, rollout=16, rollouts=2).own(
+        setup, {name: torch.tensor(values) for name, values in told["task"].items()}
+    )
+    assert own == {"env_steps": told["adaptation_steps"], "sampled": told["sampled"]}
+    assert told["sampled"] != told["mode"]
+
+
+def test_tuning_picks_each_ways_best_rate_that_is_finite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    heights: dict[str, list[float | None]] = {SCRATCH: [1, 3, 2], ADAM: [-5, -6, -4], LEARNED: [7, None, 6]}
+    rates, jobs = (1e-3, 1e-2, 1e-1), []
+
+    def run_all(given: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
+        jobs.extend(given)
+        curves: list[dict[str, Any]] = []
+        for way, of_way in heights.items():
+            for rate, height in zip(rates, of_way, strict=True):
+                outcome = {"diverged": "x"} if height is None else {"sampled": [[height, height]] * 2}
+                curves.append({"way": way, "rate": rate, **outcome})
+        return {job.key: {"env_steps": [0, 16], "curves": curves} for job in given}
+
+    monkeypatch.setattr(finetune, "run_all", run_all)
+    chosen, told = tune(CONFIG, Options(tmp_path, rates=rates, tuning_tasks=2))
+    assert chosen == {SCRATCH: 1e-2, ADAM: 1e-1, LEARNED: 1e-3}
+    assert [one["chosen"] for one in told] == [1e-2, 1e-1, 1e-3]
+    means = [one["mean validation return over the curve, by rate"] for one in told]
+    assert [list(one.values()) for one in means] == [[1, 3, 2], [-5, -6, -4], [7, "diverged", 6]]
+    (job,) = jobs
+    assert job.trials == tuple((way, rate) for way in WAYS for rate in rates)
+    assert job.protocol.split == "validation" and job.protocol.tasks == 2 and job.config.seed == 1000
 
 
 def test_one_rate_that_diverges_does_not_end_the_tuning(tmp_path: Path, inline: None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from envs.gittins import bayes_value
 from envs.wrappers import Trials
 from experiments.build import build
 from experiments.config import Config
+from experiments.contenders import memory as contender
 from experiments.contenders.budget import refuse_unequal
 from experiments.contenders.memory import rl2, trial_episodes
 from experiments.errors import InputError
@@ -28,6 +30,7 @@ from metarl.memory import (
     MemoryPlan,
     MemoryPolicy,
     MemoryTrainer,
+    Segments,
     TrialBatch,
     collect_trials,
     memory_policy,
@@ -276,6 +279,17 @@ def test_rescaled_values_stay_what_they_are() -> None:
     assert float(agent.value_mean) == pytest.approx(mean + 1.0)
 
 
+def test_the_scale_of_values_is_the_mean_over_the_first_iterations() -> None:
+    agent = agent_for(POLE)
+    weight, moments = torch.ones(6, 9, dtype=torch.float64), []
+    for number in range(4):
+        target = number + (1 + number) * torch.randn(6, 9, generator=seeded(number)).double()
+        agent.rescale_values(target, weight)
+        agent.rescale_inputs(torch.randn(6, 9, agent.inputs, generator=seeded(9)).double(), weight)
+        moments.append((target.numpy().mean(), target.numpy().std()))
+        assert (float(agent.value_mean), float(agent.value_std)) == pytest.approx(tuple(np.mean(moments, 0)))
+
+
 def test_the_scale_of_inputs_is_the_mean_over_iterations() -> None:
     agent = agent_for(WALK)
     means = []
@@ -346,6 +360,40 @@ def test_a_lower_share_takes_smaller_steps() -> None:
     assert moved[1] == pytest.approx(0.1 * moved[0], rel=1e-3)
 
 
+def test_inputs_are_rescaled_only_once_all_is_trained_on() -> None:
+    agent, trials = played(POLE)
+    told = MemoryTrainer(agent, MemoryPlan(epochs=1, minibatch=1000), lr=1e-3).step(trials, generator=seeded(0))
+    assert abs(told["ppo/kl"]) < 1e-12  # the agent is still the one that played
+    observation, real = trials.batch.observation.numpy(), trials.batch.mask.numpy() > 0
+    means = [observation[t][real[t]].mean(0) for t in range(TASKS)]
+    np.testing.assert_allclose(agent.input_mean.numpy(), np.mean(means, 0), rtol=1e-9)  # tasks weigh alike
+
+
+def test_every_epoch_uses_all_segments_in_an_order_of_its_own() -> None:
+    agent, trials = played(POLE)
+    plan = MemoryPlan(segment=12, minibatch=10, epochs=3)
+    reward = torch.arange(float(trials.batch.mask.numel())).reshape(trials.batch.mask.shape).double()
+    trials = trials._replace(batch=trials.batch._replace(reward=reward))  # names every step
+    given = segments(trials, plan).batch.reward[0].tolist()
+
+    class Watched(MemoryTrainer):
+        def loss(self, parts: Segments) -> tuple[Tensor, dict[str, float]]:
+            orders[-1].append(parts.batch.reward[0].tolist())
+            return super().loss(parts)
+
+    orders: list[list[list[float]]] = []
+    for seed in (0, 0, 1):
+        orders.append([])
+        Watched(copy.deepcopy(agent), plan, lr=1e-3).step(trials, generator=seeded(seed))
+    one, again, other = orders
+    assert one == again and one != other
+    sizes = [min(10, len(given) - start) for start in range(0, len(given), 10)]
+    assert [len(names) for names in one] == sizes * 3 and len(sizes) > 1
+    epochs = [list(itertools.chain(*one[k * len(sizes) : (k + 1) * len(sizes)])) for k in range(3)]
+    assert all(sorted(names) == sorted(given) and names != given for names in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
 def test_it_learns_a_bandit_from_its_own_pulls() -> None:
     pulls = 20
     family: Any = Trials(BernoulliBandit(2, horizon=1), pulls)
@@ -363,6 +411,14 @@ def test_it_learns_a_bandit_from_its_own_pulls() -> None:
     by_pull = scores.sampled.mean(0)
     assert abs(float(by_pull[0]) - 0.5) < 0.05 and float(by_pull[-5:].mean()) > 0.58
     assert torch.equal(scores.steps, torch.arange(float(pulls)).expand(500, -1))
+
+
+def test_scoring_leaves_the_agent_and_its_scales_alone() -> None:
+    agent, _ = trained(0, iterations=1)
+    before = copy.deepcopy(agent.state_dict())
+    assert {"input_mean", "input_std", "value_mean", "value_std", "trained"} <= before.keys() and before["trained"] == 1
+    score_trials(agent, POLE, POLE.sample(3, generator=seeded(0)), TRIALS, generator=seeded(1))
+    assert all(torch.equal(value, before[name]) for name, value in agent.state_dict().items())
 
 
 def test_scores_are_means_by_episode() -> None:
@@ -461,6 +517,27 @@ def test_the_contender_is_measured_like_the_others() -> None:
     assert rl2(SMALL)(HELD_OUT) | {"seconds": 0} == result | {"seconds": 0}
     ceiling = np.asarray(result["references"]["ceiling"])[:, None]
     assert (np.asarray(result["sampled"]) <= ceiling + 1e-3).all()
+
+
+def test_the_contender_trains_as_its_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[dict[str, Any]] = []
+
+    class Watched(MemoryTrainer):
+        def step(self, trials: TrialBatch, *, generator: torch.Generator) -> dict[str, float]:
+            rows, spread = trials.batch.mask.shape, self.agent.head.log_std
+            met.append({"share": self.share, "steps": float(trials.batch.mask.sum()), "tasks": rows[0], "lr": self.lr})
+            assert len(met) > 1 or spread.tolist() == [pytest.approx(-0.7)] * 2
+            return super().step(trials, generator=generator)
+
+    monkeypatch.setattr(contender, "MemoryTrainer", Watched)
+    result = rl2(SMALL.model_copy(update={"env_steps": 1100, "final_share": 0.2, "log_std": -0.7}))(
+        Protocol(tasks=2, steps=0, score_episodes=1)
+    )
+    spent = np.cumsum([one["steps"] for one in met])
+    expected = [1.0, *(1.0 - 0.8 * spent[:-1] / 1100)]
+    assert [one["share"] for one in met] == pytest.approx(expected) and len(met) > 2
+    assert {(one["tasks"], one["lr"]) for one in met} == {(4, 3e-3)}
+    assert result["training_env_steps"] == spent[-1] >= 1100
 
 
 def test_a_protocol_bounds_the_trial() -> None:

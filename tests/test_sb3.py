@@ -98,6 +98,45 @@ def test_seeds_tasks_and_attributes() -> None:
     assert env.task["gravity"].tolist() == [1.0] * 3 + [2.0] * 3
 
 
+def test_a_seed_is_for_the_next_reset_alone() -> None:
+    family = CartPole()
+    env = TaskVecEnv(family, family.sample(2, generator=seeded(0)), seed=1)
+    env.seed(7)
+    first, second = env.reset(), env.reset()
+    env.seed(7)
+    assert np.array_equal(env.reset(), first) and not np.array_equal(second, first)
+
+
+def test_a_reset_in_the_middle_of_an_episode_starts_the_clock_again() -> None:
+    family = Navigation(horizon=5, box=None)
+    env = TaskVecEnv(family, family.sample(2, generator=seeded(0)))
+    env.reset()
+    for _ in range(3):
+        env.step(np.zeros((2, 2), np.float32))
+    env.reset()
+    late = [env.step(np.zeros((2, 2), np.float32))[2].tolist() for _ in range(5)]
+    assert late == [[False, False]] * 4 + [[True, True]]
+
+
+def test_rows_start_again_where_the_generator_of_the_reset_goes_on() -> None:
+    family = CartPole(horizon=9, half_length=Range(0.2, 1.0), force_magnitude=60.0)
+    task = family.sample(3, generator=seeded(0))
+    env, generator = TaskVecEnv(family, task, seed=4), seeded(4)
+    starts = [*env.reset()]
+    expected = [*family.observe(task, family.reset(task, (3,), generator=generator))]
+    draw, together = np.random.default_rng(0), set()
+    for _ in range(40):
+        seen, _, done, _ = env.step(draw.integers(0, 2, 3))
+        over = np.flatnonzero(done)
+        if len(over):
+            together.add(len(over))
+            starts += [*seen[over]]
+            theirs = {name: value[over] for name, value in task.items()}
+            expected += [*family.observe(theirs, family.reset(theirs, (len(over),), generator=generator))]
+    np.testing.assert_array_equal(np.stack(starts), torch.stack(expected).numpy())
+    assert len(np.unique(np.stack(starts), axis=0)) == len(starts) > 12 and together >= {1, 2}  # no start comes twice
+
+
 def test_mistakes_are_named() -> None:
     task = CartPole().sample(2, generator=seeded(0))
     env = TaskVecEnv(CartPole(), task)
@@ -175,6 +214,17 @@ def test_parameters_come_back_and_act_as_the_model_they_were_trained_in(kind: st
         torch.testing.assert_close(theirs.log_prob(action), ours.log_prob(action), rtol=1e-6, atol=1e-6)
 
 
+def test_the_floor_of_the_deviation_holds_inside_ppo() -> None:
+    _, env = setting("navigation")
+    policy = GaussianPolicy(MLP(2, (8,), 2, generator=seeded(0)), 2, log_std=-1.0, min_log_std=-1.5)
+    params = {**policy.initial(), "log_std": torch.tensor([-4.0, -1.0])}
+    model = to_ppo(policy, params, env, n_steps=8, batch_size=48, device="cpu")
+    assert model.policy.log_std.tolist() == from_ppo(policy, model)["log_std"].tolist() == [-1.5, -1.0]
+    x, action = (torch.randn(50, 2, generator=seeded(seed)) for seed in (1, 2))
+    theirs = model.policy.get_distribution(x).log_prob(action)
+    torch.testing.assert_close(theirs, policy(params, x).log_prob(action), rtol=1e-6, atol=1e-5)
+
+
 def test_parameters_of_another_architecture_are_refused() -> None:
     policy, env = setting("navigation")
     other = PPO("MlpPolicy", env, n_steps=8, batch_size=48, device="cpu", policy_kwargs={"net_arch": [8, 5]})
@@ -182,8 +232,24 @@ def test_parameters_of_another_architecture_are_refused() -> None:
         from_ppo(policy, other)
 
 
-def episodes_of(buffer: Any, rows: int, last: np.ndarray) -> Batch:
-    """What a trained model's buffer holds of whole episodes, by a loop over rows; padded ``[H, N]``."""
+def rewards_told(env: TaskVecEnv) -> list[np.ndarray]:
+    """Fills with what the environment pays at every step from now on, before SB3 adds anything to it."""
+    told, step_wait = [], env.step_wait
+
+    def watched() -> Any:
+        outcome = step_wait()
+        told.append(outcome[1].copy())
+        return outcome
+
+    env.step_wait = watched  # type: ignore[method-assign]
+    return told
+
+
+def episodes_of(buffer: Any, reward: np.ndarray, rows: int, last: np.ndarray) -> Batch:
+    """What a trained model's buffer holds of whole episodes, by a loop over rows; padded ``[H, N]``.
+
+    All but the rewards ``[steps, rows]``, to which SB3 adds what it believes of the states behind the time limit.
+    """
     steps, found = len(buffer.episode_starts), []
     observations, actions, log_probs = (
         x.reshape(rows, steps, *x.shape[1:]) for x in (buffer.observations, buffer.actions, buffer.log_probs)
@@ -192,21 +258,21 @@ def episodes_of(buffer: Any, rows: int, last: np.ndarray) -> Batch:
         starts = [t for t in range(steps) if buffer.episode_starts[t, row]]
         ends = [*starts[1:], steps] if last[row] else starts[1:]
         for a, b in zip(starts, ends, strict=False):
-            found.append((observations[row, a:b], actions[row, a:b], log_probs[row, a:b, 0], buffer.rewards[a:b, row]))
-    most = max(len(reward) for *_, reward in found)
+            found.append((observations[row, a:b], actions[row, a:b], log_probs[row, a:b, 0], reward[a:b, row]))
+    most = max(len(paid) for *_, paid in found)
 
     def pad(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.pad(values, [(0, most - len(values))] + [(0, 0)] * (values.ndim - 1)))
 
     columns = [torch.stack([pad(one[i]) for one in found], 1) for i in range(4)]
-    observation, action, log_prob, reward = columns
+    observation, action, log_prob, paid = columns
     mask = torch.stack([pad(np.ones(len(one[3]), np.float32)) for one in found], 1)
     if action.shape[-1] == 1:
         action = action.squeeze(-1)
-    zero = torch.zeros_like(reward)
+    zero = torch.zeros_like(paid)
     end = torch.zeros_like(observation[0])
     everywhere = torch.empty(0, dtype=torch.int64)
-    return Batch(observation, action, None, log_prob, reward, mask, zero.bool(), end, zero, zero, everywhere)
+    return Batch(observation, action, None, log_prob, paid, mask, zero.bool(), end, zero, zero, everywhere)
 
 
 @pytest.mark.parametrize(("kind", "steps"), [("navigation", 10), ("navigation", 27), ("cartpole", 40)])
@@ -216,9 +282,9 @@ def test_an_update_of_ppo_is_an_adaptation_step_of_the_learner(kind: str, steps:
     learner, advantages = Learner(policy, rule, inner=lvc, outer=lvc), Advantages(discount=0.95, decay=0.9)
     settings = adaptation_settings(advantages, env, steps)
     model = with_learned_rates(to_ppo(policy, policy.initial(), env, seed=0, device="cpu", **settings), learner)
-    value = copy.deepcopy(model.policy.value_net)
+    value, told = copy.deepcopy(model.policy.value_net), rewards_told(env)
     model.learn(settings["batch_size"])
-    whole = episodes_of(model.rollout_buffer, env.num_envs, model._last_episode_starts)
+    whole = episodes_of(model.rollout_buffer, np.stack(told), env.num_envs, model._last_episode_starts)
     assert steps == 10 or whole.mask.sum() < steps * env.num_envs  # some were cut
     expected, _ = learner.step(*learner.start(), advantages(whole))
     found = from_ppo(policy, model)

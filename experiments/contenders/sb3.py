@@ -12,6 +12,7 @@ recurrent agent does not change on a held-out task: it remembers.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -171,7 +172,7 @@ def _randomized(config: Config) -> tuple[Setup, New, Spent]:
 
     def new(task: Task) -> PPO:
         again = _ppo(setup, TaskVecEnv(family, task))
-        again.set_parameters(dict(found), device="cpu")
+        again.set_parameters(copy.deepcopy(found), device="cpu")  # Adam would write into the memory it is given
         return again
 
     return setup, new, spent
