@@ -53,13 +53,13 @@ def test_reproduced_tables_are_those_of_their_scores(folder: str) -> None:
 
 
 def test_the_table_of_all_rules_is_that_of_its_scores() -> None:
-    written = json.loads((RESULTS / "compare-rules-tuned" / "comparison.json").read_text())
+    written = json.loads((RESULTS / "compare-rules" / "comparison.json").read_text())
     config = config_of(written)
     tuned = {
         name: config.model_copy(update={"rate": rate, "rate_lr": written["rate_lrs"][name]})
         for name, rate in written["rates"].items()
     }
-    assert "\n".join(compare.table(tuned, written["results"])) + "\n" == without_intervals("compare-rules-tuned")
+    assert "\n".join(compare.table(tuned, written["results"])) + "\n" == without_intervals("compare-rules")
 
 
 @pytest.mark.parametrize("folder", sorted(file.parent.name for file in RESULTS.glob("*/finetune.json")))
