@@ -14,6 +14,7 @@ import pytest
 
 from experiments import compare, finetune, publishing, reproduce
 from experiments.config import Config
+from experiments.contenders import contender
 from experiments.tables import TABLES
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -56,7 +57,7 @@ def test_the_table_of_all_rules_is_that_of_its_scores() -> None:
     written = json.loads((RESULTS / "compare-rules" / "comparison.json").read_text())
     config = config_of(written)
     tuned = {
-        name: config.model_copy(update={"rate": rate, "rate_lr": written["rate_lrs"][name]})
+        name: contender(name).config(config).model_copy(update={"rate": rate, "rate_lr": written["rate_lrs"][name]})
         for name, rate in written["rates"].items()
     }
     assert "\n".join(compare.table(tuned, written["results"])) + "\n" == without_intervals("compare-rules")
