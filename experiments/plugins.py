@@ -27,16 +27,20 @@ Made = TypeVar("Made")
 UNUSED = "is learned but no"  # what may be so in the first steps alone, or by design
 
 
-def imported(config: Config) -> list[str]:
-    """What a configuration names that is no part of this project: building it would import that."""
-    named = [
-        ("benchmark", config.benchmark, BENCHMARKS),
-        ("benchmark", config.scored_in or config.benchmark, BENCHMARKS),
-        ("rule", config.rule, RULES),
-        ("inner loss", config.inner_loss, INNER_LOSSES),
-        ("outer loss", config.outer_loss, LOSSES),
-    ]
-    return list(dict.fromkeys(name for kind, name, table in named if is_plugin(kind, name, table)))
+FIELDS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    ("benchmark", "benchmark", BENCHMARKS),
+    ("scored_in", "benchmark", BENCHMARKS),
+    ("rule", "rule", RULES),
+    ("inner_loss", "inner loss", INNER_LOSSES),
+    ("outer_loss", "outer loss", LOSSES),
+)
+"""Fields of a configuration that may name what is no part of this project, its kind, and ours of that kind."""
+
+
+def imported(config: Mapping[str, Any]) -> list[str]:
+    """What a configuration, as plain values, names that is no part of this project: building it would import that."""
+    named = ((kind, config.get(field), table) for field, kind, table in FIELDS)
+    return list(dict.fromkeys(name for kind, name, table in named if name and is_plugin(kind, name, table)))
 
 
 @contextmanager

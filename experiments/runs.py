@@ -228,7 +228,7 @@ def load(
         raise InputError(f"{folder}: this checkpoint is not of a training run; expected one written by train.py")
     config = Config(**state["config"])
     allowed = {plugins} if isinstance(plugins, str) else set(plugins)
-    if refused := [name for name in imported(config) if name not in allowed]:
+    if refused := [name for name in imported(state["config"]) if name not in allowed]:
         flags = " ".join(f"--plugin {name}" for name in refused)
         raise InputError(f"{folder}: the run imports {', '.join(refused)}, no part of metarl; allow it with {flags}")
     if resume:

@@ -15,6 +15,7 @@ from experiments import check, evaluate, lookup, names, report, runs, train
 from experiments.build import build, build_benchmark
 from experiments.config import Config
 from experiments.errors import InputError
+from experiments.reporting import sources
 from metarl.rules import SGD
 
 TINY = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4", "--env-steps", "200"]
@@ -396,6 +397,8 @@ def test_all_that_a_run_imports_is_allowed_by_a_flag_each(installed: str, tmp_pa
     flags = ["--benchmark", "their-short", "--rule", "their-rule", "--outer-loss", "their_plugin:loss"]
     assert train.main(["navigation-fixed", *flags, *TINY, "--no-evaluate", "--output", run]) == 0
     allowed = [part for name in flags[1::2] for part in ("--plugin", name)]
+    told = ("no held-out evaluation", f"python experiments/evaluate.py {run} {' '.join(allowed)}")
+    assert sources.read([Path(run)]).missing[0] == told
     assert evaluate.main(["--tasks", "2", "--steps", "1", *allowed, run]) == 0
     with pytest.raises(
         InputError, match="imports their-short, their-rule, no part of metarl; allow it with --plugin t"

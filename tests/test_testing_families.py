@@ -141,12 +141,6 @@ class Clock(Sled):
         return {**after, "time": state["time"] + 1}, reward, terminated
 
 
-class ClockEnds(Clock):
-    def step(self, task: Any, state: Any, action: Tensor) -> tuple[Any, ...]:
-        after, reward, terminated = super().step(task, state, action)
-        return after, reward, terminated | (after["time"] >= self.horizon)
-
-
 class NaNAtSeven(Clock):
     def step(self, task: Any, state: Any, action: Tensor) -> tuple[Any, ...]:
         after, reward, terminated = super().step(task, state, action)
@@ -449,7 +443,6 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "outside": (lambda: having(observation_space=box(-0.5, 0.5)), "observation lies outside observation_space at step"),
     "mask upside down": (lambda: stepped(lambda s, t, a, r, d: (a, r, ~d)), "every episode ends with its first step"),
     "NaN at an end": (NaNAtAnEnd, r"the reward is not finite at step 0, first in task 1 \(goal=1\)"),
-    "clock ends it": (ClockEnds, "whatever lives until the time limit, step 12, is terminated there"),
     "references": (lambda: having(references=lambda self, t: {"floor": t["goal"].sum()}), r"'floor' must be \(16,\)"),
     "upside down": (
         lambda: having(references=lambda self, t: {"floor": t["goal"] + 1.0, "ceiling": t["goal"]}),

@@ -21,6 +21,7 @@ from experiments.config import Config
 from experiments.contenders import contender
 from experiments.contenders.budget import MEASURED, SCORED, refuse_unequal
 from experiments.errors import InputError, existing
+from experiments.plugins import imported
 from experiments.presets import PRESETS
 from experiments.reporting.tables import clean, short
 from metarl.checkpoints import CheckpointError, latest
@@ -180,8 +181,10 @@ def read_runs(folders: Sequence[Path]) -> Material:
     _refuse_unequal(material)
     _share_references(material)
     if not material.splits:
-        names = " ".join(shlex.quote(str(folder)) for folder in folders)
-        material.missing.insert(0, ("no held-out evaluation", f"python experiments/evaluate.py {names}"))
+        names = [shlex.quote(str(folder)) for folder in folders]
+        needed = dict.fromkeys(name for one in material.contenders for name in imported(one.config))
+        command = " ".join(["python experiments/evaluate.py", *names, *(f"--plugin {name}" for name in needed)])
+        material.missing.insert(0, ("no held-out evaluation", command))
     return material
 
 

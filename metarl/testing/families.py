@@ -349,11 +349,6 @@ def _values(watched: Watched) -> Iterator[str]:
                 yield f"{what} at step {step}, first in {_one(task, int(bad[0, 0]))}"
     if watched.family.horizon > 1 and len(moments) == 1:
         yield "every episode ends with its first step: terminated is True where an episode ends, not where it goes on"
-    elif len(moments) == watched.family.horizon > 1 and last.alive.any() and last.terminated[last.alive].all():
-        yield (
-            f"whatever lives until the time limit, step {watched.family.horizon}, is terminated there: leave the clock"
-            " to horizon, or what would have come is taken for nothing"
-        )
 
 
 def _with_ends(family: TaskFamily, task: Task) -> Task:
