@@ -348,6 +348,20 @@ def test_a_masked_rule_sees_no_others() -> None:
         torch.testing.assert_close(updates[name].detach(), expected)
 
 
+def test_a_masked_rule_remembers_what_it_adapts_alone() -> None:
+    """Two steps with momentum: those of the rule by itself on the head."""
+    params, slopes = some_params(0), [some_params(seed) for seed in (1, 2)]
+    inner = Chain(Momentum(), SGD(0.5))
+    masked = Masked(inner, "head", params)
+    state, alone = masked.init(params), inner.init(part_of(params, "head"))
+    assert state and all("head" in name for name in state) and sorted(state) == sorted(alone)
+    for grads in slopes:
+        updates, state = masked.update(at(grads, params), state)
+        expected, alone = inner.update(at(part_of(grads, "head"), part_of(params, "head")), alone)
+        for name, u in updates.items():
+            torch.testing.assert_close(u, expected[name] if name in expected else torch.zeros_like(u))
+
+
 @given(scale=st.floats(1e-6, 1e6), limit=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
 def test_clip_by_norm_bounds_the_length_and_keeps_the_direction(scale: float, limit: float, seed: int) -> None:
