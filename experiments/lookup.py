@@ -44,17 +44,26 @@ def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     Raises:
         InputError: none of these, or a name that several packages offer.
     """
+    if is_plugin(kind, name, table):
+        return _imported(kind, name, import_path(kind, name))
+    try:
+        return choose(kind, name, table if name in table else {**table, **offered_names(kind)})
+    except InputError as error:
+        raise InputError(f"{error}; or give package.module:NAME") from error
+
+
+def import_path(kind: str, name: str) -> str:
+    """The path ``package.module:NAME`` of what `is_plugin`.
+
+    Raises:
+        InputError: several packages offer the name.
+    """
     if ":" in name:
-        return _imported(kind, name, name)
-    offered = {} if name in table else offered_names(kind)
-    if name not in offered:
-        try:
-            return choose(kind, name, {**table, **offered})
-        except InputError as error:
-            raise InputError(f"{error}; or give package.module:NAME") from error
-    if len(offered[name]) > 1:
-        raise InputError(f"{kind} {name!r} is offered by several packages; give one of {', '.join(offered[name])}")
-    return _imported(kind, name, offered[name][0])
+        return name
+    path, *others = offered_names(kind)[name]
+    if others:
+        raise InputError(f"{kind} {name!r} is offered by several packages; give one of {', '.join([path, *others])}")
+    return path
 
 
 def is_plugin(kind: str, name: str, table: Mapping[str, Any]) -> bool:

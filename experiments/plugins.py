@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +16,7 @@ from gymnasium.spaces import Discrete
 
 from experiments.config import Config
 from experiments.errors import InputError
-from experiments.lookup import choose_or_import, is_plugin
+from experiments.lookup import choose_or_import, import_path, is_plugin
 from experiments.names import BENCHMARKS, INNER_LOSSES, LOSSES, RULES, choices
 from experiments.streams import stream
 from metarl.losses import Loss
@@ -39,8 +43,26 @@ FIELDS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 
 def imported(config: Mapping[str, Any]) -> list[str]:
     """What a configuration, as plain values, names that is no part of this project: building it would import that."""
-    named = ((kind, config.get(field), table) for field, kind, table in FIELDS)
-    return list(dict.fromkeys(name for kind, name, table in named if name and is_plugin(kind, name, table)))
+    return list(dict.fromkeys(name for _, name in _plugins(config)))
+
+
+def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
+    """Of the file of every module that `imported` tells of, by the name given; not of what it imports itself."""
+    return {name: _fingerprint(import_path(kind, name).partition(":")[0]) for kind, name in _plugins(config)}
+
+
+@functools.cache  # a file edited later is not what this process has imported
+def _fingerprint(module: str) -> str:
+    file = importlib.import_module(module).__file__
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
+def _plugins(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Kind and name of everything that a configuration names and that is no part of this project."""
+    for field, kind, table in FIELDS:
+        name = config.get(field)
+        if name and is_plugin(kind, name, table):
+            yield kind, name
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import metarl
 from experiments.build import Progress, Setup, build
 from experiments.config import Config
 from experiments.errors import InputError, existing
-from experiments.plugins import imported
+from experiments.plugins import fingerprints, imported
 from metarl import checkpoints
 
 PACKAGES = ("torch", "gymnasium", "numpy", "scipy")
@@ -82,7 +82,7 @@ def create(config: Config, output: Path | None, device: torch.device) -> Path:
     if (folder / "config.json").exists() and not _came_to_nothing(folder):
         advice = f"or go on with --resume {folder}" if _resumable(folder) else f"as {_without_checkpoint(folder)}"
         raise InputError(f"{folder} already holds a run; choose another --output, {advice}")
-    machine = system(device)
+    machine = system(device) | {"plugins": fingerprints(config.model_dump(mode="json"))}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "command.txt").write_text(shlex.join(["python", *sys.argv]) + "\n")
     write_json(folder / "system.json", machine)
@@ -194,8 +194,28 @@ def save(folder: Path, setup: Setup, progress: Progress) -> None:
         "threads": torch.get_num_threads(),
         "iteration": progress.iteration,
         "env_steps": progress.env_steps,
+        "made_by": made_by(setup.config),
     }
     checkpoints.save(folder, state, progress.iteration)
+
+
+def made_by(config: Config) -> dict[str, dict[str, str]]:
+    """The software that a run's numbers are owed to."""
+    packages = {"python": platform.python_version(), "metarl": metarl.__version__}
+    packages |= {name: version(name) for name in PACKAGES}
+    return {"packages": packages, "plugins": fingerprints(config.model_dump(mode="json"))}
+
+
+def warn_of_changes(folder: Path, before: Mapping[str, Mapping[str, str]], config: Config, *, packages: bool) -> None:
+    """Say that plug-ins have been edited since a checkpoint was written, or packages replaced."""
+    now = made_by(config)
+    for name, was in before.get("plugins", {}).items():
+        if now["plugins"][name] != was:
+            warnings.warn(f"{folder}: the module of {name} has changed since this run was trained", stacklevel=2)
+    replaced = {name: was for name, was in before.get("packages", {}).items() if now["packages"][name] != was}
+    if packages and replaced:
+        told = ", ".join(f"{name} {now['packages'][name]} instead of {was}" for name, was in replaced.items())
+        warnings.warn(f"{folder}: goes on with {told}, not with the bits of a run without a break", stacklevel=2)
 
 
 def load(
@@ -246,4 +266,5 @@ def load(
     elif resume:
         raise InputError(f"{folder}: trained on another kind of device than {device}; go on there, with --device")
     setup.task_generator.set_state(state["task_generator"])
+    warn_of_changes(folder, state.get("made_by", {}), config, packages=resume)
     return setup, Progress(state["iteration"], state["env_steps"])

@@ -18,7 +18,7 @@ from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.policies import refuse_misfit
 from metarl.rollouts import collect, task_count, to_device
 from metarl.trees import joined, map_leaves, sliced
-from metarl.types import Batch, Benchmark, Params, Task, TaskFamily
+from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, refuse_family
 
 CHUNK = 100
 """Tasks evaluated at a time. Noise is drawn chunk by chunk: common noise takes equal chunks."""
@@ -75,7 +75,9 @@ def refuse_training_tasks(benchmark: Benchmark, task: Task) -> None:
 
     Raises:
         TrainingTaskError: at least one task lies in the training set.
+        TypeError: a benchmark that is none, such as a family.
     """
+    refuse_family(benchmark)
     seen = int(benchmark.is_training(task).sum())
     if seen:
         raise TrainingTaskError(
@@ -190,6 +192,7 @@ def evaluate(
 
     Raises:
         TrainingTaskError: a task that training may have drawn.
+        TypeError: a benchmark that is none, such as a family.
         ValueError: an empty task set or chunk.
     """
     refuse_training_tasks(benchmark, task)

@@ -15,7 +15,7 @@ from metarl.optimizers import MetaOptimizer
 from metarl.policies import refuse_misfit
 from metarl.rollouts import to_device
 from metarl.trees import joined
-from metarl.types import Benchmark, Task, TaskFamily, Trace
+from metarl.types import Benchmark, Task, TaskFamily, Trace, refuse_family
 
 Metrics = dict[str, float]
 
@@ -120,10 +120,7 @@ def meta_train(
         ValueError: a policy that does not fit its spaces.
         NonFiniteError: something is not finite, after ``patience`` iterations in a row that broke off.
     """
-    if not hasattr(benchmark, "splits"):
-        raise TypeError(
-            f"benchmark: expected one with held-out splits, got {benchmark!r}; TaskBenchmark(name, family) makes one"
-        )
+    refuse_family(benchmark)
     refuse_misfit(learner.policy, benchmark.family)
     device, broken = next(learner.parameters()).device, 0
     for iteration in itertools.count(start + 1):

@@ -95,6 +95,19 @@ class Benchmark(Protocol):
         """A hash of everything that decides which tasks are training tasks."""
 
 
+def refuse_family(benchmark: Benchmark) -> None:
+    """Check that a benchmark is one: a family alone does not know which tasks are held out.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not hasattr(benchmark, "splits"):
+        raise TypeError(
+            f"benchmark: expected one with held-out splits, got a {type(benchmark).__name__}; "
+            "TaskBenchmark(name, family) makes one of a family"
+        )
+
+
 class Batch(NamedTuple):
     """Episodes of one task, ``[H, N, ...]``; or of many, ``[T, H, N, ...]``.
 

@@ -175,6 +175,12 @@ def test_training_tasks_are_refused(where: int) -> None:
         evaluate(make_learner(), benchmark(), benchmark().sample("train", 3, generator=seeded(0)), adaptation, **kwargs)
 
 
+def test_a_family_is_no_benchmark() -> None:
+    family, adaptation = Navigation(), Adaptation(steps=1, episodes=2, score_episodes=2)
+    with pytest.raises(TypeError, match="expected one with held-out splits, got a Navigation; TaskBenchmark"):
+        evaluate(make_learner(), family, family.sample(2, generator=seeded(0)), adaptation, generator=seeded(1))  # type: ignore[arg-type]
+
+
 def test_a_chunked_evaluation_is_its_chunks_one_after_another() -> None:
     learner, task = make_learner(), benchmark().sample("test", 5, generator=seeded(0))
     adaptation = Adaptation(steps=1, episodes=2, score_episodes=2)

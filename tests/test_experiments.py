@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +22,7 @@ import pytest
 import torch
 
 from envs import Navigation, RingNavigation, TaskBenchmark
-from experiments import compare, demo, evaluate, runs, train
+from experiments import compare, demo, evaluate, plugins, runs, train
 from experiments.build import Progress, build, build_outer_loss, build_rule
 from experiments.config import Config
 from experiments.contenders import CONTENDERS
@@ -804,6 +807,31 @@ def test_a_checkpoint_by_name_is_read_and_its_run_goes_on(tmp_path: Path, capsys
     assert train.main(["--resume", str(first), "--no-evaluate"]) == 0
     assert sorted(file.name for file in first.iterdir()) == kept
     assert_equal(whole, checkpoints.load(run))  # the same way once more
+
+
+def test_software_that_has_changed_since_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edited plug-ins whoever opens the run, replaced packages who trains on; a warning fails a test that is silent."""
+    (tmp_path / "my_rules.py").write_text("from examples.own_rule import SignSGD\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run, allow = tmp_path / "run", ["--plugin", "my_rules:SignSGD"]
+    assert train_tiny(run, "--rule", allow[1], "--no-evaluate", "--env-steps", "200") == 0
+    made = json.loads((run / "system.json").read_text())["plugins"]["my_rules:SignSGD"]
+    assert made == hashlib.sha256((tmp_path / "my_rules.py").read_bytes()).hexdigest()
+    resume = ["--resume", str(run), *allow, "--no-evaluate", "--env-steps"]
+    assert train.main([*resume, "400"]) == 0
+    with (tmp_path / "my_rules.py").open("a") as file:
+        file.write("# edited\n")
+    assert train.main([*resume, "600"]) == 0  # this process has imported it as it was
+    plugins._fingerprint.cache_clear()  # another process
+    monkeypatch.setattr(runs, "version", lambda name: "0.0" if name == "numpy" else metadata.version(name))
+    edited = re.escape(f"{run}: the module of my_rules:SignSGD has changed since this run was trained")
+    with pytest.warns(UserWarning, match=edited) as told:
+        assert evaluate.main([str(run), *allow, "--tasks", "2"]) == 0
+    assert len(told) == 1
+    replaced = re.escape(f"goes on with numpy 0.0 instead of {metadata.version('numpy')}, not")
+    with pytest.warns(UserWarning, match=edited), pytest.warns(UserWarning, match=replaced):
+        assert train.main([*resume, "800"]) == 0
+    assert train.main([*resume, "1000"]) == 0  # said once
 
 
 def test_a_run_is_trained_by_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
