@@ -21,7 +21,8 @@ from experiments.names import BENCHMARKS, INNER_LOSSES, LOSSES, RULES, choices
 from experiments.streams import stream
 from metarl.losses import Loss
 from metarl.policies import Policy
-from metarl.rules import Step, UpdateRule
+from metarl.rules import UpdateRule
+from metarl.rules.base import refuse_misfit
 from metarl.testing import check_loss, check_rule
 from metarl.testing.losses import Sizes
 from metarl.types import TaskFamily
@@ -91,32 +92,12 @@ def own_rule(config: Config, policy: Policy) -> UpdateRule:
             ) from error
         if not isinstance(rule, UpdateRule):
             raise InputError(f"rule {name!r} gave a {type(rule).__name__}; expected a metarl.rules.UpdateRule")
-        _refuse_misfit(name, rule, params)
+        try:
+            refuse_misfit(rule, params)
+        except ValueError as error:
+            raise InputError(f"rule {name!r}: {error}; see examples/own_rule.py") from error
         _refuse_faults(f"rule {name!r}", check_rule(found, params=params), f"rule {name}")
     return rule
-
-
-@torch.no_grad()
-def _refuse_misfit(name: str, rule: UpdateRule, params: Mapping[str, torch.Tensor]) -> None:
-    """Look at what somebody's rule returns.
-
-    Raises:
-        InputError: anything but updates of the parameters' names and shapes and a state.
-    """
-    params = {key: p.detach() for key, p in params.items()}
-    grads = {key: torch.ones_like(p) for key, p in params.items()}
-    try:
-        result = rule.update(Step(grads, params, torch.ones(())), rule.init(params))
-    except Exception:  # it may need more than is known here
-        return
-    expected = {key: tuple(p.shape) for key, p in params.items()}
-    updates = result[0] if isinstance(result, tuple) and len(result) == 2 else result
-    came = {key: tuple(u.shape) for key, u in updates.items()} if isinstance(updates, dict) else type(updates).__name__
-    if updates is result or came != expected:
-        raise InputError(
-            f"rule {name!r}: expected update(step, state) to return (updates, state), with updates of {expected}, "
-            f"got {'no pair' if updates is result else came}; see examples/own_rule.py"
-        )
 
 
 def own_loss(kind: str, name: str, family: TaskFamily, *, seed: int) -> Loss:

@@ -21,7 +21,7 @@ from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.packing import live_rows, on_live
 from metarl.policies import Policy, is_stacked
 from metarl.rules import RuleState, Step, UpdateRule, decided
-from metarl.rules.base import instance
+from metarl.rules.base import instance, refuse_misfit
 from metarl.trees import expand, tree_add, tree_detach
 from metarl.types import Batch, Params, Trace
 
@@ -61,7 +61,7 @@ class Learner(nn.Module):
         Raises:
             TypeError: a rule or a loss that is none, such as its class.
             ValueError: credit with an inner loss whose second derivative holds it already; a negative weight; lazy
-                parameters.
+                parameters; a rule that was made for another policy.
         """
         super().__init__()
         for what, loss in (("inner", inner), ("outer", outer)):
@@ -80,6 +80,7 @@ class Learner(nn.Module):
             raise ValueError(
                 "expected parameters of known shapes, got a lazy module's; call it once before, or say its size"
             )
+        refuse_misfit(self.rule, policy.initial())
 
     def compile(self) -> None:
         """From here on meta-train with compiled programs: see `metarl.compilation` for when it pays."""

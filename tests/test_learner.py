@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from envs import Navigation
 from metarl import (
+    MLP,
     Advantages,
     Clipped,
     Dice,
+    GaussianPolicy,
     Learner,
     NonFiniteError,
     Plan,
@@ -294,6 +296,25 @@ def test_a_rule_that_is_none_is_refused_at_once() -> None:
     policy = gaussian_policy()
     with pytest.raises(TypeError, match=r"such as MetaSGD\(policy.initial\(\)\), got <class .*MetaSGD'>"):
         Learner(policy, MetaSGD, inner=vpg, outer=vpg)  # type: ignore[arg-type]
+
+
+OTHER_SIZES, MORE_LAYERS = [5], [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("rule", "hidden"),
+    [
+        ("meta_sgd", OTHER_SIZES),
+        ("masked", OTHER_SIZES),
+        *((rule, MORE_LAYERS) for rule in ("meta_sgd", "masked", "per_layer", "clipped")),
+    ],
+)
+def test_a_rule_for_another_policy_is_refused_at_once(rule: str, hidden: list[int]) -> None:
+    policy = GaussianPolicy(MLP(2, hidden, 2, generator=seeded(0)), 2)
+    with pytest.raises(
+        ValueError, match="cannot step this policy, .*; make it from the parameters of this very policy"
+    ):
+        Learner(policy, RULES[rule](gaussian_policy()), inner=vpg, outer=vpg)
 
 
 @pytest.mark.parametrize("which", ["inner", "outer"])

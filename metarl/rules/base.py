@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,37 @@ def instance(rule: object) -> UpdateRule:
     if not isinstance(rule, UpdateRule):
         raise TypeError(f"rule: expected an UpdateRule, such as MetaSGD(policy.initial()), got {rule!r}")
     return rule
+
+
+@torch.no_grad()
+def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
+    """Check that a rule steps these parameters, as far as a step without a batch can tell.
+
+    Raises:
+        ValueError: it was made for others, or returns anything but updates of their names and shapes and a state.
+    """
+    given = {name: leaf.detach() for name, leaf in params.items()}
+    grads = {name: torch.ones_like(leaf) for name, leaf in given.items()}
+    name = type(rule).__name__
+    try:
+        result: Any = rule.update(Step(grads, given, torch.ones(())), rule.init(given))
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"the rule {name} cannot step this policy, {type(error).__name__}: {error}; "
+            "make it from the parameters of this very policy, policy.initial()"
+        ) from error
+    except Exception:  # it may need more than is known here
+        return
+    expected = {name: tuple(leaf.shape) for name, leaf in given.items()}
+    updates = result[0] if isinstance(result, tuple) and len(result) == 2 else result
+    came = (
+        {name: tuple(u.shape) for name, u in updates.items()} if isinstance(updates, dict) else type(updates).__name__
+    )
+    if updates is result or came != expected:
+        raise ValueError(
+            f"the rule {name}: expected update(step, state) to return (updates, state), with updates of {expected}, "
+            f"got {'no pair' if updates is result else came}"
+        )
 
 
 def draw_noise(state: RuleState, tasks: int, *, generator: torch.Generator) -> RuleState:
