@@ -13,7 +13,7 @@ from metarl.advantages import Advantages
 from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.policies import is_stacked
 from metarl.rollouts import draw, roll_out, task_count
-from metarl.rules import RuleState, draw_noise
+from metarl.rules import RuleState, decided, draw_noise, kept
 from metarl.trees import expand, joined, sliced
 from metarl.types import Batch, Params, Task, TaskFamily, Trace
 
@@ -87,9 +87,11 @@ def explore_together(
 
     Raises:
         ValueError: task sets of different sizes, or policies that differ in what is not learned (frozen parameters,
-            buffers).
+            buffers); credit that could not be told.
     """
     _refuse_misfits(learners, tasks)
+    for learner in learners:
+        _refuse_no_credit(learner, plan, task_count(tasks[0]))
     begun = [_start(*one) for one in zip(learners, tasks, generators, strict=True)]
     starts, noises = [start for start, _ in begun], [noise for _, noise in begun]
     supports: list[list[Batch]] = []
@@ -114,11 +116,11 @@ def explore_together(
         _trace(
             tuple(parts[s] for parts in supports),
             query,
-            noise,
+            kept(state) if noise else {},
             tuple(leads(parts[s]) for parts in scored),
             comparable=plan.scored_in is None,
         )
-        for s, (query, noise) in enumerate(zip(queries, noises, strict=True))
+        for s, (query, noise, (_, state)) in enumerate(zip(queries, noises, starts, strict=True))
     ]
 
 
@@ -190,6 +192,26 @@ def _refuse_misfits(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
         for name, x in first.items():
             if name not in other or not torch.equal(x, other[name]):
                 raise ValueError(f"the policies differ in {name}, which is not learned: explore them one by one")
+
+
+def _refuse_no_credit(learner: Learner, plan: Plan, tasks: int) -> None:
+    """Check that what exploring and acting at random are to get credit for can be told.
+
+    Raises:
+        ValueError: one task, which has no others to be compared with; what is earned in later steps, which counts, too,
+            but is no part of the outcome.
+    """
+    acting = bool(decided(learner.rule.init(learner.policy.initial())))
+    if learner.credit is None and not acting:
+        return
+    who = "credit for exploring" if learner.credit is not None else f"the rule {type(learner.rule).__name__}"
+    if tasks < 2:
+        raise ValueError(f"{who} compares a task's outcome with that of others: expected at least 2 tasks, got {tasks}")
+    if learner.every_step and plan.steps > 1:
+        raise ValueError(
+            f"{who} counts what the adapted policy earns alone: expected every_step=0 or one step, got "
+            f"every_step={learner.every_step} and {plan.steps} steps"
+        )
 
 
 def _settings(policy: nn.Module) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from metarl.advantages import Advantages
 from metarl.distributions import Distribution
-from metarl.losses import Loss, masked_mean
+from metarl.losses import Loss, masked_mean, refuse_rewards
 from metarl.transitions import TransitionNetwork
 from metarl.types import Batch
 
@@ -37,8 +37,13 @@ class LearnedAdvantage(nn.Module):
     """A loss whose advantages a network corrects; called as any loss, ``(distribution, batch) -> 0-d``."""
 
     def __init__(self, loss: Loss, network: TransitionNetwork) -> None:
-        """``loss`` reads ``batch.advantage``; the ``network`` gets to see it, too: ``more=1``."""
+        """``loss`` reads ``batch.advantage``; the ``network`` gets to see it, too: ``more=1``.
+
+        Raises:
+            ValueError: a loss of rewards.
+        """
         super().__init__()
+        refuse_rewards(loss, "a learned advantage")
         self.loss, self.network = loss, network
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
@@ -58,9 +63,10 @@ class LearnedReward(nn.Module):
         """``loss`` reads ``batch.advantage``, which ``advantages`` estimates from the corrected rewards.
 
         Raises:
-            ValueError: advantages that ask for other tasks.
+            ValueError: a loss of rewards, advantages that ask for other tasks.
         """
         super().__init__()
+        refuse_rewards(loss, "a learned reward")
         advantages.refuse_company()
         self.loss, self.network, self.advantages = loss, network, advantages
 

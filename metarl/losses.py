@@ -113,6 +113,19 @@ class LoadedDice:
         return -masked_mean(difference * batch.advantage, batch.mask)
 
 
+def refuse_rewards(loss: Loss, who: str) -> None:
+    """Check that a loss reads advantages, which are all that ``who`` changes.
+
+    Raises:
+        ValueError: it reads rewards and values.
+    """
+    if isinstance(loss, Dice | TMAML):
+        raise ValueError(
+            f"{who} changes advantages, and {type(loss).__name__} does not read them: expected lvc, vpg or LoadedDice, "
+            "say, got one of rewards"
+        )
+
+
 def discounts(like: Tensor, discount: float) -> Tensor:
     """``γ^t`` as a column ``[H, 1]`` for a tensor ``[H, N]``."""
     time = torch.arange(like.shape[0], device=like.device, dtype=like.dtype)

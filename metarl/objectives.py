@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from metarl.advantages import Advantages
 from metarl.distributions import Distribution
-from metarl.losses import Loss, masked_mean, negative_entropy
+from metarl.losses import Loss, masked_mean, negative_entropy, refuse_rewards
 from metarl.rules.networks import linear, zero_head
 from metarl.types import Batch
 
@@ -51,9 +51,10 @@ class LearnedObjective(nn.Module):
 
         Raises:
             ValueError: a discount or decay that is not strictly between 0 and 1 (or rounds to one of them), where no
-                gradient would reach it; advantages that ask for other tasks.
+                gradient would reach it; a loss of rewards; advantages that ask for other tasks.
         """
         super().__init__()
+        refuse_rewards(loss, "a learned objective")
         for name in ("discount", "decay"):
             if not 0.0 < float(torch.tensor(getattr(advantages, name))) < 1.0:
                 raise ValueError(
@@ -109,7 +110,8 @@ def statistics(distribution: Distribution, batch: Batch) -> Tensor:
     length = batch.mask.sum(0).clamp_min(1.0)
     time = torch.arange(len(batch.mask), device=length.device, dtype=length.dtype).unsqueeze(-1)
     first = batch.mask * (2.0 * time < length)
-    growth = masked_mean(batch.reward, batch.mask - first) - masked_mean(batch.reward, first)
+    second = batch.mask - first  # episodes of one step have none
+    growth = (masked_mean(batch.reward, second) - masked_mean(batch.reward, first)) * second.any()
     returns = batch.reward.sum(0) / length
     spread = (returns - returns.mean()).square().mean().clamp_min(1e-20).sqrt()
     signed = (masked_mean(batch.reward, batch.mask), growth, spread, masked_mean(distribution.entropy(), batch.mask))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import linear
@@ -242,12 +242,18 @@ def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
     """Check that a policy fits a family's observations and actions; one that is not of this module is trusted.
 
     Raises:
-        ValueError: another kind of actions, or another number of them or of observations; tells which policy would fit.
+        ValueError: spaces that no policy of this module serves; another kind of actions, or another number of them or
+            of observations; tells which policy would fit.
     """
     if not isinstance(policy, CategoricalPolicy | GaussianPolicy):
         return
     seen, actions = family.observation_space, family.action_space
-    discrete = isinstance(actions, Discrete)
+    discrete = isinstance(actions, Discrete) and int(actions.start) == 0
+    row = isinstance(actions, Box) and len(actions.shape) == 1 and np.issubdtype(actions.dtype, np.floating)
+    if not (discrete or row):
+        raise ValueError(f"expected actions Discrete(n) from 0, or a Box of one axis and real numbers, got {actions}")
+    if seen.shape is None or len(seen.shape) != 1:
+        raise ValueError(f"expected observations of one axis, got {seen}: flatten them in the family's observe")
     size = int(actions.n) if discrete else int(np.prod(actions.shape))
     needed = f"{'CategoricalPolicy' if discrete else 'GaussianPolicy'} for {size} actions"
     kind = CategoricalPolicy if discrete else GaussianPolicy

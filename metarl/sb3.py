@@ -232,6 +232,8 @@ def _network(model: PPO) -> nn.Sequential:
 def from_ppo(policy: Policy, model: PPO) -> Params:
     """The parameters under which ``policy`` acts as the model does: `to_ppo` the other way round; copies.
 
+    A model that is surer than the policy's least log σ is not followed beyond that.
+
     Args:
         policy: as for `to_ppo`; its own parameters are only looked at for their names and shapes.
         model: of `to_ppo`, or any PPO of the same architecture.
@@ -289,10 +291,15 @@ def adaptation_settings(advantages: Advantages, env: VecEnv, n_steps: int) -> di
     are the learner's, of whole episodes: see `LearnerBuffer`, which makes ``gamma`` and ``gae_lambda`` idle. The
     value network is left alone.
 
+    A rollout of n_steps holds short episodes more often than long ones, which do not end in it: on its own episodes the
+    step is the learner's, but over many rollouts its mean is that of a learner only for n_steps of several times the
+    longest episode. (CartPole of 60 steps at most, episodes of 22 on average, without baseline: with n_steps of 60 they
+    have 20 and the mean step is 0.68 of the learner's.) `train_on` takes as many whole episodes as a learner would.
+
     Args:
         advantages: of the learner's inner loss, as ``plan.support``.
         env: what the model will be trained on.
-        n_steps: of a rollout in every row: long enough for episodes to end in it.
+        n_steps: of a rollout in every row: several times as long as episodes.
 
     Raises:
         ValueError: advantages that bootstrap at the time limit, of which a rollout has no values.

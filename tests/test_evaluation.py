@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from torch import Tensor, nn
 
 from envs import CartPole, Navigation, Range
@@ -303,6 +306,26 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_is_played(policy:
     for fitting in (gaussian_policy(), GaussianPolicy(told, 2), GaussianPolicy(ModuleNetwork(nn.Linear(2, 2)), 2)):
         refuse_misfit(fitting, family)
     refuse_misfit(categorical_policy(), CartPole(5))
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions"),
+    [
+        (Box(-1, 1, (2,)), MultiDiscrete([3, 4])),
+        (Box(-1, 1, (2,)), MultiBinary(2)),
+        (Box(-1, 1, (2,)), Box(-1, 1, (2, 1))),
+        (Box(-1, 1, (2,)), Box(-4, 4, (2,), dtype=np.int64)),
+        (Box(-1, 1, (2,)), Discrete(2, start=1)),
+        (Box(-1, 1, (2, 1)), Box(-1, 1, (2,))),
+        (Discrete(2), Box(-1, 1, (2,))),
+    ],
+)
+def test_spaces_that_no_policy_serves_are_refused(observations: Space[Any], actions: Space[Any]) -> None:
+    family = SimpleNamespace(observation_space=observations, action_space=actions)
+    which = "actions" if observations == Box(-1, 1, (2,)) else "observations"
+    for policy in (gaussian_policy(), categorical_policy(observations=2)):
+        with pytest.raises(ValueError, match=f"expected {which} "):
+            refuse_misfit(policy, family)  # type: ignore[arg-type]
 
 
 def test_an_adaptation_can_be_that_of_training() -> None:

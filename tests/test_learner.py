@@ -18,6 +18,7 @@ from metarl import (
     Dice,
     GaussianPolicy,
     Learner,
+    ModuleNetwork,
     NonFiniteError,
     Plan,
     PreUpdateCredit,
@@ -44,6 +45,8 @@ from metarl.rules import (
     PerLayerSGD,
     PerStep,
     Positive,
+    RLSchedule,
+    Scheduled,
     UpdateRule,
 )
 from metarl.types import Batch, Trace
@@ -296,6 +299,47 @@ def test_a_rule_that_is_none_is_refused_at_once() -> None:
     policy = gaussian_policy()
     with pytest.raises(TypeError, match=r"such as MetaSGD\(policy.initial\(\)\), got <class .*MetaSGD'>"):
         Learner(policy, MetaSGD, inner=vpg, outer=vpg)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["noise", "log_prob", "drawn"])
+def test_a_parameter_whose_name_means_something_to_rules_is_refused(name: str) -> None:
+    """Momentum remembers a velocity by that name; exploring would replace it by dice."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.register_parameter(name, nn.Parameter(torch.zeros(2)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + getattr(self, name)
+
+    policy = GaussianPolicy(ModuleNetwork(Own()), 2)
+    with pytest.raises(ValueError, match=f"parameter network.module.{name} has a name that means something to rules"):
+        Learner(policy, SGD(0.1), inner=vpg, outer=vpg)
+
+
+def explored(learner: Learner, tasks: int, steps: int) -> Trace:
+    family = Navigation(horizon=4)
+    plan = Plan(tasks=tasks, episodes=2, query_episodes=2, steps=steps)
+    return explore(learner, family, family.sample(tasks, generator=seeded(0)), plan, generator=seeded(1))
+
+
+def test_credit_that_could_not_be_told_is_refused() -> None:
+    policy = gaussian_policy()
+    exploring = {"inner": vpg, "outer": vpg, "credit": PreUpdateCredit()}
+    acting = Scheduled(SGD(0.1), RLSchedule(steps=2, generator=seeded(0)))
+    for credited, who in (
+        (Learner(policy, SGD(0.1), **exploring), "credit for exploring"),
+        (Learner(policy, acting, inner=vpg, outer=vpg), "the rule Scheduled"),
+    ):
+        with pytest.raises(ValueError, match=f"{who} compares a task's outcome with that of others.*got 1"):
+            explored(credited, 1, 1)
+        assert len(explored(credited, 2, 2).support) == 2
+    counting = Learner(policy, SGD(0.1), **exploring, every_step=0.5)
+    with pytest.raises(ValueError, match=r"expected every_step=0 or one step, got every_step=0.5 and 2 steps"):
+        explored(counting, 2, 2)
+    assert len(explored(counting, 2, 1).support) == 1
 
 
 OTHER_SIZES, MORE_LAYERS = [5], [4, 4]

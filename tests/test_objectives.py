@@ -13,8 +13,11 @@ from torch import Tensor
 from metarl import Advantages, CrossFitted, Learner, LinearBaseline, Trace, ZeroBaseline, lvc, negative_entropy, vpg
 from metarl.baselines import Baseline
 from metarl.distributions import Categorical
+from metarl.learned_signals import LearnedAdvantage, LearnedReward
+from metarl.losses import TMAML, Dice, Loss
 from metarl.objectives import STATISTICS, LearnedObjective, WarmStart, statistics
 from metarl.rules import SGD
+from metarl.transitions import TransitionNetwork
 from tests.helpers import double_trace, make_batch, numeric_gradient, one_task, randomize, seeded, sgd
 
 BASELINES: dict[str, Baseline] = {"zero": ZeroBaseline(), "linear": LinearBaseline(), "cross-fitted": CrossFitted()}
@@ -109,6 +112,23 @@ def test_statistics_by_hand() -> None:
     longer = [torch.cat([x, torch.zeros(5, 2, dtype=x.dtype)]) for x in (reward, mask, terminated)]
     padded = statistics(Categorical(torch.zeros(9, 2, 3)), make_batch(*longer))
     torch.testing.assert_close(padded, found)  # how far a batch is padded is decided by other tasks
+
+
+def test_an_episode_of_one_step_does_not_grow() -> None:
+    found = statistics(Categorical(torch.zeros(1, 4, 3)), make_batch(torch.full((1, 4), 3.0)))
+    assert found[0] == pytest.approx(math.log(4.0)) and found[1] == 0.0
+
+
+@pytest.mark.parametrize("loss", [Dice(0.9), TMAML(0.9)])
+def test_a_loss_of_rewards_cannot_learn_from_advantages(loss: Loss) -> None:
+    advantages, network = Advantages(0.9, 0.8), TransitionNetwork(2, 2, discrete=False, generator=seeded(0))
+    for make in (
+        lambda: LearnedObjective(loss, advantages),
+        lambda: LearnedReward(loss, network, advantages),
+        lambda: LearnedAdvantage(loss, network),
+    ):
+        with pytest.raises(ValueError, match=f"changes advantages, and {type(loss).__name__} does not read them"):
+            make()
 
 
 def test_constant_rewards_give_finite_gradients() -> None:

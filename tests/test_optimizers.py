@@ -84,6 +84,20 @@ def test_conjugate_gradient_stops_early_and_at_its_tolerance() -> None:
     assert float((hilbert @ many - 1).norm()) < float((hilbert @ few - 1).norm())
 
 
+def test_conjugate_gradient_does_not_depend_on_the_size_of_its_target() -> None:
+    matrix = torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64))
+    target = torch.randn(6, generator=seeded(1), dtype=torch.float64)
+    whole = conjugate_gradient(lambda v: matrix @ v, target, steps=4)
+    small = conjugate_gradient(lambda v: matrix @ v, 1e-7 * target, steps=4)
+    torch.testing.assert_close(small, 1e-7 * whole, rtol=1e-12, atol=0.0)
+
+
+def test_a_trust_region_refuses_a_rule_that_acts_at_random() -> None:
+    learner, trace = double_trace(lambda _: Scheduled(SGD(0.2), RLSchedule(steps=1, generator=seeded(0))), steps=1)
+    with pytest.raises(ValueError, match="not how a rule decides at random: expected another rule than Scheduled"):
+        TrustRegion().step(learner, trace)
+
+
 @pytest.mark.parametrize("make", [sgd(0.1), meta_sgd], ids=["sgd", "meta_sgd"])
 def test_meta_loss_and_adapted_kl_are_means_over_tasks(make: Any) -> None:
     learner, trace = double_trace(make, steps=2)

@@ -43,7 +43,7 @@ from metarl.rules import (
 from metarl.rules.learned_optimizers import preprocess
 from metarl.rules.networks import linear
 from metarl.rules.scheduled import SIGNALS, signals
-from tests.helpers import double_trace, one_task, randomize, seeded
+from tests.helpers import double_trace, numeric_gradient, one_task, randomize, seeded
 
 Shapes = dict[str, Tensor]
 
@@ -547,8 +547,7 @@ def test_the_score_of_a_reinforced_schedule_is_the_gradient_of_the_expected_rewa
     noise = torch.randn(draws, 1, 1, generator=seeded(1), dtype=torch.float64)
 
     def one(noise: Tensor) -> tuple[Tensor, Tensor]:
-        state = {"noise": noise, "log_prob": torch.zeros((), dtype=torch.float64)}
-        drawn, after = schedule(seen, step, state)
+        drawn, after = schedule(seen, step, schedule.init(1, step) | {"noise": noise})
         return drawn[0], after["log_prob"]
 
     drawn, log_prob = torch.vmap(one)(noise)
@@ -573,6 +572,42 @@ def test_a_reinforced_schedule_acts_by_its_mean_without_noise_and_after_the_step
         torch.testing.assert_close(drawn, mean + shift, rtol=1e-12, atol=0.0)
         assert bool(after["log_prob"] == 0.0) == (k == 2)
     assert float(quiet["log_prob"].detach()) == pytest.approx(-3 * float(schedule.log_std.detach()))
+
+
+def test_what_a_reinforced_schedule_drew_stays_drawn_when_it_has_changed() -> None:
+    """Decisions are data: a replay adapts as exploring did, and its loss has the derivative that it says."""
+
+    def make(policy: Any) -> UpdateRule:
+        schedule = RLSchedule(steps=2, units=3, generator=seeded(0))
+        randomize(schedule, 1)
+        return FirstOrder(Scheduled(SGD(0.2), schedule))
+
+    learner, trace = double_trace(make, steps=2)
+    one = one_task(trace, 1)
+    before, schedule = learner.adapt(one.support, one.noise), learner.rule.rule.schedule  # type: ignore[union-attr]
+    first = float(learner(one).detach())
+    with torch.no_grad():
+        schedule.head.bias += 1.0  # type: ignore[union-attr, operator]
+    assert all(torch.equal(leaf, before[name]) for name, leaf in learner.adapt(one.support, one.noise).items())
+    assert float(learner(one).detach()) != pytest.approx(first, rel=1e-3)  # as the same decisions are less likely now
+    (slope,) = torch.autograd.grad(learner(one), [schedule.head.bias])  # type: ignore[union-attr, list-item]
+    exact = numeric_gradient(lambda: float(learner(one).detach()), schedule.head.bias.data)  # type: ignore[union-attr, arg-type]
+    torch.testing.assert_close(slope, exact, rtol=1e-7, atol=1e-9)
+
+
+def test_a_schedule_scales_by_name_whatever_the_order_of_a_rules_updates() -> None:
+    class Reversed(SGD):
+        def update(self, step: Step, state: dict[str, Tensor]) -> tuple[Shapes, dict[str, Tensor]]:
+            updates, state = super().update(step, state)
+            return dict(reversed(updates.items())), state
+
+    schedule = MLPSchedule(generator=seeded(0))
+    randomize(schedule, 1)
+    schedule.double()
+    plain, turned = (Scheduled(make(0.5), schedule) for make in (SGD, Reversed))
+    grads = tree(3)
+    expected, found = (rule.update(at(grads), rule.init(grads))[0] for rule in (plain, turned))
+    assert all(torch.equal(found[name], leaf) for name, leaf in expected.items())
 
 
 def test_the_score_of_a_reinforced_schedule_does_not_reach_what_it_saw() -> None:
@@ -609,7 +644,8 @@ def test_no_gradient_passes_through_the_inner_loop_to_a_reinforced_schedule() ->
         return FirstOrder(Scheduled(SGD(0.2), schedule))
 
     learner, trace = double_trace(make, steps=2)
-    assert set(trace.noise) == {"schedule.noise"} and trace.noise["schedule.noise"].shape[:2] == (3, 2)
+    assert set(trace.noise) == {"schedule.noise", "schedule.drawn"}
+    assert trace.noise["schedule.noise"].shape[:2] == trace.noise["schedule.drawn"].shape[:2] == (3, 2)
     adapted = torch.vmap(learner.adapt)(trace.support, trace.noise)  # replay of what was explored
     log_prob = torch.vmap(learner.policy)(adapted, trace.query.observation).log_prob(trace.query.action)
     torch.testing.assert_close(log_prob.detach(), trace.query.log_prob, rtol=1e-9, atol=1e-9)
@@ -651,5 +687,5 @@ def test_a_reinforced_schedule_learns_what_pays() -> None:
 
 
 def _drawn(schedule: RLSchedule, seen: Tensor, step: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    drawn, after = schedule(seen, step, {"noise": noise, "log_prob": torch.zeros_like(step)})
+    drawn, after = schedule(seen, step, schedule.init(len(seen), step) | {"noise": noise})
     return drawn[0], after["log_prob"]

@@ -20,7 +20,9 @@ class ExponentiatedGradient(torch.optim.Optimizer):
         """Build over positive parameters.
 
         Args:
-            params: tensors or groups of them, as for any torch optimizer.
+            params: tensors or groups of them, as for any torch optimizer; step sizes themselves: a logarithm or logit
+                that happens to start above zero would be kept there, too, and the number it stands for above one half
+                or one.
             lr: η, a change of log-rate.
             decay: of the mean square.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metarl.learner import Learner
 from metarl.optimizers.base import MetaOptimizer, Metrics, assess, fisher_product, meta_gradient, trainable
+from metarl.rules import decided
 from metarl.types import Trace
 
 
@@ -50,7 +51,17 @@ class TrustRegion(MetaOptimizer):
         self.backtracks, self.shrink = backtracks, shrink
 
     def step(self, learner: Learner, trace: Trace) -> Metrics:
-        """See `MetaOptimizer.step`."""
+        """See `MetaOptimizer.step`.
+
+        Raises:
+            ValueError: a rule that acts at random. How likely its decisions are changes no adapted policy: nothing
+                bounds how far it is moved.
+        """
+        if decided(learner.rule.init(learner.policy.initial())):
+            raise ValueError(
+                "a trust region bounds how policies change, not how a rule decides at random: expected another rule "
+                f"than {type(learner.rule).__name__}, or Descent"
+            )
         params = trainable(learner)
         loss, slopes = meta_gradient(learner, trace)
         gradient = _flat(slopes)
@@ -101,12 +112,13 @@ def conjugate_gradient(
         product: ``v -> A v``.
         target: ``[n]``.
         steps: iterations at most.
-        tolerance: stop when the squared residual is below.
+        tolerance: stop when the squared residual is below this share of the squared target.
     """
     x, residual = torch.zeros_like(target), target.clone()
     direction, squared = residual.clone(), residual @ residual
+    enough = tolerance * float(squared)
     for _ in range(steps):
-        if float(squared) < tolerance:
+        if float(squared) <= enough:
             break
         image = product(direction)
         length = squared / (direction @ image)

@@ -1,6 +1,6 @@
 """Update rules: how an agent steps. One idea a file; each rule is an `UpdateRule` of two methods."""
 
-from metarl.rules.base import RuleState, Step, UpdateRule, decided, draw_noise
+from metarl.rules.base import RuleState, Step, UpdateRule, decided, draw_noise, kept
 from metarl.rules.clip import ClipByNorm, UnitNorm
 from metarl.rules.combine import Chain, FirstOrder, Masked, PerStep, part_of
 from metarl.rules.curvature import BlockDiagonal, MetaCurvature
@@ -61,6 +61,7 @@ __all__ = [
     "affine_layers",
     "decided",
     "draw_noise",
+    "kept",
     "layer_of",
     "part_of",
 ]

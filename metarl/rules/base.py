@@ -5,7 +5,9 @@ that it returns and gets back, so that ``vmap`` lifts it over tasks and replay r
 
 A rule that acts at random asks for its dice by name: a remembered tensor called ``noise`` is zero in `UpdateRule.init`
 and replaced by standard normal numbers, fresh for every task, when a learner explores; one called ``log_prob`` holds
-the log-probability of what has been decided so far, by which the rule is given credit for what adapting gained.
+the log-probability of what has been decided so far, by which the rule is given credit for what adapting gained. What
+it remembers as ``drawn`` when exploring ends is what a replay begins with: decisions are data, whatever has been
+learned since. No parameter of a policy may be called so, as rules remember things by the names of parameters.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 from metarl.trees import Tree
 
 RuleState = dict[str, Tensor]
+
+NOISE, LOG_PROB, DRAWN = "noise", "log_prob", "drawn"
 
 
 class Step(NamedTuple):
@@ -89,11 +93,16 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
     """Check that a rule steps these parameters, as far as a step without a batch can tell.
 
     Raises:
-        ValueError: it was made for others, or returns anything but updates of their names and shapes and a state.
+        ValueError: it was made for others, or returns anything but updates of their names and shapes and a state; a
+            parameter whose name means something to rules.
     """
     given = {name: leaf.detach() for name, leaf in params.items()}
     grads = {name: torch.ones_like(leaf) for name, leaf in given.items()}
     name = type(rule).__name__
+    if taken := [one for one in params if any(_is_called(one, word) for word in (NOISE, LOG_PROB, DRAWN))]:
+        raise ValueError(
+            f"the policy's parameter {taken[0]} has a name that means something to rules: call it otherwise"
+        )
     try:
         result: Any = rule.update(Step(grads, given, torch.ones(())), rule.init(given))
     except (KeyError, RuntimeError) as error:
@@ -120,13 +129,18 @@ def draw_noise(state: RuleState, tasks: int, *, generator: torch.Generator) -> R
     return {
         name: torch.randn(tasks, *leaf.shape, generator=generator, device=generator.device).to(leaf)
         for name, leaf in state.items()
-        if _is_called(name, "noise")
+        if _is_called(name, NOISE)
     }
+
+
+def kept(state: RuleState) -> RuleState:
+    """What a replay begins with of what a rule remembers when exploring ends: its dice, and what it drew."""
+    return {name: leaf for name, leaf in state.items() if _is_called(name, NOISE) or _is_called(name, DRAWN)}
 
 
 def decided(state: RuleState) -> list[Tensor]:
     """The log-probabilities, 0-d, of what a rule has decided at random; empty for most rules."""
-    return [leaf for name, leaf in state.items() if _is_called(name, "log_prob")]
+    return [leaf for name, leaf in state.items() if _is_called(name, LOG_PROB)]
 
 
 def _is_called(name: str, what: str) -> bool:

@@ -24,8 +24,9 @@ class Foresight(Wrapper):
         update of W̄ = rule(G Eᵀ) E
 
     with homogeneous inputs ``x̄ = (x, 1)``, the layer's ``W̄ = (W, b)`` and gradient G, and D the linear dynamics of x̄,
-    fitted on the task's own episodes (`metarl.dynamics.linear_dynamics`). The layer still reads x̄: a policy that read
-    x̄(t + τ) through V̄ would compute ``V̄ E x̄``, of which G Eᵀ is the gradient.
+    fitted on the task's own episodes (`metarl.dynamics.linear_dynamics`): the change in one step, so that τ steps are
+    (I + D)^τ, which the exponential is for small D; it exists for every D and τ. The layer still reads x̄: a policy that
+    read x̄(t + τ) through V̄ would compute ``V̄ E x̄``, of which G Eᵀ is the gradient.
 
     Where the rule multiplies by a positive definite matrix, as `WhitenedInputs` and step sizes do, so does this one:
     the step stays downhill. The constant c keeps its length, being the growth of x̄ in the units of its second moment A,

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState
+from metarl.rules.base import DRAWN, LOG_PROB, NOISE, RuleState
 from metarl.rules.networks import linear, zero_head
 from metarl.rules.scheduled import SIGNALS, Schedule
 
@@ -20,9 +20,9 @@ from metarl.rules.scheduled import SIGNALS, Schedule
 class RLSchedule(Schedule):
     """``s_k ~ N(m(signals), σ²)`` with a small network m and a learned σ; scored by what adapting gained.
 
-    What was drawn is data: replay sees the same changes and differentiates their log-probability only. Without
-    noise, as in evaluation, the schedule acts by its mean. Wrap the scheduled rule in `FirstOrder` to leave out
-    the second derivatives of the wrapped rule, too. Several epochs a trace repeat the score of the noise drawn.
+    What was drawn is data: replay sees the same changes and differentiates their log-probability only, also where the
+    schedule has changed since, as in later epochs. Without noise, as in evaluation, the schedule acts by its mean. Wrap
+    the scheduled rule in `FirstOrder` to leave out the second derivatives of the wrapped rule, too.
     """
 
     def __init__(self, *, steps: int, units: int = 16, spread: float = 0.2, generator: torch.Generator) -> None:
@@ -45,16 +45,19 @@ class RLSchedule(Schedule):
         self.log_std = nn.Parameter(torch.tensor(math.log(spread)))
 
     def init(self, count: int, like: Tensor) -> RuleState:
-        """No noise ``[steps, P]``, and the log-probability of nothing."""
+        """No noise ``[steps, P]``, nothing drawn ``[steps, P + 1]``, and the log-probability of that."""
         zeros = like.new_zeros(self.steps, count)
-        return {"noise": zeros, "log_prob": zeros.sum()}
+        return {NOISE: zeros, DRAWN: like.new_zeros(self.steps, count + 1), LOG_PROB: zeros.sum()}
 
     def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
         """See `Schedule.forward`."""
         mean = self.head(self.hidden(signals.detach()).tanh()).squeeze(-1)
         at = torch.arange(self.steps, dtype=step.dtype, device=step.device) == step
-        noise = (state["noise"] * at.unsqueeze(-1)).sum(0)
-        drawn = (mean + self.log_std.exp() * noise).detach()
+        noise, before = ((state[name] * at.unsqueeze(-1)).sum(0) for name in (NOISE, DRAWN))
+        fresh = mean + self.log_std.exp() * noise
+        drawn = torch.where(before[-1] > 0.0, before[:-1], fresh).detach()
         surprise = (drawn - mean) / self.log_std.exp()
         log_prob = (-0.5 * surprise.square() - self.log_std).sum()
-        return drawn, {**state, "log_prob": state["log_prob"] + log_prob * at.any()}
+        entry = torch.cat([drawn, torch.ones_like(drawn[:1])])  # that it was drawn stands in the last column
+        memory = torch.where(at.unsqueeze(-1), entry, state[DRAWN])
+        return drawn, {**state, DRAWN: memory, LOG_PROB: state[LOG_PROB] + log_prob * at.any()}

@@ -68,7 +68,7 @@ class Scheduled(UpdateRule):
         seen = signals(step, subtree(state, "last"), state["step"])
         output, memory = self.schedule(seen, state["step"], subtree(state, "schedule"))
         factors = (self.reach * output.tanh()).exp()
-        scaled = {name: factor * u for (name, u), factor in zip(updates.items(), factors.unbind(), strict=True)}
+        scaled = {name: factor * updates[name] for name, factor in zip(step.grads, factors.unbind(), strict=True)}
         states = with_prefix("rule", own) | with_prefix("schedule", memory) | with_prefix("last", scaled)
         return scaled, {"step": state["step"] + 1, **states}
 
