@@ -18,7 +18,6 @@ from experiments.contenders import contender
 from experiments.tables import TABLES
 
 RESULTS = Path(__file__).parents[1] / "results"
-OLD = {"reproduce-cartpole-all", "reproduce-cartpole-scrambled"}  # written before rows and their scores were
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +42,6 @@ def config_of(written: dict[str, Any]) -> Config:
 
 @pytest.mark.parametrize("folder", sorted(file.parent.name for file in RESULTS.glob("*/reproduction.json.gz")))
 def test_reproduced_tables_are_those_of_their_scores(folder: str) -> None:
-    if folder in OLD:
-        pytest.skip("its scores lie in another form")
     written = json.loads(gzip.decompress((RESULTS / folder / "reproduction.json.gz").read_bytes()))
     (table,) = (one for one in TABLES.values() if one.about == written["about"])
     assert json.loads(json.dumps([asdict(row) for row in table.rows])) == written["rows"]
