@@ -161,8 +161,8 @@ class Learner(nn.Module):
                 acting = self.act(params, batch)
                 loss = loss + self.every_step * one_number(self.outer(acting, batch))
             params, state = self.step(params, state, batch)
-        for log_prob in decided(state):
-            loss = loss - log_prob * trace.gain
+        for odds in decided(state):
+            loss = loss - odds * trace.gain
         adapted = self.act(params, trace.query)
         return loss + one_number(self.outer(adapted, trace.query)), adapted
 

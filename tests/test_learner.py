@@ -301,7 +301,7 @@ def test_a_rule_that_is_none_is_refused_at_once() -> None:
         Learner(policy, MetaSGD, inner=vpg, outer=vpg)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["noise", "log_prob", "drawn"])
+@pytest.mark.parametrize("name", ["noise", "odds", "drawn"])
 def test_a_parameter_whose_name_means_something_to_rules_is_refused(name: str) -> None:
     """Momentum remembers a velocity by that name; exploring would replace it by dice."""
 

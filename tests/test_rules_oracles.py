@@ -548,12 +548,12 @@ def test_the_score_of_a_reinforced_schedule_is_the_gradient_of_the_expected_rewa
 
     def one(noise: Tensor) -> tuple[Tensor, Tensor]:
         drawn, after = schedule(seen, step, schedule.init(1, step) | {"noise": noise})
-        return drawn[0], after["log_prob"]
+        return drawn[0], after["odds"]
 
-    drawn, log_prob = torch.vmap(one)(noise)
+    drawn, odds = torch.vmap(one)(noise)
     assert not drawn.requires_grad and float(drawn.std()) == pytest.approx(0.5, rel=0.01)
     reward = -(drawn - wanted).square()
-    ((reward - reward.mean()) * log_prob).mean().backward()
+    ((reward - reward.mean()) * odds).mean().backward()
     assert schedule.head.bias.grad is not None and schedule.log_std.grad is not None
     assert float(schedule.head.bias.grad) == pytest.approx(-2 * (mean - wanted), rel=0.02)
     assert float(schedule.log_std.grad) == pytest.approx(-2 * 0.5**2, rel=0.03)
@@ -564,14 +564,14 @@ def test_a_reinforced_schedule_acts_by_its_mean_without_noise_and_after_the_step
     randomize(schedule, 1)
     like = torch.zeros((), dtype=torch.float64)
     seen = torch.randn(3, SIGNALS, generator=seeded(2), dtype=torch.float64)
-    mean, quiet = schedule(seen, like, schedule.init(3, like))
-    noisy = schedule.init(3, like) | {"noise": torch.ones(2, 3, dtype=torch.float64)}
+    mean, _ = schedule(seen, like, schedule.init(3, like))
+    noisy = schedule.init(3, like) | {"noise": torch.full((2, 3), 2.0, dtype=torch.float64)}
     std = float(schedule.log_std.detach().exp())
-    for k, shift in ((0, std), (1, std), (2, 0.0)):
+    for k, shift, score in ((0, 2 * std, 9.0), (1, 2 * std, 9.0), (2, 0.0, 0.0)):
         drawn, after = schedule(seen, like + k, noisy)
         torch.testing.assert_close(drawn, mean + shift, rtol=1e-12, atol=0.0)
-        assert bool(after["log_prob"] == 0.0) == (k == 2)
-    assert float(quiet["log_prob"].detach()) == pytest.approx(-3 * float(schedule.log_std.detach()))
+        (slope,) = torch.autograd.grad(after["odds"], [schedule.log_std])
+        assert float(after["odds"].detach()) == 1.0 and float(slope) == pytest.approx(score)  # three times 2² - 1
 
 
 def test_what_a_reinforced_schedule_drew_stays_drawn_when_it_has_changed() -> None:
@@ -617,7 +617,7 @@ def test_the_score_of_a_reinforced_schedule_does_not_reach_what_it_saw() -> None
     seen = torch.randn(3, SIGNALS, generator=seeded(2), dtype=torch.float64).requires_grad_()
     noisy = schedule.init(3, like) | {"noise": torch.ones(1, 3, dtype=torch.float64)}
     drawn, after = schedule(seen, like, noisy)
-    slope, weight = torch.autograd.grad(after["log_prob"], [seen, schedule.hidden.weight], allow_unused=True)
+    slope, weight = torch.autograd.grad(after["odds"], [seen, schedule.hidden.weight], allow_unused=True)
     assert slope is None and bool(weight.any()) and not drawn.requires_grad
 
 
@@ -688,4 +688,4 @@ def test_a_reinforced_schedule_learns_what_pays() -> None:
 
 def _drawn(schedule: RLSchedule, seen: Tensor, step: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     drawn, after = schedule(seen, step, schedule.init(len(seen), step) | {"noise": noise})
-    return drawn[0], after["log_prob"]
+    return drawn[0], after["odds"]

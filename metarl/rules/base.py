@@ -4,10 +4,10 @@ What a rule *learns* are its ``nn.Parameter``s; what it *remembers* between step
 that it returns and gets back, so that ``vmap`` lifts it over tasks and replay repeats it exactly.
 
 A rule that acts at random asks for its dice by name: a remembered tensor called ``noise`` is zero in `UpdateRule.init`
-and replaced by standard normal numbers, fresh for every task, when a learner explores; one called ``log_prob`` holds
-the log-probability of what has been decided so far, by which the rule is given credit for what adapting gained. What
-it remembers as ``drawn`` when exploring ends is what a replay begins with: decisions are data, whatever has been
-learned since. No parameter of a policy may be called so, as rules remember things by the names of parameters.
+and replaced by standard normal numbers, fresh for every task, when a learner explores. What it remembers as ``drawn``
+when exploring ends is what a replay begins with: decisions are data, whatever has been learned since. ``odds`` holds
+how many times as likely they are now as they were when they were made, by which the rule is given credit for what
+adapting gained. No parameter of a policy may be called so, as rules remember things by the names of parameters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metarl.trees import Tree
 
 RuleState = dict[str, Tensor]
 
-NOISE, LOG_PROB, DRAWN = "noise", "log_prob", "drawn"
+NOISE, DRAWN, ODDS = "noise", "drawn", "odds"
 
 
 class Step(NamedTuple):
@@ -99,7 +99,7 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
     given = {name: leaf.detach() for name, leaf in params.items()}
     grads = {name: torch.ones_like(leaf) for name, leaf in given.items()}
     name = type(rule).__name__
-    if taken := [one for one in params if any(_is_called(one, word) for word in (NOISE, LOG_PROB, DRAWN))]:
+    if taken := [one for one in params if any(_is_called(one, word) for word in (NOISE, DRAWN, ODDS))]:
         raise ValueError(
             f"the policy's parameter {taken[0]} has a name that means something to rules: call it otherwise"
         )
@@ -139,8 +139,8 @@ def kept(state: RuleState) -> RuleState:
 
 
 def decided(state: RuleState) -> list[Tensor]:
-    """The log-probabilities, 0-d, of what a rule has decided at random; empty for most rules."""
-    return [leaf for name, leaf in state.items() if _is_called(name, LOG_PROB)]
+    """How many times as likely, 0-d, what a rule has decided at random is now; empty for most rules."""
+    return [leaf for name, leaf in state.items() if _is_called(name, ODDS)]
 
 
 def _is_called(name: str, what: str) -> bool:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import DRAWN, LOG_PROB, NOISE, RuleState
+from metarl.rules.base import DRAWN, NOISE, ODDS, RuleState
 from metarl.rules.networks import linear, zero_head
 from metarl.rules.scheduled import SIGNALS, Schedule
 
@@ -20,9 +20,10 @@ from metarl.rules.scheduled import SIGNALS, Schedule
 class RLSchedule(Schedule):
     """``s_k ~ N(m(signals), σ²)`` with a small network m and a learned σ; scored by what adapting gained.
 
-    What was drawn is data: replay sees the same changes and differentiates their log-probability only, also where the
-    schedule has changed since, as in later epochs. Without noise, as in evaluation, the schedule acts by its mean. Wrap
-    the scheduled rule in `FirstOrder` to leave out the second derivatives of the wrapped rule, too.
+    What was drawn is data: replay sees the same changes and differentiates how likely they are, relative to how likely
+    they were; that ratio keeps later epochs, when the schedule has changed, from driving off what did not pay for good.
+    Without noise, as in evaluation, the schedule acts by its mean. Wrap the scheduled rule in `FirstOrder` to leave out
+    the second derivatives of the wrapped rule, too.
     """
 
     def __init__(self, *, steps: int, units: int = 16, spread: float = 0.2, generator: torch.Generator) -> None:
@@ -45,9 +46,12 @@ class RLSchedule(Schedule):
         self.log_std = nn.Parameter(torch.tensor(math.log(spread)))
 
     def init(self, count: int, like: Tensor) -> RuleState:
-        """No noise ``[steps, P]``, nothing drawn ``[steps, P + 1]``, and the log-probability of that."""
-        zeros = like.new_zeros(self.steps, count)
-        return {NOISE: zeros, DRAWN: like.new_zeros(self.steps, count + 1), LOG_PROB: zeros.sum()}
+        """No noise ``[steps, P]``, nothing drawn, and the odds of that.
+
+        A row of what was drawn ``[steps, P + 2]`` ends with its log-probability at the time and a 1.
+        """
+        noise, drawn = like.new_zeros(self.steps, count), like.new_zeros(self.steps, count + 2)
+        return {NOISE: noise, DRAWN: drawn, ODDS: like.new_ones(())}
 
     def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
         """See `Schedule.forward`."""
@@ -55,9 +59,12 @@ class RLSchedule(Schedule):
         at = torch.arange(self.steps, dtype=step.dtype, device=step.device) == step
         noise, before = ((state[name] * at.unsqueeze(-1)).sum(0) for name in (NOISE, DRAWN))
         fresh = mean + self.log_std.exp() * noise
-        drawn = torch.where(before[-1] > 0.0, before[:-1], fresh).detach()
+        known = before[-1] > 0.0
+        drawn = torch.where(known, before[:-2], fresh).detach()
         surprise = (drawn - mean) / self.log_std.exp()
         log_prob = (-0.5 * surprise.square() - self.log_std).sum()
-        entry = torch.cat([drawn, torch.ones_like(drawn[:1])])  # that it was drawn stands in the last column
+        then = torch.where(known, before[-2], log_prob).detach()
+        entry = torch.cat([drawn, torch.stack([then, torch.ones_like(then)])])
         memory = torch.where(at.unsqueeze(-1), entry, state[DRAWN])
-        return drawn, {**state, DRAWN: memory, LOG_PROB: state[LOG_PROB] + log_prob * at.any()}
+        odds = torch.where(at.any(), (log_prob - then).exp(), 1.0)
+        return drawn, {**state, DRAWN: memory, ODDS: state[ODDS] * odds}
