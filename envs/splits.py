@@ -116,12 +116,12 @@ class TaskBenchmark:
             return self._deal(self._list(split), tasks, generator)
         family = self.heldout.get(split, self.train)
         kept = family.sample(tasks, generator=generator)
-        kept = _select(kept, self._belongs(split, kept))
+        kept = _select(kept, self.belongs(split, kept))
         for _ in range(ROUNDS):
             if (missing := tasks - len(next(iter(kept.values())))) <= 0:
                 return {name: values[:tasks] for name, values in kept.items()}
             drawn = family.sample(2 * missing + 16, generator=generator)
-            drawn = _select(drawn, self._belongs(split, drawn))
+            drawn = _select(drawn, self.belongs(split, drawn))
             kept = {name: torch.cat((values, drawn[name])) for name, values in kept.items()}
         raise RuntimeError(f"{self.name}: {ROUNDS} rounds found fewer than {tasks} tasks of {split!r}; widen the range")
 
@@ -131,12 +131,22 @@ class TaskBenchmark:
         Raises:
             ValueError: a constant is missing or unknown.
         """
-        return self._belongs("train", task)
+        return self.belongs("train", task)
 
-    def _belongs(self, split: str, task: Task) -> Tensor:
+    def belongs(self, split: str, task: Task) -> Tensor:
+        """Which tasks a split could hold, bool of the values' shape. A function of the values alone.
+
+        Raises:
+            ValueError: no such split, or a constant is missing or unknown.
+        """
+        refuse_unknown(self.name, "split", [split], ("train", *self.splits))
         if split in self.heldout:
-            return self.heldout[split].contains(task) & ~self._belongs("train", task)
+            return self.heldout[split].contains(task) & ~self.is_training(task)
         ranged = self.train.contains(task)
+        if split in self.listed:
+            listed = self._list(split).items()
+            same = [task[name].float().unsqueeze(-1) == column.to(task[name].device) for name, column in listed]
+            return torch.stack(same).all(0).any(-1)
         indices = cells.indices(self.train, task, self.bins)
         for name in self.listed:
             near = cells.indices(self.train, self._list(name), self.bins).to(indices.device)

@@ -35,8 +35,10 @@ from envs import (
     cartpole_all,
     cartpole_polarity,
     cartpole_wide,
+    cells,
     navigation_corners,
     navigation_fixed,
+    navigation_maml,
 )
 from envs.adapters import FamilyEnv, FamilyVectorEnv, GymnasiumFamily, register
 from envs.adapters.registration import FAMILIES
@@ -202,33 +204,62 @@ def trains(benchmark: TaskBenchmark, task: Mapping[str, Any]) -> list[bool]:
     return benchmark.is_training(values).tolist()
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
+def of_split(benchmark: TaskBenchmark, split: str, task: Mapping[str, Any]) -> list[bool]:
+    """Which tasks the split could have drawn, told apart by what other splits own and by the ranges alone."""
+    values = {name: torch.as_tensor(np.atleast_1d(np.float32(value))) for name, value in task.items()}
+    index = cells.indices(benchmark.family, values, benchmark.bins)
+    owner = cells.bucket(index, cells.salt(benchmark.name))
+    inside = benchmark.heldout.get(split, benchmark.family).contains(values)
+    share = {"test": owner == 0, "validation": owner == 1}.get(split, torch.tensor(trains(benchmark, task)))
+    return (inside & (~share if split in benchmark.heldout else share)).tolist()
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("name", PINNED)
-def test_a_pinned_constant_takes_no_held_out_task_into_training(name: str, split: str) -> None:
+def test_a_pinned_constant_takes_no_task_out_of_its_split(name: str, split: str) -> None:
     benchmark, pins = PINNED[name]
     one, twin = (FamilyVectorEnv(benchmark, 200, pins, split=split) for _ in range(2))
     for env in (one, twin):
         env.reset(seed=0)
-    assert trains(benchmark, one.task) == [False] * 200
+    assert of_split(benchmark, split, one.task) == [True] * 200
     for constant, values in one.task.items():
         np.testing.assert_array_equal(values, twin.task[constant])
         assert constant not in pins or set(values) == {np.float32(pins[constant])}
     single = FamilyEnv(benchmark, pins, split=split)
     for seed in range(20):
         single.reset(seed=seed)
-        assert trains(benchmark, single.task) == [False]
+        assert of_split(benchmark, split, single.task) == [True]
 
 
-def test_other_splits_stay_held_out_under_a_pin_too() -> None:
+def test_other_splits_are_kept_to_under_a_pin_too() -> None:
     for benchmark, split, pins in (
         (cartpole_polarity(), "interpolation", {"polarity": -1.0}),
-        (cartpole_polarity(), "extrapolation", {"gravity": 12.0}),  # no training task has another gravity
-        (cartpole_wide(), "extrapolation", {"half_length": 0.5}),
-        (navigation_corners(), "corners", {"radius": 2.8}),
+        (cartpole_wide(), "extrapolation", {"half_length": 1.2}),
+        (navigation_corners(), "extrapolation", {"radius": 2.8}),
     ):
         many = FamilyVectorEnv(benchmark, 50, pins, split=split)
         many.reset(seed=0)
-        assert not any(trains(benchmark, many.task)), (benchmark.name, split)
+        assert all(of_split(benchmark, split, many.task)), (benchmark.name, split)
+    for benchmark, split, pins in (
+        (cartpole_polarity(), "extrapolation", {"gravity": 12.0}),
+        (cartpole_wide(), "extrapolation", {"half_length": 0.5}),  # a length that training knows
+        (navigation_corners(), "corners", {"radius": 2.8}),
+        (cartpole_wide(), "train", {"half_length": 0.65}),  # in the hole
+    ):
+        with pytest.raises(ValueError, match=f"a task of '{split}', got .* left none in 300 draws"):
+            FamilyVectorEnv(benchmark, 2, pins, split=split).reset(seed=0)
+
+
+def test_a_pinned_task_of_a_list_is_one_of_the_list() -> None:
+    benchmark = navigation_maml()
+    goals = benchmark.listed["published"]
+    known = set(zip(*(np.float32(goals[name]).tolist() for name in ("goal_x", "goal_y")), strict=True))
+    x, y = sorted(known)[3]
+    env = FamilyEnv(benchmark, {"goal_x": x}, split="published")
+    env.reset(seed=0)
+    assert (env.task["goal_x"], env.task["goal_y"]) == (x, y)
+    with pytest.raises(ValueError, match="a task of 'published', got goal_x=0.123"):
+        FamilyEnv(benchmark, {"goal_x": 0.123}, split="published").reset(seed=0)
 
 
 def test_rows_that_are_pinned_later_keep_their_task_where_it_stays_in_the_split() -> None:
@@ -237,14 +268,14 @@ def test_rows_that_are_pinned_later_keep_their_task_where_it_stays_in_the_split(
     many.reset(seed=0)
     before = many.task
     turned = {**before, "polarity": np.ones(100, np.float32)}
-    kept = ~np.array(trains(benchmark, turned))
+    kept = np.array(of_split(benchmark, "test", turned))
     many.reset(options={"task": {"polarity": 1.0}})
-    assert 0 < kept.sum() < 100 and not any(trains(benchmark, many.task))
+    assert 0 < kept.sum() < 100 and all(of_split(benchmark, "test", many.task))
     assert np.array_equal(many.task["force_magnitude"] == before["force_magnitude"], kept)
     half = np.arange(100) < 50
     now = many.task
     many.reset(options={"task": {"polarity": -1.0}, "reset_mask": half})
-    assert not any(trains(benchmark, many.task)) and set(many.task["polarity"][half]) == {-1.0}
+    assert all(of_split(benchmark, "test", many.task)) and set(many.task["polarity"][half]) == {-1.0}
     assert all(np.array_equal(many.task[name][~half], now[name][~half]) for name in now)
 
 
@@ -268,13 +299,15 @@ def test_unpinned_tasks_are_those_that_the_benchmark_draws() -> None:
     assert all(np.array_equal(many.task[name], values.numpy()) for name, values in drawn.items())
 
 
-def test_pinned_constants_that_leave_no_held_out_task_are_named() -> None:
+def test_pinned_constants_that_leave_no_task_of_the_split_are_named() -> None:
     pins = {"polarity": 1.0, "force_magnitude": 5.0}
     for make in (FamilyEnv, lambda benchmark, pins, split: FamilyVectorEnv(benchmark, 3, pins, split=split)):
-        with pytest.raises(ValueError, match="held-out task, got force_magnitude=5, polarity=1") as caught:
+        with pytest.raises(ValueError, match="a task of 'test', got force_magnitude=5, polarity=1") as caught:
             make(cartpole_polarity(), pins, split="test").reset(seed=0)
         assert "\n" not in str(caught.value)
-        make(cartpole_polarity(), {**pins, "gravity": 12.0}, split="train").reset(seed=0)  # where anything may be tried
+        make(cartpole_polarity().family, {**pins, "gravity": 12.0}, split="train").reset(
+            seed=0
+        )  # anything may be tried
 
 
 def test_global_random_state_is_untouched() -> None:

@@ -83,7 +83,7 @@ def make_single(
         family: a name in `FAMILIES`; filled in by the id.
         benchmark: draws the tasks, in place of constants: one of this family, or its name in ``envs.BENCHMARKS``.
         split: of the benchmark.
-        task: constants to pin; with a benchmark the others are drawn such that a held-out task stays one.
+        task: constants to pin; with a benchmark the others are drawn such that the task is one of the split.
         render_mode: None or ``"rgb_array"``.
         constants: of the family: numbers, distributions, and its settings, such as ``reward="squared"``.
 

@@ -29,7 +29,7 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
     The task is drawn at the first reset and at every reset with a seed; a reset without one starts the next
     episode of the same task. ``reset(options={"task": {"gravity": 12.0}})`` pins constants, and keeps them
     pinned until the option comes again; ``options={"task": "sample"}`` unpins all and draws a new task. Of a
-    benchmark, the other constants are drawn anew where pinning would turn a held-out task into a training task.
+    benchmark, the other constants are drawn anew where pinning would take the task out of the split.
 
     An episode that the rules of the task end is ``terminated``; one that lives to the time limit is
     ``truncated`` (both, if it happens in the same step, as with Gymnasium's ``TimeLimit``).
@@ -94,7 +94,7 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
 
         Raises:
             ValueError: an unknown option or constant, a value that a constant cannot have, or pinned constants that
-                leave no held-out task.
+                leave no task of the split.
         """
         chosen = known_options(options).get("task")
         again = check_choice(chosen)

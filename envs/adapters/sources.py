@@ -27,8 +27,8 @@ Indices = npt.NDArray[np.int64]
 class Tasks:
     """Tasks of many rows, drawn from a family or from a split of a benchmark, some constants pinned by hand.
 
-    A pinned constant moves a task to another place in the benchmark. A task of a held-out split is drawn until it is no
-    training task there.
+    A pinned constant moves a task to another place in the benchmark, so tasks are drawn until they belong to the split
+    there.
 
     Args:
         source: a family, whose ranges are drawn from; or a benchmark.
@@ -65,19 +65,17 @@ class Tasks:
         return self._source.sample(count, generator=generator)
 
     def keep(self, task: Task, rows: Indices, generator: torch.Generator) -> dict[str, Tensor]:
-        """``task``, one ``[len(rows)]`` of these rows, drawn anew where what is pinned makes a training task of it.
+        """``task``, one ``[len(rows)]`` of these rows, drawn anew where what is pinned takes it out of the split.
 
         Raises:
-            ValueError: with what is pinned there is next to no held-out task.
+            ValueError: with what is pinned there is next to no task of the split.
         """
         kept, index = dict(task), torch.from_numpy(rows)
         pins = {name: pins[index] for name, pins in self._pins.items()}
-        if isinstance(self._source, Family) or self._split == "train":
-            return kept
-        if all(bool(values.isnan().all()) for values in pins.values()):
+        if isinstance(self._source, Family) or all(bool(values.isnan().all()) for values in pins.values()):
             return kept
         for _ in range(TRIES):
-            wrong = self._source.is_training(_pinned(kept, pins)).nonzero().flatten()
+            wrong = (~self._source.belongs(self._split, _pinned(kept, pins))).nonzero().flatten()
             if not len(wrong):
                 return kept
             drawn = self.draw(len(wrong), generator)
@@ -85,8 +83,8 @@ class Tasks:
         first = {name: values[wrong[0]].item() for name, values in pins.items()}
         shown = ", ".join(f"{name}={value:g}" for name, value in first.items() if not math.isnan(value))
         raise ValueError(
-            f"task: expected constants that leave {self._source.name} a held-out task, got {shown}, which left none in"
-            f" {TRIES} draws of {self._split!r}; pin other values or fewer, or give its family, which has no splits"
+            f"task: expected constants that leave {self._source.name} a task of {self._split!r}, got {shown}, which"
+            f" left none in {TRIES} draws; pin other values or fewer, or give its family, which has no splits"
         )
 
     def put(self, task: Task) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
             Observations of all rows ``[num_envs, ...]`` and an empty info.
 
         Raises:
-            ValueError: an unknown option or constant, pinned constants that leave no held-out task, a wrong
+            ValueError: an unknown option or constant, pinned constants that leave no task of the split, a wrong
                 number of seeds, a mask of another shape or without a true entry.
             TypeError: a mask that is no numpy array of bool.
             ResetNeeded: a mask at the first reset that leaves rows out.
@@ -208,7 +208,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         return np.array(fresh, dtype=np.int64)
 
     def _renew_tasks(self, fresh: Indices, rows: Indices) -> None:
-        """New tasks in the fresh rows, and in any of the reset rows of which a pin makes a training task."""
+        """New tasks in the fresh rows, and in any of the reset rows that a pin takes out of the split."""
 
         def kept(some: Indices, generator: torch.Generator) -> Task:
             index = torch.from_numpy(some)
