@@ -139,6 +139,35 @@ def test_the_time_limit_truncates_and_only_it(make: Any, limit: int) -> None:
     assert flags == [(False, False)] * (limit - 1) + [(False, True)]
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs", "limit"),
+    [
+        ("RingNavigation", {}, 20),
+        ("RingNavigation", {"benchmark": "navigation-corners"}, 100),
+        ("RingNavigation", {"benchmark": "navigation-corners", "max_episode_steps": 130}, 130),
+        ("RingNavigation", {"benchmark": "navigation-corners", "max_episode_steps": 20}, 20),
+        ("RingNavigation", {"benchmark": navigation_corners(horizon=7)}, 7),
+        ("RingNavigation", {"benchmark": navigation_corners(horizon=7), "max_episode_steps": 9}, 9),
+    ],
+)
+def test_a_benchmarks_horizon_holds_under_an_id_unless_a_limit_is_given(name: str, kwargs: Any, limit: int) -> None:
+    still = np.zeros((1, 2), np.float32)
+    one, many = gymnasium.make(f"metarl/{name}-v0", **kwargs), gymnasium.make_vec(f"metarl/{name}-v0", 1, **kwargs)
+    loop = gymnasium.make_vec(f"metarl/{name}-v0", 1, vectorization_mode="sync", **kwargs)
+    again = gymnasium.make(one.spec)
+    assert one.spec.max_episode_steps == again.spec.max_episode_steps == limit
+    for env, action in ((one, still[0]), (again, still[0]), (many, still), (loop, still)):
+        env.reset(seed=0)
+        cuts = [bool(np.all(env.step(action)[3])) for _ in range(limit)]
+        assert cuts == [False] * (limit - 1) + [True]
+
+
+def test_no_limit_at_all_is_possible_under_an_id() -> None:
+    env = gymnasium.make("metarl/CartPole-v0", benchmark="cartpole-packer", max_episode_steps=-1)
+    assert env.spec.max_episode_steps is None
+    assert gymnasium.make("metarl/CartPole-v0", benchmark="cartpole-packer").spec.max_episode_steps == 200
+
+
 def test_an_end_by_the_rules_is_no_truncation_and_both_may_meet() -> None:
     push = np.array([1.0, 0.0], np.float32)
     for limit, late in ((5, False), (3, True)):

@@ -8,10 +8,12 @@ calls it, so that a program that knows nothing of us can ask for
 from __future__ import annotations
 
 import inspect
+from types import FrameType
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import TimeLimit
 
 from ..acrobot import Acrobot
 from ..bandits import BernoulliBandit
@@ -28,7 +30,7 @@ from ..ring_navigation import RingNavigation
 from ..splits import TaskBenchmark
 from ..tabular import TabularMDP
 from ..walled_navigation import WalledNavigation
-from .single import FamilyEnv
+from .single import FamilyEnv, Observation
 from .sources import Source, Values
 from .vector import FamilyVectorEnv
 
@@ -54,7 +56,8 @@ def register() -> tuple[str, ...]:
     """Make every family known to Gymnasium; calling it again changes nothing.
 
     Returns:
-        The ids, such as ``"metarl/CartPole-v0"``. Their keyword arguments are those of `make_single`.
+        The ids, such as ``"metarl/CartPole-v0"``. Their keyword arguments are those of `make_single`. They have no
+        time limit of their own, since the family's horizon holds, which a benchmark may have another of.
     """
     ids = {f"{NAMESPACE}/{name}-v{VERSION}": name for name in FAMILIES}
     for env_id, name in ids.items():
@@ -63,7 +66,6 @@ def register() -> tuple[str, ...]:
                 env_id,
                 entry_point=f"{__name__}:make_single",
                 vector_entry_point=f"{__name__}:make_vector",
-                max_episode_steps=inspect.signature(FAMILIES[name]).parameters["horizon"].default,
                 kwargs={"family": name},
             )
     return tuple(ids)
@@ -76,8 +78,8 @@ def make_single(
     task: Values | None = None,
     render_mode: str | None = None,
     **constants: Any,
-) -> FamilyEnv:
-    """What ``gymnasium.make`` calls. The time limit is left to Gymnasium's wrapper, and to ``max_episode_steps``.
+) -> gymnasium.Env[Observation, Any]:
+    """What ``gymnasium.make`` calls. Its ``max_episode_steps`` is the time limit; without one the family's horizon.
 
     Args:
         family: a name in `FAMILIES`; filled in by the id.
@@ -92,7 +94,9 @@ def make_single(
             family and ``FamilyEnv``.
     """
     source = _source(family, benchmark, constants)
-    return FamilyEnv(source, task, split=split, max_episode_steps=-1, render_mode=render_mode)
+    env = FamilyEnv(source, task, split=split, max_episode_steps=-1, render_mode=render_mode)
+    horizon = (source if isinstance(source, Family) else source.family).horizon
+    return env if _limited(inspect.currentframe()) else TimeLimit(env, horizon)
 
 
 def make_vector(
@@ -113,7 +117,7 @@ def make_vector(
         benchmark: draws the tasks, in place of constants.
         split: of the benchmark.
         autoreset_mode: see ``FamilyVectorEnv``.
-        max_episode_steps: time limit; the id's own where none is given.
+        max_episode_steps: time limit; the family's horizon where none is given.
         render_mode: None or ``"rgb_array"``.
         constants: of the family.
 
@@ -131,6 +135,18 @@ def make_vector(
         max_episode_steps=max_episode_steps,
         render_mode=render_mode,
     )
+
+
+def _limited(frame: FrameType | None) -> bool:
+    """Whether ``gymnasium.make``, if it called what runs in ``frame``, puts a time limit on what it is given.
+
+    It does not hand the limit on, and a wrapper inside of its own would cut a longer one short.
+    """
+    caller = frame.f_back if frame else None
+    if caller is None or caller.f_code is not gymnasium.make.__code__:
+        return False
+    asked = caller.f_locals
+    return asked["max_episode_steps"] is not None or asked["env_spec"].max_episode_steps is not None
 
 
 def _source(family: str, benchmark: TaskBenchmark | str | None, constants: dict[str, Any]) -> Source:
