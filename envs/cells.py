@@ -43,7 +43,13 @@ def bucket(index: Tensor, start: int) -> Tensor:
 
 def indices(family: Family, task: Task, bins: int) -> Tensor:
     """Cell indices of every constant with respect to the family's ranges, ``[..., C]`` in declared order."""
-    return torch.stack([distribution.cell(task[name], bins) for name, distribution in family.ranges.items()], -1)
+    return torch.stack([_cell(family, name, task[name], bins) for name in family.ranges], -1)
+
+
+def _cell(family: Family, name: str, values: Tensor, bins: int) -> Tensor:
+    """Cells of one constant's values; no cell's edge may part values that are the same environment."""
+    counted = values.float().floor() if family.parameters[name].whole else values
+    return family.ranges[name].cell(counted, bins)
 
 
 def in_hole(hole: Family, train: Family, index: Tensor, bins: int) -> Tensor:
@@ -52,7 +58,7 @@ def in_hole(hole: Family, train: Family, index: Tensor, bins: int) -> Tensor:
     for column, (name, distribution) in zip(index.unbind(-1), hole.ranges.items(), strict=True):
         inside = torch.zeros_like(touched)
         for ends in distribution.intervals:
-            low, high = train.ranges[name].cell(torch.tensor(ends), bins).tolist()
+            low, high = _cell(train, name, torch.tensor(ends), bins).tolist()
             inside = inside | ((column >= low) & (column <= high))
         touched = touched & inside
     return touched
@@ -92,6 +98,8 @@ def varied(family: Family) -> Mapping[str, Distribution]:
 def distinct(family: Family, bins: int) -> int:
     """How many cells the family's tasks can fall in, at most."""
     count = 1
-    for distribution in varied(family).values():
-        count *= len(distribution.values) if isinstance(distribution, Choice) else bins
+    for name, distribution in varied(family).items():
+        low, high = distribution.bounds
+        most = min(bins, int(high - low) + 1) if family.parameters[name].whole else bins
+        count *= len(distribution.values) if isinstance(distribution, Choice) else most
     return count

@@ -22,6 +22,8 @@ class Parameter:
         unit: SI unit, or ``"1"``.
         doc: what it is, in a few words.
         choices: the only valid values, if just a few are; empty otherwise.
+        whole: whether the whole part alone counts. Two tasks that differ in the rest are one to an agent, so splits
+            look at the whole part too, and ranges must begin and end at whole numbers.
     """
 
     default: float
@@ -30,6 +32,7 @@ class Parameter:
     unit: str
     doc: str
     choices: tuple[float, ...] = ()
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.accepts(Fixed(self.default)):
@@ -38,12 +41,16 @@ class Parameter:
     @property
     def valid(self) -> str:
         """The valid values, in words for error messages."""
-        return f"one of {self.choices}" if self.choices else f"within [{self.low}, {self.high}]"
+        if self.choices:
+            return f"one of {self.choices}"
+        return f"{'whole numbers ' if self.whole else ''}within [{self.low}, {self.high}]"
 
     def accepts(self, distribution: Distribution) -> bool:
         """Whether every value of the distribution is valid."""
         if self.choices:
             return all(low == high and low in self.choices for low, high in distribution.intervals)
+        if self.whole and not all(float(end).is_integer() for ends in distribution.intervals for end in ends):
+            return False
         low, high = distribution.bounds
         return self.low <= low and high <= self.high
 

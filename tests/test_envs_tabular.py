@@ -316,6 +316,19 @@ def test_splits_share_no_mdp() -> None:
     assert list(means.values()) == pytest.approx([21.83] * 3, abs=0.15)  # the splits are equally hard
 
 
+@pytest.mark.parametrize("bins", [1024, 37])
+def test_a_short_range_of_seeds_shares_no_mdp_either(bins: int) -> None:
+    hole = {"hole": TabularMDP(3, 2, seed=Range(40, 60))}
+    bench = TaskBenchmark("few", TabularMDP(3, 2, seed=Range(0, 100)), hole, bins=bins)
+    whole = {
+        split: set(bench.sample(split, 4000, generator=seeded(11))["seed"].long().tolist())
+        for split in ("train", *bench.splits)
+    }
+    for one, other in itertools.combinations(whole, 2):
+        assert not whole[one] & whole[other]
+    assert len(set().union(*whole.values())) > 90  # the rest shares a cell with the hole
+
+
 def test_a_split_may_differ_in_its_rewards() -> None:
     bench = TaskBenchmark("tabular", TabularMDP(), {"extrapolation": TabularMDP(reward_spread=Range(1.5, 2.0))})
     task = bench.sample("extrapolation", 100, generator=seeded())
@@ -330,8 +343,9 @@ def test_a_split_may_differ_in_its_rewards() -> None:
         ({"actions": 2.0}, TypeError, "actions: expected an integer"),
         ({"observation": "full"}, ValueError, "observation: expected one of plain, feedback, got 'full'"),
         ({"horizon": 0}, ValueError, "horizon"),
-        ({"seed": -1.0}, ValueError, "seed: expected within"),
-        ({"seed": 2.0**24 + 2}, ValueError, "seed: expected within"),
+        ({"seed": -1.0}, ValueError, "seed: expected whole numbers within"),
+        ({"seed": 2.0**24 + 2}, ValueError, "seed: expected whole numbers within"),
+        ({"seed": Range(0.0, 10.5)}, ValueError, "seed: expected whole numbers within"),
         ({"reward_noise": -0.5}, ValueError, "reward_noise: expected within"),
         ({"reward_sped": 1.0}, ValueError, "did you mean 'reward_spread'"),
     ],

@@ -423,6 +423,21 @@ def test_physics_change_at_the_given_step() -> None:
     assert_plays_like(family, pole, turned)
 
 
+def test_of_the_step_of_a_change_the_whole_part_counts_also_for_the_splits() -> None:
+    bench = TaskBenchmark("turned", Changing(CartPole(), Range(0, 30), polarity=-1.0))
+    steps = {
+        split: set(bench.sample(split, 1000, generator=seeded())["change_at"].long().tolist())
+        for split in ("train", "validation", "test")
+    }
+    assert not steps["train"] & (steps["validation"] | steps["test"]) and not steps["validation"] & steps["test"]
+    family = Changing(CartPole(), polarity=-1.0)
+    played = [
+        play(family, {**drawn(family), "change_at": torch.full((TASKS, 1), at)}, random_actions(family))[0]
+        for at in (3.0, 3.7, 4.0)
+    ]
+    assert torch.equal(played[0], played[1]) and not torch.equal(played[1], played[2])
+
+
 def test_a_change_reaches_start_and_sight() -> None:
     moved = Changing(Navigation(), change_at=0.0, start_x=2.0)
     task = drawn(moved)

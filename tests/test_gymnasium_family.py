@@ -21,7 +21,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from helpers import Stub, categorical_policy, gaussian_policy, seeded
 from torch import Tensor
 
-from envs import CartPole, Range, ScaledActions, TaskBenchmark
+from envs import CartPole, Choice, Range, ScaledActions, TaskBenchmark
 from envs.adapters import GymnasiumFamily
 from envs.adapters.gymnasium_family import derived
 from metarl import Descent, Learner, Plan, collect, meta_step
@@ -269,8 +269,9 @@ def test_what_the_constructor_computes_from_its_argument_is_noticed(cls: type, s
 )
 def test_the_classic_environments_take_their_constants_as_attributes(env_id: str, constants: list[str]) -> None:
     env = gymnasium.make(env_id).unwrapped
-    own = {name: float(getattr(env, name)) for name in constants}
-    family = GymnasiumFamily(env_id, {name: Range(value, value + 0.01) for name, value in own.items()})
+    own = {name: getattr(env, name) for name in constants}
+    ranges = {n: Choice((v, v + 1.0)) if isinstance(v, int) else Range(v, v + 0.01) for n, v in own.items()}
+    family = GymnasiumFamily(env_id, ranges)
     assert {name: parameter.default for name, parameter in family.parameters.items()} == own
 
 
@@ -359,7 +360,7 @@ def test_a_truncation_before_the_horizon_is_refused_rather_than_taken_for_death(
 
 
 def test_bool_and_int_constants_arrive_as_such_and_rows_have_their_own() -> None:
-    ranges = {"life": Range(1.0, 4.0), "flag": 1.0}
+    ranges = {"life": Choice((1.0, 2.0, 4.0)), "flag": 1.0}
     for how in ({}, {"rebuild": True}):
         family = GymnasiumFamily("tests/Clock-v3", ranges, horizon=9, **how)
         task = {"life": torch.tensor([[1.2], [3.9]]), "flag": torch.tensor([[1.0], [0.0]])}
@@ -600,7 +601,19 @@ def test_lunar_lander_varies_by_its_constructor(box2d: Any) -> None:
         ),
         (lambda: GymnasiumFamily("CartPole-v1", ["gravity"]), TypeError, r"by name, .*, got \['gravity'\]"),  # type: ignore[arg-type]
         (lambda: GymnasiumFamily("tests/Clock-v3", {"life": 2.0}), ValueError, "give horizon="),
-        (lambda: clock(Range(-2.0, 3.0), rebuild=True), ValueError, "refused life=-2: a life is not negative"),
+        (
+            lambda: clock(Range(1.0, 4.0), rebuild=True),
+            ValueError,
+            "life of tests/Clock-v3: expected whole .* use Choice",
+        ),
+        (lambda: clock(Range(1.0, 4.0)), ValueError, "life of tests/Clock-v3: expected whole .* use Choice"),
+        (lambda: clock(Choice((1.2, 1.4))), ValueError, "life: expected whole numbers within"),
+        (
+            lambda: GymnasiumFamily("tests/Clock-v3", {"flag": Range(0.0, 1.0)}, 5),
+            ValueError,
+            r"flag: expected one of \(0.0, 1.0\)",
+        ),
+        (lambda: clock(Choice((-2.0, 3.0)), rebuild=True), ValueError, "refused life=-2: a life is not negative"),
         (
             lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True),
             TypeError,

@@ -79,9 +79,9 @@ class GymnasiumFamily(Family):
     * with ``rebuild`` a function ``(constants) -> Env`` by calling it for every task.
 
     Constants arrive as Python floats of their float32 values, or as bool or int where the attribute or
-    the constructor's default is one. A constant's default is the environment's own value of that name, or the
-    constructor's; where there is none, the low end of its range. The family keeps the time limit and turns
-    Gymnasium's own off.
+    the constructor's default is one; of those no range is taken, but a ``Choice``. A constant's default is the
+    environment's own value of that name, or the constructor's; where there is none, the low end of its range.
+    The family keeps the time limit and turns Gymnasium's own off.
     Observations are those of a ``Box``, or one-hot for ``Discrete``; actions are those of a ``Discrete``, counted
     from 0, or of a ``Box``, clipped to its bounds.
 
@@ -97,7 +97,8 @@ class GymnasiumFamily(Family):
 
     Raises:
         ValueError: no such id, version, attribute or argument; an attribute that others are computed from;
-            values that the environment refuses; no constants; no time limit; settings that contradict.
+            values that the environment refuses; a range of a whole number; no constants; no time limit;
+            settings that contradict.
         ImportError: the module, or one that the environment needs, is not installed.
         TypeError: an observation or action space of another kind.
 
@@ -143,10 +144,7 @@ class GymnasiumFamily(Family):
         recipe, how = _recipe(spec, example, list(ranges), setter, rebuild, given)
         # Declared for all instances alike by the base class; here each has those of its environment.
         self.parameters = {  # type: ignore[misc]
-            name: Parameter(
-                _default(name, one, example, recipe), -LARGEST, LARGEST, "as in Gymnasium", f"{name} of {spec.id}"
-            )
-            for name, one in ranges.items()
+            name: _parameter(f"{name} of {spec.id}", one, _own(name, example, recipe)) for name, one in ranges.items()
         }
         settings = {"env": spec.id, "constants": how, "kwargs": repr(sorted(given.items()))}
         super().__init__(_time_limit(spec.id, horizon), ranges, settings)
@@ -359,12 +357,34 @@ def _recipe(
     return Setter(spec, write_attributes, kwargs), "attributes"
 
 
-def _default(name: str, given: Distribution | float, example: Env, recipe: Recipe) -> float:
-    """The value that the environment itself has, or its constructor; where neither tells, the first of those given."""
+def _own(name: str, example: Env, recipe: Recipe) -> Any:
+    """The value that the environment itself has, or its constructor; None where neither tells.
+
+    It comes as a float where a function of the user's is given the constants, which are floats there.
+    """
     own = recipe.defaults.get(name) if isinstance(recipe, Constructor) else getattr(example.unwrapped, name, None)
-    if isinstance(own, int | float | np.number) and abs(float(own)) <= LARGEST:
-        return float(own)
-    return float(given.bounds[0] if isinstance(given, Distribution) else given)
+    if not isinstance(own, int | float | np.number | np.bool_) or abs(float(own)) > LARGEST:
+        return None
+    written = isinstance(recipe, Constructor) or (isinstance(recipe, Setter) and recipe.write is write_attributes)
+    return own if written else float(own)
+
+
+def _parameter(what: str, given: Distribution | float, own: Any) -> Parameter:
+    """The constant with the environment's own value as its default; without one, the first of those given.
+
+    Raises:
+        ValueError: a range where values are rounded to whole numbers: most of it would be one environment.
+    """
+    if isinstance(own, bool | np.bool_):
+        return Parameter(float(own), 0.0, 1.0, "as in Gymnasium", what, choices=(0.0, 1.0))
+    count = isinstance(own, int | np.integer)
+    intervals = given.intervals if isinstance(given, Distribution) else ()
+    if count and any(low < high for low, high in intervals):
+        raise ValueError(
+            f"{what}: expected whole numbers, as its own {own} is one, got {given}; use Choice((1, 2)), or a setter"
+        )
+    default = float(own if own is not None else intervals[0][0] if isinstance(given, Distribution) else given)
+    return Parameter(default, -LARGEST, LARGEST, "as in Gymnasium", what, whole=count)
 
 
 def _title(function: Callable[..., Any]) -> str:

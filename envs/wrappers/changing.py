@@ -29,8 +29,8 @@ class Changing(Wrapper):
     Adds ``change_at``, in steps, and for each constant named a ``later_`` one with its own valid values:
     ``Changing(CartPole(), change_at=100, polarity=-1.0)`` adds ``later_polarity``, and the actuator of every
     episode turns around after 100 steps. Before and after are drawn independently. Steps are counted from
-    0, in steps of the wrapped family; at 0 the change has come already when the episode starts. What the
-    wrapped family shows is decided by the constants in force as well.
+    0, in steps of the wrapped family, and of ``change_at`` the whole part counts; at 0 the change has come
+    already when the episode starts. What the wrapped family shows is decided by the constants in force as well.
 
     Args:
         family: what to wrap.
@@ -49,7 +49,7 @@ class Changing(Wrapper):
             raise ValueError(f"Changing: expected constants that change, got none; name some of {', '.join(known)}")
         refuse_unknown(f"Changing: {type(family).__name__}", "constant", later, known)
         self._later = {name: f"later_{name}" for name in known if name in later}
-        own = {"change_at": Parameter(NEVER, 0.0, NEVER, "steps", "from the start to the change")}
+        own = {"change_at": Parameter(NEVER, 0.0, NEVER, "steps", "from the start to the change", whole=True)}
         for name, new in self._later.items():
             own[new] = replace(known[name], doc=f"{known[name].doc}, from the change on")
         ranges = {"change_at": change_at, **{new: later[name] for name, new in self._later.items()}}
@@ -76,5 +76,5 @@ class Changing(Wrapper):
 
     def _now(self, task: Task, clock: Tensor) -> dict[str, Tensor]:
         """The wrapped family's constants at a step ``[*rows]``."""
-        early = clock < task["change_at"]
+        early = clock + 1 <= task["change_at"]  # the clock is whole, and so what is behind the point does not count
         return self._task(task) | {name: torch.where(early, task[name], task[new]) for name, new in self._later.items()}
