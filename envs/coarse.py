@@ -35,6 +35,7 @@ class Coarse(Distribution):
     cells: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         most = len(self.of.values) if isinstance(self.of, Choice) else self.cells
         if not 1 <= self.cells <= most:
             raise ValueError(f"Coarse: expected at least 1 cell and at most one a choice, got {self.cells}; correct it")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .checks import refuse_unknown, whole
 from .parameters import Parameter
-from .ranges import Distribution, Fixed
+from .ranges import Distribution, Fixed, plain
 
 Task = Mapping[str, Tensor]
 """Constants by name: ``[T]`` for a set of tasks, ``[T, 1]`` against rows ``[T, N]``."""
@@ -66,7 +66,7 @@ class Family(ABC):
     ) -> None:
         refuse_unknown(type(self).__name__, "constant", ranges, self.parameters)
         self._horizon = whole("horizon", horizon)
-        self._settings = dict(settings or {})
+        self._settings = {name: plain(value) for name, value in (settings or {}).items()}
         self._ranges = {
             name: _distribution(name, ranges.get(name, parameter.default), parameter)
             for name, parameter in self.parameters.items()
@@ -151,6 +151,7 @@ def _check_names(family: str, task: Task, known: Iterable[str]) -> None:
 
 
 def _distribution(name: str, value: Distribution | float, parameter: Parameter) -> Distribution:
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Distribution | int | float):
         raise TypeError(f"{name}: expected a number or a distribution, got {value!r}; give 1.5 or Range(1, 2)")
     try:

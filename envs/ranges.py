@@ -25,8 +25,19 @@ def stored(value: float) -> float:
         return float(np.float32(value))
 
 
+def plain(value: Any) -> Any:
+    """A number of NumPy's as Python's, tuples of them too; anything else as it is, for JSON knows no others."""
+    if isinstance(value, tuple):
+        return tuple(plain(part) for part in value)
+    return value.item() if isinstance(value, np.number) else value
+
+
 class Distribution(ABC):
     """Where the values of one constant come from."""
+
+    def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            object.__setattr__(self, name, plain(value))  # frozen
 
     @property
     @abstractmethod
@@ -105,6 +116,7 @@ class Fixed(Distribution):
     value: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_intervals("Fixed", self.intervals)
 
     @property
@@ -126,6 +138,7 @@ class Range(Distribution):
     high: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_intervals("Range", self.intervals)
 
     @property
@@ -142,6 +155,7 @@ class Union(Distribution):
     parts: tuple[Interval, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_intervals("Union", self.intervals)
 
     @property
@@ -159,6 +173,7 @@ class LogRange(Distribution):
     high: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_intervals("LogRange", self.intervals)
         _check_positive("LogRange", self.intervals)
 
@@ -183,6 +198,7 @@ class LogUnion(Distribution):
     parts: tuple[Interval, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_intervals("LogUnion", self.intervals)
         _check_positive("LogUnion", self.intervals)
 
@@ -208,6 +224,7 @@ class Choice(Distribution):
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len({stored(value) for value in self.values}) != len(self.values) or not self.values:
             raise ValueError(f"Choice: expected one or more distinct values, got {self.values}; remove repetitions")
         for value in self.values:

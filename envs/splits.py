@@ -23,6 +23,7 @@ from torch import Tensor
 from . import cells
 from .checks import refuse_unknown, whole
 from .family import Family, Task
+from .ranges import plain
 
 SAME_RANGE = {"test": 0, "validation": 1}  # the hash bucket that each split owns; training has the rest
 ROUNDS = 1000  # redraws before a split is taken to be empty
@@ -173,7 +174,7 @@ class TaskBenchmark:
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides which task belongs to which split, as plain JSON values."""
-        lists = {name: {k: list(v) for k, v in columns.items()} for name, columns in self.listed.items()}
+        lists = {name: {k: list(plain(tuple(v))) for k, v in columns.items()} for name, columns in self.listed.items()}
         return {
             "name": self.name,
             "train": self.train.describe(),

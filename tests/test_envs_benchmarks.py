@@ -18,6 +18,7 @@ from envs import (
     BENCHMARKS,
     CartPole,
     Choice,
+    Coarse,
     Fixed,
     LogRange,
     LogUnion,
@@ -353,6 +354,37 @@ def test_fingerprint_changes_with_every_field():
     assert len(set(prints)) == len(prints)
     assert prints[0] == TaskBenchmark("a", Navigation()).fingerprint()
     assert all(json.loads(json.dumps(bench.describe())) for bench in variants)
+
+
+@pytest.mark.parametrize(
+    ("numpy", "python"),
+    [
+        (lambda: CartPole(gravity=Choice(tuple(np.arange(5, 16)))), lambda: CartPole(gravity=Choice((*range(5, 16),)))),
+        (lambda: CartPole(gravity=Range(np.float32(5), np.int64(15))), lambda: CartPole(gravity=Range(5.0, 15))),
+        (
+            lambda: CartPole(gravity=Union(((np.float64(5), np.float32(8)), (9, np.int8(12))))),
+            lambda: CartPole(gravity=Union(((5.0, 8.0), (9, 12)))),
+        ),
+        (
+            lambda: CartPole(gravity=Coarse(LogRange(np.float32(5), 15), np.int64(64)), cart_mass=np.float32(2)),
+            lambda: CartPole(gravity=Coarse(LogRange(5.0, 15), 64), cart_mass=2.0),
+        ),
+        (
+            lambda: CartPole(gravity=Range(5, 15), pole_mass=np.int64(1)),
+            lambda: CartPole(gravity=Range(5, 15), pole_mass=1),
+        ),
+    ],
+)
+def test_numbers_of_numpy_are_python_numbers(numpy, python):
+    assert json.dumps(numpy().describe()) == json.dumps(python().describe())
+
+
+def test_lists_of_numpys_numbers_have_the_fingerprint_of_pythons():
+    def listed(number):
+        row = {"goal_x": (number(0.25),), "goal_y": (number(0.5),), "start_x": (number(0),), "start_y": (number(0),)}
+        return TaskBenchmark("lists", Navigation(), listed={"few": row})
+
+    assert listed(np.float32).fingerprint() == listed(float).fingerprint()
 
 
 def test_fingerprints_and_membership_are_equal_in_another_process():
