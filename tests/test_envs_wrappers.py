@@ -438,6 +438,33 @@ def test_of_the_step_of_a_change_the_whole_part_counts_also_for_the_splits() -> 
     assert torch.equal(played[0], played[1]) and not torch.equal(played[1], played[2])
 
 
+@pytest.mark.parametrize(
+    ("family", "later"),
+    [
+        (ScaledSensors(CartPole()), {"sensor_2": -1.0}),
+        (NoisySensors(CartPole(), noise_1=0.1), {"bias_0": 0.5}),
+        (DeadActions(CartPole()), {"dead_1": 1.0}),
+        (BernoulliBandit(3, 9, arm_0=0.0, arm_1=0.0, arm_2=0.0), {"arm_1": 1.0}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_constants_that_are_stacked_can_change_alone(family: Family, later: dict[str, float]) -> None:
+    at = 5
+    changing = Changing(family, change_at=float(at), **later)
+    task, actions = drawn(changing), random_actions(changing)
+    (name, value), *_ = later.items()
+    begun = {n: task[n] for n in family.parameters}
+    turned = begun | {name: torch.full((TASKS, 1), value)}
+    own = changing.reset(task, (TASKS, EPISODES), generator=seeded(1))
+    bare = family.reset(begun, (TASKS, EPISODES), generator=seeded(1))
+    for step, action in enumerate(actions):
+        now = begun if step < at else turned
+        assert torch.equal(changing.observe(task, own), family.observe(now, bare))
+        mine, yours = changing.step(task, own, action), family.step(now, bare, action)
+        assert torch.equal(mine.reward, yours.reward)
+        own, bare = mine.state, yours.state
+
+
 def test_a_change_reaches_start_and_sight() -> None:
     moved = Changing(Navigation(), change_at=0.0, start_x=2.0)
     task = drawn(moved)

@@ -75,6 +75,7 @@ class Changing(Wrapper):
         return {}
 
     def _now(self, task: Task, clock: Tensor) -> dict[str, Tensor]:
-        """The wrapped family's constants at a step ``[*rows]``."""
+        """The wrapped family's constants at a step ``[*rows]``, all of that shape: it may stack them."""
         early = clock + 1 <= task["change_at"]  # the clock is whole, and so what is behind the point does not count
-        return self._task(task) | {name: torch.where(early, task[name], task[new]) for name, new in self._later.items()}
+        now = self._task(task) | {name: torch.where(early, task[name], task[new]) for name, new in self._later.items()}
+        return {name: values.expand(clock.shape) for name, values in now.items()}
