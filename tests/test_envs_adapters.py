@@ -339,6 +339,31 @@ def test_pinned_constants_that_leave_no_task_of_the_split_are_named() -> None:
         )  # anything may be tried
 
 
+@pytest.mark.parametrize("task", [{"gravity": 12.0}, {"gravity": -1.0}, {"gravity": "high"}, {"gravty": 1.0}])
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("many", [False, True])
+def test_after_a_refused_reset_all_goes_on_as_before(many: bool, seed: int | None, task: dict[str, Any]) -> None:
+    def made() -> Any:
+        bench = cartpole_polarity()
+        return FamilyVectorEnv(bench, 3, split="test") if many else FamilyEnv(bench, split="test")
+
+    action = np.ones(3, np.int64) if many else 1
+    for begun in (True, False):
+        env, twin = made(), made()
+        for one in (env, twin) if begun else ():
+            one.reset(seed=0, options={"task": {"polarity": -1.0}})
+        with pytest.raises((ValueError, TypeError), match="gravi?ty"):
+            env.reset(seed=seed, options={"task": task})
+        if begun:
+            np.testing.assert_array_equal(env.step(action)[0], twin.step(action)[0])
+            before = env.task
+            env.reset()
+            assert all(np.array_equal(env.task[name], before[name]) for name in before)
+        env.reset()
+        env.reset(seed=7), twin.reset(seed=7)
+        assert all(np.array_equal(env.task[name], values) for name, values in twin.task.items())
+
+
 def test_global_random_state_is_untouched() -> None:
     numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()
     env, many = FamilyEnv(TINY["cartpole"]), FamilyVectorEnv(TINY["cartpole"], 3)

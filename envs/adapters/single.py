@@ -94,21 +94,26 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
 
         Raises:
             ValueError: an unknown option or constant, a value that a constant cannot have, or pinned constants that
-                leave no task of the split.
+                leave no task of the split. All is then as it was before, but for the random numbers used up.
         """
         chosen = known_options(options).get("task")
         again = check_choice(chosen)
+        before, generator = self._tasks.pins, self._generator
         if chosen is not None:
             self._tasks.pin({} if again else chosen, np.arange(1))
         super().reset(seed=seed)
-        if seed is not None or self._generator is None:
-            self._generator = stream(self.np_random)
+        if seed is not None or generator is None:
+            generator = stream(self.np_random)
             again = True
-        if again:
-            self._drawn = self._tasks.draw(1, self._generator)
-        self._drawn = self._tasks.keep(self._drawn, np.arange(1), self._generator)
+        try:
+            drawn = self._tasks.draw(1, generator) if again else self._drawn
+            self._drawn = self._tasks.keep(drawn, np.arange(1), generator)
+        except ValueError:
+            self._tasks.pins = before
+            raise
+        self._generator = generator
         self._task = {name: value[0] for name, value in self._tasks.put(self._drawn).items()}
-        self._state = self._family.reset(self._task, (), generator=self._generator)
+        self._state = self._family.reset(self._task, (), generator=generator)
         self._steps, self._running = 0, True
         return self._observe(), {}
 

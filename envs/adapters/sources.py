@@ -36,6 +36,9 @@ class Tasks:
         pinned: constants that are not drawn.
         count: how many rows.
 
+    Attributes:
+        pins: what is pinned by the name of every constant, ``[count]``; NaN where nothing is.
+
     Raises:
         ValueError: no such split, or a pinned constant that does not exist or cannot have that value.
         TypeError: a source that is neither, or a pinned value that is no number.
@@ -47,16 +50,16 @@ class Tasks:
         known = ("train", *source.splits) if not isinstance(source, Family) else ("train",)
         self.family = source if isinstance(source, Family) else source.family
         self._source, self._split, self._count = source, chosen("split", split, known), count
-        self._pins = {name: torch.full((count,), torch.nan) for name in self.family.parameters}  # NaN: not pinned
+        self.pins = {name: torch.full((count,), torch.nan) for name in self.family.parameters}  # NaN: not pinned
         self.pin(pinned or {}, np.arange(count))
 
     def pin(self, values: Values, rows: Indices) -> None:
         """Replace what is pinned in these rows; each value is one number, or one for each of all rows."""
         given = {name: _numbers(name, value, self._count) for name, value in values.items()}
         self.family.validate({**self.family.sample(self._count, generator=torch.Generator().manual_seed(0)), **given})
-        index = torch.from_numpy(rows)
-        for name, pins in self._pins.items():
-            pins[index] = given[name][index] if name in given else torch.nan
+        index, free = torch.from_numpy(rows), torch.full((self._count,), torch.nan)
+        # Never written in place: whoever kept the pins from before can put them back.
+        self.pins = {name: pins.index_copy(0, index, given.get(name, free)[index]) for name, pins in self.pins.items()}
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """``count`` tasks ``[count]``, nothing pinned yet."""
@@ -71,7 +74,7 @@ class Tasks:
             ValueError: with what is pinned there is next to no task of the split.
         """
         kept, index = dict(task), torch.from_numpy(rows)
-        pins = {name: pins[index] for name, pins in self._pins.items()}
+        pins = {name: pins[index] for name, pins in self.pins.items()}
         if isinstance(self._source, Family) or all(bool(values.isnan().all()) for values in pins.values()):
             return kept
         for _ in range(TRIES):
@@ -89,7 +92,7 @@ class Tasks:
 
     def put(self, task: Task) -> dict[str, Tensor]:
         """The tasks of all rows with what is pinned in its place; nothing of the result is shared."""
-        return _pinned(task, self._pins)
+        return _pinned(task, self.pins)
 
 
 def _pinned(task: Task, pins: Task) -> dict[str, Tensor]:
@@ -135,6 +138,12 @@ class Streams:
     def shared(self) -> bool:
         """Whether there is one stream."""
         return self._shared is not None
+
+    def copy(self) -> Streams:
+        """The same streams, to go back to; what is seeded later is not among them."""
+        other = Streams()
+        other._shared, other._each = self._shared, dict(self._each)
+        return other
 
     def seed(self, numbers: np.random.Generator) -> None:
         """One stream from here on."""

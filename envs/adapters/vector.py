@@ -105,7 +105,8 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
 
         Raises:
             ValueError: an unknown option or constant, pinned constants that leave no task of the split, a wrong
-                number of seeds, a mask of another shape or without a true entry.
+                number of seeds, a mask of another shape or without a true entry. All is then as it was before, but
+                for the random numbers used up.
             TypeError: a mask that is no numpy array of bool.
             ResetNeeded: a mask at the first reset that leaves rows out.
             ClosedEnvironmentError: after ``close``.
@@ -115,10 +116,15 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         rows = self._masked(given)
         chosen = given.get("task")
         again = check_choice(chosen)
-        fresh = self._seed(seed, rows)
-        if chosen is not None:
-            self._tasks.pin({} if again else chosen, rows)
-        self._renew_tasks(rows if again else fresh, rows)
+        before = self._tasks.pins, self._drawn, self._streams.copy()
+        try:
+            fresh = self._seed(seed, rows)
+            if chosen is not None:
+                self._tasks.pin({} if again else chosen, rows)
+            self._renew_tasks(rows if again else fresh, rows)
+        except Exception:
+            self._tasks.pins, self._drawn, self._streams = before
+            raise
         self._start(rows)
         self._over[rows] = False
         return self._observe(), {}
