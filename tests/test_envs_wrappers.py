@@ -902,6 +902,8 @@ def test_continuous_actions_reach_what_is_live(name: str) -> None:
         (lambda: Repeated(CartPole(), most=1), ValueError, "most of Repeated: expected at least 2, got 1"),
         (lambda: Repeated(CartPole(), repeats=0.0), ValueError, "repeats: expected one of"),
         (lambda: ScaledReward(CartPole(), -1.0), ValueError, "reward_scale: expected within"),
+        (lambda: Shuffled(Shuffled(CartPole())), ValueError, "is shuffled already; shuffle it once"),
+        (lambda: Shuffled(Delayed(Shuffled(CartPole()))), ValueError, "is shuffled already; shuffle it once"),
         (lambda: Changing(CartPole()), ValueError, "constants that change, got none"),
         (lambda: Changing(CartPole(), mass=1.0), ValueError, "CartPole has no constant 'mass'; did you mean"),
         (lambda: Changing(CartPole(), polarity=0.5), ValueError, "later_polarity: expected one of"),

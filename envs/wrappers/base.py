@@ -108,6 +108,15 @@ def wrapped(wrapper: str, family: Family) -> Family:
     return family
 
 
+def holds(family: Family, kind: type[Wrapper]) -> bool:
+    """Whether ``family`` is wrapped by that wrapper, at whatever depth."""
+    while isinstance(family, Wrapper):
+        if isinstance(family, kind):
+            return True
+        family = family._family
+    return False
+
+
 def components(wrapper: str, family: Family) -> int:
     """How many numbers a continuous action has; 0 where actions are discrete.
 

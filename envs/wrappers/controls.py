@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from ..family import Family, State, Task, Transition
-from .base import Wrapper, channels, wrapped
+from .base import Wrapper, channels, holds, wrapped
 
 PREFIX = "shuffled_"
 
@@ -79,9 +79,12 @@ class Shuffled(Wrapper):
 
     Raises:
         TypeError: see ``Wrapper``.
+        ValueError: a family that is shuffled already.
     """
 
     def __init__(self, family: Family) -> None:
+        if holds(family, Shuffled):  # the names of what is dealt would clash
+            raise ValueError("Shuffled: the wrapped family is shuffled already; shuffle it once")
         known = wrapped("Shuffled", family).parameters
         super().__init__(family, {}, {}, tuple(f"{PREFIX}{name}" for name in known))
 

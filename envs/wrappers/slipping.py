@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import counter
 from ..family import Family, State, Task, Transition
-from .base import Wrapper, components
+from .base import Wrapper, components, holds
 
 KEY, COUNT = "slip_key", "slip_count"
 
@@ -34,11 +34,8 @@ class Slipping(Wrapper):
     """
 
     def __init__(self, family: Family, chance: float) -> None:
-        inner = family
-        while isinstance(inner, Wrapper):  # with no constants to clash, only the state would tell
-            if isinstance(inner, Slipping):
-                raise ValueError("Slipping: the wrapped family slips already; give one chance for both")
-            inner = inner._family
+        if holds(family, Slipping):  # with no constants to clash, only the state would tell
+            raise ValueError("Slipping: the wrapped family slips already; give one chance for both")
         self._parts = components("Slipping", family)
         space = family.action_space
         assert isinstance(space, (Box, Discrete))
