@@ -99,6 +99,15 @@ def _check_intervals(kind: str, intervals: tuple[Interval, ...]) -> None:
             raise ValueError(f"{kind}: expected ascending disjoint intervals, got {intervals}; sort or merge them")
 
 
+def _check_lengths(kind: str, parts: tuple[Interval, ...]) -> None:
+    for low, high in parts:
+        if low == high:
+            raise ValueError(
+                f"{kind}: expected intervals with low < high, got ({low}, {high}), which would never be drawn;"
+                " use Choice for single values"
+            )
+
+
 def _check_positive(kind: str, intervals: tuple[Interval, ...]) -> None:
     if intervals[0][0] <= 0:
         raise ValueError(f"{kind}: expected low > 0 for a log scale, got {intervals[0][0]}; use a linear range")
@@ -157,6 +166,7 @@ class Union(Distribution):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_intervals("Union", self.intervals)
+        _check_lengths("Union", self.intervals)
 
     @property
     def intervals(self) -> tuple[Interval, ...]:
@@ -201,6 +211,7 @@ class LogUnion(Distribution):
         super().__post_init__()
         _check_intervals("LogUnion", self.intervals)
         _check_positive("LogUnion", self.intervals)
+        _check_lengths("LogUnion", self.intervals)
 
     @property
     def intervals(self) -> tuple[Interval, ...]:

@@ -46,8 +46,8 @@ class TaskBenchmark:
     Raises:
         TypeError: a family of another make.
         ValueError: other environments than ``train``'s, a reserved name, a split that overlaps the
-            training range in part, listed tasks that are none of the family's, or a training range too
-            small to split.
+            training range in part, listed tasks that are none of the family's, are none at all or lack
+            values, or a training range too small to split.
     """
 
     name: str
@@ -69,6 +69,12 @@ class TaskBenchmark:
         for split in self.listed:
             if split in ("train", *SAME_RANGE, *self.heldout):
                 raise ValueError(f"{self.name}: split name {split!r} is taken; choose another")
+            lengths = {constant: len(values) for constant, values in self.listed[split].items()}
+            if not all(lengths.values()) or len(set(lengths.values())) > 1:
+                raise ValueError(
+                    f"{self.name}: expected a value a task of every constant of the listed split {split!r}, at least"
+                    f" one, got {lengths}; give each as many"
+                )
             self.family.validate(self._list(split))
         for split in ("train", *SAME_RANGE):
             try:

@@ -102,6 +102,8 @@ def test_union_weights_by_length_and_log_scale_by_ratio():
         (lambda: Choice((1.0, 1.0)), "distinct"),
         (lambda: Union(()), "at least one interval"),
         (lambda: Union(((0, 2), (1, 3))), "ascending disjoint"),
+        (lambda: Union(((1, 1), (2, 2))), r"Union: expected intervals with low < high, got \(1, 1\).* use Choice"),
+        (lambda: LogUnion(((1, 2), (3, 3))), r"LogUnion: .* got \(3, 3\).* use Choice"),
     ],
 )
 def test_wrong_distributions_are_refused(make, message):
@@ -445,6 +447,10 @@ def test_lists_of_no_tasks_of_the_family_are_refused():
         TaskBenchmark("lists", Navigation(), listed={"test": goal})
     with pytest.raises(ValueError, match="goal_y"):
         TaskBenchmark("lists", Navigation(), listed={"few": {"goal_x": (0.1,)}})
+    for wrong, came in (({"goal_x": (0.1, 0.2)}, "'goal_x': 2"), ({name: () for name in goal}, "'goal_x': 0")):
+        with pytest.raises(ValueError, match=f"a value a task of every constant .*'few'.* got .*{came}") as caught:
+            TaskBenchmark("lists", Navigation(), listed={"few": {**goal, **wrong}})
+        assert "\n" not in str(caught.value)
     bench = TaskBenchmark("lists", Navigation(), listed={"few": goal})
     with pytest.raises(ValueError, match="tasks: expected at least 1, got 0"):
         bench.sample("few", 0, generator=seeded())
