@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .coarse import Coarse
 from .counter import mix
 from .family import Family, Task
 from .ranges import Choice, Distribution, stored
@@ -100,6 +101,8 @@ def distinct(family: Family, bins: int) -> int:
     count = 1
     for name, distribution in varied(family).items():
         low, high = distribution.bounds
-        most = min(bins, int(high - low) + 1) if family.parameters[name].whole else bins
-        count *= len(distribution.values) if isinstance(distribution, Choice) else most
+        if isinstance(distribution, Choice | Coarse):
+            count *= len(distribution.values) if isinstance(distribution, Choice) else distribution.cells
+        else:
+            count *= min(bins, int(high - low) + 1) if family.parameters[name].whole else bins
     return count

@@ -26,6 +26,7 @@ from .family import Family, Task
 from .ranges import plain
 
 SAME_RANGE = {"test": 0, "validation": 1}  # the hash bucket that each split owns; training has the rest
+FEW = 64  # cells; an eighth of more is hardly ever none: 0.875^64 is 0.0002
 ROUNDS = 1000  # redraws before a split is taken to be empty
 
 
@@ -83,7 +84,7 @@ class TaskBenchmark:
                 count = cells.distinct(self.train, self.bins)
                 raise ValueError(
                     f"{self.name}: expected a training range that leaves tasks for {split!r}, got {count} distinct"
-                    " cells of which none remain; vary a continuous constant, or shrink the holes"
+                    f" cells of which none remain; {_remedy(count)}vary a continuous constant, or shrink the holes"
                 ) from error
 
     def _check(self, split: str, family: Family) -> None:
@@ -246,6 +247,18 @@ def hashed(description: Mapping[str, Any]) -> str:
     """SHA-256 of plain JSON values, in hex; equal in every process and on every machine."""
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _remedy(count: int) -> str:
+    """For error messages: what helps against an empty split of so few cells; empty where they are many."""
+    if count < 1 + len(SAME_RANGE):
+        return f"{1 + len(SAME_RANGE)} splits need as many; "
+    if count > FEW:
+        return ""
+    return (
+        "the name deals cells to splits, and of so few this one deals unluckily: another name deals anew, or write a"
+        " benchmark that lists the tasks of all its splits, as metarl.types.Benchmark says; or "
+    )
 
 
 def _select(task: Task, mask: Tensor) -> dict[str, Tensor]:

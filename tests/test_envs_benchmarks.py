@@ -31,7 +31,7 @@ from envs import (
     navigation_maml,
     task_ids,
 )
-from envs.cells import bucket, salt
+from envs.cells import bucket, indices, salt
 
 DISTRIBUTIONS = [
     Fixed(0.3),
@@ -319,6 +319,26 @@ def test_overlapping_or_foreign_splits_are_refused(heldout, message):
 def test_a_family_of_another_make_cannot_be_split():
     with pytest.raises(TypeError, match="mine: expected an envs.Family, whose ranges can be split, got dict; write a"):
         TaskBenchmark("mine", {})
+
+
+def test_an_unlucky_deal_of_few_tasks_is_told_and_another_name_helps():
+    few = CartPole(gravity=Choice(tuple(float(g) for g in range(1, 13))))
+    outcomes = {}
+    index = indices(few, few.sample(12, generator=seeded()) | {"gravity": torch.arange(1.0, 13.0)}, 1024)
+    for name in "abcdefghijklmnop":
+        missing = {0, 1} - set(bucket(index, salt(name)).tolist())
+        try:
+            TaskBenchmark(name, few)
+            outcomes[name] = not missing
+        except ValueError as error:
+            assert missing and "\n" not in str(error)
+            assert "got 12 distinct cells" in str(error) and "another name deals anew" in str(error)
+            outcomes[name] = False
+    assert set(outcomes.values()) == {False, True}
+    with pytest.raises(ValueError, match="got 1 distinct cells of which none remain; 3 splits need as many; vary a"):
+        TaskBenchmark("one", CartPole(gravity=Coarse(Range(5, 15))))
+    with pytest.raises(ValueError, match="none remain; vary a continuous constant, or shrink the holes"):
+        TaskBenchmark("hole", Navigation(), {"hole": Navigation()})
 
 
 def test_too_few_cells_are_refused():
