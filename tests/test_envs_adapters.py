@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.utils import seeding
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -659,3 +659,53 @@ def test_a_strangers_family_with_shared_and_wide_tensors_works_too(mode: Autores
             options = {"reset_mask": mine[2] | mine[3]}
             assert_same(ours.reset(options=dict(options)), theirs.reset(options=dict(options)))
     assert len(ours.render()) == 3
+
+
+class Numbered(Family):
+    """Cells in a row, of which the agent sees the number."""
+
+    parameters = {"pace": Parameter(1.0, 0.0, 10.0, "1", "how fast")}
+    observation_space: Any = Discrete(5)
+    action_space: Any = Discrete(2)
+
+    def __init__(self, observations: Any = None, actions: Any = None) -> None:
+        super().__init__(6, {})
+        self.observation_space = observations or self.observation_space
+        self.action_space = actions or self.action_space
+
+    def reset(self, task: Any, rows: tuple[int, ...], *, generator: torch.Generator) -> Any:
+        return {"cell": torch.zeros(rows)}
+
+    def observe(self, task: Any, state: Any) -> torch.Tensor:
+        return state["cell"]
+
+    def step(self, task: Any, state: Any, action: torch.Tensor) -> Transition:
+        cell = (state["cell"] + action).clamp_max(4)
+        return Transition({"cell": cell}, cell, cell > 4)
+
+
+def test_discrete_observations_are_ints() -> None:
+    env, many = FamilyEnv(Numbered(), render_mode="rgb_array"), FamilyVectorEnv(Numbered(), 2)
+    seen = [env.reset(seed=0)[0], *(env.step(1)[0] for _ in range(2))]
+    assert [(type(one), one) for one in seen] == [(int, 0), (int, 1), (int, 2)]
+    assert heard(lambda: check_env(FamilyEnv(Numbered()), skip_render_check=True)) == [] and env.render().shape == (
+        200,
+        300,
+        3,
+    )
+    assert many.reset(seed=0)[0] in many.observation_space
+    np.testing.assert_array_equal(many.step(np.array([0, 1]))[0], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("spaces", "kind", "words"),
+    [
+        ({"observations": Dict(a=Discrete(2))}, TypeError, "an observation space of numbers, such as a Box, got Dict"),
+        ({"actions": Dict(a=Discrete(2))}, TypeError, "an action space of numbers, such as a Box, got Dict"),
+        ({"actions": Discrete(2, start=1)}, ValueError, r"counted from 0, got Discrete\(2, start=1\)"),
+    ],
+)
+def test_spaces_that_cannot_be_served_are_refused_at_once(spaces: Any, kind: type[Exception], words: str) -> None:
+    for make in (lambda: FamilyEnv(Numbered(**spaces)), lambda: FamilyVectorEnv(Numbered(**spaces), 2)):
+        with pytest.raises(kind, match=words):
+            make()

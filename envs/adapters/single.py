@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.error import ResetNeeded
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from ..family import State
@@ -19,7 +20,7 @@ from .sources import Source, Tasks, Values, known_options, own_spaces, read_acti
 RENDER_MODES = (None, "rgb_array")
 FPS = 30
 
-Observation = npt.NDArray[Any]
+Observation = npt.NDArray[Any] | int  # an int of a Discrete space
 
 
 @final
@@ -42,8 +43,9 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
         render_mode: None, or ``"rgb_array"``: ``[200, 300, 3]`` uint8, drawn without a display.
 
     Raises:
-        ValueError: an unknown split, constant, render mode, or a value that a constant cannot have.
-        TypeError: a source that is neither family nor benchmark.
+        ValueError: an unknown split, constant, render mode, a value that a constant cannot have, or actions that
+            are not counted from 0.
+        TypeError: a source that is neither family nor benchmark, or of whose spaces one is no numbers.
 
     >>> from envs import CartPole
     >>> env = FamilyEnv(CartPole(), {"gravity": 12.0})
@@ -150,7 +152,7 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
             return None
         if not self._state:
             raise ResetNeeded("render: there is nothing to draw yet; call reset first")
-        return picture(self._family, self.task, scalars(self._state), self._observe())
+        return picture(self._family, self.task, scalars(self._state), np.asarray(self._observe()))
 
     def close(self) -> None:
         """End the episode; there is nothing else to give back, and a reset begins another."""
@@ -158,6 +160,8 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
 
     def _observe(self) -> Observation:
         seen = self._family.observe(self._task, self._state).numpy()
+        if isinstance(self.observation_space, Discrete):
+            return int(seen)
         return seen.astype(self.observation_space.dtype)  # a copy
 
 

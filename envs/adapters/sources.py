@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from torch import Tensor
 
 from ..checks import chosen, refuse_unknown
@@ -170,7 +170,16 @@ def own_spaces(family: Family) -> tuple[Space[Any], Space[Any]]:
     """Copies of a family's observation and action space: each has random numbers, which environments must not share.
 
     Gymnasium warns of observations that are constant (the bandits' 1), so their bounds are widened by 1.
+
+    Raises:
+        TypeError: a space whose elements are no arrays of numbers.
+        ValueError: discrete actions that are not counted from 0.
     """
+    for what, space in (("observation", family.observation_space), ("action", family.action_space)):
+        if not isinstance(space, Box | Discrete | MultiBinary | MultiDiscrete):
+            raise TypeError(f"expected an {what} space of numbers, such as a Box, got {space}; flatten it")
+    if isinstance(family.action_space, Discrete) and family.action_space.start != 0:
+        raise ValueError(f"expected actions that are counted from 0, got {family.action_space}; give Discrete(n)")
     seen, acts = copy.deepcopy(family.observation_space), copy.deepcopy(family.action_space)
     if isinstance(seen, Box) and (seen.low == seen.high).any():
         seen = Box(np.where(seen.low == seen.high, seen.low - 1, seen.low), seen.high, dtype=seen.dtype.type)
