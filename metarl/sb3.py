@@ -21,7 +21,7 @@ from typing import Any, final
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Space
+from gymnasium.spaces import Discrete, Space
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
@@ -60,7 +60,9 @@ class TaskVecEnv(VecEnv):
             distribution of tasks (domain randomization).
 
     Raises:
-        ValueError: no tasks, constants of different lengths, or no episodes.
+        TypeError: something else than a family.
+        ValueError: no tasks, constants of different lengths, constants that the family's ``validate`` refuses, or no
+            episodes.
     """
 
     def __init__(
@@ -72,10 +74,12 @@ class TaskVecEnv(VecEnv):
         seed: int = 0,
         fresh: Callable[[int], Task] | None = None,
     ) -> None:
+        if not hasattr(family, "step"):
+            raise TypeError(f"expected a family, got a {type(family).__name__}; of a benchmark give its .family")
         if episodes < 1 or task_count(task) < 1:
             raise ValueError(f"expected at least one task and episode, got {task_count(task)} and {episodes}")
         self._family, self._episodes, self._fresh = family, episodes, fresh
-        self._rows = {name: value.cpu().repeat_interleave(episodes) for name, value in task.items()}
+        self._rows = self._repeated(task)
         self._upcoming = self._rows
         self._generator = torch.Generator().manual_seed(seed)
         self._state: State = {}
@@ -93,13 +97,13 @@ class TaskVecEnv(VecEnv):
         """Other values ``[T]`` from the next reset on.
 
         Raises:
-            ValueError: another number of tasks.
+            ValueError: another number of tasks, or constants that the family's ``validate`` refuses.
         """
         if task_count(task) * self._episodes != self.num_envs:
             raise ValueError(
                 f"expected {self.num_envs // self._episodes} tasks, got {task_count(task)}; make a new VecEnv"
             )
-        self._upcoming = {name: value.cpu().repeat_interleave(self._episodes) for name, value in task.items()}
+        self._upcoming = self._repeated(task)
 
     def reset(self) -> np.ndarray:
         """First observations of all rows, ``[num_envs, *observation]``.
@@ -119,8 +123,23 @@ class TaskVecEnv(VecEnv):
         return self._observe()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take ``[num_envs, *action]`` for `step_wait`."""
-        self._actions = torch.from_numpy(np.array(actions))
+        """Take ``[num_envs, *action]`` for `step_wait`; the family clips continuous ones to its bounds.
+
+        Raises:
+            ValueError: actions of another shape, not finite, or that do not exist.
+        """
+        space, given = self.action_space, np.asarray(actions)
+        expected = (self.num_envs, *(space.shape or ()))
+        if given.shape != expected:
+            raise ValueError(f"actions: expected shape {expected}, got {given.shape}; give one a row")
+        if isinstance(space, Discrete):
+            if given.dtype.kind not in "iu" or ((given < 0) | (given >= space.n)).any():
+                raise ValueError(f"actions: expected integers from 0 to {space.n - 1}, got {_shown(given)}")
+        elif given.dtype.kind not in "iuf" or not np.isfinite(given).all():
+            raise ValueError(f"actions: expected finite numbers, got {_shown(given)}; check the policy")
+        self._actions = torch.from_numpy(
+            given.astype(np.int64 if isinstance(space, Discrete) else np.float32)
+        )  # a copy
 
     def step_wait(self) -> VecEnvStepReturn:
         """One step of every row: observations, rewards (float32), dones and infos.
@@ -176,6 +195,13 @@ class TaskVecEnv(VecEnv):
         """No pictures: `metarl` knows no environment."""
         return [None] * self.num_envs
 
+    def _repeated(self, task: Task) -> dict[str, Tensor]:
+        """The constants of every row; what the family cannot be played with shows here, not in an episode."""
+        validate = getattr(self._family, "validate", None)
+        if validate is not None:
+            validate(task)
+        return {name: value.cpu().repeat_interleave(self._episodes) for name, value in task.items()}
+
     def _start_again(self, rows: np.ndarray) -> None:
         """New episodes in some rows; never written in place, since a family may share tensors between states."""
         index = torch.from_numpy(rows)
@@ -190,6 +216,11 @@ class TaskVecEnv(VecEnv):
     def _observe(self) -> np.ndarray:
         space: Space[Any] = self.observation_space
         return self._family.observe(self._rows, self._state).numpy().astype(space.dtype)  # a copy
+
+
+def _shown(values: np.ndarray) -> str:
+    """An array in one line, its middle left out where it is long."""
+    return " ".join(np.array2string(values, threshold=20).split())
 
 
 def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: Any) -> PPO:

@@ -15,7 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from envs import CartPole, Navigation, Range
+from envs import CartPole, Navigation, Range, TaskBenchmark
 from envs.adapters import FamilyEnv, GymnasiumFamily
 from metarl import MLP, Advantages, Batch, CategoricalPolicy, GaussianPolicy, Learner, Policy, lvc
 from metarl.rollouts import collect
@@ -161,6 +161,59 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(RuntimeError, match="later reset|at once"):
         for action in np.random.default_rng(0).integers(0, 2, (200, 2)):
             env.step(action)
+
+
+@pytest.mark.parametrize(
+    ("family", "wrong", "message"),
+    [
+        (CartPole(), np.array([5, 1]), "integers from 0 to 1, got .5 1."),
+        (CartPole(), np.array([-1, 1]), "integers from 0 to 1"),
+        (CartPole(), np.array([0.5, 1.0]), "integers from 0 to 1"),
+        (CartPole(), np.array(1), "shape .2,., got .."),
+        (CartPole(), np.array([1]), "shape .2,., got .1,."),
+        (CartPole(), np.array([[1], [1]]), "shape .2,., got .2, 1."),
+        (Navigation(), np.full((2, 2), np.nan, np.float32), "finite numbers"),
+        (Navigation(), np.full((2, 2), np.inf, np.float32), "finite numbers"),
+        (Navigation(), np.full((2, 2), "a"), "finite numbers"),
+        (Navigation(), np.zeros(2, np.float32), "shape .2, 2., got .2,."),
+    ],
+)
+def test_actions_that_do_not_exist_are_refused_and_the_episode_goes_on(family: Any, wrong: Any, message: str) -> None:
+    env = TaskVecEnv(family, family.sample(2, generator=seeded(0)))
+    env.reset()
+    with pytest.raises(ValueError, match=message) as caught:
+        env.step(wrong)
+    assert "\n" not in str(caught.value)
+    right = np.zeros((2, *family.action_space.shape), family.action_space.dtype)
+    assert np.isfinite(env.step(right)[0]).all()
+
+
+def test_long_arrays_of_wrong_actions_are_told_in_one_line() -> None:
+    env = TaskVecEnv(CartPole(), CartPole().sample(200, generator=seeded(0)))
+    with pytest.raises(ValueError, match="0 to 1") as caught:
+        env.step_async(np.arange(200))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
+
+
+def test_actions_beyond_the_box_are_clipped_by_the_family() -> None:
+    family = Navigation()
+    env, other = (TaskVecEnv(family, family.sample(2, generator=seeded(0))) for _ in range(2))
+    env.reset(), other.reset()
+    bound = family.action_space.high.repeat(2).reshape(2, 2)
+    np.testing.assert_array_equal(env.step(50 * bound)[0], other.step(bound.astype(np.float64))[0])
+
+
+def test_constants_that_the_family_refuses_and_benchmarks_are_refused_at_once() -> None:
+    task = CartPole().sample(2, generator=seeded(0))
+    with pytest.raises(ValueError, match="cart_mass: expected"):
+        TaskVecEnv(CartPole(), {**task, "cart_mass": torch.tensor([1.0, -1.0])})
+    with pytest.raises(ValueError, match="'gravity' is missing"):
+        TaskVecEnv(CartPole(), {name: value for name, value in task.items() if name != "gravity"})
+    with pytest.raises(ValueError, match="cart_mass: expected"):
+        TaskVecEnv(CartPole(), task).set_task({**task, "cart_mass": torch.tensor([1.0, -1.0])})
+    benchmark: Any = TaskBenchmark("x", CartPole(gravity=Range(5.0, 15.0)))
+    with pytest.raises(TypeError, match="expected a family, got a TaskBenchmark; of a benchmark give its .family"):
+        TaskVecEnv(benchmark, task)
 
 
 def test_fresh_tasks_come_with_new_episodes_and_to_those_rows_alone() -> None:
