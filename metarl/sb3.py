@@ -51,8 +51,8 @@ class TaskVecEnv(VecEnv):
     ``infos[row]["TimeLimit.truncated"]`` is true where only the clock ended it, so that SB3 bootstraps its value.
 
     Args:
-        family: the environments. Its state must be data, so that some rows can start again alone: a family of
-            live environments, as ``envs.adapters.GymnasiumFamily``, is refused by its own ``step``.
+        family: the environments. Its state must be data, so that some rows can start again alone: not a family of
+            live environments, as ``envs.adapters.GymnasiumFamily``.
         task: values ``[T]``, such as ``benchmark.sample(...)`` returns.
         episodes: environments a task.
         seed: of the first reset; ``env.seed(...)`` changes it for the next one.
@@ -60,7 +60,7 @@ class TaskVecEnv(VecEnv):
             distribution of tasks (domain randomization).
 
     Raises:
-        TypeError: something else than a family.
+        TypeError: something else than a family, or a live one.
         ValueError: no tasks, constants of different lengths, constants that the family's ``validate`` refuses, or no
             episodes.
     """
@@ -76,6 +76,11 @@ class TaskVecEnv(VecEnv):
     ) -> None:
         if not hasattr(family, "step"):
             raise TypeError(f"expected a family, got a {type(family).__name__}; of a benchmark give its .family")
+        if getattr(family, "live", False):
+            raise TypeError(
+                f"expected a family whose rows can start again alone, got {type(family).__name__}, which is live; give"
+                " SB3's DummyVecEnv or SubprocVecEnv one FamilyEnv with a family of its own for each row"
+            )
         if episodes < 1 or task_count(task) < 1:
             raise ValueError(f"expected at least one task and episode, got {task_count(task)} and {episodes}")
         self._family, self._episodes, self._fresh = family, episodes, fresh

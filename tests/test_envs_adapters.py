@@ -26,6 +26,7 @@ from envs import (
     CartPole,
     Family,
     Navigation,
+    NoisySensors,
     Parameter,
     Range,
     RingNavigation,
@@ -709,3 +710,52 @@ def test_spaces_that_cannot_be_served_are_refused_at_once(spaces: Any, kind: typ
     for make in (lambda: FamilyEnv(Numbered(**spaces)), lambda: FamilyVectorEnv(Numbered(**spaces), 2)):
         with pytest.raises(kind, match=words):
             make()
+
+
+@pytest.mark.parametrize("wrap", [lambda family: family, NoisySensors])
+def test_environments_that_share_a_live_family_do_not_disturb_one_another(wrap: Any) -> None:
+    def episode(env: FamilyEnv, beside: FamilyEnv | None) -> list[float]:
+        seen = [env.reset(seed=3)[0]]
+        for number in range(8):
+            if beside is not None and number % 3 == 1:
+                beside.reset(seed=number)
+            seen.append(env.step(number % 2)[0])
+        return np.concatenate(seen).tolist()
+
+    family = wrap(GymnasiumFamily("CartPole-v1", {"gravity": Range(5.0, 15.0)}, horizon=50))
+    one, other = FamilyEnv(family), FamilyEnv(family)
+    alone = episode(FamilyEnv(family), None)
+    assert episode(one, other) == episode(one, other) == alone
+    one.close()
+    assert episode(one, None) == alone
+
+
+def test_a_closed_environment_gives_back_what_is_live() -> None:
+    closed: list[int] = []
+
+    class Closing(gymnasium.envs.classic_control.CartPoleEnv):
+        def close(self) -> None:
+            closed.append(1)
+
+    gymnasium.register("tests/Closing-v0", entry_point=Closing, max_episode_steps=9)
+    try:
+        env = FamilyEnv(GymnasiumFamily("tests/Closing-v0", {"gravity": 9.8}))
+        env.reset(seed=0)
+        closed.clear()
+        env.close()
+        assert closed == [1]
+    finally:
+        del gymnasium.registry["tests/Closing-v0"]
+
+
+def test_a_live_family_is_no_vector_environment() -> None:
+    live = GymnasiumFamily("CartPole-v1", {"gravity": Range(5.0, 15.0)}, horizon=50)
+    for source in (live, TaskBenchmark("x", live)):
+        with pytest.raises(TypeError, match="GymnasiumFamily, which is live; give gymnasium's SyncVectorEnv") as caught:
+            FamilyVectorEnv(source, 2)
+        assert "\n" not in str(caught.value)
+    vector = SyncVectorEnv([lambda: FamilyEnv(live)] * 2)  # as the message says; each takes a copy
+    vector.reset(seed=0)
+    ends = [vector.step(np.ones(2, np.int64))[2] for _ in range(30)]
+    assert np.stack(ends).any(0).all()
+    vector.close()

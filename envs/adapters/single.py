@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, SupportsFloat, final
 
@@ -13,7 +14,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from ..family import State
+from ..family import Family, State
 from .drawing import Frame, picture, scalars
 from .sources import Source, Tasks, Values, known_options, own_spaces, read_action, stream, time_limit
 
@@ -36,7 +37,8 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
     ``truncated`` (both, if it happens in the same step, as with Gymnasium's ``TimeLimit``).
 
     Args:
-        source: a family, whose ranges tasks are drawn from; or a benchmark.
+        source: a family, whose ranges tasks are drawn from; or a benchmark. Of a live family this environment plays a
+            copy of its own, so that others may share it.
         task: constants to pin from the start, by name.
         split: of the benchmark: ``"train"`` or a held-out split.
         max_episode_steps: time limit; None for the family's horizon, -1 for none.
@@ -66,7 +68,7 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
         render_mode: str | None = None,
     ) -> None:
         self._tasks = Tasks(source, split, task, 1)
-        self._family = self._tasks.family
+        self._family = _own(self._tasks.family)
         self._limit = time_limit(self._family, max_episode_steps)
         self.render_mode = checked_render_mode(render_mode)
         self.observation_space, self.action_space = own_spaces(self._family)
@@ -155,14 +157,20 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
         return picture(self._family, self.task, scalars(self._state), np.asarray(self._observe()))
 
     def close(self) -> None:
-        """End the episode; there is nothing else to give back, and a reset begins another."""
+        """End the episode, and close what a live family has open; a reset begins another."""
         self._state, self._running = {}, False
+        self._family = _own(self._family)  # what is live ends with the old copy
 
     def _observe(self) -> Observation:
         seen = self._family.observe(self._task, self._state).numpy()
         if isinstance(self.observation_space, Discrete):
             return int(seen)
         return seen.astype(self.observation_space.dtype)  # a copy
+
+
+def _own(family: Family) -> Family:
+    """The family, or a copy if it is live: it forgets an episode when another begins, whoever else plays it."""
+    return copy.deepcopy(family) if family.live else family
 
 
 def check_choice(chosen: Any) -> bool:

@@ -52,7 +52,8 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
     Raises:
         ValueError: an unknown split, constant, autoreset mode or render mode, a value that a constant cannot
             have, or no rows.
-        TypeError: a source that is neither family nor benchmark.
+        TypeError: a source that is neither family nor benchmark, or a live family, of which no row can start again
+            alone.
     """
 
     def __init__(
@@ -71,6 +72,11 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         self.num_envs = num_envs
         self._tasks = Tasks(source, split, task, num_envs)
         self._family = self._tasks.family
+        if self._family.live:
+            raise TypeError(
+                f"expected a family whose rows can start again alone, got {type(self._family).__name__}, which is live;"
+                " give gymnasium's SyncVectorEnv or AsyncVectorEnv one FamilyEnv with a family of its own for each row"
+            )
         self._limit = time_limit(self._family, max_episode_steps)
         self.render_mode = checked_render_mode(render_mode)
         self._mode = _mode(autoreset_mode)
