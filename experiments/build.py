@@ -32,6 +32,7 @@ from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimize
 from metarl.losses import Loss, PreUpdateCredit, WeightedSum, negative_entropy
 from metarl.rollouts import collect
 from metarl.rules import UpdateRule
+from metarl.testing.families import look_over_family
 from metarl.types import Benchmark, TaskFamily
 
 
@@ -86,14 +87,18 @@ class Setup:
 Wrap = Callable[[Family], Family]
 
 
-def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Setup:
+def build(config: Config, device: torch.device, wrap: Wrap | None = None, *, look: bool = False) -> Setup:
     """Put a run together; with ``wrap``, on the benchmark's tasks in environments that show or deal them otherwise.
+
+    With ``look``, a benchmark that is not metarl's own is looked over before anything is built on it.
 
     Raises:
         InputError: a name or value that cannot be used; nothing has been done yet.
     """
     try:
         benchmark = build_benchmark(config) if wrap is None else wrapped(build_benchmark(config), wrap)
+        if look and config.benchmark not in BENCHMARKS:
+            refuse_broken(config.benchmark, benchmark.family)
         policy = build_policy(config, benchmark)
         learner = Learner(
             policy,
@@ -112,6 +117,18 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
         raise InputError(str(error)) from error
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
     return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
+
+
+def refuse_broken(name: str, family: TaskFamily) -> None:
+    """Refuse environments that break the contract where a quick look shows it: training on them would be wrong.
+
+    Raises:
+        InputError: they do.
+    """
+    for line in look_over_family(family):
+        raise InputError(
+            f"benchmark {name!r}: {line}; python experiments/check.py family {name} says what else is wrong"
+        )
 
 
 def _refuse_live(family: TaskFamily) -> None:

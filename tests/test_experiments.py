@@ -18,10 +18,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
-from envs import Navigation, RingNavigation, TaskBenchmark
+from envs import CartPole, Navigation, Range, RingNavigation, TaskBenchmark
 from experiments import compare, demo, evaluate, plugins, runs, train
 from experiments.build import Progress, build, build_outer_loss, build_rule
 from experiments.config import Config
@@ -288,6 +290,91 @@ def broken_family() -> Any:
     return TaskBenchmark("broken", Broken(10))
 
 
+class Pole(CartPole.__mro__[1]):  # type: ignore[misc, name-defined]  # CartPole is a leaf
+    """CartPole, of which ``changes`` replace members; each takes CartPole's own first."""
+
+    parameters = CartPole.parameters
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(10, {"pole_mass": Range(0.1, 0.5)})
+        inner = CartPole(10)
+        for name in ("observation_space", "action_space", "reset", "observe", "step"):
+            setattr(self, name, changes.get(name, lambda own: own)(getattr(inner, name)))
+
+    reset = observe = step = None  # of the instance
+
+
+def stepping(change: Any) -> Any:
+    """A step of which ``change(state, *transition)`` makes another."""
+    return lambda own: lambda task, state, action: change(state, *own(task, state, action))
+
+
+class Spaceless(Pole):
+    """It has no spaces at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.observation_space, self.action_space
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "several choices": (
+        lambda: Pole(action_space=lambda own: MultiDiscrete([3, 3])),
+        "action_space must be Discrete or a Box",
+    ),
+    "from 1": (
+        lambda: Pole(action_space=lambda own: Discrete(4, start=1)),
+        "action_space must count at least 2 actions",
+    ),
+    "whole numbers": (lambda: Pole(action_space=lambda own: Box(0, 3, (2,), np.int64)), "Box of one dimension and fl"),
+    "one action": (lambda: Pole(action_space=lambda own: Discrete(1)), "action_space must count at least 2 actions"),
+    "no spaces": (Spaceless, "missing: observation_space, action_space"),
+    "writes": (
+        lambda: Pole(step=stepping(lambda s, after, r, d: ({k: v.copy_(after[k]) for k, v in s.items()}, r, d))),
+        "step wrote into the state it was given",
+    ),
+    "own luck": (
+        lambda: Pole(reset=lambda own: lambda task, rows, *, generator: own(task, rows, generator=stream(0, "x"))),
+        "reset gives the same first states from different generators",
+    ),
+    "float64": (
+        lambda: Pole(step=stepping(lambda s, after, r, d: (after, r.double(), d))),
+        "the reward of a step must be (16, 8), torch.float32; got (16, 8), torch.float64",
+    ),
+    "one reward a task": (
+        lambda: Pole(step=stepping(lambda s, after, r, d: (after, r[..., :1], d))),
+        "the reward of a step must be (16, 8), torch.float32; got (16, 1)",
+    ),
+    "int": (
+        lambda: Pole(step=stepping(lambda s, after, r, d: (after, r, d.int()))),
+        "terminated must be (16, 8), torch.bool",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_benchmark_that_breaks_the_contract_is_not_trained_on(
+    fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, message = BROKEN[fault]
+    monkeypatch.setattr("tests.test_experiments.FOUND", lambda horizon: make(), raising=False)
+    assert train_tiny(tmp_path / "run", "--benchmark", "tests.test_experiments:FOUND") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: benchmark 'tests.test_experiments:FOUND': ") and error.count("\n") == 1
+    assert message in error and not (tmp_path / "run").exists()
+    assert "; python experiments/check.py family tests.test_experiments:FOUND says what else is wrong" in error
+
+
+def test_only_what_is_not_metarls_own_is_looked_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Any] = []
+    monkeypatch.setattr("experiments.build.look_over_family", lambda family: looked.append(family.describe()) or [])
+    own = SMALL.model_copy(update={"benchmark": "tests.test_experiments:LONGER", "horizon": None})
+    for config in (SMALL, own):
+        build(config, torch.device("cpu"), look=True)
+    build(own, torch.device("cpu"))
+    assert looked == [LONGER.describe()]
+
+
 WRONG_TRAINING = {
     "no preset": ([], "expected a preset"),
     "unknown preset": (["navigation-fixd"], "did you mean 'navigation-fixed'?"),
@@ -343,7 +430,7 @@ WRONG_TRAINING = {
     "not a path": (["navigation-fixed", "--benchmark", "my_family"], "or give package.module:NAME"),
     "breaks in play": (
         ["navigation-fixed", "--benchmark", "tests.test_experiments:broken_family"],
-        "cannot be played, RuntimeError: no floor here; python experiments/check.py family tests.test",
+        "raised RuntimeError: no floor here; python experiments/check.py family tests.test",
     ),
     "resume nothing": (["--resume", "no/such/run"], "no such run folder"),
     "resume a preset": (["navigation-fixed", "--resume", "no/such/run"], "got navigation-fixed; leave it out"),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from envs import BENCHMARKS, CartPole, Family, Parameter, Range, ScaledReward, Transition
 from metarl.testing import check_family
+from metarl.testing.families import look_over_family
 
 OTHERS = {
     "tabular with feedback": ("tabular-random", {"observation": "feedback"}),
@@ -463,6 +464,28 @@ def test_each_fault_is_told_in_words(fault: str) -> None:
     told = check_family(make())
     assert any(re.search(expected, line) for line in told), told
     assert len(told) <= 3, "one fault should not be buried under its consequences"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_look_over_tells_one_of_what_is_found(fault: str) -> None:
+    make, expected = FAULTS[fault]
+    told = look_over_family(make())
+    assert len(told) <= 1 and set(told) <= set(check_family(make()))
+    early = list(FAULTS).index(fault) < list(FAULTS).index("no constants")
+    assert told or not early and "shape" not in expected.lower(), "spaces, time limit and shapes are always looked at"
+
+
+def test_a_look_over_takes_no_whole_episode() -> None:
+    class Counted(Sled):
+        horizon, steps = 1000, 0
+
+        def step(self, task: Any, state: Any, action: Tensor) -> tuple[Any, ...]:
+            Counted.steps += 1
+            return super().step(task, state, action)
+
+    assert look_over_family(Counted()) == [] and 0 < Counted.steps < 100
+    Counted.steps = 0
+    assert look_over_family(type("Live", (Counted,), {"live": True})()) == [] and Counted.steps == 0
 
 
 GLOBAL_DRAWS = {"torch": lambda: torch.rand(()), "numpy": lambda: np.random.rand(), "Python": lambda: random.random()}
