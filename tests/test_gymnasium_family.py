@@ -369,6 +369,37 @@ def test_bool_and_int_constants_arrive_as_such_and_rows_have_their_own() -> None
         assert ends == [[True, False], [False, False], [False, False], [False, True]]
 
 
+class Fading(Clock):
+    """Its pay fades with every step, and its life becomes a float."""
+
+    def step(self, action):
+        assert self.age or isinstance(self.life, int), "as it was made"
+        self.life = int(self.life)
+        outcome = super().step(action)
+        self.pay, self.life = 0.5 * self.pay, float(self.life)
+        return outcome
+
+
+def write_pay(env: Any, constants: dict[str, float]) -> None:
+    env.pay, env.life = constants["pay"], 3
+
+
+@pytest.mark.parametrize("how", ["attributes", "setter"])
+def test_an_environment_that_changes_its_constants_begins_with_the_tasks_again(how: str) -> None:
+    gymnasium.register("tests/Fading-v3", entry_point=Fading)
+    try:
+        constants = {"pay": 2.0, **({"life": 3.0} if how == "attributes" else {})}
+        setter = write_pay if how == "setter" else None
+        family = GymnasiumFamily("tests/Fading-v3", constants, 5, setter=setter)
+        task, actions = family.sample(2, generator=seeded(0)), torch.zeros(3, 2).long()
+        for _ in range(3):
+            state = family.reset(task, (2,), generator=seeded(1))
+            paid = [reward.tolist() for _, reward, _ in roll(family, task, state, actions)]
+            assert paid == [[2.0, 2.0], [2.0, 2.0], [1.5, 1.5]]
+    finally:
+        del gymnasium.registry["tests/Fading-v3"]
+
+
 def test_discrete_observations_are_one_hot() -> None:
     family = GymnasiumFamily("FrozenLake-v1", {"is_slippery": 0.0}, rebuild=True, horizon=9)
     assert family.observation_space == Box(0.0, 1.0, (16,), np.float32)

@@ -21,6 +21,7 @@ import copy
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, final
 
 import gymnasium
@@ -354,7 +355,8 @@ def _recipe(
                 f"{name}: the constructor of {type(unwrapped).__name__} computes {', '.join(stale)} from it, which"
                 " would keep the old value; give a setter that writes those too, or rebuild="
             )
-    return Setter(spec, write_attributes, kwargs), "attributes"
+    examples = {name: getattr(unwrapped, name) for name in names}
+    return Setter(spec, partial(write_attributes, examples=examples), kwargs), "attributes"
 
 
 def _own(name: str, example: Env, recipe: Recipe) -> Any:

@@ -103,10 +103,10 @@ def make(spec: EnvSpec | str, kwargs: Mapping[str, Any]) -> Env:
     return gymnasium.make(spec, max_episode_steps=-1, disable_env_checker=True, **kwargs)
 
 
-def write_attributes(unwrapped: Any, constants: Constants) -> None:
-    """One attribute a constant."""
+def write_attributes(unwrapped: Any, constants: Constants, examples: Mapping[str, Any]) -> None:
+    """One attribute a constant, of the type that it had when the environment was made."""
     for name, value in constants.items():
-        setattr(unwrapped, name, like(value, getattr(unwrapped, name)))
+        setattr(unwrapped, name, like(value, examples[name]))
 
 
 def _close(env: Env | None) -> None:
@@ -154,7 +154,8 @@ class Row(gymnasium.Env[Any, Any]):
         constants: Constants = options["constants"][self._index]
         self._steps, self._over = 0, False
         try:
-            if self._env is None or constants != self._constants:
+            # A step may have changed what was written, so it is written again; what is made anew costs more than that.
+            if self._env is None or constants != self._constants or isinstance(self._kind.recipe, Setter):
                 self._env = self._kind.recipe.renew(self._env, constants)
                 self._constants = constants
             observation, _ = self._env.reset(seed=seed)
