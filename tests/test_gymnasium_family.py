@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,11 @@ def test_a_masspole_that_changes_must_change_the_total_mass() -> None:
         GymnasiumFamily("CartPole-v1", {"masspole": Range(0.05, 1.0)})
     assert derived(type(gymnasium.make("CartPole-v1").unwrapped), "masscart") == ["total_mass"]
     assert derived(type(gymnasium.make("CartPole-v1").unwrapped), "gravity") == []
-    stale = GymnasiumFamily("CartPole-v1", {"masscart": 5.0}, setter=lambda env, c: setattr(env, "masscart", 5.0))
+
+    def forgetful(env: Any, constants: dict[str, float]) -> None:
+        env.masscart = 5.0
+
+    stale = GymnasiumFamily("CartPole-v1", {"masscart": 5.0}, setter=forgetful)
     fresh = GymnasiumFamily("CartPole-v1", {"masscart": 5.0, "masspole": 0.1, "length": 0.5}, setter=write_cart_pole)
     plain = GymnasiumFamily("CartPole-v1", {"gravity": 9.8})
     paths = []
@@ -367,6 +372,56 @@ def test_bool_and_int_constants_arrive_as_such_and_rows_have_their_own() -> None
         state = family.reset(task, (2, 1), generator=seeded(0))
         ends = [t.flatten().tolist() for _, _, t in roll(family, task, state, torch.zeros(4, 2, 1).long())]
         assert ends == [[True, False], [False, False], [False, False], [False, True]]
+
+
+class Asking(Clock):
+    """Has no defaults."""
+
+    def __init__(self, pay: float, life: float, other: str = "") -> None:
+        assert life >= 1, "a life is one step at least"
+        super().__init__(int(life), pay)
+
+
+def test_a_constructor_may_ask_for_its_constants() -> None:
+    def make(**constants: Any) -> GymnasiumFamily:
+        return GymnasiumFamily("tests/Asking-v3", constants, 5, rebuild=True, kwargs={"other": "x"})
+
+    gymnasium.register("tests/Asking-v3", entry_point=Asking)
+    try:
+        family = make(pay=Range(2.0, 4.0), life=3.0)
+        assert [one.default for one in family.parameters.values()] == [2.0, 3.0]
+        task = {"pay": torch.tensor([2.0, 4.0]), "life": torch.tensor([3.0, 3.0])}
+        state = family.reset(task, (2,), generator=seeded(0))
+        assert family.step(task, state, torch.zeros(2).long()).reward.tolist() == [2.0, 4.0]
+        with pytest.raises(ValueError, match="refused .*'pay': 1.0.*missing .* 'life'"):
+            make(pay=1.0)
+        with pytest.raises(ValueError, match="refused .* a life is one step at least"):
+            make(pay=1.0, life=Range(0.0, 3.0))
+        with pytest.raises(ValueError, match="refused .* unexpected keyword argument 'lief'"):
+            make(pay=1.0, lief=1.0, life=1.0)
+    finally:
+        del gymnasium.registry["tests/Asking-v3"]
+
+
+class Caller:
+    def __call__(self, *given: Any) -> Any:
+        return build_cart_pole(*given)
+
+
+@pytest.mark.parametrize(
+    ("what", "function"),
+    [
+        ("setter", partial(write_cart_pole)),
+        ("setter", lambda env, constants: None),
+        ("rebuild", partial(build_cart_pole)),
+        ("rebuild", lambda constants: build_cart_pole(constants)),
+        ("rebuild", Caller()),
+    ],
+)
+def test_functions_without_a_name_of_their_own_are_refused(what: str, function: Any) -> None:
+    with pytest.raises(ValueError, match=f"{what}: expected a function .* give a named function") as caught:
+        GymnasiumFamily("CartPole-v1", WIDE, **{what: function})
+    assert "\n" not in str(caught.value)
 
 
 class Fading(Clock):

@@ -98,8 +98,8 @@ class GymnasiumFamily(Family):
 
     Raises:
         ValueError: no such id, version, attribute or argument; an attribute that others are computed from;
-            values that the environment refuses; a range of a whole number; no constants; no time limit;
-            settings that contradict.
+            values that the environment refuses; a range of a whole number; no constants; no time limit; settings that
+            contradict; a setter or rebuild function without a name, such as a lambda.
         ImportError: the module, or one that the environment needs, is not installed.
         TypeError: an observation or action space of another kind.
 
@@ -138,7 +138,8 @@ class GymnasiumFamily(Family):
         given = dict(kwargs or {})
         if " at 0x" in repr(given):  # it goes into the fingerprint of benchmarks, by which a stored run is known again
             raise ValueError(f"{env}: expected kwargs of plain values, got {given}; make objects in a rebuild function")
-        example = _example(env, {} if callable(rebuild) else given)
+        low = {name: one.bounds[0] if isinstance(one, Distribution) else one for name, one in ranges.items()}
+        example = _example(env, {} if callable(rebuild) else given, low if rebuild is True else {})
         spec = example.spec
         if spec is None:
             raise ValueError(f"{env}: expected an environment with a spec; register it")
@@ -312,17 +313,19 @@ class GymnasiumFamily(Family):
         return low
 
 
-def _example(name: str, kwargs: Mapping[str, Any]) -> Env:
-    """One environment of that id, to look at."""
+def _example(name: str, kwargs: Mapping[str, Any], constants: Mapping[str, Any]) -> Env:
+    """One environment of that id, to look at; made with the constants where its constructor asks for them."""
     try:
         return make(name, kwargs)
     except (ModuleNotFoundError, DependencyNotInstalled) as error:
         raise ImportError(f"{name}: {line(error)}") from error
-    except TypeError as error:
-        raise ValueError(f"{name} refused {dict(kwargs)}: {line(error)}; correct kwargs=") from error
     except gymnasium.error.Error as error:
         hint = close_to(name.split(":")[-1], gymnasium.registry) or "gymnasium.pprint_registry() shows those there are"
         raise ValueError(f"there is no environment {name!r}; {hint.strip()}") from error
+    except Exception as error:
+        if constants and isinstance(error, TypeError):
+            return _example(name, {**kwargs, **constants}, {})
+        raise ValueError(f"{name} refused {dict(kwargs)}: {line(error)}; correct kwargs=, or the range") from error
 
 
 def _recipe(
@@ -335,9 +338,9 @@ def _recipe(
 ) -> tuple[Recipe, str]:
     """The recipe that is asked for, and its name in the family's description."""
     if callable(rebuild):
-        return Builder(rebuild), _title(rebuild)
+        return Builder(rebuild), _title("rebuild", rebuild)
     if setter is not None:
-        return Setter(spec, setter, kwargs), _title(setter)
+        return Setter(spec, setter, kwargs), _title("setter", setter)
     if rebuild:
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         taken = inspect.signature(creator).parameters if creator else {}
@@ -389,8 +392,17 @@ def _parameter(what: str, given: Distribution | float, own: Any) -> Parameter:
     return Parameter(default, -LARGEST, LARGEST, "as in Gymnasium", what, whole=count)
 
 
-def _title(function: Callable[..., Any]) -> str:
-    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function))
+def _title(what: str, function: Callable[..., Any]) -> str:
+    """A function by name, for the fingerprint of benchmarks, by which a stored run is known again.
+
+    Raises:
+        ValueError: it has no name, or one that is not its own.
+    """
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if not name or "<lambda>" in name:
+        raise ValueError(
+            f"{what}: expected a function by whose name a run is known again, got {function!r}; give a named function"
+        )
     return f"{module}:{name}"
 
 
