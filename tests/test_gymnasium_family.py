@@ -511,6 +511,24 @@ def test_environments_are_used_again_and_copies_have_none() -> None:
     assert not family._live and not family._idle
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_idle_environments_of_a_few_numbers_of_rows_are_kept(workers: int) -> None:
+    with clock(workers=workers) as family:
+        pools: list[Any] = []
+        for count in (2, 3, 2, 4, 5, 6) if workers else (2, 3, *range(2, 30)):
+            task = family.sample(count, generator=seeded(0))
+            state = family.reset(task, (count,), generator=seeded(1))
+            pools.append(family._live[-1].rows)
+            family.step(task, state, torch.zeros(count).long())
+        assert pools[0] is pools[2], "what is used by turns is used again"
+        kept = [rows for free in family._idle.values() for rows in free] + [one.rows for one in family._live]
+        given_back = {id(rows): rows for rows in pools if all(rows is not other for other in kept)}
+        assert len(kept) <= 3 and len(kept) + len(given_back) == len({id(rows) for rows in pools})
+        for rows in given_back.values():
+            assert (rows._vector if workers else rows._rows).closed
+            assert not workers or not any(process.is_alive() for process in rows._vector.processes)
+
+
 def test_everything_is_a_function_of_the_generator_alone() -> None:
     numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()
     policy, family = categorical_policy(), GymnasiumFamily("CartPole-v1", {"gravity": Range(5.0, 15.0)}, horizon=20)

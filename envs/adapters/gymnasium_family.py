@@ -9,7 +9,8 @@ the tickets stand for:
 * ``step`` moves all rows of one or more resets together, from their last state only: nothing can be replayed
   from an earlier one. A row whose episode has ended repeats its last observation with reward 0.
 * The next ``reset`` takes back the environments of every reset that has been stepped since. Those that wait
-  for their first step are left alone, so that several resets may be rolled out as one.
+  for their first step are left alone, so that several resets may be rolled out as one. Those taken back are used
+  again for as many rows, and closed once other numbers of rows have been asked for since.
 
 ``metarl``'s rollouts, meta-training and evaluation work so. Compiled programs do not, and say so.
 """
@@ -54,6 +55,7 @@ from .rows import (
     write_attributes,
 )
 
+KEPT = 3  # numbers of rows of which idle environments are kept: support, query and validation have one each
 LARGEST = 3e38  # about the largest float32, in which tasks are stored
 Numbers = npt.NDArray[Any]
 
@@ -170,9 +172,7 @@ class GymnasiumFamily(Family):
         seeds = torch.randint(2**31 - 1, rows, generator=generator, device=generator.device).flatten().tolist()
         values = {name: task[name].expand(rows).flatten().tolist() for name in self.parameters}
         constants = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-        self._take_back()
-        live = self._idle.get(len(seeds), [])
-        free = live.pop() if live else self._rows(len(seeds))
+        free = self._free(len(seeds))
         try:
             observation = free.begin(seeds, constants)
         except BaseException:
@@ -252,10 +252,16 @@ class GymnasiumFamily(Family):
             return WorkerRows(self._kind, count, self._workers, self._timeout)
         return LocalRows(self._kind, count)
 
-    def _take_back(self) -> None:
+    def _free(self, count: int) -> Rows:
+        """So many rows that nobody plays; of other numbers of rows only those asked for most recently are kept."""
         for reset in [reset for reset in self._live if reset.steps]:
             self._live.remove(reset)
             self._idle.setdefault(reset.count, []).append(reset.rows)
+        idle = self._idle[count] = self._idle.pop(count, [])  # the last asked for stands last
+        for other in list(self._idle)[:-KEPT]:
+            for rows in self._idle.pop(other):
+                rows.close()
+        return idle.pop() if idle else self._rows(count)
 
     def _find(self, state: State) -> list[tuple[_Reset, Numbers]]:
         """The resets that the tickets are of, each with the places of its rows ``[count]`` among them.
