@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 import gymnasium
@@ -295,7 +295,7 @@ def with_learned_rates(model: PPO, learner: Learner) -> PPO:
     """Continue training a model of `to_ppo` by the learner's step sizes: plain descent, a rate for every parameter.
 
     They were learned for the learner's own gradients: see `adaptation_settings`. The value network, for which none
-    were learned, gets `VALUE_RATE`.
+    were learned, gets `VALUE_RATE`. ``model.save`` and ``PPO.load`` keep the rates.
 
     Args:
         model: changed in place: its optimizer, and its learning-rate schedule, which from now on scales all rates.
@@ -311,12 +311,23 @@ def with_learned_rates(model: PPO, learner: Learner) -> PPO:
     leaves = [*model.policy.mlp_extractor.policy_net.parameters(), *model.policy.action_net.parameters()]
     if isinstance(learner.policy, GaussianPolicy):
         leaves, flat = [*leaves, model.policy.log_std], [*flat, rates.get("log_std", 0.0)]
-    known = {id(leaf) for leaf in leaves}
-    rest = [leaf for leaf in model.policy.parameters() if id(leaf) not in known]
-    alphas: list[Tensor | float] = [*flat, *(VALUE_RATE for _ in rest)]
-    model.policy.optimizer = PerParameterSGD([*leaves, *rest], alphas)
+    own = {id(leaf): rate for leaf, rate in zip(leaves, flat, strict=True)}
+    parameters = list(model.policy.parameters())
+    model.policy.optimizer = PerParameterSGD(parameters, [own.get(id(leaf), VALUE_RATE) for leaf in parameters])
+    kept = {name: value for name, value in model.policy_kwargs.items() if name != "optimizer_kwargs"}
+    model.policy_kwargs = {
+        **kept,
+        "optimizer_class": _unset_rates,
+    }  # what PPO.load makes, and fills with the saved ones
     model.learning_rate, model.lr_schedule = 1.0, _one
     return model
+
+
+def _unset_rates(parameters: Iterable[nn.Parameter], lr: float) -> PerParameterSGD:
+    """In the order of `with_learned_rates`; SB3's ``lr`` is the 1 that its schedule gives."""
+    del lr
+    given = list(parameters)
+    return PerParameterSGD(given, [0.0] * len(given))
 
 
 def adaptation_settings(advantages: Advantages, env: VecEnv, n_steps: int) -> dict[str, Any]:

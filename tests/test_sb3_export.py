@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stable_baselines3 import PPO
 
 from envs import CartPole, Navigation
-from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, Policy, lvc
+from metarl import MLP, Advantages, CategoricalPolicy, GaussianPolicy, Learner, Policy, lvc
 from metarl.export import learned_rates
 from metarl.rules import LearnedSGD, MetaSGD, Offset
-from metarl.sb3 import TaskVecEnv, from_ppo, to_ppo, with_learned_rates
+from metarl.sb3 import TaskVecEnv, adaptation_settings, from_ppo, to_ppo, with_learned_rates
 from tests.helpers import randomize, seeded
 
 SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "device": "cpu", "seed": 0}
@@ -70,6 +72,28 @@ def test_ppo_goes_on_with_learned_step_sizes(kind: str) -> None:
     value = "value_net.weight"
     moved = before[value] - sum(1e-3 * step[value] for step in steps)
     torch.testing.assert_close(model.policy.get_parameter(value).detach(), moved, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["cartpole", "navigation"])
+def test_a_saved_model_goes_on_with_its_learned_step_sizes(kind: str, tmp_path: Path) -> None:
+    policy, env = setting(kind)
+    learner = Learner(policy, MetaSGD(policy.initial(), initial=(0.01, 0.1), generator=seeded(1)), inner=lvc, outer=lvc)
+    settings = SMALL | adaptation_settings(Advantages(), env, n_steps=40)
+    settings |= {"policy_kwargs": {"optimizer_kwargs": {"weight_decay": 0.1}}}  # of Adam, which is replaced
+    model = with_learned_rates(to_ppo(policy, policy.initial(), env, **settings), learner)
+    model.learn(settings["batch_size"])
+    model.save(tmp_path / "model")
+    again = PPO.load(tmp_path / "model", env=env, device="cpu")
+    for one in (model, again):
+        for number, leaf in enumerate(one.policy.parameters()):
+            leaf.grad = torch.full_like(leaf, 0.1 * (number + 1))
+        one.policy.optimizer.step()
+    for name, leaf in model.policy.named_parameters():
+        assert torch.equal(again.policy.get_parameter(name), leaf), name
+    before = from_ppo(policy, again)
+    again.learn(settings["batch_size"])
+    assert again.policy.optimizer.param_groups[0]["lr"] == 1.0
+    assert not any(torch.equal(leaf, before[name]) for name, leaf in from_ppo(policy, again).items())
 
 
 FROZEN = [
