@@ -56,6 +56,7 @@ from .rows import (
 )
 
 KEPT = 3  # numbers of rows of which idle environments are kept: support, query and validation have one each
+CONSTRUCTOR, ATTRIBUTES = "constructor", "attributes"  # where constants go without a function of the user's
 LARGEST = 3e38  # about the largest float32, in which tasks are stored
 Numbers = npt.NDArray[Any]
 
@@ -148,7 +149,8 @@ class GymnasiumFamily(Family):
         recipe, how = _recipe(spec, example, list(ranges), setter, rebuild, given)
         # Declared for all instances alike by the base class; here each has those of its environment.
         self.parameters = {  # type: ignore[misc]
-            name: _parameter(f"{name} of {spec.id}", one, _own(name, example, recipe)) for name, one in ranges.items()
+            name: _parameter(f"{name} of {spec.id}", one, _own(name, example, recipe, how))
+            for name, one in ranges.items()
         }
         settings = {"env": spec.id, "constants": how, "kwargs": repr(sorted(given.items()))}
         super().__init__(_time_limit(spec.id, horizon), ranges, settings)
@@ -352,7 +354,7 @@ def _recipe(
         taken = inspect.signature(creator).parameters if creator else {}
         if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
             refuse_unknown(f"the constructor of {spec.id}", "argument", names, taken)
-        return Constructor(spec, {name: one.default for name, one in taken.items()}, kwargs), "constructor"
+        return Constructor(spec, {name: one.default for name, one in taken.items()}, kwargs), CONSTRUCTOR
     unwrapped = example.unwrapped
     numeric = [
         n for n, v in vars(unwrapped).items() if isinstance(v, int | float | np.number) and not n.startswith("_")
@@ -365,10 +367,10 @@ def _recipe(
                 " would keep the old value; give a setter that writes those too, or rebuild="
             )
     examples = {name: getattr(unwrapped, name) for name in names}
-    return Setter(spec, partial(write_attributes, examples=examples), kwargs), "attributes"
+    return Setter(spec, partial(write_attributes, examples=examples), kwargs), ATTRIBUTES
 
 
-def _own(name: str, example: Env, recipe: Recipe) -> Any:
+def _own(name: str, example: Env, recipe: Recipe, how: str) -> Any:
     """The value that the environment itself has, or its constructor; None where neither tells.
 
     It comes as a float where a function of the user's is given the constants, which are floats there.
@@ -376,8 +378,7 @@ def _own(name: str, example: Env, recipe: Recipe) -> Any:
     own = recipe.defaults.get(name) if isinstance(recipe, Constructor) else getattr(example.unwrapped, name, None)
     if not isinstance(own, int | float | np.number | np.bool_) or abs(float(own)) > LARGEST:
         return None
-    written = isinstance(recipe, Constructor) or (isinstance(recipe, Setter) and recipe.write is write_attributes)
-    return own if written else float(own)
+    return own if how in (CONSTRUCTOR, ATTRIBUTES) else float(own)
 
 
 def _parameter(what: str, given: Distribution | float, own: Any) -> Parameter:
