@@ -560,6 +560,29 @@ def test_one_seed_serves_all_rows_repeatably() -> None:
     assert not np.array_equal(first.task["half_length"], task)
 
 
+@pytest.mark.parametrize("first", [5, [1, 2, 3], None])
+def test_seeds_of_none_are_no_seed(first: Any) -> None:
+    one, other = (FamilyVectorEnv(TINY["cartpole"], 3) for _ in range(2))
+    one.reset(seed=first), other.reset(seed=first)
+    task = one.task
+    seen, _ = one.reset(seed=[None] * 3)
+    assert all(np.array_equal(one.task[name], values) for name, values in task.items())
+    if first is not None:
+        np.testing.assert_array_equal(seen, other.reset(seed=None)[0])
+    fresh = FamilyVectorEnv(TINY["cartpole"], 3)
+    fresh.reset(seed=[None] * 3)
+    assert len(np.unique(fresh.task["half_length"])) == 3
+
+
+def test_pictures_are_collected_under_an_id() -> None:
+    env = gymnasium.make("metarl/CartPole-v0", render_mode="rgb_array_list")
+    env.reset(seed=0)
+    for _ in range(2):
+        env.step(0)
+    frames = env.render()
+    assert len(frames) == 3 and not np.array_equal(frames[0], frames[-1])
+
+
 def test_rows_can_be_pinned_to_tasks_of_their_own() -> None:
     many = FamilyVectorEnv(CartPole(), 3, {"gravity": [1.0, 2.0, 3.0]})
     many.reset(seed=0)

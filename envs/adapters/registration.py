@@ -99,6 +99,10 @@ def make_single(
     return env if _limited(inspect.currentframe()) else TimeLimit(env, horizon)
 
 
+# Where Gymnasium looks for what it may wrap in a collection of pictures.
+make_single.metadata = FamilyEnv.metadata  # type: ignore[attr-defined]
+
+
 def make_vector(
     num_envs: int,
     family: str,

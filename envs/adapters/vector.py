@@ -102,7 +102,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         """Start episodes.
 
         Args:
-            seed: one for all rows, or one a row (None keeps the row's stream).
+            seed: one for all rows, or one a row (None keeps the row's stream; all None is None).
             options: ``{"task": ...}`` as in ``FamilyEnv``; ``{"reset_mask": [num_envs] bool}`` resets only the
                 rows where it is true and leaves tasks and episodes of the others alone.
 
@@ -204,14 +204,17 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _seed(self, seed: int | Sequence[int | None] | None, rows: Indices) -> Indices:
         """Which of the rows have new random numbers and therefore need a new task."""
+        if not (seed is None or isinstance(seed, int | np.integer)):
+            if len(seed) != self.num_envs:
+                raise ValueError(f"seed: expected one, or one for each of {self.num_envs} rows, got {len(seed)}")
+            if all(one is None for one in seed):
+                seed = None
         if seed is None or isinstance(seed, int | np.integer):
             super().reset(seed=None if seed is None else int(seed))
             if seed is None and all(self._streams.has(int(row)) for row in rows):
                 return rows[:0]
             self._streams.seed(self.np_random)
             return rows
-        if len(seed) != self.num_envs:
-            raise ValueError(f"seed: expected one, or one for each of {self.num_envs} rows, got {len(seed)}")
         fresh = [
             int(row) for row in rows if seed[row] is not None or self._streams.shared or not self._streams.has(row)
         ]
