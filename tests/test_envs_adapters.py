@@ -24,6 +24,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import envs
 from envs import (
     CartPole,
+    Delayed,
     Family,
     Navigation,
     NoisySensors,
@@ -33,6 +34,7 @@ from envs import (
     TabularMDP,
     TaskBenchmark,
     Transition,
+    Trials,
     cartpole_all,
     cartpole_polarity,
     cartpole_wide,
@@ -42,6 +44,7 @@ from envs import (
     navigation_maml,
 )
 from envs.adapters import FamilyEnv, FamilyVectorEnv, GymnasiumFamily, register
+from envs.adapters.drawing import View, picture, scalars
 from envs.adapters.registration import FAMILIES
 from envs.adapters.sources import stream
 
@@ -782,3 +785,23 @@ def test_a_live_family_is_no_vector_environment() -> None:
     ends = [vector.step(np.ones(2, np.int64))[2] for _ in range(30)]
     assert np.stack(ends).any(0).all()
     vector.close()
+
+
+@pytest.mark.parametrize("family", [CartPole(5), Navigation(5, goal_x=0.4)], ids=lambda family: type(family).__name__)
+def test_trials_are_drawn_as_the_episode_that_they_are_in(family: Family) -> None:
+    trial, bare = Trials(Delayed(family), 2), family
+    env = FamilyEnv(trial, render_mode="rgb_array")
+    env.reset(seed=0)
+    frames = [env.render()]
+    for _ in range(6):
+        env.step(actions_of(env, 1).sample())
+        frames.append(env.render())
+        state = {name: env._state[f"now.{name}"] for name in bare.reset(env._task, (), generator=torch.Generator())}
+        expected = picture(bare, env.task, scalars(state), bare.observe(env._task, state).numpy())
+        np.testing.assert_array_equal(frames[-1], expected)
+    assert not np.array_equal(frames[0], frames[-1])
+    past = [{"now.x": 0.1, "now.y": 0.2}, {"now.x": 0.3, "now.y": 0.1}]
+    state = scalars(env._state)
+    if isinstance(family, Navigation):
+        trail, none = (picture(trial, env.task, state, env._observe(), View(past=p)) for p in (past, []))
+        assert not np.array_equal(trail, none)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +111,10 @@ def picture(
         view: how to look at it.
     """
     draw = _drawing(family, state)
-    return draw(task, state, view) if draw else _bars(np.ravel(observation), view)
+    if not draw:
+        return _bars(np.ravel(observation), view)
+    past = [_inside(family, earlier)[1] for earlier in view.past]
+    return draw(task, _inside(family, state)[1], replace(view, past=past))
 
 
 def has_picture(family: Family, state: Numbers) -> bool:
@@ -119,9 +123,16 @@ def has_picture(family: Family, state: Numbers) -> bool:
 
 
 def _drawing(family: Family, state: Numbers) -> Drawing | None:
-    while isinstance(family, Wrapper):
-        family = family._family
+    family, state = _inside(family, state)
     return PICTURES.get(type(family)) or (_plane if {"x", "y"} <= state.keys() else None)
+
+
+def _inside(family: Family, state: Numbers) -> tuple[Family, Numbers]:
+    """What is wrapped, if anything, and its own state, whose names a wrapper may have made longer."""
+    own: Any = dict(state)
+    while isinstance(family, Wrapper):
+        own, family = family._state(own), family._family
+    return family, own
 
 
 def scalars(values: Mapping[str, Tensor], row: int | None = None) -> dict[str, float]:
