@@ -87,18 +87,19 @@ class Setup:
 Wrap = Callable[[Family], Family]
 
 
-def build(config: Config, device: torch.device, wrap: Wrap | None = None, *, look: bool = False) -> Setup:
+def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Setup:
     """Put a run together; with ``wrap``, on the benchmark's tasks in environments that show or deal them otherwise.
 
-    With ``look``, a benchmark that is not metarl's own is looked over before anything is built on it.
+    A benchmark that is not metarl's own is looked over before anything is built on it.
 
     Raises:
         InputError: a name or value that cannot be used; nothing has been done yet.
     """
     try:
-        benchmark = build_benchmark(config) if wrap is None else wrapped(build_benchmark(config), wrap)
-        if look and config.benchmark not in BENCHMARKS:
+        benchmark = build_benchmark(config)
+        if config.benchmark not in BENCHMARKS:
             refuse_broken(config.benchmark, benchmark.family)
+        benchmark = benchmark if wrap is None else wrapped(benchmark, wrap)
         policy = build_policy(config, benchmark)
         learner = Learner(
             policy,

@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
         refuse_rate(config, argv)
         runs.prepare_machine(watch.threads, deterministic=watch.deterministic)
         device = runs.pick_device(watch.device)
-        setup, done = build(config, device, look=True), runs.Progress()
+        setup, done = build(config, device), runs.Progress()
         refuse(watch, setup)
         try_out(setup)
         folder = runs.create(config, watch.output, device)

@@ -370,8 +370,7 @@ def test_only_what_is_not_metarls_own_is_looked_over(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("experiments.build.look_over_family", lambda family: looked.append(family.describe()) or [])
     own = SMALL.model_copy(update={"benchmark": "tests.test_experiments:LONGER", "horizon": None})
     for config in (SMALL, own):
-        build(config, torch.device("cpu"), look=True)
-    build(own, torch.device("cpu"))
+        build(config, torch.device("cpu"))
     assert looked == [LONGER.describe()]
 
 
