@@ -50,14 +50,15 @@ def test_reproduced_tables_are_those_of_their_scores(folder: str) -> None:
     assert "\n".join(lines) + "\n" == without_intervals(folder)
 
 
-def test_the_table_of_all_rules_is_that_of_its_scores() -> None:
-    written = json.loads((RESULTS / "compare-rules" / "comparison.json").read_text())
+@pytest.mark.parametrize("folder", ["compare-rules", "rates-cartpole-polarity"])
+def test_tables_of_rules_are_those_of_their_scores(folder: str) -> None:
+    written = json.loads((RESULTS / folder / "comparison.json").read_text())
     config = config_of(written)
     tuned = {
         name: contender(name).config(config).model_copy(update={"rate": rate, "rate_lr": written["rate_lrs"][name]})
         for name, rate in written["rates"].items()
     }
-    assert "\n".join(compare.table(tuned, written["results"])) + "\n" == without_intervals("compare-rules")
+    assert "\n".join(compare.table(tuned, written["results"])) + "\n" == without_intervals(folder)
 
 
 @pytest.mark.parametrize("folder", sorted(file.parent.name for file in RESULTS.glob("*/finetune.json")))
