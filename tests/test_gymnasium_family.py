@@ -746,7 +746,7 @@ def test_mistakes_are_named_in_one_line(call: Any, kind: type[Exception], words:
 def test_bad_tasks_are_refused_at_the_reset() -> None:
     family = clock()
     for task, words in (
-        ({"life": torch.tensor([float("nan")])}, "life: expected within"),
+        ({"life": torch.tensor([float("nan")])}, "life: expected whole numbers within"),
         ({"lief": torch.tensor([1.0])}, "did you mean 'life'"),
         ({}, "'life' is missing"),
     ):
