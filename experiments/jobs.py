@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from experiments import runs
 from experiments.build import build_benchmark
 from experiments.config import Config
+from experiments.plugins import fingerprints
 from experiments.stopping import leave_ctrl_c_to_the_parent, stoppable
 from metarl import DivergedError, NonFiniteError
 
@@ -51,9 +52,10 @@ def key_of(*parts: Any) -> str:
 
 
 def benchmarks_of(config: Config) -> list[str]:
-    """Fingerprints of what is trained and scored on: under one name there may be other tasks tomorrow."""
+    """Fingerprints of what is trained and scored on, and of plug-ins: under one name there may be others tomorrow."""
     names = [config.benchmark] if config.scored_in is None else [config.benchmark, config.scored_in]
-    return [_fingerprint(name, config.horizon) for name in names]
+    own = fingerprints(config.model_dump(mode="json"))
+    return [*(_fingerprint(name, config.horizon) for name in names), *own.values()]
 
 
 @functools.cache
@@ -83,7 +85,7 @@ def do(job: Job) -> dict[str, Any]:
 def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
     """Results by job key; only what is not in the folder yet is run."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [job for job in jobs if not (folder / f"{job.key}.json").exists()]
+    missing = [job for job in jobs if not _is_finished(folder / f"{job.key}.json")]
     with stoppable(), _processes(workers) as pool:
         pending = {pool.submit(do, job): job for job in missing}
         for number, future in enumerate(as_completed(pending), 1):
@@ -97,6 +99,14 @@ def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[s
             f"note: {others} of {len(found)} jobs in {folder} were finished by other code; delete them to do them anew"
         )
     return found
+
+
+def _is_finished(file: Path) -> bool:
+    """Whether a job's result can be read; one that cannot is made anew."""
+    try:
+        return "code" in json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

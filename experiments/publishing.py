@@ -46,9 +46,9 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def publish(folder: Path, name: str, text: str, about: Mapping[str, Any]) -> None:
-    """Print a table, and write it beside what it was made of: ``table.md``, and a JSON file called ``name``."""
-    print("\n" + text)
+    """Write a table, and print it, beside what it was made of: ``table.md``, and a JSON file called ``name``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(text + "\n")
+    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     made = {"command": shlex.join(["python", *sys.argv]), "system": runs.system(torch.device("cpu"))}
     runs.write_json(folder / name, made | dict(about), indent=None)
+    print("\n" + text)  # last: not every terminal can show it

@@ -151,13 +151,11 @@ def _without_checkpoint(folder: Path) -> str:
 
 def system(device: torch.device) -> dict[str, Any]:
     """Versions, machine and git commit, to be quoted beside results."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(describe, capture_output=True, text=True, cwd=Path(__file__).parent, check=False).stdout
+    except OSError:  # no git
+        commit = ""
     return {
         "python": platform.python_version(),
         "metarl": metarl.__version__,
@@ -167,7 +165,7 @@ def system(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit.strip() or None,
     }
 
 

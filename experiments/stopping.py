@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -43,7 +43,7 @@ class Request:
 
 @contextmanager
 def stop_requests() -> Iterator[Request]:
-    """Notes the first SIGINT or SIGTERM instead of breaking off; a second one of the kind does what it always did.
+    """Notes the first SIGINT, SIGTERM or SIGHUP instead of breaking off; a second one does what it always did.
 
     What is ignored stays ignored, such as ctrl-C by a job in the background of a shell.
     """

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -241,9 +242,10 @@ def _describe(value: Tensor) -> str:
 
 def _write(folder: Path, state: Mapping[str, Any], step: int) -> None:
     """``state.pt`` and ``manifest.json``, both on the disk when this returns."""
-    # An open file rather than a path: a full disk is then an OSError that says so.
+    packed = io.BytesIO()  # written by ourselves: of a full disk torch may say anything
+    torch.save(state, packed)
     with (folder / _STATE).open("xb") as file:
-        torch.save(state, file)
+        file.write(packed.getbuffer())
         _flush(file)
     with (folder / _STATE).open("rb") as file:  # read back: the hash is of what the disk holds
         digest = hashlib.file_digest(file, "sha256").hexdigest()

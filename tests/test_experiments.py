@@ -140,7 +140,7 @@ def foreground() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("foreground")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_told_to_stop_it_saves_the_iteration_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -893,6 +893,11 @@ def test_a_checkpoint_by_name_is_read_and_its_run_goes_on(tmp_path: Path, capsys
     assert train.main(["--resume", str(first), "--no-evaluate"]) == 0
     assert sorted(file.name for file in first.iterdir()) == kept
     assert_equal(whole, checkpoints.load(run))  # the same way once more
+
+
+def test_a_machine_without_git_trains_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert runs.system(torch.device("cpu"))["commit"] is None
 
 
 def test_software_that_has_changed_since_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

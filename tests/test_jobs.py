@@ -121,6 +121,24 @@ def test_a_job_on_a_benchmark_that_has_changed_is_another(monkeypatch: pytest.Mo
     assert changed("bandit-5") == [False] * 4
 
 
+def test_a_job_with_a_plug_in_that_has_been_edited_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, plain = Config(rule="examples.own_rule:SignSGD"), Config()
+    before = [Job("x", one, Protocol()).key for one in (own, plain)]
+    monkeypatch.setattr("experiments.plugins._fingerprint", lambda module: f"edited {module}")
+    assert [Job("x", one, Protocol()).key == key for one, key in zip((own, plain), before, strict=True)] == [
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("left", ["", "{", "{}"])
+def test_a_result_that_cannot_be_read_is_made_anew(tmp_path: Path, left: str) -> None:
+    job = Note(str(tmp_path), 0)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / f"{job.key}.json").write_text(left)
+    assert run_all([job], tmp_path / "jobs", 1) == {job.key: {"number": 0}}
+
+
 def test_a_job_that_fails_ends_the_others(tmp_path: Path) -> None:
     jobs = [Note(str(tmp_path), 0, fails=True), Note(str(tmp_path), 1, seconds=60.0)]
     started = time.monotonic()
