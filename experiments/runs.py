@@ -197,6 +197,27 @@ def save(folder: Path, setup: Setup, progress: Progress) -> None:
     checkpoints.save(folder, state, progress.iteration)
 
 
+def refuse_contradiction(folder: Path, config: Mapping[str, Any]) -> None:
+    """Check that a checkpoint is of the run it lies in: ``config.json`` is written once, and is not there to be edited.
+
+    Raises:
+        InputError: the file says otherwise.
+    """
+    file = run_of(folder) / "config.json"
+    try:
+        told = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return
+    for name, value in json.loads(json.dumps(dict(config))).items():
+        if (
+            name != "env_steps" and told.get(name, value) != value
+        ):  # a budget is extended here a moment later than there
+            raise InputError(
+                f"{file} says {name} = {told[name]!r}, and the checkpoint that it was trained with {value!r}: "
+                "expected a run as train.py left it"
+            )
+
+
 def made_by(config: Config) -> dict[str, dict[str, str]]:
     """The software that a run's numbers are owed to."""
     packages = {"python": platform.python_version(), "metarl": metarl.__version__}
@@ -233,8 +254,8 @@ def load(
             kind of device, of which the stream of noise is.
 
     Raises:
-        InputError: no run there, or none with a checkpoint; a plug-in not allowed; a benchmark that has changed since;
-            another kind of device to train on.
+        InputError: no run there, or none with a checkpoint, or one of another run; a plug-in not allowed; a benchmark
+            that has changed since; another kind of device to train on.
         CheckpointError: the checkpoint is damaged or does not fit.
     """
     folder, device = Path(folder), torch.device(device)
@@ -244,6 +265,7 @@ def load(
     state = checkpoints.load(folder)
     if "config" not in state or "benchmark" not in state:
         raise InputError(f"{folder}: this checkpoint is not of a training run; expected one written by train.py")
+    refuse_contradiction(folder, state["config"])
     config = Config(**state["config"])
     allowed = {plugins} if isinstance(plugins, str) else set(plugins)
     if refused := [name for name in imported(state["config"]) if name not in allowed]:

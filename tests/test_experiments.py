@@ -895,6 +895,20 @@ def test_a_checkpoint_by_name_is_read_and_its_run_goes_on(tmp_path: Path, capsys
     assert_equal(whole, checkpoints.load(run))  # the same way once more
 
 
+def test_a_configuration_that_was_edited_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert train_tiny(run, "--no-evaluate", "--lr", "0.01") == 0
+    config = json.loads((run / "config.json").read_text())
+    runs.write_json(run / "config.json", {**config, "lr": 0.5, "unknown": 1})
+    step = next((run / "checkpoints").glob("step_*"))
+    for argv in ([str(run)], [str(step)]):
+        assert evaluate.main([*argv, "--tasks", "2"]) == 2
+        assert "says lr = 0.5, and the checkpoint that it was trained with 0.01" in capsys.readouterr().err
+    assert train.main(["--resume", str(run), "--env-steps", "4000"]) == 2
+    runs.write_json(run / "config.json", config)
+    assert train.main(["--resume", str(run), "--env-steps", "4000", "--no-evaluate"]) == 0
+
+
 def test_a_machine_without_git_trains_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert runs.system(torch.device("cpu"))["commit"] is None
