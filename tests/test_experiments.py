@@ -133,10 +133,12 @@ def test_a_run_resumed_with_a_larger_budget_equals_one_that_began_with_it(
 
 @pytest.fixture
 def foreground() -> Iterator[None]:
-    """Signals as in a shell's foreground, where ctrl-C is not ignored, whatever the tests are run from."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals as in a shell's foreground, where none is ignored, whatever the tests are run from (nohup, say)."""
+    heard = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("foreground")
