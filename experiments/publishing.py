@@ -46,7 +46,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def publish(folder: Path, name: str, text: str, about: Mapping[str, Any]) -> None:
-    """Write a table, and print it, beside what it was made of: ``table.md``, and a JSON file called ``name``."""
+    """Write a table, ``table.md``, beside what it was made of, a JSON file called ``name``; and print it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     made = {"command": shlex.join(["python", *sys.argv]), "system": runs.system(torch.device("cpu"))}

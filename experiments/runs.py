@@ -208,10 +208,11 @@ def refuse_contradiction(folder: Path, config: Mapping[str, Any]) -> None:
         told = json.loads(file.read_text())
     except (OSError, ValueError):
         return
+    if not isinstance(told, dict):
+        return
     for name, value in json.loads(json.dumps(dict(config))).items():
-        if (
-            name != "env_steps" and told.get(name, value) != value
-        ):  # a budget is extended here a moment later than there
+        # a budget is extended in the file a moment later than in the checkpoint
+        if name != "env_steps" and told.get(name, value) != value:
             raise InputError(
                 f"{file} says {name} = {told[name]!r}, and the checkpoint that it was trained with {value!r}: "
                 "expected a run as train.py left it"

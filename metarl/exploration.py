@@ -13,7 +13,7 @@ from metarl.advantages import Advantages
 from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.policies import is_stacked
 from metarl.rollouts import draw, roll_out, task_count
-from metarl.rules import RuleState, decided, draw_noise, kept
+from metarl.rules import RuleState, draw_noise, kept
 from metarl.trees import expand, joined, sliced
 from metarl.types import Batch, Params, Task, TaskFamily, Trace
 
@@ -201,8 +201,7 @@ def _refuse_no_credit(learner: Learner, plan: Plan, tasks: int) -> None:
         ValueError: one task, which has no others to be compared with; what is earned in later steps, which counts, too,
             but is no part of the outcome.
     """
-    acting = bool(decided(learner.rule.init(learner.policy.initial())))
-    if learner.credit is None and not acting:
+    if learner.credit is None and not learner.decides():
         return
     who = "credit for exploring" if learner.credit is not None else f"the rule {type(learner.rule).__name__}"
     if tasks < 2:

@@ -133,6 +133,10 @@ class Learner(nn.Module):
         found: Tensor = self.policy(params, observation).information(weight)
         return found
 
+    def decides(self) -> bool:
+        """Whether the rule acts at random: see `metarl.rules.base`."""
+        return bool(decided(self.rule.init(self.policy.initial())))
+
     def act(self, params: Params, batch: Batch) -> Distribution:
         """How the policy acts on the steps of a batch ``[H, N, ...]``; anything on padding."""
         distribution: Distribution = on_live(lambda rows: self.policy(params, rows), batch, batch.observation)

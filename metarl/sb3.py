@@ -142,9 +142,8 @@ class TaskVecEnv(VecEnv):
                 raise ValueError(f"actions: expected integers from 0 to {space.n - 1}, got {_shown(given)}")
         elif given.dtype.kind not in "iuf" or not np.isfinite(given).all():
             raise ValueError(f"actions: expected finite numbers, got {_shown(given)}; check the policy")
-        self._actions = torch.from_numpy(
-            given.astype(np.int64 if isinstance(space, Discrete) else np.float32)
-        )  # a copy
+        dtype = np.int64 if isinstance(space, Discrete) else np.float32
+        self._actions = torch.from_numpy(given.astype(dtype))  # a copy
 
     def step_wait(self) -> VecEnvStepReturn:
         """One step of every row: observations, rewards (float32), dones and infos.
@@ -315,10 +314,7 @@ def with_learned_rates(model: PPO, learner: Learner) -> PPO:
     parameters = list(model.policy.parameters())
     model.policy.optimizer = PerParameterSGD(parameters, [own.get(id(leaf), VALUE_RATE) for leaf in parameters])
     kept = {name: value for name, value in model.policy_kwargs.items() if name != "optimizer_kwargs"}
-    model.policy_kwargs = {
-        **kept,
-        "optimizer_class": _unset_rates,
-    }  # what PPO.load makes, and fills with the saved ones
+    model.policy_kwargs = {**kept, "optimizer_class": _unset_rates}  # PPO.load makes it and fills in what was saved
     model.learning_rate, model.lr_schedule = 1.0, _one
     return model
 

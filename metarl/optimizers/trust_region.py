@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from metarl.learner import Learner
 from metarl.optimizers.base import MetaOptimizer, Metrics, assess, fisher_product, meta_gradient, trainable
-from metarl.rules import decided
 from metarl.types import Trace
 
 
@@ -57,7 +56,7 @@ class TrustRegion(MetaOptimizer):
             ValueError: a rule that acts at random. How likely its decisions are changes no adapted policy: nothing
                 bounds how far it is moved.
         """
-        if decided(learner.rule.init(learner.policy.initial())):
+        if learner.decides():
             raise ValueError(
                 "a trust region bounds how policies change, not how a rule decides at random: expected another rule "
                 f"than {type(learner.rule).__name__}, or Descent"
