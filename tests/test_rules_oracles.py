@@ -537,6 +537,13 @@ def test_first_order_keeps_the_gradient_of_the_loss_from_the_rule() -> None:
     assert reached == [[True] * (2 + len(grads)), [*inner, True]]  # what the rule itself learns keeps its own
 
 
+def reinforced(policy: Any) -> Scheduled:
+    """A rule whose schedule decides at random, for two steps, and has learned something."""
+    schedule = RLSchedule(steps=2, units=3, generator=seeded(0))
+    randomize(schedule, 1)
+    return Scheduled(SGD(0.2), schedule)
+
+
 def test_the_score_of_a_reinforced_schedule_is_the_gradient_of_the_expected_reward() -> None:
     # E of the reward -(s - c)^2 under s ~ N(m, σ²) is -(m - c)² - σ²
     schedule = RLSchedule(steps=1, units=2, spread=0.5, generator=seeded(0)).double()
@@ -576,13 +583,7 @@ def test_a_reinforced_schedule_acts_by_its_mean_without_noise_and_after_the_step
 
 def test_what_a_reinforced_schedule_drew_stays_drawn_when_it_has_changed() -> None:
     """Decisions are data: a replay adapts as exploring did, and its loss has the derivative that it says."""
-
-    def make(policy: Any) -> UpdateRule:
-        schedule = RLSchedule(steps=2, units=3, generator=seeded(0))
-        randomize(schedule, 1)
-        return FirstOrder(Scheduled(SGD(0.2), schedule))
-
-    learner, trace = double_trace(make, steps=2)
+    learner, trace = double_trace(lambda p: FirstOrder(reinforced(p)), steps=2)
     one = one_task(trace, 1)
     before, schedule = learner.adapt(one.support, one.noise), learner.rule.rule.schedule  # type: ignore[union-attr]
     first = float(learner(one).detach())
@@ -622,12 +623,7 @@ def test_the_score_of_a_reinforced_schedule_does_not_reach_what_it_saw() -> None
 
 
 def test_the_score_reaches_the_schedule_alone_without_first_order_too() -> None:
-    def make(policy: Any) -> UpdateRule:
-        schedule = RLSchedule(steps=2, units=3, generator=seeded(0))
-        randomize(schedule, 1)
-        return Scheduled(SGD(0.2), schedule)
-
-    learner, trace = double_trace(make, steps=2)
+    learner, trace = double_trace(reinforced, steps=2)
     rule, start = list(learner.rule.parameters()), list(learner.policy.parameters())
     # the meta-objective is linear in the gain, with minus the log-probability as its slope
     score = torch.vmap(learner)(trace).sum() - torch.vmap(learner)(trace._replace(gain=0 * trace.gain)).sum()
@@ -638,12 +634,7 @@ def test_the_score_reaches_the_schedule_alone_without_first_order_too() -> None:
 
 
 def test_no_gradient_passes_through_the_inner_loop_to_a_reinforced_schedule() -> None:
-    def make(policy: Any) -> UpdateRule:
-        schedule = RLSchedule(steps=2, units=3, generator=seeded(0))
-        randomize(schedule, 1)
-        return FirstOrder(Scheduled(SGD(0.2), schedule))
-
-    learner, trace = double_trace(make, steps=2)
+    learner, trace = double_trace(lambda p: FirstOrder(reinforced(p)), steps=2)
     assert set(trace.noise) == {"schedule.noise", "schedule.drawn"}
     assert trace.noise["schedule.noise"].shape[:2] == trace.noise["schedule.drawn"].shape[:2] == (3, 2)
     adapted = torch.vmap(learner.adapt)(trace.support, trace.noise)  # replay of what was explored
