@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from gymnasium.spaces import Box, Discrete
@@ -20,7 +20,6 @@ from experiments.names import (
     INNER_LOSSES,
     LOSSES,
     META_OPTIMIZERS,
-    PARAMETERISATIONS,
     RULES,
     query_advantages,
     seeing_actions,
@@ -55,6 +54,7 @@ class Setup:
     generator: torch.Generator  # rollout noise, on the device
     task_generator: torch.Generator  # tasks, on the CPU
     config: Config
+    read: frozenset[str] = frozenset()  # fields of the configuration that its parts or the training ask for
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +86,22 @@ class Setup:
 
 Wrap = Callable[[Family], Family]
 
+TRAINING = frozenset({"env_steps", "final_share", "patience"})
+"""What `Setup.train` reads of a configuration."""
+
+
+class Read:
+    """A configuration that keeps count of what is asked of it."""
+
+    def __init__(self, config: Config) -> None:
+        """Nothing has been asked yet."""
+        self._config, self.asked = config, set(TRAINING)
+
+    def __getattr__(self, name: str) -> Any:
+        """The configuration's own."""
+        self.asked.add(name)
+        return getattr(self._config, name)
+
 
 def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Setup:
     """Put a run together; with ``wrap``, on the benchmark's tasks in environments that show or deal them otherwise.
@@ -95,27 +111,33 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
     Raises:
         InputError: a name or value that cannot be used; nothing has been done yet.
     """
+    read = Read(config)
     try:
-        benchmark = build_benchmark(config)
-        if config.benchmark not in BENCHMARKS:
-            refuse_broken(config.benchmark, benchmark.family)
-        benchmark = benchmark if wrap is None else wrapped(benchmark, wrap)
-        policy = build_policy(config, benchmark)
-        learner = Learner(
-            policy,
-            build_rule(config, policy),
-            inner=build_inner_loss(config, benchmark.family),
-            outer=build_outer_loss(config, benchmark.family),
-            credit=_credit(config),
-            every_step=config.every_step,
-        ).to(device)
-        if config.compile:
-            _refuse_live(benchmark.family)
-            learner.compile()
-        optimizer = choose("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
-        plan = build_plan(config, benchmark)
+        setup = _put_together(cast(Config, read), device, wrap)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
+    return replace(setup, config=config, read=frozenset(read.asked))
+
+
+def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Setup:
+    benchmark = build_benchmark(config)
+    if config.benchmark not in BENCHMARKS:
+        refuse_broken(config.benchmark, benchmark.family)
+    benchmark = benchmark if wrap is None else wrapped(benchmark, wrap)
+    policy = build_policy(config, benchmark)
+    learner = Learner(
+        policy,
+        build_rule(config, policy),
+        inner=build_inner_loss(config, benchmark.family),
+        outer=build_outer_loss(config, benchmark.family),
+        credit=_credit(config),
+        every_step=config.every_step,
+    ).to(device)
+    if config.compile:
+        _refuse_live(benchmark.family)
+        learner.compile()
+    optimizer = choose("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
+    plan = build_plan(config, benchmark)
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
     return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
 
@@ -236,8 +258,7 @@ def build_rule(config: Config, policy: Policy) -> UpdateRule:
     """The update rule by name."""
     if config.rule not in RULES:
         return own_rule(config, policy)
-    known: UpdateRule = RULES[config.rule](config, policy.initial(), PARAMETERISATIONS[config.parameterisation](config))
-    return known
+    return RULES[config.rule](config, policy.initial())
 
 
 def build_inner_loss(config: Config, family: TaskFamily) -> Loss:

@@ -25,7 +25,6 @@ from experiments.errors import InputError, script
 from experiments.lookup import choose, choose_or_import
 from experiments.names import INNER_LOSSES, RULES
 from experiments.plugins import loss_sizes
-from metarl.rules import Free
 from metarl.testing import check_family, check_loss, check_rule
 
 FOUND = 1
@@ -79,7 +78,7 @@ def look_at_family(options: Options) -> list[str]:
 
 def look_at_rule(options: Options) -> list[str]:
     found = choose_or_import("rule", options.name, RULES)
-    make = (lambda params: found(Config(), params, Free())) if options.name in RULES else found
+    make = (lambda params: found(Config(), params)) if options.name in RULES else found
     return check_rule(_callable(options, make))
 
 

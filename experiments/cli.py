@@ -1,15 +1,17 @@
-"""Command lines: a preset's name, then flags for every field of a configuration and of a script's options."""
+"""Command lines: a preset or a file, then flags for every field of a configuration and of a script's options."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
+from pydantic import ValidationError
 
 from experiments.config import Config
-from experiments.errors import InputError
+from experiments.errors import InputError, describe, existing
 from experiments.lookup import choose
 from experiments.names import (
     ACTIVATIONS,
@@ -21,6 +23,7 @@ from experiments.names import (
     PARAMETERISATIONS,
     RULES,
 )
+from experiments.plugins import imports
 from experiments.presets import PRESETS
 
 Options = TypeVar("Options")
@@ -33,6 +36,23 @@ Plugins = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 def parse(kind: type[Options], argv: Sequence[str], description: str | None, start: Options | None = None) -> Options:
     """Flags for the fields of ``kind``, changing ``start``; a misspelt one ends with exit code 2 and a suggestion."""
     return tyro.cli(kind, args=list(argv), description=description, default=start)
+
+
+def stored(file: Path, argv: Sequence[str]) -> Config:
+    """A configuration in JSON, such as ``config.json`` of a run.
+
+    Raises:
+        InputError: no such file, no configuration, or one that imports what no flag of the command line names.
+    """
+    try:
+        config = Config.model_validate_json(existing(file, "file of a configuration").read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{file}: expected a configuration, as config.json of a run; {describe(error)}") from error
+    for name, path in imports(vars(config)).items():
+        if name not in given(argv):
+            flag = f"--{name.replace('_', '-')} {path}"
+            raise InputError(f"{file} imports {path}, no part of metarl; allow it with {flag}, or choose another")
+    return config
 
 
 def preset(name: str) -> Config:
@@ -66,8 +86,30 @@ def _help(name: str) -> str:
     return f"{said}: {', '.join(KNOWN[name])}" if name in KNOWN else said
 
 
+def given(argv: Sequence[str]) -> set[str]:
+    """Fields of the configuration that flags name, ``--no-...`` among them."""
+    names = {part.partition("=")[0][2:].replace("-", "_") for part in argv if part.startswith("--")}
+    return {name for name in Config.model_fields if {name, f"no_{name}"} & names}
+
+
+def refuse_unread(argv: Sequence[str], read: Iterable[str]) -> None:
+    """A flag that changes nothing is a mistake, or an experiment that never was.
+
+    Args:
+        argv: the command line.
+        read: fields of the configuration that somebody asks for, such as `experiments.build.Setup.read`.
+
+    Raises:
+        InputError: flags name other fields.
+    """
+    unread = sorted(given(argv) - set(read))
+    if unread:
+        flags = ", ".join("--" + name.replace("_", "-") for name in unread)
+        raise InputError(f"{flags}: nothing that was chosen reads it; leave it out, or choose what does")
+
+
 def parse_config(kind: type[Options], argv: Sequence[str], description: str | None) -> tuple[Config, Options]:
-    """A preset's name, flags that change it, and the flags of ``kind``.
+    """The name of a preset or of a file that holds a configuration, flags that change it, and those of ``kind``.
 
     tyro reads plain types and pydantic judges the values afterwards, so that a refused value is one line.
     Without a preset (or with ``--help`` alone) the defaults of `Config` are the start.
@@ -75,7 +117,8 @@ def parse_config(kind: type[Options], argv: Sequence[str], description: str | No
     named = bool(argv) and not argv[0].startswith("-")
     if not argv:
         raise InputError(f"expected a preset: {', '.join(PRESETS)}; or --help")
-    base = preset(argv[0]) if named else Config()
+    start = argv[0] if named else ""
+    base = stored(Path(start), argv) if start.endswith(".json") else preset(start) if named else Config()
     fields: list[tuple[str, Any, Any]] = [
         (name, Annotated[info.annotation, tyro.conf.arg(help=_help(name))], field(default=getattr(base, name)))
         for name, info in Config.model_fields.items()
@@ -85,6 +128,6 @@ def parse_config(kind: type[Options], argv: Sequence[str], description: str | No
         "Both",
         [("config", tyro.conf.OmitArgPrefixes[flags]), ("options", tyro.conf.OmitArgPrefixes[kind])],  # type: ignore[valid-type]
     )
-    listing = "\n".join(f"    {name}: {line}" for name, (line, _) in PRESETS.items())
-    parsed = tyro.cli(both, args=list(argv[named:]), description=f"{description}\nPresets:\n{listing}")
+    listing = "\n".join(["Presets:", *(f"    {name}: {line}" for name, (line, _) in PRESETS.items())])
+    parsed = tyro.cli(both, args=list(argv[named:]), description=f"{description}\n{listing}")
     return Config(**vars(parsed.config)), parsed.options

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from experiments import figures, runs
 from experiments.build import build
-from experiments.cli import parse_config
+from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
 from experiments.contenders import CONTENDERS, contender, refuse_live
 from experiments.contenders.budget import refuse_unequal
@@ -116,14 +116,19 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected rules, rates, and seeds, held_out and workers >= 1; got {options}")
     if not all(0.0 < size < math.inf for size in (*options.rates, *options.rate_lrs)):
         raise InputError(f"expected positive rates and rate_lrs, got {options.rates} and {options.rate_lrs}")
+    if "rate" in given(argv):
+        raise InputError("--rate: step sizes are tuned; give a grid of them, such as --rates 0.1 0.3")
     refuse_another(options.output, config.benchmark)
     if config.seed <= TUNING_SEED < config.seed + options.seeds:
         raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
+    read: set[str] = set()
     for name in names:
         # refuse what cannot run before hours of work
         setup = build(contender(name).config(config), torch.device("cpu"))
+        read |= setup.read
         if contender(name).restarts:
             refuse_live(name, setup.benchmark.family)
+    refuse_unread(argv, read)
     options.output.mkdir(parents=True, exist_ok=True)
     tuned = tune(config, names, options)
     jobs = [

@@ -55,6 +55,7 @@ def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setu
     else:
         shutil.rmtree(folder, ignore_errors=True)  # interrupted before its first checkpoint: nothing to keep
         setup, done = build(config, device), runs.Progress()
+        folder.mkdir(parents=True)
         runs.create(config, folder, device)
     if done.env_steps < config.env_steps:
         done = train(setup, folder, done, save_every=10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import reprlib
 import select
 import signal
 import sys
@@ -27,8 +28,9 @@ def describe(error: ValidationError) -> str:
     """The first problem of a refused configuration in one line."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "configuration"
+    shown = reprlib.repr(first["input"])  # somebody may have given a whole file
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{field}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}{more}; see --help"
+    return f"{field}: {first['msg'].removeprefix('Value error, ')}, got {shown}{more}; see --help"
 
 
 def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:

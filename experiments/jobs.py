@@ -83,10 +83,13 @@ def do(job: Job) -> dict[str, Any]:
 
 
 def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
-    """Results by job key; only what is not in the folder yet is run."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Results by job key; only what is not in the folder yet is run.
+
+    Raises:
+        InputError: another process does.
+    """
     missing = [job for job in jobs if not _is_finished(folder / f"{job.key}.json")]
-    with stoppable(), _processes(workers) as pool:
+    with runs.locked(folder), stoppable(), _processes(workers) as pool:
         pending = {pool.submit(do, job): job for job in missing}
         for number, future in enumerate(as_completed(pending), 1):
             job, result = pending[future], future.result()

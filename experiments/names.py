@@ -69,72 +69,73 @@ PARAMETERISATIONS: dict[str, Callable[[Config], Parameterisation]] = {
     "bounded": lambda c: Bounded(0.0, c.max_rate),
 }
 
-Rule = Callable[[Config, Params, Parameterisation], UpdateRule]
+
+def _parameterisation(config: Config) -> Parameterisation:
+    return PARAMETERISATIONS[config.parameterisation](config)
 
 
-def _learned_rate(config: Config, params: Params, parameterisation: Parameterisation) -> UpdateRule:
-    del params
-    return LearnedSGD(config.rate, parameterisation=parameterisation)
+def _learned_rate(config: Config) -> UpdateRule:
+    return LearnedSGD(config.rate, parameterisation=_parameterisation(config))
 
 
-def _per_layer(config: Config, params: Params, parameterisation: Parameterisation) -> UpdateRule:
-    return PerLayerSGD(params, initial=config.rate, parameterisation=parameterisation)
+def _per_layer(config: Config, params: Params) -> UpdateRule:
+    return PerLayerSGD(params, initial=config.rate, parameterisation=_parameterisation(config))
 
 
-def _meta_sgd(config: Config, params: Params, parameterisation: Parameterisation) -> UpdateRule:
-    return MetaSGD(params, initial=config.rate, parameterisation=parameterisation)
+def _meta_sgd(config: Config, params: Params) -> UpdateRule:
+    return MetaSGD(params, initial=config.rate, parameterisation=_parameterisation(config))
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Callable[[Config, Params], UpdateRule]] = {
     "meta-sgd": _meta_sgd,
-    "maml": lambda c, params, p: SGD(c.rate),
-    "maml-halving": lambda c, params, p: PerStep(SGD(c.rate), SGD(c.rate / 2.0)),  # as MAML's navigation is tested
-    "fomaml": lambda c, params, p: FirstOrder(SGD(c.rate)),
-    "learned-rate": _learned_rate,
+    "maml": lambda c, params: SGD(c.rate),
+    "maml-halving": lambda c, params: PerStep(SGD(c.rate), SGD(c.rate / 2.0)),  # as MAML's navigation is tested
+    "fomaml": lambda c, params: FirstOrder(SGD(c.rate)),
+    "learned-rate": lambda c, params: _learned_rate(c),
     "per-layer": _per_layer,
-    "per-step": lambda c, params, p: PerStep(*(_per_layer(c, params, p) for _ in range(max(1, c.steps)))),
-    "per-step-meta-sgd": lambda c, params, p: PerStep(*(_meta_sgd(c, params, p) for _ in range(max(1, c.steps)))),
-    "offset": lambda c, params, p: Offset(_learned_rate(c, params, p), params),
-    "offset-meta-sgd": lambda c, params, p: Offset(_meta_sgd(c, params, p), params),
-    "offset-once": lambda c, params, p: PerStep(  # the adapted policy's small noise makes a second step a leap
-        Offset(_meta_sgd(c, params, p), params), SGD(0.0)
+    "per-step": lambda c, params: PerStep(*(_per_layer(c, params) for _ in range(max(1, c.steps)))),
+    "per-step-meta-sgd": lambda c, params: PerStep(*(_meta_sgd(c, params) for _ in range(max(1, c.steps)))),
+    "offset": lambda c, params: Offset(_learned_rate(c), params),
+    "offset-meta-sgd": lambda c, params: Offset(_meta_sgd(c, params), params),
+    "offset-once": lambda c, params: PerStep(  # the adapted policy's small noise makes a second step a leap
+        Offset(_meta_sgd(c, params), params), SGD(0.0)
     ),
-    "learned-exploration": lambda c, params, p: Offset(  # of a Gaussian policy; others have no noise of their own
-        _learned_rate(c, params, p), {name: leaf for name, leaf in params.items() if name == "log_std"}
+    "learned-exploration": lambda c, params: Offset(  # of a Gaussian policy; others have no noise of their own
+        _learned_rate(c), {name: leaf for name, leaf in params.items() if name == "log_std"}
     ),
-    "momentum": lambda c, params, p: Chain(Momentum(), _meta_sgd(c, params, p)),
-    "meta-curvature": lambda c, params, p: Chain(MetaCurvature(params), _learned_rate(c, params, p)),
-    "block-diagonal": lambda c, params, p: Chain(BlockDiagonal(params), _learned_rate(c, params, p)),
-    "whitened": lambda c, params, p: Chain(_whitened(params), SGD(c.rate)),
-    "whitened-meta-sgd": lambda c, params, p: Chain(_whitened(params), _meta_sgd(c, params, p)),
-    "whitened-layers": lambda c, params, p: Chain(
+    "momentum": lambda c, params: Chain(Momentum(), _meta_sgd(c, params)),
+    "meta-curvature": lambda c, params: Chain(MetaCurvature(params), _learned_rate(c)),
+    "block-diagonal": lambda c, params: Chain(BlockDiagonal(params), _learned_rate(c)),
+    "whitened": lambda c, params: Chain(_whitened(params), SGD(c.rate)),
+    "whitened-meta-sgd": lambda c, params: Chain(_whitened(params), _meta_sgd(c, params)),
+    "whitened-layers": lambda c, params: Chain(
         WhitenedInputs(params, affine_layers(params), ridge=0.1),
-        _meta_sgd(c, params, p),
+        _meta_sgd(c, params),
     ),
-    "whitened-outputs": lambda c, params, p: Chain(WhitenedOutputs(params), SGD(c.rate)),
-    "foresight": lambda c, params, p: Chain(_foresight(params), _meta_sgd(c, params, p)),
-    "whitened-offset": lambda c, params, p: Chain(_whitened(params), Offset(_meta_sgd(c, params, p), params)),
-    "unit-norm": lambda c, params, p: Chain(UnitNorm(), _meta_sgd(c, params, p)),
-    "anil": lambda c, params, p: Masked(SGD(c.rate), "head", params),
-    "anil-meta-sgd": lambda c, params, p: Masked(_meta_sgd(c, part_of(params, "head"), p), "head", params),
-    "boil": lambda c, params, p: Masked(SGD(c.rate), "hidden", params),
-    "cavia": lambda c, params, p: _cavia(c, params),
-    "first-order-meta-sgd": lambda c, params, p: FirstOrder(_meta_sgd(c, params, p)),
-    "mlp-schedule": lambda c, params, p: _scheduled(c, p, MLPSchedule(generator=stream(c.seed, "rule"))),
-    "lstm-schedule": lambda c, params, p: _scheduled(c, p, LSTMSchedule(generator=stream(c.seed, "rule"))),
-    "gp-schedule": lambda c, params, p: _scheduled(c, p, GPSchedule(len(params), steps=max(2, c.steps))),
-    "rl-schedule": lambda c, params, p: FirstOrder(
-        _scheduled(c, p, RLSchedule(steps=max(1, c.steps), generator=stream(c.seed, "rule")))
+    "whitened-outputs": lambda c, params: Chain(WhitenedOutputs(params), SGD(c.rate)),
+    "foresight": lambda c, params: Chain(_foresight(params), _meta_sgd(c, params)),
+    "whitened-offset": lambda c, params: Chain(_whitened(params), Offset(_meta_sgd(c, params), params)),
+    "unit-norm": lambda c, params: Chain(UnitNorm(), _meta_sgd(c, params)),
+    "anil": lambda c, params: Masked(SGD(c.rate), "head", params),
+    "anil-meta-sgd": lambda c, params: Masked(_meta_sgd(c, part_of(params, "head")), "head", params),
+    "boil": lambda c, params: Masked(SGD(c.rate), "hidden", params),
+    "cavia": lambda c, params: _cavia(c, params),
+    "first-order-meta-sgd": lambda c, params: FirstOrder(_meta_sgd(c, params)),
+    "mlp-schedule": lambda c, params: _scheduled(c, MLPSchedule(generator=stream(c.seed, "rule"))),
+    "lstm-schedule": lambda c, params: _scheduled(c, LSTMSchedule(generator=stream(c.seed, "rule"))),
+    "gp-schedule": lambda c, params: _scheduled(c, GPSchedule(len(params), steps=max(2, c.steps))),
+    "rl-schedule": lambda c, params: FirstOrder(
+        _scheduled(c, RLSchedule(steps=max(1, c.steps), generator=stream(c.seed, "rule")))
     ),
-    "lstm-optimizer": lambda c, params, p: FirstOrder(
+    "lstm-optimizer": lambda c, params: FirstOrder(
         LSTMOptimizer(rate=c.rate, generator=stream(c.seed, "rule")),
     ),
-    "meta-lstm": lambda c, params, p: FirstOrder(
+    "meta-lstm": lambda c, params: FirstOrder(
         MetaLSTM(c.rate, limit=c.max_rate, generator=stream(c.seed, "rule")),
     ),
-    "hypergradient": lambda c, params, p: Hypergradient(c.rate, rate_lr=c.online_rate),
-    "adam-hypergradient": lambda c, params, p: AdamHypergradient(c.rate, rate_lr=c.online_rate),
-    "exponentiated": lambda c, params, p: Exponentiated(c.rate, gain_lr=c.online_rate, scale_lr=c.online_rate),
+    "hypergradient": lambda c, params: Hypergradient(c.rate, rate_lr=c.online_rate),
+    "adam-hypergradient": lambda c, params: AdamHypergradient(c.rate, rate_lr=c.online_rate),
+    "exponentiated": lambda c, params: Exponentiated(c.rate, gain_lr=c.online_rate, scale_lr=c.online_rate),
 }
 
 
@@ -153,8 +154,8 @@ def _cavia(config: Config, params: Params) -> UpdateRule:
     return Masked(SGD(config.rate), "context", params)
 
 
-def _scheduled(config: Config, parameterisation: Parameterisation, schedule: Schedule) -> UpdateRule:
-    return Scheduled(LearnedSGD(config.rate, parameterisation=parameterisation), schedule)
+def _scheduled(config: Config, schedule: Schedule) -> UpdateRule:
+    return Scheduled(_learned_rate(config), schedule)
 
 
 ALGORITHMS: dict[str, dict[str, Any]] = {

@@ -32,38 +32,37 @@ Made = TypeVar("Made")
 UNUSED = "is learned but no"  # what may be so in the first steps alone, or by design
 
 
-FIELDS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    ("benchmark", "benchmark", BENCHMARKS),
-    ("scored_in", "benchmark", BENCHMARKS),
-    ("rule", "rule", RULES),
-    ("inner_loss", "inner loss", INNER_LOSSES),
-    ("outer_loss", "outer loss", LOSSES),
-)
-"""Fields of a configuration that may name what is no part of this project, its kind, and ours of that kind."""
+FIELDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "benchmark": ("benchmark", BENCHMARKS),
+    "scored_in": ("benchmark", BENCHMARKS),
+    "rule": ("rule", RULES),
+    "inner_loss": ("inner loss", INNER_LOSSES),
+    "outer_loss": ("outer loss", LOSSES),
+}
+"""Fields of a configuration that may name what is no part of this project: its kind, and ours of that kind."""
+
+
+def imports(config: Mapping[str, Any]) -> dict[str, str]:
+    """By field, what a configuration names that is no part of this project: building it would import that."""
+    named = {field: config[field] for field in FIELDS if config.get(field)}
+    return {field: name for field, name in named.items() if is_plugin(FIELDS[field][0], name, FIELDS[field][1])}
 
 
 def imported(config: Mapping[str, Any]) -> list[str]:
-    """What a configuration, as plain values, names that is no part of this project: building it would import that."""
-    return list(dict.fromkeys(name for _, name in _plugins(config)))
+    """The same names, each once."""
+    return list(dict.fromkeys(imports(config).values()))
 
 
 def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
-    """Of the file of every module that `imported` tells of, by the name given; not of what it imports itself."""
-    return {name: _fingerprint(import_path(kind, name).partition(":")[0]) for kind, name in _plugins(config)}
+    """Of the file of every module that `imports` tells of, by the name given; not of what it imports itself."""
+    paths = {name: import_path(FIELDS[field][0], name) for field, name in imports(config).items()}
+    return {name: _fingerprint(path.partition(":")[0]) for name, path in paths.items()}
 
 
 @functools.cache  # a file edited later is not what this process has imported
 def _fingerprint(module: str) -> str:
     file = importlib.import_module(module).__file__
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-
-
-def _plugins(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Kind and name of everything that a configuration names and that is no part of this project."""
-    for field, kind, table in FIELDS:
-        name = config.get(field)
-        if name and is_plugin(kind, name, table):
-            yield kind, name
 
 
 @contextmanager

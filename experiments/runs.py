@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
+import itertools
 import json
 import os
 import platform
@@ -11,7 +13,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,43 +73,56 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def create(config: Config, output: Path | None, device: torch.device) -> Path:
-    """Make the run folder and write down what is about to be run.
+def place(config: Config, output: Path | None) -> Path:
+    """The folder asked for, or a new one under ``runs``, named after what is run and when."""
+    if output is not None:
+        return output
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{config.benchmark}__{config.rule}__s{config.seed}__{stamp}".replace(":", ".").replace("/", ".")
+    for number in itertools.count(1):  # several may begin in the same second
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("numbers do not end")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else on this machine writes there meanwhile. The system lifts the lock when the process ends, however.
+
+    Raises:
+        InputError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another process is at work there; wait for it, or stop it first") from error
+        yield
+
+
+def create(config: Config, folder: Path, device: torch.device) -> None:
+    """Write down in a run folder, which is `locked`, what is about to be run.
 
     Raises:
         InputError: the folder already holds a run that came to something, or may yet.
     """
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{config.benchmark}__{config.rule}__s{config.seed}__{stamp}".replace(":", ".").replace("/", ".")
-    folder = output if output is not None else Path("runs") / name
     if (folder / "config.json").exists() and not _came_to_nothing(folder):
         advice = f"or go on with --resume {folder}" if _resumable(folder) else f"as {_without_checkpoint(folder)}"
         raise InputError(f"{folder} already holds a run; choose another --output, {advice}")
     machine = system(device) | {"plugins": fingerprints(config.model_dump(mode="json"))}
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "command.txt").write_text(shlex.join(["python", *sys.argv]) + "\n")
     write_json(folder / "system.json", machine)
     write_json(folder / "status.json", running())
     write_json(folder / "config.json", config.model_dump(mode="json"))
-    return folder
 
 
 def run_of(folder: Path) -> Path:
     """Where a run's files go: its folder, also if one of its checkpoints is named, ``RUN/checkpoints/step_N``."""
     whole = folder.resolve()
     return whole.parent.parent if whole.parent.name == "checkpoints" else folder
-
-
-def refuse_second(folder: Path) -> None:
-    """Check that nobody else on this machine trains the run.
-
-    Raises:
-        InputError: another process does.
-    """
-    status = _status(folder)
-    here = status.get("status") == "running" and status.get("host") == platform.node()
-    if here and checkpoints.is_another_process(status["process"]):
-        raise InputError(f"{folder}: process {status['process']} is training this run; wait for it, or stop it first")
 
 
 def running() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,13 +21,11 @@ from PIL import Image
 from envs.benchmarks import BENCHMARKS
 from experiments import runs
 from experiments.build import Setup, build
-from experiments.cli import Plugins, parse, parse_config
-from experiments.config import Config
-from experiments.errors import InputError, script
+from experiments.cli import Plugins, given, parse, parse_config, refuse_unread
+from experiments.errors import InputError, existing, script
 from experiments.evaluate import Protocol, evaluate_run, held_out_tasks, validate
 from experiments.figures import draw_run
 from experiments.learned import rate_metrics, rate_tables
-from experiments.names import RULES
 from experiments.stopping import stop_requests
 from experiments.tracking import viewers
 from metarl.errors import NonFiniteError
@@ -96,36 +95,53 @@ def remembered(folder: Path) -> dict[str, int]:
 
 @script
 def main(argv: list[str]) -> None:
-    watch: Options | Resume
-    if any(part == "--resume" or part.startswith("--resume=") for part in argv):
-        refuse_configuration(argv)
-        watch = again = parse(Resume, argv, __doc__)
-        runs.prepare_machine(deterministic=again.deterministic)
-        device, folder = runs.pick_device(again.device), runs.run_of(again.resume)
-        setup, done = runs.load(again.resume, device, plugins=again.plugin, resume=True)
-        runs.refuse_second(folder)
-        watch = parse(Resume, argv, __doc__, replace(again, **remembered(folder)))
-        refuse(watch, setup)
-        if again.env_steps is not None:
-            setup = extended(setup, folder, done, again.env_steps)
-    else:
-        config, watch = parse_config(Options, argv, __doc__)
-        refuse_rate(config, argv)
-        runs.prepare_machine(watch.threads, deterministic=watch.deterministic)
-        device = runs.pick_device(watch.device)
-        setup, done = build(config, device), runs.Progress()
-        refuse(watch, setup)
-        try_out(setup)
-        folder = runs.create(config, watch.output, device)
+    with ExitStack() as lock:
+        if any(part == "--resume" or part.startswith("--resume=") for part in argv):
+            run(*resumed(argv, lock))
+        else:
+            run(*begun(argv, lock))
+
+
+def begun(argv: Sequence[str], lock: ExitStack) -> tuple[Path, Setup, runs.Progress, Watch]:
+    """A new run."""
+    config, options = parse_config(Options, argv, __doc__)
+    runs.prepare_machine(options.threads, deterministic=options.deterministic)
+    device = runs.pick_device(options.device)
+    setup = build(config, device)
+    refuse_unread(argv, setup.read)
+    refuse(options, setup)
+    try_out(setup)
+    folder = runs.place(config, options.output)
+    lock.enter_context(runs.locked(folder))
+    runs.create(config, folder, device)
+    return folder, setup, runs.Progress(), options
+
+
+def resumed(argv: Sequence[str], lock: ExitStack) -> tuple[Path, Setup, runs.Progress, Watch]:
+    """An old one, as its last checkpoint left it."""
+    refuse_configuration(argv)
+    again = parse(Resume, argv, __doc__)
+    runs.prepare_machine(deterministic=again.deterministic)
+    device, folder = runs.pick_device(again.device), runs.run_of(existing(again.resume, "run folder"))
+    lock.enter_context(runs.locked(folder))
+    setup, done = runs.load(again.resume, device, plugins=again.plugin, resume=True)
+    watch = parse(Resume, argv, __doc__, replace(again, **remembered(folder)))
+    refuse(watch, setup)
+    if watch.env_steps is not None:
+        setup = extended(setup, folder, done, watch.env_steps)
+    return folder, setup, done, watch
+
+
+def run(folder: Path, setup: Setup, done: runs.Progress, watch: Watch) -> None:
+    """Train for what is left of the budget, and evaluate."""
     runs.write_json(folder / WATCH, {name: getattr(watch, name) for name in EVERY})
-    config = setup.config
-    to_do = done.env_steps < config.env_steps
+    to_do = done.env_steps < setup.config.env_steps
     if not to_do:
-        print(f"{folder}: all {config.env_steps:,} environment steps are done; nothing to train")
+        print(f"{folder}: all {setup.config.env_steps:,} environment steps are done; nothing to train")
     if not (to_do or watch.evaluate):
         return
     try:
-        opened = MetricsLog(folder, resume=done.iteration, viewers=viewers(folder, config, watch.track))
+        opened = MetricsLog(folder, resume=done.iteration, viewers=viewers(folder, setup.config, watch.track))
     except ValueError as error:  # rows that are no rows
         raise InputError(str(error)) from error
     with opened as log:
@@ -160,12 +176,12 @@ def refuse_configuration(argv: Sequence[str]) -> None:
     Raises:
         InputError: a preset, or a flag of the configuration other than its budget.
     """
-    flags = (part.partition("=")[0] for part in argv if part.startswith("--"))
-    given = [part for part in argv[:1] if not part.startswith("-")]
-    given += [flag for flag in flags if flag[2:].replace("-", "_") in set(Config.model_fields) - {"env_steps"}]
-    if given:
+    changes = [part for part in argv[:1] if not part.startswith("-")]
+    changes += ["--" + name.replace("_", "-") for name in sorted(given(argv) - {"env_steps"})]
+    if changes:
         raise InputError(
-            f"--resume goes on with the run's own configuration, got {given[0]}; leave it out, or give more --env-steps"
+            f"--resume goes on with the run's own configuration, got {changes[0]}; leave it out, or give more "
+            "--env-steps"
         )
 
 
@@ -183,16 +199,6 @@ def extended(setup: Setup, folder: Path, done: runs.Progress, env_steps: int) ->
     runs.save(folder, setup, done)
     runs.write_json(folder / "config.json", setup.config.model_dump(mode="json"))
     return setup
-
-
-def refuse_rate(config: Config, argv: Sequence[str]) -> None:
-    """A rule of the user's own is called with the parameters alone.
-
-    Raises:
-        InputError: a step size was given to one.
-    """
-    if config.rule not in RULES and any(part.partition("=")[0] == "--rate" for part in argv):
-        raise InputError(f"--rate does not reach {config.rule}, which has step sizes of its own; leave it out")
 
 
 def try_out(setup: Setup) -> None:

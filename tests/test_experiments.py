@@ -87,7 +87,8 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path, capsys: pytest.C
 )
 def test_resuming_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     """A run killed in the middle of an iteration and resumed equals one that was never interrupted, bit for bit."""
-    flags = ["--meta-optimizer", *optimizer.split(), "--lr", "0.01", "--no-evaluate", "--save-every", "2"]
+    flags = ["--meta-optimizer", *optimizer.split(), "--no-evaluate", "--save-every", "2"]
+    flags += [] if optimizer == "trust-region" else ["--lr", "0.01"]
     assert train_tiny(tmp_path / "whole", *flags) == 0
     real, calls = train.rate_metrics, []
 
@@ -399,8 +400,13 @@ WRONG_TRAINING = {
     "no threads": (["navigation-fixed", "--threads", "0"], "expected threads >= 1, got 0"),
     "a rate for a rule that has its own": (
         ["navigation-fixed", "--rule", "examples.own_rule:SignSGD", "--rate=0.03"],
-        "--rate does not reach examples.own_rule:SignSGD, which has step sizes of its own; leave it out",
+        "--rate: nothing that was chosen reads it; leave it out, or choose what does",
     ),
+    "flags that change nothing": (
+        ["navigation-fixed", "--rule=maml", "--max-kl", "0.1", "--parameterisation", "free", "--no-signal-effects"],
+        "--max-kl, --parameterisation, --signal-effects: nothing that was chosen reads it",
+    ),
+    "no file": (["no/such/config.json"], "no/such/config.json: no such file of a configuration; check the path"),
     "odd halves": (["navigation-fixed", "--baseline", "cross-fittd"], "unknown baseline"),
     "action baseline": (
         ["navigation-fixed", "--inner-loss", "dice", "--action-baseline"],
@@ -695,6 +701,7 @@ def test_every_field_changes_what_is_learned(name: str) -> None:
     assert getattr(base, name) != change[name]
     before, after = parameters(base), parameters(base.model_copy(update=change))
     assert before.shape != after.shape or not torch.equal(before, after)
+    assert name in build(base, torch.device("cpu")).read, "a flag for it would be refused"
 
 
 LONGER = RingNavigation(30, "distance")
@@ -941,15 +948,33 @@ def test_software_that_has_changed_since_is_told(tmp_path: Path, monkeypatch: py
     assert train.main([*resume, "1000"]) == 0  # said once
 
 
+LOCKS = (
+    "import sys, pathlib; from experiments import runs\nwith runs.locked(pathlib.Path(sys.argv[1])): print(); input()"
+)
+
+
 def test_a_run_is_trained_by_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert train_tiny(run, "--no-evaluate") == 0
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        runs.write_json(run / "status.json", runs.running() | {"process": other.pid})
-        assert train.main(["--resume", str(run), "--env-steps", "9000"]) == 2
-        assert f"process {other.pid} is training this run; wait for it, or stop it" in capsys.readouterr().err
-        other.communicate(b"\n")
+    command = [sys.executable, "-c", LOCKS, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        for flags in (["--resume", str(run), "--env-steps", "9000"], ["navigation-fixed", "--output", str(run)]):
+            assert train.main(flags) == 2
+            assert f"{run}: another process is at work there; wait for it, or stop it" in capsys.readouterr().err
+        other.kill()
     assert train.main(["--resume", str(run), "--no-evaluate"]) == 0
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs.time, "strftime", lambda form: "now")
+    found = [runs.place(SMALL.model_copy(update={"benchmark": "a.b:C"}), None) for _ in range(3)]
+    assert [folder.name.removeprefix("a.b.C__meta-sgd__s0__") for folder in found] == ["now", "now-2", "now-3"]
+    assert all(folder.is_dir() and folder.parent.name == "runs" for folder in found)
+    assert runs.place(SMALL, tmp_path / "there") == tmp_path / "there"
 
 
 def test_rows_that_are_none_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

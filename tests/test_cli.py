@@ -1,0 +1,109 @@
+"""Command lines: where a configuration comes from, and flags that would change nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments import compare, train
+from experiments.build import build
+from experiments.cli import given, parse_config, preset, refuse_unread
+from experiments.config import Config
+from experiments.errors import InputError
+
+SMALL = Config(hidden=(4,), tasks=2, episodes=2, query_episodes=2, horizon=3)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
+
+    output: Path | None = None
+
+
+def parsed(*argv: str) -> Config:
+    return parse_config(Nothing, argv, "")[0]
+
+
+def written(file: Path, **changes: Any) -> str:
+    file.write_text(json.dumps(SMALL.model_dump(mode="json") | changes))
+    return str(file)
+
+
+def test_a_preset_or_a_file_is_the_start_and_flags_change_it(tmp_path: Path) -> None:
+    file = written(tmp_path / "config.json", rule="maml", scored_in=None)
+    assert parsed(file) == SMALL.model_copy(update={"rule": "maml"})
+    assert parsed(file, "--rule", "per-layer", "--hidden", "8", "9", "--no-normalize") == SMALL.model_copy(
+        update={"rule": "per-layer", "hidden": (8, 9), "normalize": False}
+    )
+    assert parsed("cartpole-polarity") == preset("cartpole-polarity") != Config()
+
+
+def test_an_older_file_that_lacks_a_field_has_its_default(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text('{"rate": 0.5}')
+    assert parsed(str(tmp_path / "old.json")) == Config(rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "configuration: Invalid JSON"),
+        ("[1]", "configuration: Input should be an object, got [1]"),
+        ('{"rat": 0.5}', "rat: Extra inputs are not permitted"),
+        ('{"rate": NaN}', "rate: Input should be a finite number"),
+        ('{"rule": 3}', "rule: Input should be a valid string"),
+        (b"\xff\xfe", "configuration: Invalid JSON"),
+        ("[" * 100_000, "recursion limit exceeded"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused_in_one_line(
+    text: str | bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.json"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert train.main([str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {file}: expected a configuration, as config.json of a run; ")
+    assert message in error and error.count("\n") == 1 and len(error) < 400
+
+
+@pytest.mark.parametrize("field", ["benchmark", "scored_in", "rule", "inner_loss", "outer_loss"])
+def test_a_file_has_nothing_imported_that_no_flag_names(field: str, tmp_path: Path) -> None:
+    file, flag = written(tmp_path / "theirs.json", **{field: "hostile:boom"}), f"--{field.replace('_', '-')}"
+    with pytest.raises(InputError, match=f"theirs.json imports hostile:boom, no part of metarl; allow it with {flag}"):
+        parsed(file)
+    assert getattr(parsed(file, flag, "hostile:boom"), field) == "hostile:boom"
+    assert getattr(parsed(file, f"{flag}=mine:one"), field) == "mine:one"
+
+
+def test_flags_are_found_however_they_are_written() -> None:
+    argv = ["navigation-fixed", "--rate=1", "--max-kl", "2", "--max_rate", "3", "--no-normalize", "--output", "rule"]
+    assert given(argv) == {"rate", "max_kl", "max_rate", "normalize"}
+    assert given([]) == given(["rate", "-5"]) == set()
+
+
+def test_what_nobody_reads_is_refused() -> None:
+    read = build(SMALL, torch.device("cpu")).read
+    unread = {"max_rate", "online_rate", "signal_hidden", "signal_actions", "signal_effects", "perturbation", "pairs"}
+    assert set(Config.model_fields) - read == unread | {"max_kl"}
+    for name in unread:
+        with pytest.raises(InputError, match=f"--{name.replace('_', '-')}: nothing that was chosen reads it"):
+            refuse_unread([f"--{name.replace('_', '-')}", "1"], read)
+    refuse_unread(["--rate", "1", "--seed=3", "--env-steps", "5", "--output", "x"], read)
+
+
+def test_what_some_contender_reads_can_be_given_to_a_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["navigation-fixed", "--output", str(tmp_path / "out"), "--online-rate", "0.1", "--rules", "maml"]
+    assert compare.main(argv) == 2
+    assert "--online-rate: nothing that was chosen reads it" in capsys.readouterr().err
+    assert compare.main([*argv, "hypergradient", "--seed", "999"]) == 2  # refused for its seed, before any work
+    assert compare.main([*argv, "--rate", "0.1"]) == 2
+    assert "--rate: step sizes are tuned; give a grid of them, such as --rates 0.1 0.3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
