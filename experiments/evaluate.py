@@ -120,19 +120,31 @@ def refuse_pooling(folders: Sequence[Path], configs: Sequence[Config], done: Seq
 def evaluate_run(
     folder: Path, setup: Setup, done: Progress, protocol: Protocol, *, quiet: bool = False
 ) -> dict[str, Any]:
-    """Evaluate one run, write ``evaluation/<split>.json`` in its folder, print the table; return what was written.
+    """Evaluate one run, write ``evaluation/<look>.json`` in its folder, print the table; return what was written.
 
     ``done`` says how far the learner was trained, and is written down, too.
     """
     result = measure(setup, protocol) | asdict(done)
     target = folder / "evaluation"
     target.mkdir(exist_ok=True)
-    written_to = target / f"{result['split']}.json"
+    written_to = target / f"{name_of(protocol, setup.config)}.json"
     runs.write_json(written_to, result)
     if not quiet:
         print_table([result], trained=setup.config.steps)
         print(f"  written to {written_to}")
     return result
+
+
+def name_of(protocol: Protocol, config: Config) -> str:
+    """The split, and what is looked at otherwise than usual: one look does not take the place of another."""
+    usual, own = (vars(resolved(one, config)) for one in (Protocol(), protocol))
+    counted = ("tasks", "steps", "episodes", "score_episodes", "seed")
+    told = [f"{name}={own[name]}" for name in counted if own[name] != usual[name]]
+    return "-".join([_split(protocol), *protocol.constants, *told])
+
+
+def _split(protocol: Protocol) -> str:
+    return "constants" if protocol.constants else protocol.split
 
 
 def measure(setup: Setup, protocol: Protocol) -> dict[str, Any]:
@@ -182,7 +194,7 @@ def written(
         "fingerprint": benchmark.fingerprint(),
         "rule": rule,
         "seed": config.seed,
-        "split": "constants" if protocol.constants else protocol.split,
+        "split": _split(protocol),
         "protocol": asdict(protocol) | {"constants": list(protocol.constants)},
         "task": {name: value.tolist() for name, value in task.items()},
         "references": {} if references is None else {k: v.tolist() for k, v in references(task).items()},

@@ -148,8 +148,8 @@ def run(folder: Path, setup: Setup, done: runs.Progress, watch: Watch) -> None:
         if to_do:
             done = train_logged(setup, log, done, watch)
         if watch.evaluate:
-            evaluate_run(folder, setup, done, Protocol())
-            show(log, done.iteration, draw_run(folder, setup))
+            result = evaluate_run(folder, setup, done, Protocol())
+            show(log, done.iteration, draw_run(folder, setup, result))
 
 
 def refuse(watch: Watch, setup: Setup) -> None:

@@ -59,7 +59,7 @@ def test_the_commands_of_its_docstring_run(tmp_path: Path, capsys: pytest.Captur
     assert train.main([*argv, *tiny, "--no-evaluate"]) == 0
     argv = commands["evaluate"].replace("runs/tank", str(run)).split()
     assert evaluate.main([*argv, "--tasks", "3", "--steps", "1"]) == 0
-    result = json.loads((run / "evaluation" / "extrapolation.json").read_text())
+    result = json.loads((run / "evaluation" / "extrapolation-tasks=3-steps=1.json").read_text())
     assert len(result["sampled"]) == 3 and result["benchmark"] == NAME
     assert "held-out tasks" in capsys.readouterr().out
 

@@ -563,12 +563,37 @@ def test_one_task_of_ones_own_is_scored_without_an_interval(
     assert "3 held-out tasks, 1 seed(s), 20 episodes a score; 95 % intervals over tasks\n" in capsys.readouterr().out
 
 
+def test_one_look_does_not_take_the_place_of_another(tmp_path: Path) -> None:
+    def name(**changes: Any) -> str:
+        return evaluate.name_of(Protocol(**changes), Config(episodes=7, steps=2))
+
+    assert name() == name(tasks=100, steps=3, episodes=7, score_episodes=20) == "test"
+    assert name(split="validation", tasks=5, seed=3) == "validation-tasks=5-seed=3"
+    assert name(steps=4, episodes=20, score_episodes=2) == "test-steps=4-episodes=20-score_episodes=2"
+    assert name(constants=("gravity=12", "half_length=0.9")) == "constants-gravity=12-half_length=0.9"
+    assert train_tiny(tmp_path / "run") == 0
+    assert evaluate.main([str(tmp_path / "run"), "--tasks", "3", "--steps", "1"]) == 0
+    found = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "run" / "evaluation").iterdir()}
+    assert {name: len(result["task"]["goal_x"]) for name, result in found.items()} == {
+        "test": 100,
+        "test-tasks=3-steps=1": 3,
+    }
+
+
+def test_what_lies_beside_its_evaluation_does_not_end_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train_tiny(run, "--no-evaluate") == 0
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "notes.json").write_text("{")
+    assert train.main(["--resume", str(run)]) == 0
+
+
 def test_evaluation_repeats_itself_and_leaves_the_run_alone(finished_run: Path) -> None:
     before = checkpoints.load(finished_run)
     results = []
     for _ in range(2):
         assert evaluate.main([str(finished_run), "--tasks", "5", "--split", "validation"]) == 0
-        results.append((finished_run / "evaluation" / "validation.json").read_text())
+        results.append((finished_run / "evaluation" / "validation-tasks=5.json").read_text())
     assert results[0] == results[1]
     assert_equal(before, checkpoints.load(finished_run))
 
@@ -897,7 +922,8 @@ def test_a_checkpoint_by_name_is_read_and_its_run_goes_on(tmp_path: Path, capsys
     first = sorted((run / "checkpoints").glob("step_*"))[0]
     kept = sorted(file.name for file in first.iterdir())
     assert evaluate.main([str(first), "--tasks", "3", "--steps", "1"]) == 0
-    assert json.loads((run / "evaluation" / "test.json").read_text())["iteration"] < runs.load(run)[1].iteration
+    (found,) = (run / "evaluation").iterdir()
+    assert json.loads(found.read_text())["iteration"] < runs.load(run)[1].iteration
     whole = checkpoints.load(run)
     assert train.main(["--resume", str(first), "--no-evaluate"]) == 0
     assert sorted(file.name for file in first.iterdir()) == kept

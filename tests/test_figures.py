@@ -265,9 +265,7 @@ def test_before_and_after_leaves_the_learner_alone() -> None:
 
 def test_a_run_folder_is_drawn_with_what_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     setup, folder = build(NAVIGATION, CPU), run_folder(tmp_path / "run")
-    (folder / "evaluation").mkdir()
-    (folder / "evaluation" / "test.json").write_text(json.dumps(result()))
-    files = figures.draw_run(folder, setup)
+    files = figures.draw_run(folder, setup, result() | {"split": "test"})
     assert sorted(f.name for f in files if f.suffix == ".png") == [
         "adaptation-test.png", "learning.png", "paths.png", "step-sizes.png"]  # fmt: skip
     assert all(file.stat().st_size > 0 for file in files)

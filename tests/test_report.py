@@ -109,6 +109,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert train.main([*argv, "--no-evaluate"]) == 0
         for split in ("test", "validation"):
             assert evaluate.main([str(folder / name), "--split", split, "--tasks", "12", "--score-episodes", "2"]) == 0
+            made = folder / name / "evaluation"
+            (made / f"{split}-tasks=12-score_episodes=2.json").rename(made / f"{split}.json")
     argv = ["navigation-fixed", *TINY, "--horizon", "10", "--env-steps", "1000", "--output", str(folder / "compared")]
     argv += ["--rules", "meta-sgd", "no-adaptation", "maml", "--rates", "0.1", "0.3", "--seeds", "2"]
     argv += ["--rate-lrs", "0.003", "0.03"]
@@ -215,6 +217,11 @@ def test_a_page_that_compares_runs(made: Path, run: Path, tmp_path: Path) -> Non
         (lambda config, result: result["protocol"].update(score_episodes=3), "not scored alike on test"),
         (lambda config, result: result["protocol"].update(seed=3), "not scored alike on test"),
         (lambda config, result: result["task"]["goal_x"].reverse(), "not scored alike on test"),
+        (lambda config, result: result.update(env_steps=999), "scored on test after 999 environment steps of training"),
+        (
+            lambda config, result: (config.update(rule="meta-sgd", seed=9), result.update(seed=9, env_steps=999)),
+            "meta-sgd, seed 9, was scored on test after 999 environment steps of training, another run after 2,000",
+        ),
         (lambda config, result: result["protocol"].update(episodes=9), "adapt on 4 and 9 episodes a step on test"),
     ],
 )
@@ -508,7 +515,8 @@ def test_a_single_score_has_no_interval(run: Path, tmp_path: Path) -> None:
     page = assert_whole(asked([str(run), "--no-moving"], tmp_path / "page.html"))
     words = " ".join(part for parts in page.words.values() for part in parts)
     assert "A single score has no interval." in words and "intervals over" not in words
-    assert not re.search(r"\[[−0-9]", (tmp_path / "page_files" / "adaptation-constants.md").read_text())
+    (table,) = (tmp_path / "page_files").glob("adaptation-constants-goal-x-0-7-*.md")
+    assert not re.search(r"\[[−0-9]", table.read_text())
     one, other = contender("a", [[1.0]], [0]), contender("b", [[2.0]], [0])
     assert "[" not in summaries.headline([one], one, "test")
     assert "of a single score: may be chance" in summaries.headline([one, other], one, "test")

@@ -6,8 +6,9 @@ lacks the inputs for it leaves out.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.build import Setup
 from experiments.figures.curves import adaptation_curves, comparison
@@ -30,14 +31,13 @@ __all__ = [
 ]
 
 
-def draw_run(folder: Path, setup: Setup) -> list[Path]:
-    """Draw what a run folder has the inputs for, into ``folder/figures``; what is missing is left out."""
+def draw_run(folder: Path, setup: Setup, result: Mapping[str, Any] | None = None) -> list[Path]:
+    """Draw a run and its evaluation into ``folder/figures``; what there are no inputs for is left out."""
     target, name = folder / "figures", setup.config.rule
     files: list[Path] = []
-    for source in sorted((folder / "evaluation").glob("*.json")):
-        result = json.loads(source.read_text())
-        files += adaptation_curves(target / f"adaptation-{source.stem}", {name: [result]})
-        files += step_lengths(target / f"step-lengths-{source.stem}", {name: [result]})
+    if result is not None:
+        files += adaptation_curves(target / f"adaptation-{result['split']}", {name: [result]})
+        files += step_lengths(target / f"step-lengths-{result['split']}", {name: [result]})
     if (folder / "metrics.jsonl").exists():
         files += learning_curve(target / "learning", {name: [folder]}, scored_in=setup.config.scored_in)
     rates = {tensor: values.cpu().double().numpy() for tensor, values in rate_tables(setup.learner).items()}

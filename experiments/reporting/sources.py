@@ -202,6 +202,7 @@ def _refuse_unequal(material: Material) -> None:
                 f"{first.label} and {one.label} had budgets of {clean(budgets[0])} and {clean(budgets[1])} environment "
                 "steps: not comparable; make a page for each"
             )
+    _refuse_other_training(material)
     for split in material.splits:
         first, *others = material.on(split)
         for one in others:
@@ -219,6 +220,28 @@ def _refuse_unequal(material: Material) -> None:
                     f"{contenders[0].label} and {one.label} adapt on {told[0]} and {told[1]} episodes a step "
                     f"on {split}: not comparable; pass --episodes to evaluate.py, or make a page for each"
                 )
+
+
+def _refuse_other_training(material: Material) -> None:
+    """Seeds and rules are pooled and compared if they had been trained equally long when they were scored.
+
+    Raises:
+        InputError: naming one of them.
+    """
+    for split in material.splits:
+        first: int | None = None
+        for one in material.on(split):
+            for result in one.results[split]:
+                spent = [result.get("env_steps"), one.config.get("env_steps")]
+                if not all(isinstance(steps, int) for steps in spent):
+                    continue
+                first = min(spent) if first is None else first
+                if min(spent) != first:
+                    raise InputError(
+                        f"{one.label}, seed {clean(result['seed'])}, was scored on {split} after {min(spent):,} "
+                        f"environment steps of training, another run after {first:,}: not comparable; train them "
+                        "equally long, with --resume, and evaluate them again, or make a page for each"
+                    )
 
 
 def _scoring(contender: Contender, split: str) -> Any:
@@ -277,7 +300,7 @@ def _read_run(folder: Path, material: Material) -> tuple[Path, dict[str, Any], d
             what = f"evaluation/{source.name} of {folder.name} is of iteration {clean(found['iteration'])}"
             missing.append((f"{what}, the last checkpoint of {now}", "it was left out: evaluate again"))
         else:
-            results[clean(found["split"])] = found
+            results[clean(source.stem)] = found
     return folder, config, results
 
 
