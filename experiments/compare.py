@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,7 +196,21 @@ def tune(config: Config, names: Sequence[str], options: Options) -> dict[str, Co
                 tried["chosen"] = best.rate
             told.append(tried | ({"rate_lr": rate_lr} if options.rate_lrs else {}))
     runs.write_json(options.output / "tuning.json", told)
+    for line in ends({name: [job.config for job in own] for name, own in jobs.items()}, chosen):
+        print(line)
     return chosen
+
+
+def ends(tried: Mapping[str, Sequence[Config]], chosen: Mapping[str, Config]) -> list[str]:
+    """Notes on step sizes beyond which nothing was tried, in the direction that was better."""
+    notes = []
+    for name, configs in tried.items():
+        for field in ("rate", "rate_lr"):
+            sizes, best = sorted({getattr(config, field) or 0.0 for config in configs}), getattr(chosen[name], field)
+            if len(sizes) > 1 and best in (sizes[0], sizes[-1]):
+                which = "smallest" if best == sizes[0] else "largest"
+                notes.append(f"note: the {field} of {name}, {best:g}, is the {which} that was tried")
+    return notes
 
 
 def trials(name: str, base: Config, options: Options) -> list[Config]:

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from experiments import runs
 from experiments.build import build_benchmark
 from experiments.config import Config
 from experiments.plugins import fingerprints
-from experiments.stopping import leave_ctrl_c_to_the_parent, stoppable
+from experiments.stopping import follow_the_parent, stoppable
 from metarl import DivergedError, NonFiniteError
 
 
@@ -87,6 +88,7 @@ def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[s
 
     Raises:
         InputError: another process does.
+        OSError: a worker was killed.
     """
     missing = [job for job in jobs if not _is_finished(folder / f"{job.key}.json")]
     with runs.locked(folder), stoppable(), _processes(workers) as pool:
@@ -114,14 +116,23 @@ def _is_finished(file: Path) -> bool:
 
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Workers that do not outlive a failure or an interruption."""
+    """Workers that do not outlive a failure or an interruption.
+
+    Raises:
+        OSError: somebody has killed one.
+    """
     spawn = multiprocessing.get_context("spawn")  # a forked torch process may hang
     before = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(count, mp_context=spawn, initializer=leave_ctrl_c_to_the_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=follow_the_parent) as pool:
         try:
             yield pool
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in set(multiprocessing.active_children()) - before:
                 worker.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise OSError(
+                    "a worker process was killed, perhaps for want of memory, of which fewer --workers need less; "
+                    "finished jobs are kept: give the same command again"
+                ) from error
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +89,14 @@ def _handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[di
             signal.signal(number, one)
 
 
-def leave_ctrl_c_to_the_parent() -> None:
-    """For worker processes, which the terminal interrupts, too: the one that started them ends them."""
+def follow_the_parent() -> None:
+    """For worker processes: ctrl-C, which the terminal sends them, too, is the parent's to hear; they end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -34,6 +34,7 @@ class Note:
     number: int
     seconds: float = 0.0
     fails: bool = False
+    kills: bool = False
 
     @property
     def name(self) -> str:
@@ -47,6 +48,8 @@ class Note:
         (Path(self.folder) / f"worker-{self.number}").write_text(str(os.getpid()))
         if self.fails:
             raise ValueError("as it should")
+        if self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
         return {"number": self.number}
 
@@ -147,7 +150,16 @@ def test_a_job_that_fails_ends_the_others(tmp_path: Path) -> None:
     assert time.monotonic() - started < 50.0 and not list((tmp_path / "jobs").glob("*.json"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path: Path) -> None:
+    jobs = [Note(str(tmp_path), 0), Note(str(tmp_path), 1, kills=True)]
+    with pytest.raises(OSError, match="a worker process was killed, .* give the same command again"):
+        run_all(jobs, tmp_path / "jobs", 1)
+    assert len(list((tmp_path / "jobs").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_interrupted_it_leaves_no_worker_and_keeps_what_is_finished(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -174,7 +186,8 @@ def test_interrupted_it_leaves_no_worker_and_keeps_what_is_finished(
         finally:
             process.kill()
     assert process.returncode == code, errors
-    assert errors.count("\n") == 1 and "the same command" in errors
+    if number != signal.SIGKILL:
+        assert errors.count("\n") == 1 and "the same command" in errors
     assert gone(worker)
     kept = [json.loads(file.read_text()) for file in (tmp_path / "jobs").glob("*.json")]
     assert kept == [{"number": 0, "code": jobs_module.code()}]

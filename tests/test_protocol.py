@@ -169,3 +169,15 @@ def test_tables_tell_the_share_of_tasks_that_adapting_makes_worse() -> None:
 def test_comparisons_tell_the_share_of_tasks_that_adapting_makes_worse() -> None:
     head, _, line = compare.table({"maml": SMALL}, {"maml": [result(SCORES)]})
     assert line.split(" | ")[head.split(" | ").index("made worse")] == "25.0%"
+
+
+def test_step_sizes_at_the_end_of_what_was_tried_are_told() -> None:
+    tried = [Config(rate=rate, rate_lr=rate_lr) for rate in (0.1, 0.3, 1.0) for rate_lr in (0.003, 0.03)]
+    chosen = {"inside": tried[2], "both": tried[0], "alone": Config(rate=0.3)}
+    told = compare.ends({"inside": tried, "both": tried, "alone": [Config(rate=0.3)]}, chosen)
+    assert told == [
+        "note: the rate_lr of inside, 0.003, is the smallest that was tried",
+        "note: the rate of both, 0.1, is the smallest that was tried",
+        "note: the rate_lr of both, 0.003, is the smallest that was tried",
+    ]
+    assert compare.ends({"up": tried}, {"up": tried[5]})[0] == "note: the rate of up, 1, is the largest that was tried"
