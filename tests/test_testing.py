@@ -47,6 +47,8 @@ class Faulty(UpdateRule):
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         updates = {name: -self.rate * g for name, g in step.grads.items()}
+        if self.fault == "parameters":
+            updates = {name: p + updates[name] for name, p in step.params.items()}
         if self.fault == "names":
             updates.pop("scale")
         if self.fault == "shapes":
@@ -77,6 +79,7 @@ class Faulty(UpdateRule):
 MADE: list[Any] = []
 
 FAULTS = {
+    "parameters": "a gradient of zero is answered with the parameters; expected what is added",
     "names": "updates must have the names",
     "shapes": r"update of scale must be \(\)",
     "dtype": "update of scale must be",

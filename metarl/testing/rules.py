@@ -31,13 +31,13 @@ def check_rule(make: Make, *, params: Mapping[str, Tensor] | None = None) -> lis
         make: from parameters by name to the rule, as ``--rule package.module:NAME`` is called.
         params: those of the policy that it is for; of a small one unless given.
 
-    Checked: names, shapes, dtypes and finite values of updates; a state of tensors whose structure never
-    changes and that is not written to; one task at a time as under ``vmap``; finite gradients for all that is
-    learned; saving and loading; no use of torch's global random numbers while it steps.
+    Checked: names, shapes, dtypes and finite values of updates, and that they are what is added; a state of tensors
+    whose structure never changes and that is not written to; one task at a time as under ``vmap``; finite gradients
+    for all that is learned; saving and loading; no use of torch's global random numbers while it steps.
     """
     case = _Case(make, SMALL if params is None else {name: tuple(p.shape) for name, p in params.items()})
     found: list[str] = []
-    for check in (_trees, _state, _lifting, _gradients, _checkpoint, _randomness):
+    for check in (_trees, _added, _state, _lifting, _gradients, _checkpoint, _randomness):
         try:
             found.extend(check(case))
         except Exception as error:
@@ -107,6 +107,15 @@ def _trees(case: _Case) -> Iterator[str]:
                 yield f"the update of {name} must be {expected}; got {tuple(u.shape)}, {u.dtype}"
             elif not bool(u.isfinite().all()):
                 yield f"the update of {name} is not finite"
+
+
+def _added(case: _Case) -> Iterator[str]:
+    """What updates are."""
+    params, rule = case.draw(0), case.rule()
+    nothing = {name: torch.zeros_like(p) for name, p in params.items()}
+    updates, _ = rule.update(case.step(nothing, params), rule.init(params))
+    if all(torch.allclose(updates[name], p) for name, p in params.items()):
+        yield "a gradient of zero is answered with the parameters; expected what is added, such as -rate * gradient"
 
 
 def _state(case: _Case) -> Iterator[str]:
