@@ -20,17 +20,18 @@ from experiments.names import (
     INNER_LOSSES,
     LOSSES,
     META_OPTIMIZERS,
+    POLICIES,
     RULES,
     query_advantages,
     seeing_actions,
     support_advantages,
 )
-from experiments.plugins import made, own_loss, own_rule
+from experiments.plugins import made, own_loss, own_policy, own_rule
 from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import Loss, PreUpdateCredit, WeightedSum, negative_entropy
 from metarl.rollouts import collect
-from metarl.rules import UpdateRule
+from metarl.rules import UpdateRule, WhitenedInputs
 from metarl.testing.families import look_over_family
 from metarl.types import Benchmark, TaskFamily
 
@@ -125,9 +126,11 @@ def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Se
         refuse_broken(config.benchmark, benchmark.family)
     benchmark = benchmark if wrap is None else wrapped(benchmark, wrap)
     policy = build_policy(config, benchmark)
+    rule = build_rule(config, policy)
+    refuse_unseen(policy, rule, benchmark.family)
     learner = Learner(
         policy,
-        build_rule(config, policy),
+        rule,
         inner=build_inner_loss(config, benchmark.family),
         outer=build_outer_loss(config, benchmark.family),
         credit=_credit(config),
@@ -140,6 +143,22 @@ def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Se
     plan = build_plan(config, benchmark)
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
     return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
+
+
+def refuse_unseen(policy: Policy, rule: UpdateRule, family: TaskFamily) -> None:
+    """Some rules read what goes into a layer, and not every network tells.
+
+    Raises:
+        InputError: the policy's does not.
+    """
+    seen = policy.layer_inputs(policy.initial(), torch.zeros(1, *(family.observation_space.shape or ())))
+    for part in rule.modules():
+        for layer in part.layers if isinstance(part, WhitenedInputs) else ():
+            if layer not in seen:
+                raise InputError(
+                    f"the rule reads what goes into {layer}, and the policy's network does not tell: expected one with "
+                    "`layer_inputs`, as metarl.MLP has; choose another rule, or --policy mlp"
+                )
 
 
 def refuse_broken(name: str, family: TaskFamily) -> None:
@@ -217,7 +236,9 @@ def find_benchmark(name: str, horizon: int | None) -> Any:
 
 
 def build_policy(config: Config, benchmark: Benchmark) -> Policy:
-    """An MLP policy that fits the spaces of the benchmark's family."""
+    """The policy by name, for the spaces of the benchmark's family."""
+    if config.policy not in POLICIES:
+        return own_policy(config, benchmark.family)
     policy = _policy(config, benchmark.family)
     return _policy(config, benchmark.family, spread(benchmark, policy)) if config.scale_inputs else policy
 

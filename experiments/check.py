@@ -1,8 +1,9 @@
-"""Say in plain words what is wrong with a family of environments, an update rule or a loss of one's own.
+"""Say in plain words what is wrong with a family of environments, a policy, an update rule or a loss of one's own.
 
 python experiments/check.py family NAME [--horizon 100]    (a benchmark or family, or what makes one)
+python experiments/check.py policy NAME [--benchmark cartpole-polarity]    (whose observations and actions it is for)
 python experiments/check.py rule NAME
-python experiments/check.py loss NAME [--benchmark cartpole-polarity]    (of whose observations and actions it is made)
+python experiments/check.py loss NAME [--benchmark cartpole-polarity]
 
 NAME is one of metarl or of an installed package, or package.module:NAME. Exit code 0 if nothing was found, 1
 with findings, 2 if there is nothing to check.
@@ -18,14 +19,14 @@ from typing import Annotated, Any
 import tyro
 from gymnasium.spaces import Discrete
 
-from experiments.build import build_benchmark, find_benchmark
+from experiments.build import build_benchmark, build_policy, find_benchmark
 from experiments.cli import parse
 from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.lookup import choose, choose_or_import
-from experiments.names import INNER_LOSSES, RULES
-from experiments.plugins import loss_sizes
-from metarl.testing import check_family, check_loss, check_rule
+from experiments.names import INNER_LOSSES, POLICIES, RULES
+from experiments.plugins import loss_sizes, seeded
+from metarl.testing import check_family, check_loss, check_policy, check_rule
 
 FOUND = 1
 
@@ -35,13 +36,13 @@ class Options:
     """What to check."""
 
     kind: Annotated[str, tyro.conf.Positional] = ""
-    """family, rule or loss"""
+    """family, policy, rule or loss"""
     name: Annotated[str, tyro.conf.Positional] = ""
     """by name or package.module:NAME"""
     horizon: int | None = None
     """of a family: time limit in steps; its own unless given"""
     benchmark: str | None = None
-    """of a loss: whose observations and actions it reads; any unless given"""
+    """of a policy or a loss: whose observations and actions it is for; any unless given"""
 
 
 def main(argv: list[str]) -> int:
@@ -55,9 +56,9 @@ def check(argv: list[str]) -> list[str]:
     look: Callable[[Options], list[str]] = choose("kind", options.kind, KINDS)
     if not options.name:
         raise InputError(f"expected a {options.kind} to check, by name or package.module:NAME; see --help")
-    for flag, kind in (("horizon", "family"), ("benchmark", "loss")):
-        if getattr(options, flag) is not None and kind != options.kind:
-            raise InputError(f"--{flag} is for a {kind}; leave it out")
+    for flag, kinds in (("horizon", ("family",)), ("benchmark", ("policy", "loss"))):
+        if getattr(options, flag) is not None and options.kind not in kinds:
+            raise InputError(f"--{flag} is for a {' or a '.join(kinds)}; leave it out")
     found = look(options)
     for line in found:
         print(f"- {line}")
@@ -74,6 +75,16 @@ def look_at_family(options: Options) -> list[str]:
     if not hasattr(family, "step"):
         raise InputError(f"{options.name!r} is of type {type(made).__name__}; expected a benchmark or a family")
     return check_family(family)
+
+
+def look_at_policy(options: Options) -> list[str]:
+    config = Config(benchmark=options.benchmark or Config().benchmark)
+    benchmark = build_benchmark(config)
+    found = choose_or_import("policy", options.name, POLICIES)
+    make = (lambda *_: build_policy(config, benchmark)) if options.name in POLICIES else found
+    spaces = benchmark.family.observation_space, benchmark.family.action_space
+    with seeded(config.seed, "policy"):
+        return check_policy(_callable(options, make), *spaces)
 
 
 def look_at_rule(options: Options) -> list[str]:
@@ -102,6 +113,7 @@ def _callable(options: Options, found: Any) -> Any:
 
 KINDS: dict[str, Callable[[Options], list[str]]] = {
     "family": look_at_family,
+    "policy": look_at_policy,
     "rule": look_at_rule,
     "loss": look_at_loss,
 }

@@ -21,6 +21,7 @@ from experiments.names import (
     LOSSES,
     META_OPTIMIZERS,
     PARAMETERISATIONS,
+    POLICIES,
     RULES,
 )
 from experiments.plugins import imports
@@ -75,6 +76,7 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "meta_optimizer": META_OPTIMIZERS,
     "outer_loss": LOSSES,
     "parameterisation": PARAMETERISATIONS,
+    "policy": POLICIES,
     "rule": RULES,
 }
 """Fields that name an entry of a table."""

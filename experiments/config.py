@@ -24,6 +24,7 @@ class Config(BaseModel):
         description="training budget in environment steps, adaptation included; the last iteration is finished",
     )
 
+    policy: str = Field("mlp", description="policy, by name or package.module:NAME")
     hidden: tuple[Count, ...] = Field((100, 100), description="units of the policy's hidden layers")
     context: Annotated[int, Field(ge=0)] = Field(0, description="inputs that are parameters, for CAVIA")
     activation: Literal["tanh", "relu"] = Field("relu", description="between the layers")

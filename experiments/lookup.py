@@ -13,6 +13,7 @@ from experiments.errors import InputError
 
 GROUPS = {
     "benchmark": "metarl.benchmarks",
+    "policy": "metarl.policies",
     "rule": "metarl.rules",
     "inner loss": "metarl.losses",
     "outer loss": "metarl.losses",

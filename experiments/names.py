@@ -63,6 +63,8 @@ from metarl.types import Params, TaskFamily
 
 BENCHMARKS: dict[str, Callable[..., Any]] = b.BENCHMARKS
 
+POLICIES = {"mlp": "a multi-layer perceptron, which `experiments.build` fits to the family"}
+
 PARAMETERISATIONS: dict[str, Callable[[Config], Parameterisation]] = {
     "free": lambda c: Free(),
     "positive": lambda c: Positive(),

@@ -17,13 +17,13 @@ from gymnasium.spaces import Discrete
 from experiments.config import Config
 from experiments.errors import InputError
 from experiments.lookup import choose_or_import, import_path, is_plugin
-from experiments.names import BENCHMARKS, INNER_LOSSES, LOSSES, RULES, choices
+from experiments.names import BENCHMARKS, INNER_LOSSES, LOSSES, POLICIES, RULES, choices
 from experiments.streams import stream
 from metarl.losses import Loss
 from metarl.policies import Policy
 from metarl.rules import UpdateRule
 from metarl.rules.base import refuse_misfit
-from metarl.testing import check_loss, check_rule
+from metarl.testing import check_loss, check_policy, check_rule
 from metarl.testing.losses import Sizes
 from metarl.types import TaskFamily
 
@@ -35,6 +35,7 @@ UNUSED = "is learned but no"  # what may be so in the first steps alone, or by d
 FIELDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "benchmark": ("benchmark", BENCHMARKS),
     "scored_in": ("benchmark", BENCHMARKS),
+    "policy": ("policy", POLICIES),
     "rule": ("rule", RULES),
     "inner_loss": ("inner loss", INNER_LOSSES),
     "outer_loss": ("outer loss", LOSSES),
@@ -71,6 +72,28 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, purpose).initial_seed())
         yield
+
+
+def own_policy(config: Config, family: TaskFamily) -> Policy:
+    """A policy that is not ours: what is found at its name, called with the spaces of observations and actions.
+
+    Raises:
+        InputError: it cannot be called so, gives no policy, or one that `metarl.testing.check_policy` finds fault with;
+            or the scale of its inputs is not its own.
+    """
+    name = config.policy
+    if config.scale_inputs:
+        raise InputError(f"policy {name!r} scales its own inputs; pass --no-scale-inputs, or --policy mlp")
+    found, spaces = choose_or_import("policy", name, POLICIES), (family.observation_space, family.action_space)
+    if not callable(found):
+        raise InputError(f"policy {name!r} is of type {type(found).__name__}; expected what makes one from spaces")
+    with seeded(config.seed, "policy"):
+        _refuse_faults(
+            f"policy {name!r}", check_policy(found, *spaces), f"policy {name} --benchmark {config.benchmark}"
+        )
+    with seeded(config.seed, "policy"):
+        policy: Policy = found(*spaces)
+    return policy
 
 
 def own_rule(config: Config, policy: Policy) -> UpdateRule:

@@ -72,7 +72,7 @@ def test_a_file_that_is_no_configuration_is_refused_in_one_line(
     assert message in error and error.count("\n") == 1 and len(error) < 400
 
 
-@pytest.mark.parametrize("field", ["benchmark", "scored_in", "rule", "inner_loss", "outer_loss"])
+@pytest.mark.parametrize("field", ["benchmark", "scored_in", "policy", "rule", "inner_loss", "outer_loss"])
 def test_a_file_has_nothing_imported_that_no_flag_names(field: str, tmp_path: Path) -> None:
     file, flag = written(tmp_path / "theirs.json", **{field: "hostile:boom"}), f"--{field.replace('_', '-')}"
     with pytest.raises(InputError, match=f"theirs.json imports hostile:boom, no part of metarl; allow it with {flag}"):

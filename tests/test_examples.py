@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from examples import own_family, own_loss, own_rule
+from examples import own_family, own_loss, own_policy, own_rule
 from experiments import check as shell
 from experiments import evaluate, train
 from experiments.build import build
@@ -102,15 +102,28 @@ def test_a_rule_that_returns_something_else_is_refused_before_the_run(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("example", "run"), [(own_rule, "runs/sign"), (own_loss, "runs/imitation")])
+@pytest.mark.parametrize(
+    ("example", "run"), [(own_rule, "runs/sign"), (own_loss, "runs/imitation"), (own_policy, "runs/residual")]
+)
 def test_the_commands_of_a_docstring_run(example: Any, run: str, tmp_path: Path) -> None:
     text = Path(example.__file__).read_text()
     assert text.count(run) == 2
     commands = dict(re.findall(r"python experiments/(\w+)\.py ([^#\n]*)", text.replace(run, str(tmp_path / "run"))))
     assert shell.main(commands["check"].split()) == 0
-    tiny = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4", "--env-steps", "1000"]
+    tiny = ["--tasks", "2", "--episodes", "4", "--query-episodes", "4", "--env-steps", "1000"]
     assert train.main([*commands["train"].split(), *tiny, "--no-evaluate"]) == 0
     assert evaluate.main([*commands["evaluate"].split(), "--tasks", "3", "--steps", "1"]) == 0
+
+
+def test_the_policy_begins_as_its_seed_says() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        config = Config(benchmark="cartpole-polarity", policy="examples.own_policy:residual", seed=seed)
+        policy = build(config, torch.device("cpu")).learner.policy
+        return torch.cat([p.detach().reshape(-1) for p in policy.parameters()])
+
+    before = torch.get_rng_state()
+    assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_the_loss_imitates_what_turned_out_well() -> None:

@@ -402,6 +402,23 @@ WRONG_TRAINING = {
         ["navigation-fixed", "--rule", "examples.own_rule:SignSGD", "--rate=0.03"],
         "--rate: nothing that was chosen reads it; leave it out, or choose what does",
     ),
+    "units for a policy that has its own": (
+        ["navigation-fixed", "--policy", "examples.own_policy:residual", "--hidden", "9"],
+        "--hidden: nothing that was chosen reads it",
+    ),
+    "scaled inputs of a policy that has its own": (
+        ["navigation-fixed", "--policy", "examples.own_policy:residual", "--scale-inputs"],
+        "scales its own inputs; pass --no-scale-inputs, or --policy mlp",
+    ),
+    "a policy whose layers cannot be whitened": (
+        ["navigation-fixed", "--policy", "examples.own_policy:residual", "--rule", "whitened-meta-sgd"],
+        "the rule reads what goes into network.module.0, and the policy's network does not tell",
+    ),
+    "a policy made otherwise": (
+        ["navigation-fixed", "--policy", "examples.own_policy:Residual"],
+        "python experiments/check.py policy examples.own_policy:Residual --benchmark navigation-fixed says what else",
+    ),
+    "no policy": (["navigation-fixed", "--policy", "math:pi"], "of type float; expected what makes one from spaces"),
     "flags that change nothing": (
         ["navigation-fixed", "--rule=maml", "--max-kl", "0.1", "--parameterisation", "free", "--no-signal-effects"],
         "--max-kl, --parameterisation, --signal-effects: nothing that was chosen reads it",
@@ -628,7 +645,7 @@ def test_a_stored_configuration_cannot_have_anything_else_imported(
         checkpoints.save(run, state | {"config": state["config"] | {field: "os:getcwd"}}, 1)
         assert evaluate.main([str(run), "--plugin", "os:getcwd"]) == 2
         assert "unknown" in capsys.readouterr().err
-    for field in ("benchmark", "scored_in", "rule", "inner_loss", "outer_loss"):
+    for field in ("benchmark", "scored_in", "policy", "rule", "inner_loss", "outer_loss"):
         run = tmp_path / field
         checkpoints.save(run, state | {"config": state["config"] | {field: "hostile:boom"}}, 1)
         assert evaluate.main([str(run)]) == 2
@@ -664,6 +681,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "benchmark": ({}, {"benchmark": "navigation-varying"}),
     "horizon": ({}, {"horizon": 12}),
     "seed": ({}, {"seed": 1}),
+    "policy": ({}, {"policy": "examples.own_policy:residual"}),
     "hidden": ({}, {"hidden": (9,)}),
     "context": ({}, {"context": 2}),
     "activation": ({}, {"activation": "tanh"}),

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from envs import CartPole, Navigation, Range, TaskBenchmark
-from metarl import lvc, vpg
+from metarl import CategoricalPolicy, ModuleNetwork, lvc, vpg
 from metarl.losses import masked_mean
 from metarl.rules import SGD
 
@@ -34,6 +34,9 @@ def short(horizon=5):
 
 def rule(params):
     return SGD(0.1)
+
+def policy(observations, actions):
+    return CategoricalPolicy(ModuleNetwork(nn.Linear(4, 2)))
 
 def loss(distribution, batch):
     return vpg(distribution, batch) + 0.1 * masked_mean(distribution.entropy(), batch.mask)
@@ -245,6 +248,8 @@ def test_the_shell_says_what_was_found_and_ends_with_1(plugin: str, capsys: pyte
     "argv",
     [
         ["rule", "meta-sgd"],
+        ["policy", "mlp"],
+        ["policy", "their_plugin:policy", "--benchmark", "cartpole-polarity"],
         ["rule", "their_plugin:rule"],
         ["loss", "loaded-dice"],
         ["loss", "their_plugin:loss"],
@@ -257,12 +262,13 @@ def test_the_shell_checks_rules_and_losses(argv: list[str], plugin: str, capsys:
     assert check.main(["loss", "their_plugin:Signal", "--benchmark", "navigation-fixed"]) == 1
     assert check.main(["loss", "their_plugin:each"]) == 1
     assert check.main(["rule", "their_plugin:loss"]) == 1
+    assert check.main(["policy", "their_plugin:policy"]) == 1  # navigation's observations are others
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "unknown kind ''; known are family, rule, loss"),
+        ([], "unknown kind ''; known are family, policy, rule, loss"),
         (["famly", "cartpole-wide"], "did you mean 'family'?"),
         (["family"], "expected a family to check"),
         (["family", "cartpole-wid"], "did you mean 'cartpole-wide'?"),
@@ -270,12 +276,14 @@ def test_the_shell_checks_rules_and_losses(argv: list[str], plugin: str, capsys:
         (["family", "their_plugin:heavy", "--horizon", "3"], "leave --horizon out"),
         (["family", "cartpole-wide", "--horizon", "0"], "horizon: expected"),
         (["family", "their_plugin:rule"], "missing 1 required positional argument"),
-        (["family", "cartpole-wide", "--benchmark", "cartpole-wide"], "--benchmark is for a loss"),
+        (["family", "cartpole-wide", "--benchmark", "cartpole-wide"], "--benchmark is for a policy or a loss"),
         (["rule", "meta-sdg"], "did you mean 'meta-sgd'?"),
         (["rule", "their_plugin:number"], "is of type int; expected a rule"),
         (["rule", "maml", "--horizon", "3"], "--horizon is for a family"),
         (["loss", "lcv"], "did you mean 'lvc'?"),
         (["loss", "their_plugin:number"], "is of type int; expected a loss"),
+        (["policy", "their_plugin:number"], "is of type int; expected a policy"),
+        (["rule", "meta-sgd", "--benchmark", "bandit-5"], "--benchmark is for a policy or a loss; leave it out"),
         (["loss", "lvc", "--benchmark", "cartpole-wid"], "did you mean 'cartpole-wide'?"),
     ],
 )
