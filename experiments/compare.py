@@ -12,7 +12,6 @@ the output folder: an interrupted comparison goes on where it stopped.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from experiments import figures, runs
 from experiments.build import build
@@ -31,12 +29,23 @@ from experiments.config import Config
 from experiments.contenders import CONTENDERS, contender, refuse_live
 from experiments.contenders.budget import refuse_unequal
 from experiments.errors import InputError, script
-from experiments.evaluate import Protocol, score_matrix
-from experiments.jobs import benchmarks_of, key_of, run_all
+from experiments.jobs import run_all
 from experiments.lookup import choose
 from experiments.names import ALGORITHMS, RULES
-from experiments.publishing import markdown, parts, publish, shown
-from metarl import DivergedError, stats
+from experiments.publishing import markdown, publish
+from experiments.scoring import (
+    COMPARISON,
+    HEAD,
+    TUNING_SEED,
+    Job,
+    broken,
+    cells,
+    protocol,
+    refuse_another,
+    refuse_tuning_seeds,
+    score,
+)
+from metarl import DivergedError
 from metarl.optimizers.base import groups
 
 COMPARATORS = (
@@ -56,8 +65,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "all": tuple(sorted({**RULES, **ALGORITHMS}, key=lambda rule: rule == "maml")),  # the reference last
     "comparators": COMPARATORS,
 }
-FEW = 6  # curves that can be told apart in one picture; more are ranked
-TUNING_SEED = 1000  # of the runs that choose a step size; never one of the reported seeds
 
 
 @dataclass(frozen=True)
@@ -80,34 +87,6 @@ class Options:
     """processes, one thread each"""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training run and its evaluation."""
-
-    label: str
-    config: Config
-    protocol: Protocol
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return f"{self.label}, {sizes(self.config)}, seed {self.config.seed}, {self.protocol.split}"
-
-    @property
-    def key(self) -> str:
-        """Decides whether a finished job on the disk is this one."""
-        plain = self.config.model_dump(mode="json")
-        return key_of(self.label, plain, vars(self.protocol), benchmarks_of(self.config))
-
-    def run(self) -> dict[str, Any]:
-        """Train within the budget and measure."""
-        return contender(self.label).train(self.config)(self.protocol)
-
-    def summary(self, result: dict[str, Any]) -> str:
-        """The score on held-out tasks."""
-        return f"{score(result):.4g}"
-
-
 @script
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
@@ -118,9 +97,8 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected positive rates and rate_lrs, got {options.rates} and {options.rate_lrs}")
     if "rate" in given(argv):
         raise InputError("--rate: step sizes are tuned; give a grid of them, such as --rates 0.1 0.3")
-    refuse_another(options.output, config.benchmark)
-    if config.seed <= TUNING_SEED < config.seed + options.seeds:
-        raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
+    refuse_another(options.output, COMPARISON, config.benchmark)
+    refuse_tuning_seeds(config.seed, options.seeds)
     read: set[str] = set()
     for name in names:
         # refuse what cannot run before hours of work
@@ -132,7 +110,7 @@ def main(argv: list[str]) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     tuned = tune(config, names, options)
     jobs = [
-        Job(name, tuned[name].model_copy(update={"seed": config.seed + i}), protocol("test", config, options))
+        Job(name, tuned[name].model_copy(update={"seed": config.seed + i}), protocol("test", config, options.held_out))
         for name in names
         for i in range(options.seeds)
     ]
@@ -142,22 +120,6 @@ def main(argv: list[str]) -> None:
     if broken(results[names[-1]]):
         raise DivergedError(f"{names[-1]} diverged, and the others are compared with it: name another one last")
     report(config, options, tuned, results)
-
-
-def refuse_another(output: Path, benchmark: str) -> None:
-    """Check that results do not take the place of others.
-
-    Raises:
-        InputError: a run's folder, or one of a comparison on another benchmark.
-    """
-    if (output / "config.json").exists():
-        raise InputError(f"{output} holds a run; choose another --output")
-    try:
-        there = json.loads((output / "comparison.json").read_text())["config"]["benchmark"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if there != benchmark:
-        raise InputError(f"{output} holds a comparison on {there}, not on {benchmark}; choose another --output")
 
 
 def expand(names: Sequence[str]) -> list[str]:
@@ -173,16 +135,10 @@ def expand(names: Sequence[str]) -> list[str]:
     return found
 
 
-def protocol(split: str, config: Config, options: Options) -> Protocol:
-    """Adapt at test as often as in training, and two steps more to see where it goes."""
-    steps = config.steps + 2 if config.steps else 0
-    return Protocol(split=split, tasks=options.held_out, steps=steps, episodes=config.episodes)
-
-
 def tune(config: Config, names: Sequence[str], options: Options) -> dict[str, Config]:
     """Each contender with the step size of the grid that is best on validation tasks."""
     base, chosen, told = config.model_copy(update={"seed": TUNING_SEED}), {}, []
-    validation = protocol("validation", config, options)
+    validation = protocol("validation", config, options.held_out)
     jobs = {name: [Job(name, trial, validation) for trial in trials(name, base, options)] for name in names}
     finished = run_all([job for own in jobs.values() for job in own], options.output / "jobs", options.workers)
     for name, own in jobs.items():
@@ -228,21 +184,6 @@ def trials(name: str, base: Config, options: Options) -> list[Config]:
     return [who.at(base, rate).model_copy(update={"rate_lr": None}) for rate in rates]
 
 
-def sizes(config: Config) -> str:
-    """The step sizes that are tuned, as messages tell them."""
-    return f"rate {config.rate:g}" + ("" if config.rate_lr is None else f", rate_lr {config.rate_lr:g}")
-
-
-def score(result: dict[str, Any]) -> float:
-    """Mean held-out return after what adaptation the contender is judged by; diverged is worse than anything."""
-    return -math.inf if "diverged" in result else float(final([result]).mean())
-
-
-def final(results: list[dict[str, Any]]) -> NDArray[np.float64]:
-    """Scores ``[seeds, tasks]`` after what adaptation the contender is judged by."""
-    return score_matrix(results)[..., results[0]["reported"]]
-
-
 def report(
     config: Config, options: Options, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]
 ) -> None:
@@ -254,25 +195,17 @@ def report(
         "rate_lrs": {name: chosen.rate_lr for name, chosen in tuned.items()},
         "results": results,
     }
-    publish(options.output, "comparison.json", "\n".join(table(tuned, results)), about)
+    publish(options.output, COMPARISON, "\n".join(table(tuned, results)), about)
     whole = {name: found for name, found in results.items() if not broken(found)}
-    if len(whole) <= FEW:
-        figures.comparison(options.output / "comparison", whole)
-    else:
-        figures.ranking(options.output / "ranking", whole, reference=reference)
+    figures.side_by_side(options.output, whole, reference=reference)
     figures.step_lengths(options.output / "step-lengths", whole)
-
-
-def broken(results: list[dict[str, Any]]) -> int:
-    """How many of the runs diverged."""
-    return sum("diverged" in result for result in results)
 
 
 def table(tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Lines in Markdown; the last contender is the reference."""
     reference = list(results)[-1]
-    columns = ("rate", "rate_lr", "before", "after", "IQM", "made worse", "episodes", f"− {reference} (paired)")
-    return markdown(("contender", *columns), [row(name, reference, tuned, results) for name in results])
+    head = ("contender", "rate", "rate_lr", *HEAD, f"− {reference} (paired)")
+    return markdown(head, [row(name, reference, tuned, results) for name in results])
 
 
 def row(name: str, reference: str, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -280,27 +213,7 @@ def row(name: str, reference: str, tuned: dict[str, Config], results: dict[str, 
     chosen = tuned[name]
     rate = f"{chosen.rate:g}" if contender(name).tuned else "–"
     rate_lr = "–" if chosen.rate_lr is None else f"{chosen.rate_lr:g}"
-    if broken(results[name]):
-        what = f"{broken(results[name])} of {len(results[name])} seeds diverged"
-        return [name, rate, rate_lr, what, *"–––––"]
-    first, scores = score_matrix(results[name])[..., 0], final(results[name])
-    adapts = results[name][0]["reported"] > 0
-    return [
-        name,
-        rate,
-        rate_lr,
-        f"{first.mean():.2f}",
-        shown(scores),
-        parts(scores, stats.iqm)[0],
-        f"{stats.share_worse(first, scores):.1%}" if adapts else "–",
-        f"{final_episodes(results[name]):g}",
-        "–" if name == reference else shown(scores - final(results[reference])),
-    ]
-
-
-def final_episodes(results: list[dict[str, Any]]) -> float:
-    """Episodes of a held-out task that the contender has adapted on when it is judged."""
-    return float(results[0]["adaptation_episodes"][0][results[0]["reported"]])
+    return [name, rate, rate_lr, *cells(results[name], results[reference])]
 
 
 if __name__ == "__main__":

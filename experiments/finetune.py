@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from experiments.build import Setup, build, build_policy
 from experiments.cli import parse_config
-from experiments.compare import TUNING_SEED
 from experiments.config import Config
 from experiments.contenders import refuse_live
 from experiments.contenders.curves import tasks_of
@@ -41,6 +40,7 @@ from experiments.evaluate import Protocol
 from experiments.figures.finetuning import finetuning
 from experiments.jobs import benchmarks_of, key_of, run_all
 from experiments.publishing import about_intervals, markdown, publish, shown
+from experiments.scoring import TUNING_SEED, refuse_tuning_seeds
 from experiments.streams import stream
 from metarl import Adaptation, DivergedError, NonFiniteError, evaluate
 from metarl.export import learned_rates
@@ -226,8 +226,7 @@ def refuse(config: Config, options: Options) -> None:
     counts = (options.seeds, options.held_out, options.tuning_tasks, options.rollouts, options.workers, config.steps)
     if min(counts) < 1:
         raise InputError(f"expected seeds, tasks, rollouts, workers and adaptation steps >= 1, got {options}")
-    if config.seed <= TUNING_SEED < config.seed + options.seeds:
-        raise InputError(f"seed {TUNING_SEED} tunes the step sizes and cannot be reported; choose another --seed")
+    refuse_tuning_seeds(config.seed, options.seeds)
     if options.rollouts < config.steps or not options.rates or min(options.rates) <= 0.0:
         raise InputError(f"expected positive rates, and a rollout for each of {config.steps} steps, got {options}")
     if options.rows < 1 or options.rollout < 1 or options.rollout % options.rows or options.rollout % PASS:

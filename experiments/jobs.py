@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -45,6 +45,11 @@ class Job(Protocol):
 
     def summary(self, result: dict[str, Any]) -> str:
         """The result in a few words, unless it diverged."""
+
+
+Results = dict[str, dict[str, Any]]
+"""By job key."""
+Work = Callable[[Sequence[Job]], Results]
 
 
 def key_of(*parts: Any) -> str:
@@ -83,27 +88,44 @@ def do(job: Job) -> dict[str, Any]:
         return {"diverged": str(error)}
 
 
-def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> dict[str, dict[str, Any]]:
+def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> Results:
     """Results by job key; only what is not in the folder yet is run.
 
     Raises:
-        InputError: another process does.
+        InputError: another process is at work in the folder.
         OSError: a worker was killed.
     """
-    missing = [job for job in jobs if not _is_finished(folder / f"{job.key}.json")]
+    with crew(folder, workers) as work:
+        return work(jobs)
+
+
+@contextmanager
+def crew(folder: Path, workers: int) -> Iterator[Work]:
+    """`run_all` as a function to be called again and again: its processes stay, as starting one takes seconds."""
+    makers: dict[str, str | None] = {}
     with runs.locked(folder), stoppable(), _processes(workers) as pool:
-        pending = {pool.submit(do, job): job for job in missing}
-        for number, future in enumerate(as_completed(pending), 1):
-            job, result = pending[future], future.result()
-            runs.write_json(folder / f"{job.key}.json", result | {"code": code()})
-            print(f"[{number}/{len(missing)}] {job.name}: {result.get('diverged') or job.summary(result)}", flush=True)
-    found = {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
-    others = sum(result.pop("code", None) != code() for result in found.values())
+
+        def work(jobs: Sequence[Job]) -> Results:
+            _finish({job.key: job for job in jobs if not _is_finished(folder / f"{job.key}.json")}, folder, pool)
+            found: Results = {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
+            makers.update({key: result.pop("code", None) for key, result in found.items()})
+            return found
+
+        yield work
+    others = sum(by != code() for by in makers.values())
     if others:
         print(
-            f"note: {others} of {len(found)} jobs in {folder} were finished by other code; delete them to do them anew"
+            f"note: {others} of {len(makers)} jobs in {folder} were finished by other code; delete them to do them anew"
         )
-    return found
+
+
+def _finish(missing: Mapping[str, Job], folder: Path, pool: ProcessPoolExecutor) -> None:
+    """Do what is missing, and keep every result as soon as it is there."""
+    pending = {pool.submit(do, job): job for job in missing.values()}
+    for number, future in enumerate(as_completed(pending), 1):
+        job, result = pending[future], future.result()
+        runs.write_json(folder / f"{job.key}.json", result | {"code": code()})
+        print(f"[{number}/{len(missing)}] {job.name}: {result.get('diverged') or job.summary(result)}", flush=True)
 
 
 def _is_finished(file: Path) -> bool:

@@ -21,13 +21,13 @@ import tyro
 
 from experiments.build import build
 from experiments.cli import parse
-from experiments.compare import TUNING_SEED
 from experiments.contenders import contender
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, score_matrix
 from experiments.jobs import benchmarks_of, key_of, run_all
 from experiments.lookup import choose
 from experiments.publishing import about_intervals, markdown, publish, shown
+from experiments.scoring import TUNING_SEED
 from experiments.tables import TABLES, Column, Row, Table
 
 

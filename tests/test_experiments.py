@@ -1047,7 +1047,7 @@ def test_a_comparison_takes_no_others_place(tmp_path: Path, capsys: pytest.Captu
     other.mkdir()
     runs.write_json(other / "comparison.json", {"config": {"benchmark": "bandit-5"}})
     assert compare.main(["navigation-fixed", "--output", str(other)]) == 2
-    assert "holds a comparison on bandit-5, not on navigation-fixed; choose another" in capsys.readouterr().err
+    assert "holds a comparison on bandit-5, not a comparison on navigation-fixed; choose" in capsys.readouterr().err
 
 
 def test_a_task_of_ones_own_is_made_by_a_family_that_can() -> None:

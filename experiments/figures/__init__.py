@@ -14,6 +14,7 @@ from experiments.build import Setup
 from experiments.figures.curves import adaptation_curves, comparison
 from experiments.figures.estimators import estimators
 from experiments.figures.learning import learning_curve
+from experiments.figures.page import Results
 from experiments.figures.plane import paths_in_the_plane
 from experiments.figures.rate_panels import rate_strips
 from experiments.figures.rules import ranking, step_lengths
@@ -27,8 +28,18 @@ __all__ = [
     "learning_curve",
     "paths_in_the_plane",
     "ranking",
+    "side_by_side",
     "step_lengths",
 ]
+
+FEW = 6  # curves that can be told apart in one picture; more are ranked
+
+
+def side_by_side(folder: Path, results: Results, *, reference: str) -> list[Path]:
+    """Adaptation curves of a few contenders and their differences to the reference, or a ranking of many."""
+    if len(results) <= FEW:
+        return comparison(folder / "comparison", results, reference=reference)
+    return ranking(folder / "ranking", results, reference=reference)
 
 
 def draw_run(folder: Path, setup: Setup, result: Mapping[str, Any] | None = None) -> list[Path]:
