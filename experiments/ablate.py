@@ -1,0 +1,130 @@
+"""What each change of a setting is worth: one at a time, beside the configuration as it is, everything else the same.
+
+    python experiments/ablate.py PRESET --vary discount=0.5,0.9 rule=maml,fomaml inner_loss=vpg --output results/NAME
+
+Commas part the values of a setting, an x the sizes of layers (``hidden=64x64,32``), and ``none`` is no value, or no
+layers. With ``--grid`` every combination is tried, the configuration's own values among them. Every variant is trained
+from the same seeds for the same number of environment steps, and scored on the same held-out tasks with the same noise.
+Nothing is tuned: a setting may be worth more with others that suit it.
+
+Scores are on *validation* tasks, so that they may choose settings. Those on *test* tasks (``--split test``) may be
+reported, by whoever does not choose by them: the best of many is partly luck, and is no better on other tasks. Finished
+jobs are kept in the output folder: an interrupted ablation goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from experiments import figures
+from experiments.build import build
+from experiments.cli import parse_config
+from experiments.config import Config
+from experiments.contenders.budget import refuse_unequal
+from experiments.errors import InputError, script
+from experiments.evaluate import Protocol, held_out_tasks
+from experiments.jobs import run_all
+from experiments.publishing import about_intervals, markdown, publish
+from experiments.scoring import ABLATION, HEAD, Result, broken, cells, final, jobs_of, protocol, refuse_another
+from experiments.settings import changed, read, values, written
+from metarl import DivergedError
+
+REFERENCE = "reference"
+REPORTABLE = {
+    "validation": "Scores on validation tasks may choose settings; do not report them.",
+    "test": "Whoever chooses settings by scores on test tasks must not report them.",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to change, and how thoroughly."""
+
+    output: Path
+    """folder of the results; an interrupted ablation is continued there"""
+    vary: tuple[str, ...] = ()
+    """settings and what else to try of each: field=value,value"""
+    grid: bool = False
+    """every combination instead of one change at a time"""
+    seeds: int = 5
+    """training seeds, counted from the configuration's"""
+    split: str = "validation"
+    """held-out split to score on; what is chosen by scores on test tasks cannot be reported"""
+    held_out: int = 100
+    """held-out tasks"""
+    workers: int = 2
+    """processes, one thread each"""
+
+
+@script
+def main(argv: list[str]) -> None:
+    config, options = parse_config(Options, argv, __doc__)
+    if not options.vary:
+        raise InputError("expected settings to vary, got none; pass --vary field=value,value")
+    if min(options.seeds, options.held_out, options.workers) < 1:
+        raise InputError(f"expected seeds, held_out and workers >= 1; got {options}")
+    refuse_another(options.output, ABLATION, config.benchmark)
+    configs = variants(config, options)
+    for one in configs.values():
+        setup = build(one, torch.device("cpu"))  # refuse what cannot run before hours of work
+    held_out_tasks(setup.benchmark, Protocol(options.split, tasks=1))
+    seeds = range(config.seed, config.seed + options.seeds)
+    jobs = {
+        name: jobs_of(one, seeds, protocol(options.split, one, options.held_out), name) for name, one in configs.items()
+    }
+    finished = run_all([job for own in jobs.values() for job in own], options.output / "jobs", options.workers)
+    results = {name: [finished[job.key] for job in own] for name, own in jobs.items()}
+    episodes = max(one.steps * one.episodes for one in configs.values())
+    refuse_unequal(results, budget=config.env_steps, episodes=episodes)
+    if broken(results[REFERENCE]):
+        raise DivergedError("the reference diverged, and everything is compared with it: begin with other settings")
+    about = {"config": config.model_dump(mode="json"), "vary": options.vary, "results": results}
+    publish(options.output, ABLATION, "\n".join(table(config, options, results)), about)
+    whole = {name: found for name, found in results.items() if not broken(found)}
+    figures.side_by_side(options.output, whole, reference=REFERENCE)
+
+
+def variants(config: Config, options: Options) -> dict[str, Config]:
+    """Configurations by what is changed in them, the `REFERENCE` first.
+
+    Raises:
+        InputError, ValidationError: see `experiments.settings`; or a value that is the configuration's own.
+    """
+    varied = {field: values(config, field, text) for field, text in read(options.vary).items()}
+    for field, found in varied.items():
+        for text, one in found.items():
+            if one == config:
+                raise InputError(f"{field}={text} is the configuration's own value, the {REFERENCE}; leave it out")
+    chosen = [{}, *({field: text} for field, found in varied.items() for text in found)]
+    if options.grid:
+        chosen = [
+            {field: text for field, text in zip(varied, texts, strict=True) if text is not None}
+            for texts in itertools.product(*([None, *found] for found in varied.values()))
+        ]
+    names = [", ".join(f"{field}={text}" for field, text in settings.items()) for settings in chosen]
+    return {name or REFERENCE: changed(config, one) for name, one in zip(names, chosen, strict=True)}
+
+
+def table(config: Config, options: Options, results: dict[str, list[Result]]) -> list[str]:
+    """In Markdown: a line for every variant, and what the scores are of."""
+    reference = results[REFERENCE]
+    own = ", ".join(f"{field}={written(getattr(config, field))}" for field in read(options.vary))
+    rows = [[name, *cells(found, reference)] for name, found in results.items()]
+    return [
+        f"{config.benchmark}, {config.env_steps:,} environment steps of training; the {REFERENCE}: {own}.",
+        "",
+        *markdown(("change", *HEAD, f"− {REFERENCE} (paired)"), rows),
+        "",
+        f"{options.seeds} seeds, {options.held_out} {options.split} tasks; {about_intervals(final(reference))}.",
+        "Nothing is tuned: every variant has the reference's other settings, which may suit it less.",
+        *([REPORTABLE[options.split]] if options.split in REPORTABLE else []),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
