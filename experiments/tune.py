@@ -1,0 +1,263 @@
+"""Search for settings: trials on validation tasks, each chosen by what came of those before it.
+
+    python experiments/tune.py PRESET --search rate=0.03..3 lr=1e-4..1e-2 decay=0.8,0.9,1.0 --trials 30 --output DIR
+
+Two dots stand between the ends of a range, commas between values, an x between the sizes of layers
+(``hidden=32x32,64x64``), and ``none`` is no value, or no layers. Floats above zero are searched by their ratios where
+the ends differ by a factor of ten or more. Trials are chosen by Optuna's TPE, the first ten at random. They train with
+seeds from 1000 on, which are never reported, and are scored on *validation* tasks by the return after as much
+adaptation as in training; one that diverges counts as worse than any.
+
+Finished trials are kept in the output folder: the same command goes on where it was interrupted, and one with more
+``--trials`` adds to them. It makes the same choices again, for as many ``--workers``: so many trials are chosen at a
+time. ``--seed`` is that of the choices, too, and of the configuration that is written, ``best.json``.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments import runs
+from experiments.build import build
+from experiments.cli import parse_config
+from experiments.config import Config
+from experiments.errors import InputError, script
+from experiments.evaluate import Protocol, held_out_tasks
+from experiments.figures.tuning import tuning
+from experiments.jobs import Work, crew
+from experiments.presets import PRESETS
+from experiments.publishing import about_intervals, markdown, publish, shown
+from experiments.scoring import (
+    SEARCH,
+    TUNING_SEED,
+    Job,
+    Result,
+    final,
+    jobs_of,
+    refuse_another,
+    refuse_tuning_seeds,
+    score,
+)
+from experiments.settings import Range, Space, changed, space
+from metarl import DivergedError
+
+SHOWN = 10  # trials in the table
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to look, and how long."""
+
+    output: Path
+    """folder of the results; an interrupted search is continued there"""
+    search: tuple[str, ...] = ()
+    """settings and where to look for each: field=low..high or field=value,value"""
+    trials: int = 30
+    """configurations to try, those already tried among them"""
+    seeds: int = 1
+    """training seeds of every trial, counted from 1000; their mean is its score"""
+    held_out: int = 100
+    """validation tasks"""
+    workers: int = 1
+    """trials at a time, in processes of one thread each; other numbers lead to other trials"""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings, and what came of them from every seed."""
+
+    number: int
+    settings: Mapping[str, str]
+    config: Config
+    results: list[Result]
+    refused: str | None = None
+    """why it was not trained"""
+
+    @property
+    def score(self) -> float:
+        """Mean over seeds; none is worse than anything."""
+        return -math.inf if self.fault else float(np.mean([score(result) for result in self.results]))
+
+    @property
+    def fault(self) -> str | None:
+        """Why it has no score, if it has none."""
+        return self.refused or next((result["diverged"] for result in self.results if "diverged" in result), None)
+
+    def about(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values = {field: getattr(self.config, field) for field in self.settings}
+        told = {"without score": self.fault} if self.fault else {"score": self.score}
+        return {"trial": self.number, "settings": values, **told}
+
+
+@script
+def main(argv: list[str]) -> None:
+    config, options = parse_config(Options, argv, __doc__)
+    where = refused(config, options)
+    trials = search(config, where, options)
+    ranked = sorted((trial for trial in trials if not trial.fault), key=lambda trial: -trial.score)
+    if not ranked:
+        raise DivergedError(f"none of {len(trials)} trials has a score: look elsewhere; the first: {trials[0].fault}")
+    best = ranked[0].config
+    runs.write_json(options.output / "best.json", best.model_dump(mode="json"))
+    about = {
+        "config": config.model_dump(mode="json"),
+        "search": options.search,
+        "seeds": [TUNING_SEED + i for i in range(options.seeds)],
+        "trials": [trial.about() for trial in trials],
+        "best": ranked[0].number,
+    }
+    text = [*table(config, options, ranked), *advice(best, argv[0], options.output)]
+    publish(options.output, SEARCH, "\n".join(text), about)
+    tuning(options.output / "tune", where, [trial.settings for trial in trials], [trial.score for trial in trials])
+
+
+def refused(config: Config, options: Options) -> Space:
+    """Where to look, once what cannot run has been looked for.
+
+    Every value alone must go with the configuration; what does not go together is found out when it is tried.
+
+    Raises:
+        InputError: counts that search nothing, results that would be replaced, a seed that tunes and would be reported,
+            no Optuna, or what cannot be searched or built.
+        ValidationError: a value that a setting cannot have.
+    """
+    if not options.search:
+        raise InputError("expected settings to search, got none; pass --search field=low..high or field=value,value")
+    if min(options.trials, options.seeds, options.held_out, options.workers) < 1:
+        raise InputError(f"expected trials, seeds, held_out and workers >= 1; got {options}")
+    refuse_another(options.output, SEARCH, config.benchmark)
+    refuse_tuning_seeds(config.seed, 1, tuning=options.seeds)
+    where = space(config, options.search)
+    for field, one in where.items():
+        for text in (one.text(one.low), one.text(one.high)) if isinstance(one, Range) else one:
+            setup = build(changed(config, {field: text}), torch.device("cpu"))
+    held_out_tasks(setup.benchmark, Protocol("validation", tasks=1))
+    try:
+        import optuna  # noqa: F401 (only here and in `search`: it need not be installed)
+    except ImportError as error:
+        raise InputError("a search needs optuna, which is not installed; pip install -e '.[tune]'") from error
+    return where
+
+
+def search(config: Config, where: Space, options: Options) -> list[Trial]:
+    """All trials, as many at a time as there are workers.
+
+    Those that are finished are chosen again, and their results found: so the sampler is where it was.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # jobs tell their results themselves
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=config.seed))
+    distributions = {field: _distribution(one) for field, one in where.items()}
+    trials: list[Trial] = []
+    with crew(options.output / "jobs", options.workers) as work:
+        while len(trials) < options.trials:
+            count = min(options.workers, options.trials - len(trials))
+            asked = [study.ask(distributions) for _ in range(count)]
+            told = tried({one.number + 1: written_in(where, one.params) for one in asked}, work, config, options)
+            for one, trial in zip(asked, told, strict=True):
+                study.tell(one, trial.score)
+            trials += told
+    return trials
+
+
+def _distribution(where: Range | tuple[str, ...]) -> Any:
+    """A range or a choice, as Optuna has it."""
+    from optuna import distributions
+
+    if not isinstance(where, Range):
+        return distributions.CategoricalDistribution(where)
+    if where.whole:
+        return distributions.IntDistribution(int(where.low), int(where.high))
+    return distributions.FloatDistribution(where.low, where.high, log=where.logarithmic)
+
+
+def written_in(where: Space, params: Mapping[str, Any]) -> dict[str, str]:
+    """What Optuna chose, as a command line tells it."""
+    return {field: one.text(params[field]) if isinstance(one, Range) else params[field] for field, one in where.items()}
+
+
+def tried(settings: Mapping[int, Mapping[str, str]], work: Work, config: Config, options: Options) -> list[Trial]:
+    """Trials by number, side by side; settings that do not go together are worth as little as those that diverge."""
+    configs = {number: changed(config, one) for number, one in settings.items()}
+    faults = {number: _fault(one) for number, one in configs.items()}
+    seeds = range(TUNING_SEED, TUNING_SEED + options.seeds)
+    jobs: dict[int, list[Job]] = {}
+    for number, one in configs.items():
+        scored = Protocol("validation", options.held_out, one.steps, one.episodes)
+        told = f"trial {number}, " + ", ".join(f"{field}={text}" for field, text in settings[number].items())
+        jobs[number] = [] if faults[number] else jobs_of(one, seeds, scored, told)
+        if faults[number]:
+            print(f"{told}: {faults[number]}", flush=True)
+    finished = work([job for own in jobs.values() for job in own])
+    return [
+        Trial(number, settings[number], one, [finished[job.key] for job in jobs[number]], faults[number])
+        for number, one in configs.items()
+    ]
+
+
+def _fault(config: Config) -> str | None:
+    """Why the configuration cannot be built, if it cannot."""
+    try:
+        build(config, torch.device("cpu"))
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def table(config: Config, options: Options, trials: Sequence[Trial]) -> list[str]:
+    """In Markdown: the best of those that have a score, no settings twice."""
+    distinct = list({trial.config: trial for trial in reversed(trials)}.values())[::-1][:SHOWN]
+    fields = distinct[0].settings
+    rows = [[str(one.number), *one.settings.values(), shown(final(one.results))] for one in distinct]
+    return [
+        f"{config.benchmark}, {config.env_steps:,} environment steps of training: the best of {options.trials} trials, "
+        f"of which {options.trials - len(trials)} have no score.",
+        "",
+        *markdown(("trial", *fields, "validation return"), rows),
+        "",
+        f"{options.seeds} seed{'s' * (options.seeds > 1)} from {TUNING_SEED} on, {options.held_out} validation tasks; "
+        f"{about_intervals(final(trials[0].results))}.",
+        "The best of many is partly luck: report what it comes to from other seeds and on test tasks.",
+    ]
+
+
+def advice(best: Config, start: str, output: Path) -> list[str]:
+    """How to train with the best settings."""
+    command = ["python", "experiments/train.py"]
+    known = PRESETS[start][1] if start in PRESETS else Config()
+    return [
+        "",
+        "To train with the best settings, which best.json holds:",
+        "",
+        "    " + shlex.join([*command, *([start] if start in PRESETS else []), *flags(best, known)]),
+        "    " + shlex.join([*command, str(output / "best.json")]),
+    ]
+
+
+def flags(config: Config, start: Config) -> list[str]:
+    """What makes a configuration of another."""
+    found: list[str] = []
+    for field, value in config:
+        name = field.replace("_", "-")
+        if value == getattr(start, field):
+            continue
+        if isinstance(value, bool):
+            found.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            found += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
