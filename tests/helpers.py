@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
@@ -19,6 +22,20 @@ from metarl.rules import SGD, UpdateRule
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class Inline:
+    """In the place of worker processes, which take seconds to start: does a job when it is submitted."""
+
+    def submit(self, function: Callable[..., Any], *given: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(function(*given))
+        return done
+
+
+def do_jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `experiments.jobs` use no processes."""
+    monkeypatch.setattr("experiments.jobs._processes", lambda count: nullcontext(Inline()))
 
 
 class Table(Network):

@@ -19,7 +19,7 @@ from experiments.compare import Job
 from experiments.config import Config
 from experiments.evaluate import Protocol
 from experiments.finetune import Job as Finetuning
-from experiments.jobs import key_of, run_all
+from experiments.jobs import crew, key_of, run_all
 from experiments.reproduce import Job as Reproduction
 from experiments.tables import Column
 
@@ -132,6 +132,25 @@ def test_a_job_with_a_plug_in_that_has_been_edited_is_another(monkeypatch: pytes
         False,
         True,
     ]
+
+
+def test_a_crew_stays_and_is_told_of_other_code_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, twice = (Note(str(tmp_path), number) for number in (0, 1, 1))
+    with monkeypatch.context() as patch, crew(tmp_path / "jobs", 1) as work:
+        patch.setattr(jobs_module, "code", lambda: "other")
+        assert work([first]) == {first.key: {"number": 0}}
+        assert work([second, twice]) == {second.key: {"number": 1}}
+        assert work([first, second]).keys() == {first.key, second.key}
+    processes = set(workers(tmp_path).values())
+    assert len(processes) == 1 and os.getpid() not in processes and gone(processes.pop())
+    told = capsys.readouterr().out
+    assert told.count("[1/1]") == 2  # one that is asked for twice is done once
+    with crew(tmp_path / "jobs", 1) as work:
+        for job in (first, second, first):
+            work([job])
+    assert capsys.readouterr().out.count("note: 2 of 2 jobs") == 1
 
 
 @pytest.mark.parametrize("left", ["", "{", "{}"])

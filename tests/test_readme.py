@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import check, compare, enjoy, estimators, evaluate, export, finetune, report, reproduce, train
+from experiments import (
+    ablate,
+    check,
+    compare,
+    enjoy,
+    estimators,
+    evaluate,
+    export,
+    finetune,
+    report,
+    reproduce,
+    train,
+    tune,
+)
 from experiments.cli import PRESETS
 from experiments.config import Config
 from experiments.names import BENCHMARKS, RULES
@@ -44,7 +57,7 @@ def test_the_python_examples_run(
     assert names["model"].num_timesteps == 200 * names["env"].num_envs
 
 
-SCRIPTS = (train, evaluate, compare, enjoy, estimators, check, export, finetune, report, reproduce)
+SCRIPTS = (train, evaluate, compare, ablate, tune, enjoy, estimators, check, export, finetune, report, reproduce)
 
 
 def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:
@@ -60,7 +73,7 @@ def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:
         for flag in re.findall(r"--([a-z-]+)", arguments):
             assert flag.removeprefix("no-").replace("-", "_") in known | {"help"}, flag
         words = arguments.split()
-        if script in ("train", "compare", "estimators") and not words[0].startswith("-"):
+        if script in ("train", "compare", "ablate", "tune", "estimators") and not words[0].startswith("-"):
             assert words[0] in PRESETS or words[0] == "runs/NAME/config.json"
 
 
