@@ -102,7 +102,8 @@ class Trial:
 @script
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
-    where = refused(config, options)
+    where = space(config, options.search)
+    refuse(config, where, options)
     trials = search(config, where, options)
     ranked = sorted((trial for trial in trials if not trial.fault), key=lambda trial: -trial.score)
     if not ranked:
@@ -121,32 +122,29 @@ def main(argv: list[str]) -> None:
     tuning(options.output / "tune", where, [trial.settings for trial in trials], [trial.score for trial in trials])
 
 
-def refused(config: Config, options: Options) -> Space:
-    """Where to look, once what cannot run has been looked for.
+def refuse(config: Config, where: Space, options: Options) -> None:
+    """Look for what cannot run before hours of work.
 
     Every value alone must go with the configuration; what does not go together is found out when it is tried.
 
     Raises:
-        InputError: counts that search nothing, results that would be replaced, a seed that tunes and would be reported,
-            no Optuna, or what cannot be searched or built.
-        ValidationError: a value that a setting cannot have.
+        InputError: nothing to search, counts that search nothing, results that would be replaced, a seed that tunes
+            and would be reported, a value that cannot be built with, no validation tasks, or no Optuna.
     """
-    if not options.search:
+    if not where:
         raise InputError("expected settings to search, got none; pass --search field=low..high or field=value,value")
     if min(options.trials, options.seeds, options.held_out, options.workers) < 1:
         raise InputError(f"expected trials, seeds, held_out and workers >= 1; got {options}")
     refuse_another(options.output, SEARCH, config.benchmark)
     refuse_tuning_seeds(config.seed, 1, tuning=options.seeds)
-    where = space(config, options.search)
     for field, one in where.items():
         for text in (one.text(one.low), one.text(one.high)) if isinstance(one, Range) else one:
             setup = build(changed(config, {field: text}), torch.device("cpu"))
     held_out_tasks(setup.benchmark, Protocol("validation", tasks=1))
     try:
-        import optuna  # noqa: F401 (only here and in `search`: it need not be installed)
+        import optuna  # noqa: F401 (here and where it is used: it need not be installed)
     except ImportError as error:
         raise InputError("a search needs optuna, which is not installed; pip install -e '.[tune]'") from error
-    return where
 
 
 def search(config: Config, where: Space, options: Options) -> list[Trial]:
@@ -217,14 +215,16 @@ def _fault(config: Config) -> str | None:
 
 def table(config: Config, options: Options, trials: Sequence[Trial]) -> list[str]:
     """In Markdown: the best of those that have a score, no settings twice."""
-    distinct = list({trial.config: trial for trial in reversed(trials)}.values())[::-1][:SHOWN]
-    fields = distinct[0].settings
-    rows = [[str(one.number), *one.settings.values(), shown(final(one.results))] for one in distinct]
+    distinct: dict[Config, Trial] = {}
+    for trial in trials:
+        distinct.setdefault(trial.config, trial)
+    best = list(distinct.values())[:SHOWN]
+    rows = [[str(one.number), *one.settings.values(), shown(final(one.results))] for one in best]
     return [
         f"{config.benchmark}, {config.env_steps:,} environment steps of training: the best of {options.trials} trials, "
         f"of which {options.trials - len(trials)} have no score.",
         "",
-        *markdown(("trial", *fields, "validation return"), rows),
+        *markdown(("trial", *best[0].settings, "validation return"), rows),
         "",
         f"{options.seeds} seed{'s' * (options.seeds > 1)} from {TUNING_SEED} on, {options.held_out} validation tasks; "
         f"{about_intervals(final(trials[0].results))}.",

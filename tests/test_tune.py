@@ -316,8 +316,9 @@ def test_wrong_input_is_one_line_before_any_work(case: str, tmp_path: Path, caps
 
 def test_seeds_beside_those_that_tune_are_free(tmp_path: Path) -> None:
     for seed in (999, 1003):
-        options = tune.Options(tmp_path, ("rate=0.1..1",), seeds=3)
-        assert list(tune.refused(CONFIG.model_copy(update={"seed": seed}), options)) == ["rate"]
+        options = tune.Options(tmp_path, seeds=3)
+        tune.refuse(CONFIG.model_copy(update={"seed": seed}), space(CONFIG, ["rate=0.1..1"]), options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_optuna_it_is_told_how_to_get_it(
@@ -332,4 +333,4 @@ def test_without_optuna_it_is_told_how_to_get_it(
 def test_a_search_takes_no_others_place(tmp_path: Path) -> None:
     (tmp_path / "ablation.json").write_text(json.dumps({"config": {"benchmark": "navigation-fixed"}}))
     with pytest.raises(InputError, match="holds an ablation on navigation-fixed, not a search on navigation-fixed"):
-        tune.refused(CONFIG, tune.Options(tmp_path, ("rate=0.1..1",)))
+        tune.refuse(CONFIG, space(CONFIG, ["rate=0.1..1"]), tune.Options(tmp_path))
