@@ -115,13 +115,23 @@ def test_scores_on_test_tasks_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_variant_that_diverges_is_shown_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ablate.main(argv(tmp_path, "rate=1e38 steps=2", "--rule maml")) == 0
-    found = rows(tmp_path)
-    assert found["rate=1e38"] == ["2 of 2 seeds diverged", *"–––––"]
-    assert found["steps=2"][rows(tmp_path)["change"].index("episodes")] == "8"  # and not 4: more to adapt on
+    assert ablate.main(argv(tmp_path, "rate=1e38 lr=0.01", "--rule maml")) == 0
+    assert rows(tmp_path)["rate=1e38"] == ["2 of 2 seeds diverged", *"–––––"]
     assert ablate.main(argv(tmp_path / "other", "rate=0.1", "--rule maml --rate 1e38")) == 4
     error = capsys.readouterr().err
     assert "the reference diverged" in error and error.count("\n") == 1
+
+
+def test_a_variant_adapts_as_it_was_trained_to(tmp_path: Path) -> None:
+    assert ablate.main(argv(tmp_path, "steps=0,4 episodes=2", "--seeds 1")) == 0
+    found = rows(tmp_path)
+    episodes = found.pop("change").index("episodes")
+    assert {name: cells[episodes] for name, cells in found.items()} == {
+        "reference": "4",
+        "steps=0": "0",
+        "steps=4": "16",
+        "episodes=2": "2",
+    }
 
 
 def test_many_are_ranked(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import shlex
@@ -214,11 +215,18 @@ def test_settings_that_do_not_go_together_end_nothing(tmp_path: Path, capsys: py
     assert len(kept(tmp_path)) <= 8 - len(odd)
 
 
-def test_optuna_is_neither_heard_nor_warned_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_optuna_is_neither_heard_nor_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    monkeypatch.setattr(listener, "emit", heard.append)
+    monkeypatch.setattr(logging.getLogger("optuna"), "handlers", [listener])
+    logging.getLogger("optuna").setLevel(logging.INFO)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         assert tune.main(argv(tmp_path, "--trials 12 --workers 2")) == 0
-    assert not told and not capfd.readouterr().err
+    assert not heard and not told and not capsys.readouterr().err
 
 
 def test_ranges_and_values_are_read_as_they_are_written() -> None:
