@@ -212,6 +212,7 @@ WRONG = {
     "horizon": ("horizon=3", "horizon cannot be varied"),
     "compile": ("compile=true", "compile cannot be varied"),
     "unknown rule": ("rule=maml,metasgd", "did you mean 'meta-sgd'?"),
+    "a name like any other": ("rule=none", "unknown rule 'none'"),
     "cannot be built": ("rule=maml,cavia", "pass --context 5"),
     "cannot be combined": ("baseline=cross-fitted episodes=5 --grid", "even episodes, got 5"),
     "no seeds": ("discount=0.5 --seeds 0", "expected seeds, held_out and workers >= 1"),
