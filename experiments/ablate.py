@@ -23,7 +23,7 @@ import torch
 
 from experiments import figures
 from experiments.build import build
-from experiments.cli import parse_config
+from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
 from experiments.contenders.budget import refuse_unequal
 from experiments.errors import InputError, script
@@ -70,9 +70,13 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected seeds, held_out and workers >= 1; got {options}")
     refuse_another(options.output, ABLATION, config.benchmark)
     configs = variants(config, options)
-    for one in configs.values():
-        setup = build(one, torch.device("cpu"))  # refuse what cannot run before hours of work
-    held_out_tasks(setup.benchmark, Protocol(options.split, tasks=1))
+    # refuse what cannot run, or changes nothing, before hours of work
+    setups = [build(one, torch.device("cpu")) for one in configs.values()]
+    refuse_unread(given(argv), {field for setup in setups for field in setup.read})
+    for field in read(options.vary):
+        changing = [setup for setup in setups if getattr(setup.config, field) != getattr(config, field)]
+        refuse_unread([field], {name for setup in changing for name in setup.read})
+    held_out_tasks(setups[0].benchmark, Protocol(options.split, tasks=1))
     seeds = range(config.seed, config.seed + options.seeds)
     jobs = {
         name: jobs_of(one, seeds, protocol(options.split, one, options.held_out), name) for name, one in configs.items()

@@ -94,17 +94,17 @@ def given(argv: Sequence[str]) -> set[str]:
     return {name for name in Config.model_fields if {name, f"no_{name}"} & names}
 
 
-def refuse_unread(argv: Sequence[str], read: Iterable[str]) -> None:
-    """A flag that changes nothing is a mistake, or an experiment that never was.
+def refuse_unread(fields: Iterable[str], read: Iterable[str]) -> None:
+    """A setting that changes nothing is a mistake, or an experiment that never was.
 
     Args:
-        argv: the command line.
-        read: fields of the configuration that somebody asks for, such as `experiments.build.Setup.read`.
+        fields: of the configuration, that somebody sets.
+        read: those that somebody asks for, such as `experiments.build.Setup.read`.
 
     Raises:
-        InputError: flags name other fields.
+        InputError: some are not among them.
     """
-    unread = sorted(given(argv) - set(read))
+    unread = sorted(set(fields) - set(read))
     if unread:
         flags = ", ".join("--" + name.replace("_", "-") for name in unread)
         raise InputError(f"{flags}: nothing that was chosen reads it; leave it out, or choose what does")

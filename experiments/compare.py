@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
         read |= setup.read
         if contender(name).restarts:
             refuse_live(name, setup.benchmark.family)
-    refuse_unread(argv, read)
+    refuse_unread(given(argv), read)
     options.output.mkdir(parents=True, exist_ok=True)
     tuned = tune(config, names, options)
     jobs = [

@@ -108,7 +108,7 @@ def begun(argv: Sequence[str], lock: ExitStack) -> tuple[Path, Setup, runs.Progr
     runs.prepare_machine(options.threads, deterministic=options.deterministic)
     device = runs.pick_device(options.device)
     setup = build(config, device)
-    refuse_unread(argv, setup.read)
+    refuse_unread(given(argv), setup.read)
     refuse(options, setup)
     try_out(setup)
     folder = runs.place(config, options.output)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import torch
 
 from experiments import runs
 from experiments.build import build
-from experiments.cli import parse_config
+from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, held_out_tasks
@@ -103,7 +103,7 @@ class Trial:
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
     where = space(config, options.search)
-    refuse(config, where, options)
+    refuse(config, where, options, given(argv))
     trials = search(config, where, options)
     ranked = sorted((trial for trial in trials if not trial.fault), key=lambda trial: -trial.score)
     if not ranked:
@@ -122,14 +122,15 @@ def main(argv: list[str]) -> None:
     tuning(options.output / "tune", where, [trial.settings for trial in trials], [trial.score for trial in trials])
 
 
-def refuse(config: Config, where: Space, options: Options) -> None:
+def refuse(config: Config, where: Space, options: Options, told: Collection[str] = ()) -> None:
     """Look for what cannot run before hours of work.
 
     Every value alone must go with the configuration; what does not go together is found out when it is tried.
 
     Raises:
         InputError: nothing to search, counts that search nothing, results that would be replaced, a seed that tunes
-            and would be reported, a value that cannot be built with, no validation tasks, or no Optuna.
+            and would be reported, a value that cannot be built with, a setting that nothing reads, no validation tasks,
+            or no Optuna.
     """
     if not where:
         raise InputError("expected settings to search, got none; pass --search field=low..high or field=value,value")
@@ -137,10 +138,13 @@ def refuse(config: Config, where: Space, options: Options) -> None:
         raise InputError(f"expected trials, seeds, held_out and workers >= 1; got {options}")
     refuse_another(options.output, SEARCH, config.benchmark)
     refuse_tuning_seeds(config.seed, 1, tuning=options.seeds)
-    for field, one in where.items():
-        for text in (one.text(one.low), one.text(one.high)) if isinstance(one, Range) else one:
-            setup = build(changed(config, {field: text}), torch.device("cpu"))
-    held_out_tasks(setup.benchmark, Protocol("validation", tasks=1))
+    setups = [
+        build(changed(config, {field: text}), torch.device("cpu"))
+        for field, one in where.items()
+        for text in ((one.text(one.low), one.text(one.high)) if isinstance(one, Range) else one)
+    ]
+    refuse_unread({*told, *where}, {field for setup in setups for field in setup.read})
+    held_out_tasks(setups[0].benchmark, Protocol("validation", tasks=1))
     try:
         import optuna  # noqa: F401 (here and where it is used: it need not be installed)
     except ImportError as error:

@@ -190,6 +190,8 @@ def test_a_value_is_read_as_it_is_written(field: str) -> None:
 
 
 WRONG = {
+    "what nothing reads": ("max_kl=0.1 meta_optimizer=trust-region", "--max-kl: nothing that was chosen reads it"),
+    "a flag that nothing reads": ("discount=0.5 --max-kl 0.1", "--max-kl: nothing that was chosen reads it"),
     "nothing": ("", "expected settings to vary, got none; pass --vary field=value,value"),
     "no values": ("discount", "expected field=value,value, such as discount=0.9,0.95, got 'discount'"),
     "unknown field": ("discont=0.5", "unknown setting 'discont'; did you mean 'discount'?"),

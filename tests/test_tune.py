@@ -282,6 +282,7 @@ def test_pictures_of_one_setting_and_of_scores_far_below(tmp_path: Path) -> None
 
 
 WRONG = {
+    "what nothing reads": ("max_kl=0.1..0.2", "--max-kl: nothing that was chosen reads it"),
     "nothing": ("", "expected settings to search, got none; pass --search field=low..high or field=value,value"),
     "no values": ("rate", "expected field=value,value, such as discount=0.9,0.95, got 'rate'"),
     "unknown field": ("rat=0.1..1", "unknown setting 'rat'; did you mean 'rate'?"),
