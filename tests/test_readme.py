@@ -1,4 +1,4 @@
-"""What the README shows a newcomer, and RESULTS.md a sceptic, works as it stands there."""
+"""What README and GUIDE show a newcomer, and RESULTS a sceptic, works as it stands there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from experiments.names import BENCHMARKS, RULES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-RESULTS = (ROOT / "RESULTS.md").read_text()
+EVERYTHING = "\n".join((ROOT / name).read_text() for name in ("README.md", "GUIDE.md", "RESULTS.md"))
 
 
 def test_the_python_examples_run(
@@ -66,7 +66,7 @@ def test_every_flag_preset_and_rule_of_the_shell_examples_exists() -> None:
     for module in scripts.values():
         for options in ("Options", "Resume", "Protocol"):
             known |= set(getattr(getattr(module, options, None), "__dataclass_fields__", {}))
-    commands = re.findall(r"python experiments/(\w+)\.py ([^`\n#]*)", README + RESULTS)
+    commands = re.findall(r"python experiments/(\w+)\.py ([^`\n#]*)", EVERYTHING)
     assert len(commands) >= 5
     for script, arguments in commands:
         assert script in scripts or script == "demo"
@@ -94,7 +94,7 @@ def test_every_file_of_the_map_exists() -> None:
 
 
 def test_pictures_and_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]+))?\)", README + RESULTS)
+    targets = re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]+))?\)", EVERYTHING)
     assert any(anchor for _, anchor in targets)
     for target, anchor in targets:
         assert (ROOT / target).exists(), target
