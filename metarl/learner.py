@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 from torch.nn.parameter import UninitializedParameter
 
+from metarl import checks
 from metarl.compilation import Programs
 from metarl.distributions import Distribution
 from metarl.dynamics import homogeneous, linear_dynamics
@@ -19,8 +20,8 @@ from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
 from metarl.losses import Loss, PreUpdateCredit, vpg
 from metarl.packing import live_rows, on_live
-from metarl.policies import Policy, is_stacked
-from metarl.rules import RuleState, Step, UpdateRule, decided
+from metarl.policies import MLP, Policy, is_stacked
+from metarl.rules import RuleState, Step, UpdateRule, WhitenedOutputs, decided
 from metarl.rules.base import instance, refuse_misfit
 from metarl.trees import expand, tree_add, tree_detach
 from metarl.types import Batch, Params, Trace
@@ -59,14 +60,16 @@ class Learner(nn.Module):
                 reads the advantages that the support has: those of the inner loss.
 
         Raises:
-            TypeError: a rule or a loss that is none, such as its class.
+            TypeError: a policy, rule, loss or credit that is none, such as its class.
             ValueError: credit with an inner loss whose second derivative holds it already; a negative weight; lazy
-                parameters; a rule that was made for another policy.
+                parameters; a rule that was made for another policy, or reads outputs of a layer that is frozen.
         """
         super().__init__()
+        checks.of_type("policy", policy, Policy, "a Policy, such as CategoricalPolicy(network)")
         for what, loss in (("inner", inner), ("outer", outer)):
-            if isinstance(loss, type) or not callable(loss):
-                raise TypeError(f"{what}: expected a loss, such as metarl.lvc or metarl.Clipped(0.2), got {loss!r}")
+            checks.function(what, loss, "a loss, such as metarl.lvc or metarl.Clipped(0.2)")
+        if credit is not None:
+            checks.of_type("credit", credit, PreUpdateCredit, "a PreUpdateCredit, such as PreUpdateCredit(1.0)")
         if credit is not None and getattr(inner, "loss", inner) is not vpg:  # what a learned objective wraps
             raise ValueError(
                 "pre-update credit completes the inner loss vpg; with another it would count twice: use vpg"
@@ -81,6 +84,7 @@ class Learner(nn.Module):
                 "expected parameters of known shapes, got a lazy module's; call it once before, or say its size"
             )
         refuse_misfit(self.rule, policy.initial())
+        _refuse_frozen_head(self.rule, policy)
 
     def compile(self) -> None:
         """From here on meta-train with compiled programs: see `metarl.compilation` for when it pays."""
@@ -171,12 +175,25 @@ class Learner(nn.Module):
         return loss + one_number(self.outer(adapted, trace.query)), adapted
 
 
+def _refuse_frozen_head(rule: UpdateRule, policy: Policy) -> None:
+    """Check that a rule that whitens outputs was given the layer that puts them out."""
+    of_mlp = isinstance(getattr(policy, "network", None), MLP)
+    whitened = [part.layer for part in rule.modules() if of_mlp and isinstance(part, WhitenedOutputs)]
+    if wrong := [layer for layer in whitened if layer != "network.head"]:
+        raise ValueError(
+            f"WhitenedOutputs whitens {wrong[0]}, which does not give the policy's outputs: expected network.head to "
+            "be learned, not frozen"
+        )
+
+
 def one_number(loss: Tensor, which: str = "outer") -> Tensor:
     """The loss of one task, 0-d.
 
     Raises:
+        TypeError: no tensor.
         ValueError: it has not been reduced: summed up, it would count padding, and more where there is more of it.
     """
+    checks.of_type(f"{which} loss", loss, Tensor, "one number a task, a 0-d tensor with its graph")
     if loss.dim():
         raise ValueError(
             f"{which} loss: expected one number a task, got shape {tuple(loss.shape)}; "

@@ -32,24 +32,31 @@ from metarl.distributions import Distribution
 from metarl.learner import refuse_divergence
 from metarl.lifting import over_tasks, piece_size
 from metarl.losses import masked_mean
+from metarl.optimizers import meta_loss
 from metarl.policies import Policy
 from metarl.rules import (
     SGD,
+    BlockDiagonal,
     Bounded,
     Chain,
     ClipByNorm,
     FirstOrder,
+    GPSchedule,
     LearnedSGD,
     Masked,
+    MetaCurvature,
     MetaSGD,
+    Offset,
     PerLayerSGD,
     PerStep,
     Positive,
     RLSchedule,
     Scheduled,
     UpdateRule,
+    WhitenedInputs,
+    WhitenedOutputs,
 )
-from metarl.types import Batch, Trace
+from metarl.types import Batch, Params, Trace
 from tests.helpers import (
     double_trace,
     family_and_policy,
@@ -359,6 +366,76 @@ def test_a_rule_for_another_policy_is_refused_at_once(rule: str, hidden: list[in
         ValueError, match="cannot step this policy, .*; make it from the parameters of this very policy"
     ):
         Learner(policy, RULES[rule](gaussian_policy()), inner=vpg, outer=vpg)
+
+
+HELD_FOR: dict[str, Callable[[Params], UpdateRule]] = {
+    "meta-sgd": lambda p: MetaSGD(p, initial=0.1),
+    "per-layer": lambda p: PerLayerSGD(p, initial=0.1),
+    "per-step": lambda p: PerStep(SGD(0.1), MetaSGD(p, initial=0.1)),
+    "offset": lambda p: Offset(SGD(0.1), p),
+    "curvature": lambda p: Chain(MetaCurvature(p), SGD(0.1)),
+    "blocks": lambda p: Chain(BlockDiagonal(p), SGD(0.1)),
+    "after whitening": lambda p: Chain(
+        WhitenedInputs(gaussian_policy().initial(), ["network.head"]), Offset(SGD(1), p)
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", HELD_FOR)
+def test_a_rule_with_numbers_for_fewer_units_or_for_other_names_is_refused(rule: str) -> None:
+    """One rate would broadcast to a layer's 8, and rates of what is not there would be learned from nothing."""
+    policy, make = gaussian_policy(), HELD_FOR[rule]
+    narrow = {name: torch.zeros(1) for name in policy.initial()}
+    with pytest.raises(ValueError, match=r"cannot step this policy, it was made for \S+ of shape \(1,\), which"):
+        Learner(policy, make(narrow), inner=vpg, outer=vpg)
+    more = {**policy.initial(), "another.weight": torch.zeros(3)}
+    with pytest.raises(ValueError, match=r"made for another.weight of shape \(3,\), which is here no parameter that"):
+        Learner(policy, make(more), inner=vpg, outer=vpg)
+    assert Learner(policy, make(policy.initial()), inner=vpg, outer=vpg).start()
+
+
+def test_a_schedule_for_another_number_of_tensors_is_refused() -> None:
+    policy = gaussian_policy()
+    tensors = len(policy.initial())
+    with pytest.raises(ValueError, match=f"expected a GPSchedule of {tensors} tensors, as the policy has, got 1"):
+        Learner(policy, Scheduled(SGD(0.1), GPSchedule(1, steps=1)), inner=vpg, outer=vpg)
+    assert Learner(policy, Scheduled(SGD(0.1), GPSchedule(tensors, steps=1)), inner=vpg, outer=vpg).start()
+
+
+def test_a_rule_of_a_frozen_head_is_refused() -> None:
+    """What would be whitened is a hidden layer, by what the head puts out: silently so where both have two units."""
+    policy = GaussianPolicy(MLP(2, [2], 2, generator=seeded(0)), 2)
+    masked, before = Masked(SGD(0.1), "head", policy.initial()), Chain(WhitenedOutputs(policy.initial()), SGD(0.1))
+    policy.network.head.requires_grad_(False)
+    after = Chain(WhitenedOutputs(policy.initial()), SGD(0.1))
+    for rule, words in (
+        (masked, "no parameter is called like 'head'"),
+        (before, r"WhitenedOutputs cannot step this policy, it was made for network.head.weight"),
+        (after, r"WhitenedOutputs whitens network.hidden.0, .* expected network.head to be learned, not frozen"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Learner(policy, rule, inner=vpg, outer=vpg)
+
+
+def test_parts_in_each_others_place_are_refused_in_one_line() -> None:
+    policy = gaussian_policy()
+    for parts, words in (
+        ({"policy": SGD(0.1), "rule": policy}, "policy: expected a Policy, such as .*, got a SGD"),
+        ({"policy": policy.network}, "policy: expected a Policy, such as .*, got a MLP"),
+        ({"rule": policy}, "rule: expected an UpdateRule, such as .*, got a GaussianPolicy"),
+        ({"credit": 1.0}, "credit: expected a PreUpdateCredit, such as .*, got 1.0"),
+    ):
+        given: dict[str, Any] = {"policy": policy, "rule": SGD(0.1), "inner": vpg, "outer": vpg}
+        with pytest.raises(TypeError, match=f"^{words}$"):
+            Learner(**{**given, **parts})
+
+
+@pytest.mark.parametrize("which", ["inner", "outer"])
+@pytest.mark.parametrize("loss", [lambda d, batch: 1.0, lambda d, batch: None], ids=["float", "nothing"])
+def test_a_loss_that_gives_no_tensor_is_told_so(which: str, loss: Any) -> None:
+    learner = Learner(gaussian_policy(), SGD(0.1), **{"inner": vpg, "outer": vpg, which: loss})
+    with pytest.raises(TypeError, match=f"{which} loss: expected one number a task, a 0-d tensor with its graph, got"):
+        meta_loss(learner, explored(learner, 2, 1 if which == "inner" else 0))
 
 
 @pytest.mark.parametrize("which", ["inner", "outer"])

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from metarl import checks
 from metarl.trees import Tree
 
 RuleState = dict[str, Tensor]
@@ -47,7 +49,13 @@ class Step(NamedTuple):
 
 
 class UpdateRule(nn.Module, ABC):
-    """How to step: turns gradients into updates to be *added* to the parameters."""
+    """How to step: turns gradients into updates to be *added* to the parameters.
+
+    Attributes:
+        made_for: shapes of the parameters that it holds something for, by name; empty if it steps any.
+    """
+
+    made_for: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """What the rule remembers before its first step; nothing by default."""
@@ -84,8 +92,18 @@ def instance(rule: object) -> UpdateRule:
         TypeError: it is none, such as a rule's class.
     """
     if not isinstance(rule, UpdateRule):
-        raise TypeError(f"rule: expected an UpdateRule, such as MetaSGD(policy.initial()), got {rule!r}")
+        raise TypeError(f"rule: expected an UpdateRule, such as MetaSGD(policy.initial()), got {checks.told(rule)}")
     return rule
+
+
+def shapes_of(params: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name.
+
+    Raises:
+        TypeError: no parameters by name, such as a policy or a list of them.
+    """
+    checks.of_type("params", params, Mapping, "parameters by name, such as policy.initial()")
+    return {name: tuple(leaf.shape) for name, leaf in params.items()}
 
 
 @torch.no_grad()
@@ -96,6 +114,8 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
         ValueError: it was made for others, or returns anything but updates of their names and shapes and a state; a
             parameter whose name means something to rules.
     """
+    if not params:
+        return  # there is nothing to step
     given = {name: leaf.detach() for name, leaf in params.items()}
     grads = {name: torch.ones_like(leaf) for name, leaf in given.items()}
     name = type(rule).__name__
@@ -103,16 +123,28 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
         raise ValueError(
             f"the policy's parameter {taken[0]} has a name that means something to rules: call it otherwise"
         )
+    expected = {name: tuple(leaf.shape) for name, leaf in given.items()}
+    for part in rule.modules():
+        for one, shape in part.made_for.items() if isinstance(part, UpdateRule) else ():
+            if expected.get(one) != shape:
+                raise ValueError(
+                    f"the rule {type(part).__name__} cannot step this policy, it was made for {one} of shape {shape}, "
+                    f"which is here {expected.get(one, 'no parameter that requires a gradient')}; "
+                    "make it from the parameters of this very policy, policy.initial()"
+                )
+    state = None
     try:
-        result: Any = rule.update(Step(grads, given, torch.ones(())), rule.init(given))
+        state = rule.init(given)
+        result: Any = rule.update(Step(grads, given, torch.ones(())), state)
     except (KeyError, RuntimeError) as error:
         raise ValueError(
             f"the rule {name} cannot step this policy, {type(error).__name__}: {error}; "
             "make it from the parameters of this very policy, policy.initial()"
         ) from error
-    except Exception:  # it may need more than is known here
-        return
-    expected = {name: tuple(leaf.shape) for name, leaf in given.items()}
+    except Exception:
+        if state is None:
+            raise
+        return  # an update may need more than is known here
     updates = result[0] if isinstance(result, tuple) and len(result) == 2 else result
     came = (
         {name: tuple(u.shape) for name, u in updates.items()} if isinstance(updates, dict) else type(updates).__name__

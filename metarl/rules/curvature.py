@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule, shapes_of
 from metarl.rules.rates import Table
 from metarl.trees import Tree
 
@@ -22,6 +22,7 @@ class MetaCurvature(UpdateRule):
     def __init__(self, params: Mapping[str, Tensor]) -> None:
         """Matrices for the axes of ``params``."""
         super().__init__()
+        self.made_for = shapes_of(params)
         self.maps = Table(
             {
                 f"{name}:{axis}": torch.eye(size, dtype=leaf.dtype, device=leaf.device)
@@ -52,7 +53,7 @@ class BlockDiagonal(UpdateRule):
         super().__init__()
         if size < 1:
             raise ValueError(f"blocks need a size of at least 1, got {size}")
-        self.size = size
+        self.size, self.made_for = size, shapes_of(params)
         self.maps = Table({name: self._identity(leaf) for name, leaf in params.items()})
 
     def _identity(self, leaf: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState, Step, UpdateRule, Wrapper
+from metarl.rules.base import RuleState, Step, UpdateRule, Wrapper, shapes_of
 from metarl.trees import Tree
 
 
@@ -47,11 +47,12 @@ class Foresight(Wrapper):
             ValueError: no such layer, or a horizon that is not above 0.
         """
         super().__init__(rule)
-        if not {f"{layer}.weight", f"{layer}.bias"} <= set(params):
+        shapes, own = shapes_of(params), {f"{layer}.weight", f"{layer}.bias"}
+        if not own <= set(shapes):
             raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
         if not 0.0 < horizon < float("inf"):
             raise ValueError(f"expected a finite horizon above 0 steps, got {horizon}")
-        self.layer = layer
+        self.layer, self.made_for = layer, {name: shapes[name] for name in sorted(own)}
         self.log_horizon = nn.Parameter(torch.tensor(float(horizon)).log())
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:

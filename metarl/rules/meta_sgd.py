@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule, shapes_of
 from metarl.rules.rates import Parameterisation, Rates
 from metarl.trees import Tree
 
@@ -36,8 +36,8 @@ class MetaSGD(UpdateRule):
             generator: draws the first rates of a range.
         """
         super().__init__()
-        shapes = {name: leaf.shape for name, leaf in params.items()}
-        self.rates = Rates(shapes, initial=initial, parameterisation=parameterisation, generator=generator)
+        self.made_for = shapes_of(params)
+        self.rates = Rates(self.made_for, initial=initial, parameterisation=parameterisation, generator=generator)
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """``-α ∘ g``; see `UpdateRule.update`."""

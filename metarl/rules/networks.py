@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from metarl import checks
 from metarl.rules.base import RuleState
 
 
@@ -37,6 +38,7 @@ class LSTMCell(nn.Module):
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """A layer with normal weights of variance ``1 / inputs`` and no bias yet."""
+    checks.generator(generator)
     layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         layer.weight.copy_(torch.randn(outputs, inputs, generator=generator) / math.sqrt(inputs))

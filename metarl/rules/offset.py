@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metarl.rules.base import RuleState, Step, UpdateRule, instance
+from metarl.rules.base import RuleState, Step, UpdateRule, instance, shapes_of
 from metarl.rules.rates import Table
 from metarl.trees import Tree, tree_map
 
@@ -22,7 +22,7 @@ class Offset(UpdateRule):
     def __init__(self, rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
         """β starts at zero, so that the rule is at first the wrapped one; only ``params`` of the policy have one."""
         super().__init__()
-        self.rule = instance(rule)
+        self.rule, self.made_for = instance(rule), shapes_of(params)
         self.offsets = Table(tree_map(torch.zeros_like, params))
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:

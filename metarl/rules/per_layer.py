@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule, shapes_of
 from metarl.rules.rates import Parameterisation, Rates, layer_of
 from metarl.trees import Tree
 
@@ -19,6 +19,7 @@ class PerLayerSGD(UpdateRule):
     ) -> None:
         """Rates for the layers of ``params``; ``initial`` is the first rate of all."""
         super().__init__()
+        self.made_for = shapes_of(params)
         layers = {layer_of(name): () for name in params}
         self.rates = Rates(layers, initial=initial, parameterisation=parameterisation)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from metarl import checks
+
 
 class Parameterisation(ABC):
     """An invertible map from unconstrained numbers to rates."""
@@ -129,9 +131,13 @@ class Rates(Table):
         where it is bounded.
 
         Raises:
+            TypeError: a parameterisation or generator that is none.
             ValueError: a rate that is not finite or not representable, a range that is empty or without a generator.
         """
         given = parameterisation if parameterisation is not None else Free()
+        checks.of_type("parameterisation", given, Parameterisation, "one such as Positive()")
+        if generator is not None:
+            checks.generator(generator)
         super().__init__({name: _first(given, shape, initial, generator) for name, shape in shapes.items()})
         self.parameterisation = given
 

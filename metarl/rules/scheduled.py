@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from metarl import checks
 from metarl.rules.base import RuleState, Step, UpdateRule, instance
 from metarl.rules.networks import LSTMCell, linear, zero_head
 from metarl.trees import Tree, subtree, tree_map, with_prefix
@@ -52,6 +53,7 @@ class Scheduled(UpdateRule):
         super().__init__()
         if not reach > 0.0:
             raise ValueError(f"a schedule's reach must be positive, got {reach}")
+        checks.of_type("schedule", schedule, Schedule, "a Schedule, such as MLPSchedule(generator=...)")
         self.rule, self.schedule, self.reach = instance(rule), schedule, reach
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
@@ -150,6 +152,16 @@ class GPSchedule(Schedule):
         self.values = nn.Parameter(torch.zeros(tensors, steps))
         self.log_length = nn.Parameter(torch.tensor(math.log(length)))
         self.noise = noise
+
+    def init(self, count: int, like: Tensor) -> RuleState:
+        """Nothing is remembered.
+
+        Raises:
+            ValueError: another number of tensors than it was made for.
+        """
+        if count != len(self.values):
+            raise ValueError(f"expected a GPSchedule of {count} tensors, as the policy has, got {len(self.values)}")
+        return super().init(count, like)
 
     def kernel(self, left: Tensor, right: Tensor) -> Tensor:
         """Squared exponential, ``[len(left), len(right)]``."""

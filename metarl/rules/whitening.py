@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from metarl.rules.base import RuleState, Step, UpdateRule
+from metarl.rules.base import RuleState, Step, UpdateRule, shapes_of
 from metarl.rules.rates import layer_of
 from metarl.trees import Tree
 
@@ -47,12 +47,14 @@ class WhitenedInputs(UpdateRule):
             ValueError: no such layer, or a ridge that is not positive.
         """
         super().__init__()
+        shapes = shapes_of(params)
         for layer in layers:
-            if not {f"{layer}.weight", f"{layer}.bias"} <= set(params):
+            if not {f"{layer}.weight", f"{layer}.bias"} <= set(shapes):
                 raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
         if not (len(layers) == len(set(layers)) > 0 and 0.0 < ridge < float("inf")):
             raise ValueError(f"expected layers, each once, and a positive ridge, got {list(layers)} and {ridge}")
         self.layers = tuple(layers)
+        self.made_for = {name: shape for name, shape in shapes.items() if layer_of(name) in layers}
         self.log_ridge = nn.Parameter(torch.full((len(layers),), float(ridge)).log())
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
@@ -103,10 +105,11 @@ class WhitenedOutputs(UpdateRule):
             ValueError: no layer with a weight, or a damping that is not positive.
         """
         super().__init__()
-        weights = [name for name in params if name.endswith(".weight")]
+        shapes = shapes_of(params)
+        weights = [name for name in shapes if name.endswith(".weight")]
         if not (weights and damping > 0.0):
             raise ValueError(f"expected a layer with a weight and a positive damping, got {list(params)} and {damping}")
-        self.layer = weights[-1].removesuffix(".weight")
+        self.layer, self.made_for = weights[-1].removesuffix(".weight"), {weights[-1]: shapes[weights[-1]]}
         self.log_damping = nn.Parameter(torch.tensor(float(damping)).log())
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
