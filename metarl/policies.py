@@ -12,9 +12,11 @@ product, which is several times faster in a rollout than ``vmap`` over ``functio
 
 from __future__ import annotations
 
+import copy
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from torch.func import functional_call
 from torch.nn.functional import linear
 from torch.nn.utils import skip_init
 
+from metarl import checks
 from metarl.compilation import tracing
 from metarl.distributions import Categorical, Distribution, Gaussian
 from metarl.trees import subtree, with_prefix
@@ -55,7 +58,15 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x: ``[..., in]``, or ``[T, ..., in]`` with stacked weights.
         weight: ``[out, in]`` or ``[T, out, in]``.
         bias: ``[out]`` or ``[T, out]``.
+
+    Raises:
+        ValueError: inputs of another size or dtype than the weights are for.
     """
+    if x.shape[-1] != weight.shape[-1] or x.dtype != weight.dtype:
+        raise ValueError(
+            f"expected {weight.shape[-1]} inputs of {weight.dtype}, got {x.shape[-1]} of {x.dtype}: give what is seen "
+            "and the parameters that read it one size and dtype"
+        )
     if weight.dim() == 2 and bias.dim() == 1 and weight.shape[1] < weight.shape[0]:
         # a few inputs: the product with a row-major matrix has the faster gradient (5 x, for 2 inputs and 100 outputs)
         rows = x.reshape(-1, x.shape[-1])
@@ -69,9 +80,23 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def given(module: nn.Module, params: Mapping[str, Tensor], name: str) -> Tensor:
-    """The parameter of that name, or the module's own where it is frozen, and so neither adapted nor learned."""
+    """The parameter of that name, or the module's own where it is frozen, and so neither adapted nor learned.
+
+    Raises:
+        ValueError: it is neither given nor frozen.
+    """
     found = params.get(name)
-    return module.get_parameter(name).detach() if found is None else found
+    return _frozen(module, name).detach() if found is None else found
+
+
+def _frozen(module: nn.Module, name: str) -> nn.Parameter:
+    own = module.get_parameter(name)
+    if own.requires_grad:
+        raise ValueError(
+            f"expected a value for every parameter that is not frozen, {name} of the {type(module).__name__} is "
+            "missing; name them as policy.initial() does"
+        )
+    return own
 
 
 class Network(nn.Module, ABC):
@@ -114,10 +139,16 @@ class MLP(Network):
         """Sizes in units, ``context`` in inputs, which start at zero; ``generator`` draws the weights.
 
         Raises:
+            TypeError: sizes that are no whole numbers, an activation that is no function, no generator.
             ValueError: a size below 1, or not one scale above 0 for every input.
         """
         super().__init__()
+        checks.of_type("hidden", hidden, Sequence, "sizes, such as [64, 64]")
+        checks.function("activation", activation, "a function, such as torch.relu")
+        checks.generator(generator)
         sizes = [inputs + context, *hidden]
+        if not all(isinstance(size, Integral) for size in (*sizes, outputs)):
+            raise TypeError(f"expected whole numbers of units, got {inputs} -> {list(hidden)} -> {outputs}")
         if min(inputs, *hidden, outputs) < 1 or context < 0:
             raise ValueError(f"every layer needs at least one unit, got {inputs} -> {list(hidden)} -> {outputs}")
         if input_scale is not None and not (input_scale.shape == (inputs,) and bool((input_scale > 0.0).all())):
@@ -164,6 +195,9 @@ def _undrawn(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
+NETWORK = "a Network, such as MLP(4, [64], 2, generator=generator) or ModuleNetwork(module)"
+
+
 class ModuleNetwork(Network):
     """Any ``nn.Module`` from ``[..., in]`` to ``[..., out]`` as a network, lifted over tasks by ``vmap``.
 
@@ -172,14 +206,22 @@ class ModuleNetwork(Network):
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Wraps ``module``; its parameters become the initial ones."""
+        """Wraps ``module``; its parameters become the initial ones.
+
+        Raises:
+            TypeError: it is no module.
+        """
         super().__init__()
+        checks.of_type("module", module, nn.Module, "a torch.nn.Module")
         self.module = module
         self._dims = {name: parameter.dim() for name, parameter in module.named_parameters()}
 
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Outputs ``[..., out]``; see `Network.forward`."""
         own = subtree(params, "module")
+        if len(own) < len(self._dims):
+            for name in self._dims.keys() - own.keys():
+                _frozen(self.module, name)
         if any(leaf.dim() > self._dims[name] for name, leaf in own.items()):
             stacked: Tensor = torch.vmap(self._call)(own, x)
             return stacked
@@ -222,15 +264,29 @@ def complete(policy: Policy, params: Mapping[str, Tensor]) -> Params:
     """The parameters of one task together with the policy's frozen ones, without a graph: all that it acts by.
 
     Raises:
-        ValueError: parameters stacked over several tasks.
+        ValueError: parameters stacked over several tasks, of other names, or fewer than are not frozen.
     """
-    found = {name: (params.get(name, p).detach(), p) for name, p in policy.named_parameters()}
+    refuse_unknown(policy, params)
+    found = {name: (given(policy, params, name).detach(), p) for name, p in policy.named_parameters()}
     for name, (leaf, own) in found.items():
         if leaf.dim() != own.dim():
             raise ValueError(
                 f"expected the parameters of one task, got {name} of shape {tuple(leaf.shape)}: index the task"
             )
     return {name: leaf for name, (leaf, _) in found.items()}
+
+
+def refuse_unknown(policy: Policy, params: Mapping[str, Tensor]) -> None:
+    """Check that parameters are called as the policy's are; one that is not of this module is trusted.
+
+    Raises:
+        ValueError: it has none of that name, and would act by its own instead.
+    """
+    known = {name for name, _ in policy.named_parameters()}
+    if not isinstance(policy, CategoricalPolicy | GaussianPolicy):
+        return
+    if unknown := [name for name in params if name not in known]:
+        raise ValueError(f"the policy has no parameter {unknown[0]!r}: name them as policy.initial() does")
 
 
 def is_stacked(policy: Policy, params: Mapping[str, Tensor]) -> bool:
@@ -271,12 +327,44 @@ def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
             )
 
 
+def refuse_width(policy: Policy, family: TaskFamily) -> None:
+    """Check that the network of a policy that `refuse_misfit` has passed puts out a number an action, if it can tell.
+
+    By a copy that has shapes but no values, so that nothing is drawn and no buffer changes: milliseconds.
+
+    Raises:
+        ValueError: it puts out more or fewer.
+    """
+    if not isinstance(policy, CategoricalPolicy | GaussianPolicy) or isinstance(policy.network, MLP):
+        return
+    try:
+        empty = copy.deepcopy(policy.network).to("meta")
+        params = dict(empty.named_parameters())
+        row = torch.empty(2, *family.observation_space.shape, device="meta", dtype=next(iter(params.values())).dtype)
+        outputs = tuple(empty(params, row).shape[1:])
+    except Exception:  # whatever a network does that needs values
+        return
+    actions = family.action_space
+    size = int(actions.n) if isinstance(actions, Discrete) else int(np.prod(actions.shape))
+    if outputs != (size,):
+        raise ValueError(f"the family has {size} actions: expected a network of as many outputs, got {list(outputs)}")
+
+
 class GaussianPolicy(Policy):
     """Diagonal Gaussian; the mean from a network, the log standard deviation a free, state-independent parameter."""
 
     def __init__(self, network: Network, actions: int, *, log_std: float = 0.0, min_log_std: float = -5.0) -> None:
-        """``network`` gives ``[..., actions]``; ``log_std`` is the start, ``min_log_std`` the floor."""
+        """``network`` gives ``[..., actions]``; ``log_std`` is the start, ``min_log_std`` the floor.
+
+        Raises:
+            TypeError: no network, or actions that are no whole number.
+            ValueError: no action, or another number of them than an `MLP` puts out.
+        """
         super().__init__()
+        checks.of_type("network", network, Network, NETWORK)
+        checks.whole("actions", actions)
+        if isinstance(network, MLP) and network.head.out_features != actions:
+            raise ValueError(f"expected a network of {actions} outputs, one an action, got {network.head.out_features}")
         self.network = network
         self.log_std = nn.Parameter(torch.full((actions,), float(log_std)))
         self.min_log_std = min_log_std
@@ -298,8 +386,13 @@ class CategoricalPolicy(Policy):
     """Discrete actions; the logits from a network."""
 
     def __init__(self, network: Network) -> None:
-        """``network`` gives ``[..., n]`` logits."""
+        """``network`` gives ``[..., n]`` logits.
+
+        Raises:
+            TypeError: no network.
+        """
         super().__init__()
+        checks.of_type("network", network, Network, NETWORK)
         self.network = network
 
     def forward(self, params: Mapping[str, Tensor], observation: Tensor) -> Categorical:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from envs import Navigation
+from envs import CartPole, Navigation
 from metarl import (
     MLP,
     CategoricalPolicy,
@@ -26,7 +27,7 @@ from metarl import (
     vpg,
 )
 from metarl.optimizers.base import meta_gradient, meta_loss
-from metarl.policies import FEW, affine, tanh
+from metarl.policies import FEW, affine, complete, refuse_width, tanh
 from metarl.rules import MetaSGD
 from metarl.types import Params
 from tests.helpers import Table, categorical_policy, gaussian_policy, randomize, seeded
@@ -80,6 +81,73 @@ def test_stacked_equals_vmap_equals_a_loop(name: str, kind: type, rows: tuple[in
         alone = policy({key: leaf[t] for key, leaf in params.items()}, observation[t])
         for leaf, other in zip(stacked, alone, strict=True):
             torch.testing.assert_close(leaf[t], other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [NETWORKS["mlp"], NETWORKS["module"]], ids=["mlp", "module"])
+def test_parameters_under_unknown_names_are_refused_and_frozen_ones_need_no_name(network: Any) -> None:
+    """They were ignored, and the policy acted by its own."""
+    policy = CategoricalPolicy(network())
+    row, params = torch.ones(3), {name: torch.zeros_like(p) for name, p in policy.initial().items()}
+    assert torch.equal(policy(params, row).logits, torch.zeros(2))
+    short = {name.removeprefix("network."): p for name, p in params.items()}
+    for misnamed in (short, {}, {name: p for name, p in params.items() if not name.endswith("bias")}):
+        with pytest.raises(ValueError, match="expected a value for every parameter that is not frozen, .*is missing"):
+            policy(misnamed, row)
+    with pytest.raises(ValueError, match="the policy has no parameter 'network.haed.weight'"):
+        complete(policy, {**params, "network.haed.weight": torch.zeros(2)})
+    policy.requires_grad_(False)
+    assert torch.equal(policy({}, row).logits, policy(dict(policy.named_parameters()), row).logits)
+
+
+def test_what_no_policy_can_be_built_of_is_refused_in_one_line() -> None:
+    mlp = MLP(3, [4], 2, generator=seeded(0))
+    own = dict(mlp.named_parameters())
+    cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
+        (lambda: MLP(3, 64, 2, generator=seeded(0)), TypeError, r"hidden: expected sizes, such as \[64, 64\], got 64"),
+        (lambda: MLP(3, [4.0], 2, generator=seeded(0)), TypeError, r"whole numbers of units, got 3 -> \[4.0\] -> 2"),
+        (lambda: MLP(3, [4, 0], 2, generator=seeded(0)), ValueError, "at least one unit, got"),
+        (lambda: MLP(3, [4], 2, generator=0), TypeError, "generator: expected a torch.Generator, such as .* got 0"),
+        (lambda: MLP(3, [4], 2, generator=None), TypeError, "generator: expected a torch.Generator, .* got None"),
+        (lambda: MLP(3, [4], 2, activation="tanh", generator=seeded(0)), TypeError, "activation: .* got 'tanh'"),
+        (lambda: MLP(3, [4], 2, activation=nn.Tanh, generator=seeded(0)), TypeError, "activation: .* got <class"),
+        (lambda: ModuleNetwork("mlp"), TypeError, "module: expected a torch.nn.Module, got 'mlp'"),
+        (lambda: CategoricalPolicy(undrawn(3, 2)), TypeError, "network: expected a Network, .* got a Sequential"),
+        (lambda: GaussianPolicy(undrawn(3, 2), 2), TypeError, "network: expected a Network, .* got a Sequential"),
+        (lambda: GaussianPolicy(mlp, 0), ValueError, "actions must be at least 1, got 0"),
+        (lambda: GaussianPolicy(mlp, 3), ValueError, "expected a network of 3 outputs, one an action, got 2"),
+        (lambda: mlp(own, torch.ones(4)), ValueError, "expected 3 inputs of .*, got 4"),
+        (lambda: mlp(own, torch.ones(3).double()), ValueError, "expected 3 inputs of .*float32, got 3 of .*float64"),
+    ]
+    for make, error, words in cases:
+        with pytest.raises(error, match=words) as raised:
+            make()
+        assert "\n" not in str(raised.value)
+
+
+def test_a_network_that_puts_out_other_than_a_number_an_action_is_refused() -> None:
+    family = Navigation(horizon=5)
+    for outputs in (1, 3):
+        policy = GaussianPolicy(ModuleNetwork(undrawn(2, 5, outputs)), 2)
+        with pytest.raises(ValueError, match=rf"has 2 actions: expected a network of as many .* got \[{outputs}\]"):
+            refuse_width(policy, family)
+    discrete = CategoricalPolicy(ModuleNetwork(undrawn(4, 5, 3)))
+    with pytest.raises(ValueError, match="has 2 actions"):
+        refuse_width(discrete, CartPole(5))
+
+
+def test_looking_at_the_width_of_a_network_plays_nothing() -> None:
+    class Choosy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if bool((x > 0).all()) else -x
+
+    module = nn.Sequential(undrawn(2, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), undrawn(4, 2))
+    before = {name: leaf.clone() for name, leaf in module.state_dict().items()}
+    numbers = torch.get_rng_state()
+    refuse_width(GaussianPolicy(ModuleNetwork(module), 2), Navigation(horizon=5))
+    assert torch.equal(numbers, torch.get_rng_state())
+    assert all(torch.equal(leaf, before[name]) for name, leaf in module.state_dict().items())
+    values = GaussianPolicy(ModuleNetwork(nn.Sequential(undrawn(2, 3), Choosy())), 2)
+    refuse_width(values, Navigation(horizon=5))  # what cannot be told without values is left to be seen
 
 
 def test_affine_by_hand() -> None:
