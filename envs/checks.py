@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from numbers import Integral
 
+import torch
+
 
 def whole(what: str, value: int, low: int = 1) -> int:
     """``value`` as a Python int.
@@ -21,6 +23,16 @@ def whole(what: str, value: int, low: int = 1) -> int:
     return int(value)
 
 
+def refuse_seed(generator: torch.Generator) -> None:
+    """Refuse what is no generator of random numbers, such as a seed.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator, got {generator!r}; torch.Generator().manual_seed(0)")
+
+
 def chosen(what: str, word: str, known: Iterable[str]) -> str:
     """``word``, if it is a known one.
 
@@ -34,7 +46,7 @@ def chosen(what: str, word: str, known: Iterable[str]) -> str:
 
 def close_to(name: str, known: Iterable[str]) -> str:
     """A question for error messages, with a space behind it; empty where no known name comes close."""
-    close = difflib.get_close_matches(name, list(known), 1)
+    close = difflib.get_close_matches(str(name), list(known), 1)
     return f"did you mean {close[0]!r}? " if close else ""
 
 

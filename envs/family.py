@@ -16,7 +16,7 @@ import torch
 from gymnasium.spaces import Space
 from torch import Tensor
 
-from .checks import refuse_unknown, whole
+from .checks import refuse_seed, refuse_unknown, whole
 from .parameters import Parameter
 from .ranges import Distribution, Fixed, plain
 
@@ -97,6 +97,7 @@ class Family(ABC):
     def sample(self, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw every constant independently, ``[T]`` float32 each, on the generator's device."""
         count = whole("tasks", tasks)
+        refuse_seed(generator)
         return {name: distribution.sample(count, generator) for name, distribution in self._ranges.items()}
 
     def task(self, **constants: float) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import cells
-from .checks import refuse_unknown, whole
+from .checks import refuse_seed, refuse_unknown, whole
 from .family import Family, Task
 from .ranges import plain
 
@@ -172,6 +172,7 @@ class TaskBenchmark:
     def _deal(self, task: Task, tasks: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Shuffled decks of all the tasks, as many as needed."""
         whole("tasks", tasks)
+        refuse_seed(generator)
         count = len(next(iter(task.values())))
         decks = [
             torch.randperm(count, generator=generator, device=generator.device) for _ in range(math.ceil(tasks / count))

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from metarl import checks
 from metarl.baselines import Baseline, LinearBaseline
 from metarl.returns import discounted_sum, gae
 from metarl.types import Batch
@@ -38,7 +39,8 @@ class Advantages:
     time_limit: Literal["terminal", "bootstrap"] = "terminal"
 
     def __post_init__(self) -> None:
-        """Refuses a discount or decay outside [0, 1], and unknown words."""
+        """Refuses a discount or decay outside [0, 1], a baseline that is none, and unknown words."""
+        checks.function("baseline", self.baseline, "a baseline, such as LinearBaseline()")
         for name in ("discount", "decay"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:

@@ -173,6 +173,8 @@ def restore(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: names, shapes or dtypes differ (the first differences are listed), or a value is not finite.
     """
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(f"expected a state_dict, got {type(state_dict).__name__}; load(path) reads a checkpoint")
     own = module.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in state_dict]
     wrong += [f"{name} is additional" for name in state_dict if name not in own]

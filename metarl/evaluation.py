@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metarl import checks
 from metarl.advantages import Advantages
-from metarl.exploration import Plan
+from metarl.exploration import ADVANTAGES, Plan
 from metarl.learner import Learner, refuse_divergence, step_tasks
-from metarl.policies import refuse_misfit
+from metarl.policies import refuse_misfit, refuse_width
 from metarl.rollouts import collect, task_count, to_device
 from metarl.trees import joined, map_leaves, sliced
-from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, refuse_family
+from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, refuse_benchmark, refuse_family
 
 CHUNK = 100
 """Tasks evaluated at a time. Noise is drawn chunk by chunk: common noise takes equal chunks."""
@@ -47,13 +48,15 @@ class Adaptation:
     @classmethod
     def like(cls, plan: Plan, *, steps: int | None = None, score_episodes: int = 20) -> Adaptation:
         """As in training by this plan: as many episodes a step, the same advantages, and as many steps unless given."""
+        checks.of_type("plan", plan, Plan, "a Plan")
         return cls(plan.steps if steps is None else steps, plan.episodes, score_episodes, plan.support)
 
     def __post_init__(self) -> None:
-        """Refuses counts that measure nothing."""
+        """Refuses counts that measure nothing, and advantages that ask for other tasks."""
         for name, least in (("steps", 0), ("episodes", 1), ("score_episodes", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            checks.whole(name, getattr(self, name), least)
+        checks.of_type("support", self.support, Advantages, ADVANTAGES)
+        self.support.refuse_company()
 
 
 class AdaptationCurve(NamedTuple):
@@ -78,6 +81,7 @@ def refuse_training_tasks(benchmark: Benchmark, task: Task) -> None:
         TypeError: a benchmark that is none, such as a family.
     """
     refuse_family(benchmark)
+    task_count(task)
     seen = int(benchmark.is_training(task).sum())
     if seen:
         raise TrainingTaskError(
@@ -113,11 +117,18 @@ def adapt(
 
     Raises:
         NonFiniteError: a step leaves the finite numbers.
+        TypeError: a learner, family, adaptation or generator that is none.
         ValueError: a task that the family has no equations for, if it can tell (``family.validate``), or a policy
             that does not fit its spaces.
     """
+    checks.of_type("learner", learner, Learner, "a Learner")
+    refuse_benchmark(family)
+    checks.of_type("adaptation", adaptation, Adaptation, "an Adaptation, such as Adaptation.like(plan)")
+    checks.generator(generator)
+    task_count(task)
     getattr(family, "validate", lambda _: None)(task)
     refuse_misfit(learner.policy, family)
+    refuse_width(learner.policy, family)
     params, state = learner.start()
     yield Stage(params, None)
     for k in range(adaptation.steps):
@@ -171,8 +182,9 @@ def in_chunks(function: Callable[[Params], Any], task: Task, chunk: int = CHUNK)
         ValueError: an empty task set or chunk.
     """
     tasks = task_count(task)
-    if tasks < 1 or chunk < 1:
-        raise ValueError(f"expected at least one task and a chunk of at least one, got {tasks} and {chunk}")
+    checks.whole("chunk", chunk)
+    if tasks < 1:
+        raise ValueError(f"expected at least one task, got {tasks}")
     parts = [function(sliced(dict(task), low, low + chunk)) for low in range(0, tasks, chunk)]
     return map_leaves(Tensor.cpu, joined(parts))
 

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarl import checks
 from metarl.advantages import Advantages
 from metarl.learner import Learner, refuse_divergence, step_tasks
-from metarl.policies import is_stacked
+from metarl.policies import is_stacked, refuse_misfit
 from metarl.rollouts import draw, roll_out, task_count
 from metarl.rules import RuleState, draw_noise, kept
 from metarl.trees import expand, joined, sliced
-from metarl.types import Batch, Params, Task, TaskFamily, Trace
+from metarl.types import Batch, Params, Task, TaskFamily, Trace, refuse_benchmark
+
+ADVANTAGES = "advantages, such as Advantages(discount=0.95)"
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ class Plan:
     def __post_init__(self) -> None:
         """Refuses counts that sample nothing, and advantages of the inner loss that ask for other tasks."""
         for name, least in (("tasks", 1), ("episodes", 1), ("query_episodes", 1), ("steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            checks.whole(name, getattr(self, name), least)
         for name in ("support", "query"):
-            if not isinstance(given := getattr(self, name), Advantages):
-                raise TypeError(f"{name}: expected advantages, such as Advantages(discount=0.95), got {given!r}")
+            checks.of_type(name, getattr(self, name), Advantages, ADVANTAGES)
+        if self.scored_in is not None:
+            refuse_benchmark(self.scored_in)
         self.support.refuse_company()
 
 
@@ -86,9 +89,16 @@ def explore_together(
         generators: S.
 
     Raises:
+        TypeError: a learner, family, plan or generator that is none.
         ValueError: task sets of different sizes, or policies that differ in what is not learned (frozen parameters,
-            buffers); credit that could not be told.
+            buffers) or do not fit the family's spaces; credit that could not be told.
     """
+    for learner, generator in zip(learners, generators, strict=True):
+        checks.of_type("learner", learner, Learner, "a Learner")
+        checks.generator(generator)
+    checks.of_type("plan", plan, Plan, "a Plan")
+    refuse_benchmark(family)
+    refuse_misfit(learners[0].policy, family)
     _refuse_misfits(learners, tasks)
     for learner in learners:
         _refuse_no_credit(learner, plan, task_count(tasks[0]))

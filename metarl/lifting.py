@@ -39,7 +39,13 @@ def call(function: Callable[[Any], Any], piece: Any) -> Any:
 
 
 def piece_size(batch: Batch, params: Params) -> int:
-    """How many tasks of a batch ``[T, H, N, ...]`` to lift at once, through a network of these parameters."""
+    """How many tasks of a batch ``[T, H, N, ...]`` to lift at once, through a network of these parameters.
+
+    Raises:
+        ValueError: no parameters, so that there is nothing to adapt.
+    """
+    if not params:
+        raise ValueError("nothing to adapt: all parameters of the policy are frozen; policy.requires_grad_(True)")
     tasks, steps, episodes = batch.reward.shape
     if batch.reward.device.type != "cpu":
         return tasks
@@ -87,12 +93,17 @@ def gradient_over_tasks(
         size: tasks a piece.
         run: calls the function of a piece: plainly, or as a compiled program.
 
+    Raises:
+        ValueError: the function depends on none of ``params``.
+
     Returns:
         The 0-d mean, and a gradient for each of ``params``: zero where the function does not depend on it.
     """
 
     def piece(part: Any) -> tuple[Tensor, ...]:
         total = lifted(function)(part).sum()  # divided below: the program of a piece serves any number of tasks
+        if not total.requires_grad:
+            raise ValueError("expected a loss that depends on what is learned, got one without a graph: detach less")
         return total.detach(), *torch.autograd.grad(total, params, materialize_grads=True)
 
     total, *gradient = (x / tasks for x in sum_over_pieces(piece, tree, tasks=tasks, size=size, run=run))

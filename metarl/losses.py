@@ -18,12 +18,13 @@ count exploration twice. ``tests/test_estimators.py`` enumerates a bandit and an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from metarl import checks
 from metarl.distributions import Distribution
 from metarl.returns import discounted_sum
 from metarl.types import Batch
@@ -61,6 +62,10 @@ class Dice:
 
     discount: float = 0.99
 
+    def __post_init__(self) -> None:
+        """Refuses a discount outside [0, 1]."""
+        _refuse_outside("discount", self.discount)
+
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""
         log_prob = distribution.log_prob(batch.action) * batch.mask
@@ -79,6 +84,10 @@ class TMAML:
     """
 
     discount: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Refuses a discount outside [0, 1]."""
+        _refuse_outside("discount", self.discount)
 
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""
@@ -102,8 +111,7 @@ class LoadedDice:
 
     def __post_init__(self) -> None:
         """Refuses a λ outside [0, 1]."""
-        if not 0.0 <= self.dependence <= 1.0:
-            raise ValueError(f"dependence must lie in [0, 1], got {self.dependence}")
+        _refuse_outside("dependence", self.dependence)
 
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""
@@ -111,6 +119,11 @@ class LoadedDice:
         inclusive = discounted_sum(log_prob.flip(0), self.dependence).flip(0)
         difference = magic_box(inclusive) - magic_box(inclusive - log_prob)
         return -masked_mean(difference * batch.advantage, batch.mask)
+
+
+def _refuse_outside(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
 def refuse_rewards(loss: Loss, who: str) -> None:
@@ -184,6 +197,13 @@ class WeightedSum:
     """``Σ w_i · loss_i``: for instance ``Clipped`` plus a penalty on `sample_kl`."""
 
     terms: tuple[tuple[float, Loss], ...]
+
+    def __post_init__(self) -> None:
+        """Refuses anything but pairs of a weight and a loss."""
+        pair = "a pair of a weight and a loss, such as (0.01, sample_kl)"
+        for term in self.terms:
+            checks.of_type("term", term, Sequence, pair)
+            checks.function("term", term[-1], pair)
 
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""

@@ -14,13 +14,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from metarl import checks
 from metarl.compilation import Program, Programs
 from metarl.errors import NonFiniteError
 from metarl.lifting import in_pieces
 from metarl.packing import live_steps
-from metarl.policies import Policy, is_stacked
+from metarl.policies import Policy, is_stacked, refuse_unknown
 from metarl.trees import leaves_of, map_leaves
-from metarl.types import Batch, Params, State, Task, TaskFamily
+from metarl.types import Batch, Params, State, Task, TaskFamily, refuse_benchmark
 
 BLOCK = 10  # steps between looks at whether every episode has ended: a look is a host synchronisation
 ROWS = range(2**11, 2**12 + 1)  # of a piece of a compiled rollout on a CPU
@@ -55,12 +56,15 @@ def task_count(task: Task) -> int:
     """How many tasks a task set holds.
 
     Raises:
+        TypeError: no tensors by name.
         ValueError: no constants, or constants that disagree.
     """
-    counts = {name: len(value) for name, value in task.items()}
-    if not counts or len(set(counts.values())) != 1:
-        raise ValueError(f"expected task constants of one common length [T], got {counts}")
-    return next(iter(counts.values()))
+    checks.of_type("task", task, Mapping, "constants by name, such as benchmark.sample(...) gives")
+    shapes = {name: tuple(value.shape) if isinstance(value, Tensor) else value for name, value in task.items()}
+    first = next(iter(shapes.values()), None)
+    if not (isinstance(first, tuple) and len(first) == 1 and set(shapes.values()) == {first}):
+        raise ValueError(f"expected task constants of one common length [T], got {shapes}")
+    return int(first[0])
 
 
 Start = tuple[State, Tensor]
@@ -71,12 +75,18 @@ def draw(policy: Policy, family: TaskFamily, task: Task, episodes: int, *, gener
     """First states and noise for ``episodes`` episodes on every task, on the task's device.
 
     Raises:
-        ValueError: no episode.
+        TypeError: no family or generator.
+        ValueError: no episode, or a task of another family.
     """
-    if episodes < 1:
-        raise ValueError(f"expected at least one episode a task, got {episodes}")
+    refuse_benchmark(family)
+    checks.generator(generator)
+    checks.whole("episodes", episodes)
     rows = (task_count(task), episodes)
-    state = family.reset(per_row(task), rows, generator=generator)
+    try:
+        state = family.reset(per_row(task), rows, generator=generator)
+    except KeyError as error:
+        kind = type(family).__name__
+        raise ValueError(f"expected a task of {kind}, got one of {list(task)} without {error}") from error
     noise = policy.noise((family.horizon, *rows), generator=generator)
     return state, noise.to(next(iter(task.values())).device)
 
@@ -92,7 +102,12 @@ def collect(
     act: Act = "sample",
     programs: Programs | None = None,
 ) -> Batch:
-    """Roll out exactly ``episodes`` whole episodes on every task: `roll_out` from what ``generator`` draws."""
+    """Roll out exactly ``episodes`` whole episodes on every task: `roll_out` from what ``generator`` draws.
+
+    Raises:
+        ValueError: parameters that are not the policy's; see `draw` and `roll_out`.
+    """
+    refuse_unknown(policy, params)
     start = draw(policy, family, task, episodes, generator=generator)
     return roll_out(policy, params, family, task, start, act=act, programs=programs)
 

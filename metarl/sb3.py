@@ -35,7 +35,7 @@ from metarl.learner import Learner
 from metarl.policies import GaussianPolicy, Policy, complete
 from metarl.returns import gae
 from metarl.rollouts import task_count
-from metarl.types import Batch, Params, State, Task, TaskFamily
+from metarl.types import Batch, Params, State, Task, TaskFamily, refuse_benchmark
 
 PARTS = ("weight", "bias")
 VALUE_RATE = 1e-3  # step size of a value network, for which none are learned
@@ -74,8 +74,7 @@ class TaskVecEnv(VecEnv):
         seed: int = 0,
         fresh: Callable[[int], Task] | None = None,
     ) -> None:
-        if not hasattr(family, "step"):
-            raise TypeError(f"expected a family, got a {type(family).__name__}; of a benchmark give its .family")
+        refuse_benchmark(family)
         if getattr(family, "live", False):
             raise TypeError(
                 f"expected a family whose rows can start again alone, got {type(family).__name__}, which is live; give"

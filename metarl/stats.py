@@ -150,7 +150,7 @@ def interval(
     matrix = _matrix(scores, "scores")
     if matrix.size < 2:
         raise ValueError(f"expected at least two seeds or two tasks, got {list(matrix.shape)}; evaluate more tasks")
-    _check_bootstrap(level, resamples)
+    _check_bootstrap(statistic, matrix, level, resamples)
     seeds, tasks = matrix.shape
     rng = np.random.default_rng(seed)
 
@@ -225,7 +225,7 @@ def stratified_interval(
     matrix = _matrix(scores, "scores")
     if len(matrix) < 2:
         raise ValueError(f"expected at least two runs to redraw, got {list(matrix.shape)}; use interval over tasks")
-    _check_bootstrap(level, resamples)
+    _check_bootstrap(statistic, matrix, level, resamples)
     rng, columns = np.random.default_rng(seed), np.arange(matrix.shape[1])
     at_once = max(1, _CELLS // matrix.size)
     drawn = []
@@ -386,8 +386,11 @@ def improvement_interval(
     return found._replace(low=low, high=high)
 
 
-def _check_bootstrap(level: float, resamples: int) -> None:
-    """Refuses a coverage or a number of draws that gives no interval."""
+def _check_bootstrap(statistic: Statistic, matrix: Array, level: float, resamples: int) -> None:
+    """Refuses a statistic of one matrix alone, and a coverage or a number of draws that gives no interval."""
+    if not callable(statistic) or np.shape(statistic(matrix[None])) != (1,):
+        name = getattr(statistic, "__name__", repr(statistic))
+        raise ValueError(f"expected a statistic of scores [..., seeds, tasks] to [...], got {name}; stats.mean is one")
     if not 0.0 < level < 1.0:
         raise ValueError(f"expected a level between 0 and 1, got {level}; use 0.95")
     if resamples < 100:

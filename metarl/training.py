@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from metarl import checks
 from metarl.errors import NonFiniteError
 from metarl.exploration import Plan, explore_together
 from metarl.learner import Learner
 from metarl.optimizers import MetaOptimizer
-from metarl.policies import refuse_misfit
+from metarl.policies import refuse_misfit, refuse_width
 from metarl.rollouts import to_device
 from metarl.trees import joined
 from metarl.types import Benchmark, Task, TaskFamily, Trace, refuse_family
@@ -48,12 +49,15 @@ def meta_steps(
         The metrics of each; times are shared out equally.
 
     Raises:
+        TypeError: a meta-optimizer that is none, such as one of torch's; see `explore_together`.
         ValueError: not as many of one thing as of another.
     """
     given = {"learners": learners, "optimizers": optimizers, "task sets": tasks, "generators": generators}
     if len({len(those) for those in given.values()}) > 1:
         counts = ", ".join(f"{len(those)} {name}" for name, those in given.items())
         raise ValueError(f"expected as many of each, got {counts}")
+    for optimizer in optimizers:
+        checks.of_type("optimizer", optimizer, MetaOptimizer, "a meta-optimizer, such as Descent(learner)")
     started = time.perf_counter()
     teams = [
         optimizer.explorers(one, generator=g)
@@ -110,18 +114,26 @@ def meta_train(
         task_generator: tasks; separate, so that two algorithms can be trained on the same tasks.
         start: iterations already done, when resuming.
         patience: how many iterations in a row may break off because something is not finite. They leave the learner
-            as it is, are charged with all the environment steps they could have taken, and have no returns.
+            as it is, are charged with all the environment steps they could have taken, and have no returns. Those of
+            an earlier call, resumed by ``start``, are not counted.
 
     Yields:
         The number of iterations done and the metrics of the last.
 
     Raises:
-        TypeError: a benchmark that is none, such as a family.
+        TypeError: a benchmark that is none, such as a family; a plan or generator that is none.
         ValueError: a policy that does not fit its spaces.
         NonFiniteError: something is not finite, after ``patience`` iterations in a row that broke off.
     """
     refuse_family(benchmark)
+    checks.of_type("learner", learner, Learner, "a Learner")
+    checks.of_type("plan", plan, Plan, "a Plan")
+    checks.generator(generator)
+    checks.generator(task_generator, "task_generator")
+    checks.whole("start", start, 0)
+    checks.whole("patience", patience, 0)
     refuse_misfit(learner.policy, benchmark.family)
+    refuse_width(learner.policy, benchmark.family)
     device, broken = next(learner.parameters()).device, 0
     for iteration in itertools.count(start + 1):
         task = to_device(benchmark.sample("train", plan.tasks, generator=task_generator), device)

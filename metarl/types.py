@@ -22,6 +22,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from metarl import checks
+
 Params = dict[str, Tensor]
 """A policy's parameters by name, ``[...]`` for one task or ``[T, ...]`` stacked over tasks."""
 
@@ -95,6 +97,16 @@ class Benchmark(Protocol):
         """A hash of everything that decides which tasks are training tasks."""
 
 
+def refuse_benchmark(family: TaskFamily) -> None:
+    """Check that a family is one: a benchmark has one.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not hasattr(family, "step"):
+        raise TypeError(f"expected a family, got {checks.told(family)}; of a benchmark give its .family")
+
+
 def refuse_family(benchmark: Benchmark) -> None:
     """Check that a benchmark is one: a family alone does not know which tasks are held out.
 
@@ -103,7 +115,7 @@ def refuse_family(benchmark: Benchmark) -> None:
     """
     if not hasattr(benchmark, "splits"):
         raise TypeError(
-            f"benchmark: expected one with held-out splits, got a {type(benchmark).__name__}; "
+            f"benchmark: expected one with held-out splits, got {checks.told(benchmark)}; "
             "TaskBenchmark(name, family) makes one of a family"
         )
 

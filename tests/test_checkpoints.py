@@ -381,7 +381,8 @@ def test_c10_restore_lists_the_first_differences() -> None:
     module = nn.Linear(3, 2)
     before = module.weight.detach().clone()
     good = {name: value.clone() + 1 for name, value in module.state_dict().items()}
-    wrong: list[tuple[dict[str, Any], str]] = [
+    wrong: list[tuple[Any, str]] = [
+        ("runs/mine", r"expected a state_dict, got str; load\(path\) reads a checkpoint"),
         ({"weight": good["weight"]}, "bias is missing"),
         (good | {"extra": torch.ones(1)}, "extra is additional"),
         (good | {"weight": torch.ones(2, 4)}, r"weight is \[2, 4\] float32 and should be \[2, 3\] float32"),

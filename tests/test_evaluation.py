@@ -200,8 +200,8 @@ def test_a_chunked_evaluation_is_its_chunks_one_after_another() -> None:
     whole = evaluate(learner, benchmark(), task, adaptation, generator=seeded(1), chunk=100)
     alone = adaptation_curve(learner, benchmark().family, task, adaptation, generator=seeded(1))
     assert all(torch.equal(a, b) for a, b in zip(whole, alone, strict=True))
-    for bad_task, chunk in ((task, 0), ({k: v[:0] for k, v in task.items()}, 5)):
-        with pytest.raises(ValueError, match="at least one task"):
+    for bad_task, chunk, words in ((task, 0, "chunk must be"), ({k: v[:0] for k, v in task.items()}, 5, "one task")):
+        with pytest.raises(ValueError, match=f"{words}.* got 0"):
             evaluate(learner, benchmark(), bad_task, adaptation, generator=seeded(1), chunk=chunk)
 
 

@@ -310,8 +310,8 @@ def test_diverged_parameters_are_located() -> None:
     ("bad", "message"),
     [
         ({"act": "greedy"}, "act must be 'sample' or 'mode', got 'greedy'"),
-        ({"episodes": 0}, "expected at least one episode a task, got 0"),
-        ({"episodes": -3}, "expected at least one episode a task, got -3"),
+        ({"episodes": 0}, "episodes must be at least 1, got 0"),
+        ({"episodes": -3}, "episodes must be at least 1, got -3"),
     ],
 )
 def test_rollouts_that_mean_nothing_are_refused(bad: dict[str, Any], message: str) -> None:

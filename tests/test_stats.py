@@ -362,6 +362,8 @@ GOOD = np.random.default_rng(0).normal(size=(3, 4))
         lambda: stats.interval(GOOD, level=1.0, seed=0),
         lambda: stats.interval(GOOD, level=float("nan"), seed=0),
         lambda: stats.interval(GOOD, resamples=0, seed=0),
+        lambda: stats.interval(GOOD, np.mean),  # type: ignore[arg-type]
+        lambda: stats.interval(GOOD, "mean"),  # type: ignore[arg-type]
         lambda: stats.paired_interval(GOOD, GOOD[:2], seed=0),
         lambda: stats.stratified_interval(GOOD[:1], seed=0),
         lambda: stats.stratified_interval(GOOD, level=0.0, seed=0),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 
+from metarl import checks
 from metarl.learner import Learner
 from metarl.lifting import Run, gradient_over_tasks, lifted, over_tasks, piece_size, sum_over_pieces
 from metarl.losses import sample_kl
@@ -78,11 +79,15 @@ def groups(learner: Learner, lr: float, rate_lr: float | None) -> list[dict[str,
     """What is `trainable`, as a torch optimizer's groups: the initialization, and what rule and objective learn.
 
     Raises:
-        ValueError: a step size that is not positive and finite.
+        TypeError: no learner, such as its parameters.
+        ValueError: a step size that is not positive and finite, or nothing to learn.
     """
+    checks.of_type("learner", learner, Learner, "a Learner")
     for name, value in (("lr", lr), ("rate_lr", rate_lr)):
         if value is not None and not 0.0 < value < float("inf"):
             raise ValueError(f"{name} must be positive and finite, got {value}")
+    if not trainable(learner):
+        raise ValueError("nothing to learn: all parameters of the learner are frozen; learner.requires_grad_(True)")
     policy = {id(p) for p in learner.policy.parameters()}
     first = [p for p in trainable(learner) if id(p) in policy]
     rest = [p for p in trainable(learner) if id(p) not in policy]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metarl import checks
 from metarl.errors import DivergedError
 from metarl.learner import Learner
 from metarl.optimizers.base import MetaOptimizer, Metrics, give, groups, meta_gradient, refuse_another
@@ -54,13 +55,15 @@ class Descent(MetaOptimizer):
             rate_optimizer: another one for what rule and inner objective learn, such as `ExponentiatedGradient`.
 
         Raises:
+            TypeError: a learner or optimizer that is none, counts that are no whole numbers.
             ValueError: a step size or norm that is not positive and finite, no epoch, nothing to learn.
         """
         if max_norm is not None and not 0.0 < max_norm < float("inf"):
             raise ValueError(f"max_norm must be positive and finite, got {max_norm}")
-        for name, value in (("epochs", epochs), ("minibatches", minibatches)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        checks.whole("epochs", epochs)
+        checks.whole("minibatches", minibatches)
+        if not callable(optimizer):
+            raise TypeError(f"optimizer: expected a class, such as torch.optim.Adam, got {checks.told(optimizer)}")
         parts = groups(learner, lr, rate_lr)
         if rate_optimizer is None:
             self.optimizers = [optimizer(parts, lr=lr)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarl import checks
 from metarl.errors import DivergedError
 from metarl.learner import Learner
 from metarl.optimizers.base import MetaOptimizer, Metrics, give, groups, refuse_another, trainable
@@ -45,6 +46,7 @@ class Evolution(MetaOptimizer):
         Raises:
             ValueError: a value that is not positive.
         """
+        checks.whole("pairs", pairs, 0)
         if not (perturbation > 0.0 and pairs >= 1):
             raise ValueError(f"expected a positive perturbation and at least one pair, got {(perturbation, pairs)}")
         self.optimizer = torch.optim.Adam(groups(learner, lr, rate_lr))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from metarl import checks
 from metarl.learner import Learner
 from metarl.optimizers.base import MetaOptimizer, Metrics, assess, fisher_product, meta_gradient, trainable
 from metarl.types import Trace
@@ -41,6 +42,8 @@ class TrustRegion(MetaOptimizer):
         Raises:
             ValueError: a value outside its range.
         """
+        checks.whole("cg_steps", cg_steps, 0)
+        checks.whole("backtracks", backtracks, 0)
         if not (max_kl > 0.0 and cg_steps > 0 and damping >= 0.0 and backtracks > 0 and 0.0 < shrink < 1.0):
             raise ValueError(
                 "expected max_kl > 0, cg_steps > 0, damping >= 0, backtracks > 0 and 0 < shrink < 1, got "
