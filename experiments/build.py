@@ -124,7 +124,9 @@ def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Se
     benchmark = build_benchmark(config)
     if config.benchmark not in BENCHMARKS:
         refuse_broken(config.benchmark, benchmark.family)
-    benchmark = benchmark if wrap is None else wrapped(benchmark, wrap)
+    plan = build_plan(config, benchmark)
+    if wrap is not None:
+        benchmark, plan = wrapped(benchmark, wrap), replace(plan, scored_in=_wrapped(plan.scored_in, wrap))
     policy = build_policy(config, benchmark)
     rule = build_rule(config, policy)
     refuse_unseen(policy, rule, benchmark.family)
@@ -140,7 +142,6 @@ def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Se
         _refuse_live(benchmark.family)
         learner.compile()
     optimizer = choose("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
-    plan = build_plan(config, benchmark)
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
     return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
 
@@ -219,6 +220,17 @@ def wrapped(benchmark: Benchmark, wrap: Wrap) -> Benchmark:
     if not isinstance(benchmark, TaskBenchmark):
         raise InputError(f"{benchmark.name}: expected an envs.TaskBenchmark to wrap, got {type(benchmark).__name__}")
     return SameTasks(benchmark, wrap(benchmark.family))
+
+
+def _wrapped(family: TaskFamily | None, wrap: Wrap) -> Family | None:
+    """The environments that score the adapted policy, shown or dealt as those that it adapts in.
+
+    Raises:
+        InputError: a family of another make.
+    """
+    if family is None or isinstance(family, Family):
+        return None if family is None else wrap(family)
+    raise InputError(f"scored_in: expected an envs.Family to wrap, got {type(family).__name__}")
 
 
 def find_benchmark(name: str, horizon: int | None) -> Any:

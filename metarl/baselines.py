@@ -37,7 +37,9 @@ class LinearBaseline:
     """Ridge regression on ``[s, s², t, t², t³, 1]`` per task (Duan et al. 2016, arXiv:1604.06778).
 
     The normal equations are solved in float64 and the ridge scales with their diagonal, so constant or
-    repeated observations cannot make the system singular.
+    repeated observations cannot make the system singular. It is one number for all features: 1e-5 of their mean second
+    moment. A feature of which the own is smaller than that, as of an observation in units 300 times as small as the
+    others', is left out of the fit in effect: give observations of about the size of one, as ``clip`` expects, too.
     """
 
     ridge: float = 1e-5

@@ -55,7 +55,9 @@ class TaskVecEnv(VecEnv):
             live environments, as ``envs.adapters.GymnasiumFamily``.
         task: values ``[T]``, such as ``benchmark.sample(...)`` returns.
         episodes: environments a task.
-        seed: of the first reset; ``env.seed(...)`` changes it for the next one.
+        seed: of the first reset; ``env.seed(...)`` changes it for the next one. Equal seeds of torch's global numbers,
+            from which SB3 draws networks and actions, are the same numbers: ``PPO(seed=)`` gives both its own, and
+            ``env.seed(...)`` after it keeps them apart.
         fresh: draws this many tasks, values ``[n]``, one for every row that starts again: for training on a
             distribution of tasks (domain randomization).
 

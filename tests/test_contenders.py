@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from envs.wrappers import Shuffled
+from envs.wrappers import Revealed, Shuffled
 from experiments import compare
 from experiments.build import build, build_benchmark
 from experiments.config import Config
@@ -87,6 +87,17 @@ def test_shuffled_tasks_are_met_in_training_only() -> None:
     assert type(setup.benchmark.family).__name__ == "Shuffled"
     unlike = compete("shuffled-tasks")["sampled"] != compete("meta-sgd")["sampled"]
     assert unlike and compete("shuffled-tasks")["benchmark"] == "navigation-fixed"
+
+
+@pytest.mark.parametrize("name", ["shuffled-tasks", "oracle"])
+def test_what_scores_a_policy_in_training_is_dealt_and_shown_as_what_it_adapts_in(name: str) -> None:
+    """It was plain: an oracle's policy did not fit, and with coverage the episodes of shuffled tasks were others."""
+    sparse = PRESETS["navigation-halfcircle-best"][1]
+    config = sparse.model_copy(update={"horizon": 6, "tasks": 2, "episodes": 2, "query_episodes": 2, "env_steps": 1})
+    wrap = {"shuffled-tasks": Shuffled, "oracle": Revealed}[name]
+    setup, spent = learners.trained(config, wrap)
+    assert isinstance(setup.plan.scored_in, wrap) and spent.report()["training_env_steps"] > 0
+    assert not isinstance(build(config, CPU).plan.scored_in, wrap)
 
 
 def test_shuffled_tasks_are_scored_in_the_plain_benchmark() -> None:
