@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from metarl import checks
 from metarl.learner import Learner
 from metarl.policies import MLP, CategoricalPolicy, GaussianPolicy, Policy, complete
 from metarl.rules import Step
@@ -69,9 +70,14 @@ def learned_rates(learner: Learner) -> Params:
     see `times_scale`.
 
     Raises:
-        ValueError: the rule is more than a step size a parameter (clipping, curvature, an offset, ...).
+        TypeError: no learner.
+        ValueError: the rule is more than a step size a parameter (clipping, curvature, an offset, ...); all of the
+            policy is frozen.
     """
+    checks.of_type("learner", learner, Learner, "a Learner")
     params = {name: p.detach() for name, p in learner.policy.initial().items()}
+    if not params:
+        raise ValueError("expected parameters that are stepped, all of the policy's are frozen: it has no step sizes")
     loss = next(iter(params.values())).new_zeros(())
 
     @torch.no_grad()

@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import Tensor, nn
 
+from metarl import checks
 from metarl.advantages import Advantages
 from metarl.export import ACTIVATIONS, PerParameterSGD, learned_rates, mlp_of, times_scale, to_module
 from metarl.learner import Learner
@@ -82,6 +83,7 @@ class TaskVecEnv(VecEnv):
                 f"expected a family whose rows can start again alone, got {type(family).__name__}, which is live; give"
                 " SB3's DummyVecEnv or SubprocVecEnv one FamilyEnv with a family of its own for each row"
             )
+        checks.whole("episodes", episodes, 0)
         if episodes < 1 or task_count(task) < 1:
             raise ValueError(f"expected at least one task and episode, got {task_count(task)} and {episodes}")
         self._family, self._episodes, self._fresh = family, episodes, fresh
@@ -304,8 +306,9 @@ def with_learned_rates(model: PPO, learner: Learner) -> PPO:
     Raises:
         ValueError: the rule is more than a step size a parameter.
     """
+    learned = learned_rates(learner)
     network = mlp_of(learner.policy)
-    rates = times_scale(network, learned_rates(learner), -2)
+    rates = times_scale(network, learned, -2)
     layers = [*(f"network.hidden.{i}" for i in range(len(network.hidden))), "network.head"]
     flat: list[Tensor | float] = [rates.get(f"{layer}.{part}", 0.0) for layer in layers for part in PARTS]  # 0: frozen
     leaves = [*model.policy.mlp_extractor.policy_net.parameters(), *model.policy.action_net.parameters()]
@@ -348,6 +351,8 @@ def adaptation_settings(advantages: Advantages, env: VecEnv, n_steps: int) -> di
     Raises:
         ValueError: advantages that bootstrap at the time limit, of which a rollout has no values.
     """
+    checks.of_type("advantages", advantages, Advantages, "advantages, such as plan.support")
+    checks.whole("n_steps", n_steps)
     if advantages.time_limit != "terminal":
         raise ValueError("expected advantages with time_limit='terminal': a rollout keeps no state after its episodes")
     return {

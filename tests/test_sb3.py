@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from envs import CartPole, Navigation, Range, TaskBenchmark
 from envs.adapters import FamilyEnv, GymnasiumFamily
-from metarl import MLP, Advantages, Batch, CategoricalPolicy, GaussianPolicy, Learner, Policy, lvc
+from metarl import MLP, Advantages, Batch, CategoricalPolicy, GaussianPolicy, Learner, Plan, Policy, lvc
 from metarl.rollouts import collect
 from metarl.rules import MetaSGD
 from metarl.sb3 import TaskVecEnv, adaptation_settings, from_ppo, to_ppo, train_on, with_learned_rates
@@ -144,6 +144,10 @@ def test_mistakes_are_named() -> None:
         env.step(np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="at least one task"):
         TaskVecEnv(CartPole(), task, episodes=0)
+    with pytest.raises(TypeError, match="episodes: expected a whole number, got 1.5"):
+        TaskVecEnv(CartPole(), task, episodes=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="advantages: expected advantages, such as plan.support, got a Plan"):
+        adaptation_settings(Plan(), env, 10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected 2 tasks, got 3"):
         env.set_task(CartPole().sample(3, generator=seeded(0)))
     with pytest.raises(AttributeError, match="no 'mass'"):
