@@ -60,11 +60,11 @@ def task_count(task: Task) -> int:
         ValueError: no constants, or constants that disagree.
     """
     checks.of_type("task", task, Mapping, "constants by name, such as benchmark.sample(...) gives")
-    shapes = {name: tuple(value.shape) if isinstance(value, Tensor) else value for name, value in task.items()}
-    first = next(iter(shapes.values()), None)
-    if not (isinstance(first, tuple) and len(first) == 1 and set(shapes.values()) == {first}):
-        raise ValueError(f"expected task constants of one common length [T], got {shapes}")
-    return int(first[0])
+    came = {name: list(x.shape) if isinstance(x, Tensor) else checks.told(x) for name, x in task.items()}
+    shape = next(iter(came.values()), [])
+    if isinstance(shape, str) or len(shape) != 1 or any(other != shape for other in came.values()):
+        raise ValueError(f"expected task constants of one common length [T], got {came}")
+    return int(shape[0])
 
 
 Start = tuple[State, Tensor]

@@ -141,10 +141,10 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
             f"the rule {name} cannot step this policy, {type(error).__name__}: {error}; "
             "make it from the parameters of this very policy, policy.initial()"
         ) from error
-    except Exception:
-        if state is None:
+    except Exception as error:  # an update may need more than is known here
+        if state is None and isinstance(error, ValueError):
             raise
-        return  # an update may need more than is known here
+        return
     updates = result[0] if isinstance(result, tuple) and len(result) == 2 else result
     came = (
         {name: tuple(u.shape) for name, u in updates.items()} if isinstance(updates, dict) else type(updates).__name__
