@@ -572,7 +572,7 @@ def test_exploring_equals_exploring_our_own_family_on_the_same_starts() -> None:
         """Our equations, from the first states that the live environments drew."""
 
         parameters = CartPole.parameters
-        observation_space = action_space = None
+        observation_space, action_space = CartPole.observation_space, CartPole.action_space
 
         def __init__(self, live: GymnasiumFamily) -> None:
             super().__init__(15, {})
