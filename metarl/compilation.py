@@ -33,12 +33,15 @@ ON_THE_HOST = {torch.ops.aten.linalg_matrix_exp.default}  # in part
 def _biased(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
     """A product and the sum with its bias as two operations: the sum then joins what follows, and costs no copy.
 
-    The extra axis keeps the compiler from fusing product and sum back into one call.
+    The extra axis keeps the compiler from fusing product and sum back into one call. A single row is multiplied within
+    the compiled code, where calling for a product takes longer than doing it.
     """
 
     def apart(bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Any:
         if not beta == alpha == 1.0:
             return NotImplemented  # stays what it was
+        if left.shape[-2] == 1:
+            return (right * left.mT).sum(-2, keepdim=True) + bias
         return (product(left, right).unsqueeze(0) + bias).squeeze(0)
 
     return apart

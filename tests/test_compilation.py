@@ -101,15 +101,24 @@ def test_a_program_gives_what_its_function_gives(compiled: tuple[Programs, Closu
         assert all(torch.equal(leaf, old) for leaf, old in zip(leaves_of(given), before, strict=True))
 
 
-def test_products_with_a_bias_in_a_program() -> None:
+@pytest.mark.parametrize("count", [7, 1])
+def test_products_with_a_bias_in_a_program(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, real = [], torch._inductor.compile
+    monkeypatch.setattr(
+        torch._inductor, "compile", lambda graph, *a, **k: (graphs.append(graph), real(graph, *a, **k))[1]
+    )
+    monkeypatch.setattr(compilation_module, "_MACHINE_CODE", {})
+
     def layers(bias: Tensor, rows: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         plain, scaled = torch.addmm(bias, rows, weight), torch.addmm(bias, rows, weight, beta=0.5, alpha=-2.0)
         stacked, batched = (x.expand(3, *x.shape) for x in (bias.unsqueeze(0), rows))
         return plain.tanh(), scaled, torch.baddbmm(stacked, batched, weight.expand(3, -1, -1)).relu()
 
     generator = seeded(0)
-    given = [torch.randn(shape, generator=generator) for shape in ((5,), (7, 2), (2, 5))]
+    given = [torch.randn(shape, generator=generator) for shape in ((5,), (count, 2), (2, 5))]
     assert_near(Programs()(("layers",), layers, *given), layers(*given), rtol=1e-5)
+    called = {node.target for node in graphs[0].graph.nodes} & {torch.ops.aten.mm.default, torch.ops.aten.bmm.default}
+    assert len(called) == (0 if count == 1 else 2)  # one row is multiplied within the program
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 3e-7), (torch.float64, 4e-16)])

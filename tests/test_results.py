@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from experiments import compare, finetune, publishing, reproduce
+from experiments import ablate, compare, finetune, publishing, reproduce
 from experiments.config import Config
 from experiments.contenders import contender
 from experiments.tables import TABLES
@@ -59,6 +59,16 @@ def test_tables_of_rules_are_those_of_their_scores(folder: str) -> None:
         for name, rate in written["rates"].items()
     }
     assert "\n".join(compare.table(tuned, written["results"])) + "\n" == without_intervals(folder)
+
+
+@pytest.mark.parametrize("folder", sorted(file.parent.name for file in RESULTS.glob("*/ablation.json")))
+def test_tables_of_ablations_are_those_of_their_scores(folder: str) -> None:
+    written = json.loads((RESULTS / folder / "ablation.json").read_text())
+    reference = written["results"][ablate.REFERENCE]
+    split, tasks = reference[0]["split"], len(reference[0]["sampled"])
+    options = ablate.Options(RESULTS, tuple(written["vary"]), seeds=len(reference), split=split, held_out=tasks)
+    lines = ablate.table(config_of(written), options, written["results"])
+    assert "\n".join(lines) + "\n" == without_intervals(folder)
 
 
 @pytest.mark.parametrize("folder", sorted(file.parent.name for file in RESULTS.glob("*/finetune.json")))
