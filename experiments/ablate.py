@@ -7,9 +7,9 @@ layers. With ``--grid`` every combination is tried, the configuration's own valu
 from the same seeds for the same number of environment steps, and scored on the same held-out tasks with the same noise.
 Nothing is tuned: a setting may be worth more with others that suit it.
 
-Scores are on *validation* tasks, so that they may choose settings. Those on *test* tasks (``--split test``) may be
-reported, by whoever does not choose by them: the best of many is partly luck, and is no better on other tasks. Finished
-jobs are kept in the output folder: an interrupted ablation goes on where it stopped.
+Scores are on *validation* tasks and from seeds of 1000 on, so that they may choose settings. Those on *test* tasks
+(``--split test``) may be reported, by whoever does not choose by them: the best of many is partly luck, and is no
+better on other tasks. Finished jobs are kept in the output folder: an interrupted ablation goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,19 @@ from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.jobs import run_all
 from experiments.publishing import about_intervals, markdown, publish
-from experiments.scoring import ABLATION, HEAD, Result, broken, cells, final, jobs_of, protocol, refuse_another
+from experiments.scoring import (
+    ABLATION,
+    HEAD,
+    TUNING_SEED,
+    Result,
+    broken,
+    cells,
+    final,
+    jobs_of,
+    protocol,
+    refuse_another,
+    refuse_tuning_seeds,
+)
 from experiments.settings import changed, read, values, written
 from metarl import DivergedError
 
@@ -52,7 +64,7 @@ class Options:
     grid: bool = False
     """every combination instead of one change at a time"""
     seeds: int = 5
-    """training seeds, counted from the configuration's"""
+    """training seeds, counted from the configuration's; on validation tasks, for choosing, from 1000 more"""
     split: str = "validation"
     """held-out split to score on; what is chosen by scores on test tasks cannot be reported"""
     held_out: int = 100
@@ -77,7 +89,12 @@ def main(argv: list[str]) -> None:
         changing = [setup for setup in setups if getattr(setup.config, field) != getattr(config, field)]
         refuse_unread([field], {name for setup in changing for name in setup.read})
     held_out_tasks(setups[0].benchmark, Protocol(options.split, tasks=1))
-    seeds = range(config.seed, config.seed + options.seeds)
+    first = config.seed
+    if options.split == "validation":
+        first += TUNING_SEED
+    else:
+        refuse_tuning_seeds(first, options.seeds)
+    seeds = range(first, first + options.seeds)
     jobs = {
         name: jobs_of(one, seeds, protocol(options.split, one, options.held_out), name) for name, one in configs.items()
     }
@@ -124,7 +141,8 @@ def table(config: Config, options: Options, results: dict[str, list[Result]]) ->
         "",
         *markdown(("change", *HEAD, f"− {REFERENCE} (paired)"), rows),
         "",
-        f"{options.seeds} seeds, {options.held_out} {options.split} tasks; {about_intervals(final(reference))}.",
+        f"{options.seeds} seed{'s' * (options.seeds > 1)}, {options.held_out} {options.split} tasks; "
+        f"{about_intervals(final(reference))}.",
         "Nothing is tuned: every variant has the reference's other settings, which may suit it less.",
         *([REPORTABLE[options.split]] if options.split in REPORTABLE else []),
     ]

@@ -30,6 +30,7 @@ from experiments.plugins import made, own_loss, own_policy, own_rule
 from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import Loss, PreUpdateCredit, WeightedSum, negative_entropy
+from metarl.policies import refuse_misfit, refuse_width
 from metarl.rollouts import collect
 from metarl.rules import UpdateRule, WhitenedInputs
 from metarl.testing.families import look_over_family
@@ -128,6 +129,8 @@ def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Se
     if wrap is not None:
         benchmark, plan = wrapped(benchmark, wrap), replace(plan, scored_in=_wrapped(plan.scored_in, wrap))
     policy = build_policy(config, benchmark)
+    refuse_misfit(policy, benchmark.family)
+    refuse_width(policy, benchmark.family)
     rule = build_rule(config, policy)
     refuse_unseen(policy, rule, benchmark.family)
     learner = Learner(
@@ -152,14 +155,16 @@ def refuse_unseen(policy: Policy, rule: UpdateRule, family: TaskFamily) -> None:
     Raises:
         InputError: the policy's does not.
     """
+    needed = [layer for part in rule.modules() if isinstance(part, WhitenedInputs) for layer in part.layers]
+    if not needed:
+        return
     seen = policy.layer_inputs(policy.initial(), torch.zeros(1, *(family.observation_space.shape or ())))
-    for part in rule.modules():
-        for layer in part.layers if isinstance(part, WhitenedInputs) else ():
-            if layer not in seen:
-                raise InputError(
-                    f"the rule reads what goes into {layer}, and the policy's network does not tell: expected one with "
-                    "`layer_inputs`, as metarl.MLP has; choose another rule, or --policy mlp"
-                )
+    for layer in needed:
+        if layer not in seen:
+            raise InputError(
+                f"the rule reads what goes into {layer}, and the policy's network does not tell: expected one with "
+                "`layer_inputs`, as metarl.MLP has; choose another rule, or --policy mlp"
+            )
 
 
 def refuse_broken(name: str, family: TaskFamily) -> None:

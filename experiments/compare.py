@@ -26,7 +26,7 @@ from experiments import figures, runs
 from experiments.build import build
 from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
-from experiments.contenders import CONTENDERS, contender, refuse_live
+from experiments.contenders import CONTENDERS, contender, refuse_live, refuse_policy
 from experiments.contenders.budget import refuse_unequal
 from experiments.errors import InputError, script
 from experiments.jobs import run_all
@@ -97,6 +97,8 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected positive rates and rate_lrs, got {options.rates} and {options.rate_lrs}")
     if "rate" in given(argv):
         raise InputError("--rate: step sizes are tuned; give a grid of them, such as --rates 0.1 0.3")
+    if "rule" in given(argv) and all("rule" in contender(name).changes for name in names):
+        raise InputError("--rule: nobody in this comparison takes it; name rules by --rules")
     refuse_another(options.output, COMPARISON, config.benchmark)
     refuse_tuning_seeds(config.seed, options.seeds)
     read: set[str] = set()
@@ -104,6 +106,7 @@ def main(argv: list[str]) -> None:
         # refuse what cannot run before hours of work
         setup = build(contender(name).config(config), torch.device("cpu"))
         read |= setup.read
+        refuse_policy(name, config)
         if contender(name).restarts:
             refuse_live(name, setup.benchmark.family)
     refuse_unread(given(argv), read)
@@ -158,7 +161,7 @@ def tune(config: Config, names: Sequence[str], options: Options) -> dict[str, Co
 
 
 def ends(tried: Mapping[str, Sequence[Config]], chosen: Mapping[str, Config]) -> list[str]:
-    """Notes on step sizes beyond which nothing was tried, in the direction that was better."""
+    """Notes on step sizes beyond which nothing was tried."""
     notes = []
     for name, configs in tried.items():
         for field in ("rate", "rate_lr"):

@@ -33,8 +33,14 @@ ANIMATIONS = {"cartpole-polarity-best": animate_cartpole, "navigation-fixed-best
 @script
 def main(argv: list[str]) -> None:
     del argv
-    started, device = time.perf_counter(), torch.device("cpu")
     runs.prepare_machine()
+    with runs.locked(FOLDER):
+        show(torch.device("cpu"))
+
+
+def show(device: torch.device) -> None:
+    """Train, evaluate, draw and animate."""
+    started = time.perf_counter()
     for name, env_steps in BUDGETS.items():
         print(f"\n== {name}: {env_steps:,} environment steps of meta-training")
         config = preset(name).model_copy(update={"env_steps": env_steps})

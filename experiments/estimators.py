@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from experiments import figures, runs
-from experiments.build import Setup
-from experiments.cli import parse_config
+from experiments.build import Setup, build
+from experiments.cli import given, parse_config, refuse_unread
 from experiments.contenders.learners import trained
 from experiments.errors import InputError, script
 from experiments.names import ESTIMATORS
@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected at least 4 batches to tell signal from noise, got {options.batches}")
     if config.steps < 1:
         raise InputError("expected at least one adaptation step to differentiate through; pass --steps 1")
+    refuse_unread(given(argv), build(config, torch.device("cpu")).read)
     runs.prepare_machine()
     setup, spent = trained(config)
     estimates = by_replay(setup, options.batches)

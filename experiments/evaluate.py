@@ -9,6 +9,7 @@ intervals are over seeds and tasks.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -139,8 +140,9 @@ def name_of(protocol: Protocol, config: Config) -> str:
     """The split, and what is looked at otherwise than usual: one look does not take the place of another."""
     usual, own = (vars(resolved(one, config)) for one in (Protocol(), protocol))
     counted = ("tasks", "steps", "episodes", "score_episodes", "seed")
-    told = [f"{name}={own[name]}" for name in counted if own[name] != usual[name]]
-    return "-".join([_split(protocol), *protocol.constants, *told])
+    told = [*protocol.constants, *(f"{name}={own[name]}" for name in counted if own[name] != usual[name])]
+    name = "-".join([_split(protocol), *told])
+    return name if len(name) < 150 else f"{_split(protocol)}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _split(protocol: Protocol) -> str:

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.build import Setup, build, build_policy
-from experiments.cli import parse_config
+from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
 from experiments.contenders import refuse_live
 from experiments.contenders.curves import tasks_of
@@ -193,7 +193,7 @@ def area(result: Mapping[str, Any], curve: Mapping[str, Any]) -> float:
 @script
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
-    refuse(config, options)
+    refuse_unread(given(argv), refuse(config, options).read)
     options.output.mkdir(parents=True, exist_ok=True)
     tuned, tuning = tune(config, options)
     jobs = [
@@ -216,8 +216,8 @@ def main(argv: list[str]) -> None:
     finetuning(options.output / "finetune", config.benchmark, curves_of(results), results)
 
 
-def refuse(config: Config, options: Options) -> None:
-    """Look for what cannot run before hours of work.
+def refuse(config: Config, options: Options) -> Setup:
+    """Look for what cannot run before hours of work; returns what would be trained.
 
     Raises:
         InputError: counts that compare nothing, a tuning seed that would be reported, rollouts that do not divide,
@@ -241,6 +241,7 @@ def refuse(config: Config, options: Options) -> None:
         learned_rates(setup.learner)
     except ValueError as error:
         raise InputError(str(error)) from error
+    return setup
 
 
 def job(

@@ -100,6 +100,10 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{folder}: another process is at work there; wait for it, or stop it first") from error
+        except OSError as error:  # not every file system has locks
+            warnings.warn(
+                f"{folder} cannot be locked, {error.strerror}: let no other process write there", stacklevel=3
+            )
         yield
 
 
@@ -109,7 +113,7 @@ def create(config: Config, folder: Path, device: torch.device) -> None:
     Raises:
         InputError: the folder already holds a run that came to something, or may yet.
     """
-    if (folder / "config.json").exists() and not _came_to_nothing(folder):
+    if (folder / "config.json").exists() and not _came_to_nothing(folder, alone=True):
         advice = f"or go on with --resume {folder}" if _resumable(folder) else f"as {_without_checkpoint(folder)}"
         raise InputError(f"{folder} already holds a run; choose another --output, {advice}")
     machine = system(device) | {"plugins": fingerprints(config.model_dump(mode="json"))}
@@ -135,14 +139,17 @@ def _resumable(folder: Path) -> bool:
     return (folder / "checkpoints" / "last").exists()
 
 
-def _came_to_nothing(folder: Path) -> bool:
-    """Whether the run there has ended before its first checkpoint: its folder is free for another try."""
+def _came_to_nothing(folder: Path, *, alone: bool = False) -> bool:
+    """Whether the run there has ended before its first checkpoint: its folder is free for another try.
+
+    It is known to have ended on this machine where the caller is ``alone``, having `locked` the folder.
+    """
     status = _status(folder)
     if _resumable(folder) or status.get("status") not in {"running", "interrupted", "failed"}:
         return False
     here = status.get("host") == platform.node()
     # one of this very process is only about to begin
-    return status["status"] != "running" or (here and not checkpoints.is_another_process(status["process"]))
+    return status["status"] != "running" or (here and (alone or not checkpoints.is_another_process(status["process"])))
 
 
 def _status(folder: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.figures.tuning import tuning
 from experiments.jobs import Work, crew
+from experiments.plugins import imports
 from experiments.presets import PRESETS
 from experiments.publishing import about_intervals, markdown, publish, shown
 from experiments.scoring import (
@@ -103,6 +104,8 @@ class Trial:
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
     where = space(config, options.search)
+    if both := sorted(given(argv) & set(where)):
+        raise InputError(f"{both[0]} is searched: leave --{both[0].replace('_', '-')} out")
     refuse(config, where, options, given(argv))
     trials = search(config, where, options)
     ranked = sorted((trial for trial in trials if not trial.fault), key=lambda trial: -trial.score)
@@ -240,21 +243,22 @@ def advice(best: Config, start: str, output: Path) -> list[str]:
     """How to train with the best settings."""
     command = ["python", "experiments/train.py"]
     known = PRESETS[start][1] if start in PRESETS else Config()
+    allowed = [word for field, name in imports(vars(best)).items() for word in (f"--{field.replace('_', '-')}", name)]
     return [
         "",
         "To train with the best settings, which best.json holds:",
         "",
         "    " + shlex.join([*command, *([start] if start in PRESETS else []), *flags(best, known)]),
-        "    " + shlex.join([*command, str(output / "best.json")]),
+        "    " + shlex.join([*command, str(output / "best.json"), *allowed]),
     ]
 
 
 def flags(config: Config, start: Config) -> list[str]:
-    """What makes a configuration of another."""
-    found: list[str] = []
+    """What makes a configuration of another, but for what nothing in it reads."""
+    found, read = list[str](), build(config, torch.device("cpu")).read
     for field, value in config:
         name = field.replace("_", "-")
-        if value == getattr(start, field):
+        if value == getattr(start, field) or field not in read:
             continue
         if isinstance(value, bool):
             found.append(f"--{name}" if value else f"--no-{name}")

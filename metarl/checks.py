@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from numbers import Integral
 
 import torch
@@ -9,10 +10,13 @@ import torch
 
 def told(value: object) -> str:
     """What came, in one line: a plain value or a class itself, of anything else the kind."""
-    if value is None or isinstance(value, bool | int | float | str | type):
+    if isinstance(value, str):
+        return reprlib.repr(value)  # as much as one line holds
+    if value is None or isinstance(value, bool | int | float | type):
         return repr(value)
     name = type(value).__name__
-    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+    spelt = name[:2].isupper()  # SGD, MLP: letter by letter
+    return f"an {name}" if name[0] in ("AEFHILMNORSX" if spelt else "AEIOU") else f"a {name}"
 
 
 def of_type(what: str, value: object, kind: type, wanted: str) -> None:

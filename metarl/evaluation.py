@@ -19,7 +19,7 @@ from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.policies import refuse_misfit, refuse_width
 from metarl.rollouts import collect, task_count, to_device
 from metarl.trees import joined, map_leaves, sliced
-from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, refuse_benchmark, refuse_family
+from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, expect_benchmark, expect_family
 
 CHUNK = 100
 """Tasks evaluated at a time. Noise is drawn chunk by chunk: common noise takes equal chunks."""
@@ -80,7 +80,7 @@ def refuse_training_tasks(benchmark: Benchmark, task: Task) -> None:
         TrainingTaskError: at least one task lies in the training set.
         TypeError: a benchmark that is none, such as a family.
     """
-    refuse_family(benchmark)
+    expect_benchmark(benchmark)
     task_count(task)
     seen = int(benchmark.is_training(task).sum())
     if seen:
@@ -122,7 +122,7 @@ def adapt(
             that does not fit its spaces.
     """
     checks.of_type("learner", learner, Learner, "a Learner")
-    refuse_benchmark(family)
+    expect_family(family)
     checks.of_type("adaptation", adaptation, Adaptation, "an Adaptation, such as Adaptation.like(plan)")
     checks.generator(generator)
     task_count(task)

@@ -16,7 +16,7 @@ from metarl.policies import is_stacked, refuse_misfit
 from metarl.rollouts import draw, roll_out, task_count
 from metarl.rules import RuleState, draw_noise, kept
 from metarl.trees import expand, joined, sliced
-from metarl.types import Batch, Params, Task, TaskFamily, Trace, refuse_benchmark
+from metarl.types import Batch, Params, Task, TaskFamily, Trace, expect_family
 
 ADVANTAGES = "advantages, such as Advantages(discount=0.95)"
 
@@ -53,7 +53,7 @@ class Plan:
         for name in ("support", "query"):
             checks.of_type(name, getattr(self, name), Advantages, ADVANTAGES)
         if self.scored_in is not None:
-            refuse_benchmark(self.scored_in)
+            expect_family(self.scored_in)
         self.support.refuse_company()
 
 
@@ -93,11 +93,12 @@ def explore_together(
         ValueError: task sets of different sizes, or policies that differ in what is not learned (frozen parameters,
             buffers) or do not fit the family's spaces; credit that could not be told.
     """
+    checks.whole("number of learners", len(learners))
     for learner, generator in zip(learners, generators, strict=True):
         checks.of_type("learner", learner, Learner, "a Learner")
         checks.generator(generator)
     checks.of_type("plan", plan, Plan, "a Plan")
-    refuse_benchmark(family)
+    expect_family(family)
     refuse_misfit(learners[0].policy, family)
     _refuse_misfits(learners, tasks)
     for learner in learners:

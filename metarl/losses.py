@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -202,8 +203,9 @@ class WeightedSum:
         """Refuses anything but pairs of a weight and a loss."""
         pair = "a pair of a weight and a loss, such as (0.01, sample_kl)"
         for term in self.terms:
-            checks.of_type("term", term, Sequence, pair)
-            checks.function("term", term[-1], pair)
+            if not (isinstance(term, Sequence) and len(term) == 2 and isinstance(term[0], Real)):
+                raise TypeError(f"term: expected {pair}, got {checks.told(term)}")
+            checks.function("term", term[1], pair)
 
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""

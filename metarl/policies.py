@@ -62,7 +62,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Raises:
         ValueError: inputs of another size or dtype than the weights are for.
     """
-    if x.shape[-1] != weight.shape[-1] or x.dtype != weight.dtype:
+    cast = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
+    if x.shape[-1] != weight.shape[-1] or not cast:
         raise ValueError(
             f"expected {weight.shape[-1]} inputs of {weight.dtype}, got {x.shape[-1]} of {x.dtype}: give what is seen "
             "and the parameters that read it one size and dtype"
@@ -316,7 +317,7 @@ def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
     if not isinstance(policy, kind):
         raise ValueError(f"the family's actions are {actions}: expected a {needed}, got a {type(policy).__name__}")
     network = policy.network
-    if isinstance(network, MLP):
+    if isinstance(network, MLP) and type(policy) is kind:
         layers = [*network.hidden, network.head]
         inputs = layers[0].in_features - (len(network.context) if hasattr(network, "context") else 0)
         outputs = layers[-1].out_features
@@ -330,12 +331,15 @@ def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
 def refuse_width(policy: Policy, family: TaskFamily) -> None:
     """Check that the network of a policy that `refuse_misfit` has passed puts out a number an action, if it can tell.
 
-    By a copy that has shapes but no values, so that nothing is drawn and no buffer changes: milliseconds.
+    That of a subclass may put out what it likes. By a copy that has shapes but no values, so that nothing is drawn and
+    no buffer changes: milliseconds.
 
     Raises:
         ValueError: it puts out more or fewer.
     """
-    if not isinstance(policy, CategoricalPolicy | GaussianPolicy) or isinstance(policy.network, MLP):
+    if not isinstance(policy, CategoricalPolicy | GaussianPolicy) or type(policy).__module__ != __name__:
+        return
+    if isinstance(policy.network, MLP):
         return
     try:
         empty = copy.deepcopy(policy.network).to("meta")
@@ -363,7 +367,7 @@ class GaussianPolicy(Policy):
         super().__init__()
         checks.of_type("network", network, Network, NETWORK)
         checks.whole("actions", actions)
-        if isinstance(network, MLP) and network.head.out_features != actions:
+        if type(self) is GaussianPolicy and isinstance(network, MLP) and network.head.out_features != actions:
             raise ValueError(f"expected a network of {actions} outputs, one an action, got {network.head.out_features}")
         self.network = network
         self.log_std = nn.Parameter(torch.full((actions,), float(log_std)))

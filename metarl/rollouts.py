@@ -21,7 +21,7 @@ from metarl.lifting import in_pieces
 from metarl.packing import live_steps
 from metarl.policies import Policy, is_stacked, refuse_unknown
 from metarl.trees import leaves_of, map_leaves
-from metarl.types import Batch, Params, State, Task, TaskFamily, refuse_benchmark
+from metarl.types import Batch, Params, State, Task, TaskFamily, expect_family
 
 BLOCK = 10  # steps between looks at whether every episode has ended: a look is a host synchronisation
 ROWS = range(2**11, 2**12 + 1)  # of a piece of a compiled rollout on a CPU
@@ -78,13 +78,15 @@ def draw(policy: Policy, family: TaskFamily, task: Task, episodes: int, *, gener
         TypeError: no family or generator.
         ValueError: no episode, or a task of another family.
     """
-    refuse_benchmark(family)
+    expect_family(family)
     checks.generator(generator)
     checks.whole("episodes", episodes)
     rows = (task_count(task), episodes)
     try:
         state = family.reset(per_row(task), rows, generator=generator)
     except KeyError as error:
+        if error.args[0] not in getattr(family, "parameters", {}) or error.args[0] in task:
+            raise  # the family's own affair
         kind = type(family).__name__
         raise ValueError(f"expected a task of {kind}, got one of {list(task)} without {error}") from error
     noise = policy.noise((family.horizon, *rows), generator=generator)

@@ -36,7 +36,7 @@ from metarl.learner import Learner
 from metarl.policies import GaussianPolicy, Policy, complete
 from metarl.returns import gae
 from metarl.rollouts import task_count
-from metarl.types import Batch, Params, State, Task, TaskFamily, refuse_benchmark
+from metarl.types import Batch, Params, State, Task, TaskFamily, expect_family
 
 PARTS = ("weight", "bias")
 VALUE_RATE = 1e-3  # step size of a value network, for which none are learned
@@ -77,15 +77,14 @@ class TaskVecEnv(VecEnv):
         seed: int = 0,
         fresh: Callable[[int], Task] | None = None,
     ) -> None:
-        refuse_benchmark(family)
+        expect_family(family)
         if getattr(family, "live", False):
             raise TypeError(
                 f"expected a family whose rows can start again alone, got {type(family).__name__}, which is live; give"
                 " SB3's DummyVecEnv or SubprocVecEnv one FamilyEnv with a family of its own for each row"
             )
-        checks.whole("episodes", episodes, 0)
-        if episodes < 1 or task_count(task) < 1:
-            raise ValueError(f"expected at least one task and episode, got {task_count(task)} and {episodes}")
+        checks.whole("episodes", episodes)
+        checks.whole("number of tasks", task_count(task))
         self._family, self._episodes, self._fresh = family, episodes, fresh
         self._rows = self._repeated(task)
         self._upcoming = self._rows

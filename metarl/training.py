@@ -16,7 +16,7 @@ from metarl.optimizers import MetaOptimizer
 from metarl.policies import refuse_misfit, refuse_width
 from metarl.rollouts import to_device
 from metarl.trees import joined
-from metarl.types import Benchmark, Task, TaskFamily, Trace, refuse_family
+from metarl.types import Benchmark, Task, TaskFamily, Trace, expect_benchmark
 
 Metrics = dict[str, float]
 
@@ -125,7 +125,7 @@ def meta_train(
         ValueError: a policy that does not fit its spaces.
         NonFiniteError: something is not finite, after ``patience`` iterations in a row that broke off.
     """
-    refuse_family(benchmark)
+    expect_benchmark(benchmark)
     checks.of_type("learner", learner, Learner, "a Learner")
     checks.of_type("plan", plan, Plan, "a Plan")
     checks.generator(generator)

@@ -97,7 +97,7 @@ class Benchmark(Protocol):
         """A hash of everything that decides which tasks are training tasks."""
 
 
-def refuse_benchmark(family: TaskFamily) -> None:
+def expect_family(family: TaskFamily) -> None:
     """Check that a family is one: a benchmark has one.
 
     Raises:
@@ -107,7 +107,7 @@ def refuse_benchmark(family: TaskFamily) -> None:
         raise TypeError(f"expected a family, got {checks.told(family)}; of a benchmark give its .family")
 
 
-def refuse_family(benchmark: Benchmark) -> None:
+def expect_benchmark(benchmark: Benchmark) -> None:
     """Check that a benchmark is one: a family alone does not know which tasks are held out.
 
     Raises:

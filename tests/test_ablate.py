@@ -54,7 +54,7 @@ def test_differences_are_paired_by_seed_and_task(tmp_path: Path) -> None:
     assert ablate.main(argv(tmp_path, "rule=maml,offset-meta-sgd")) == 0
     scores: dict[str, list[list[float]]] = {}
     for result in sorted(kept(tmp_path), key=lambda result: result["seed"]):
-        assert result["seed"] in (0, 1) and result["split"] == "validation"
+        assert result["seed"] in (1000, 1001) and result["split"] == "validation"
         scores.setdefault(result["rule"], []).append([task[CONFIG.steps] for task in result["sampled"]])
     found = rows(tmp_path)
     assert list(found) == ["change", "reference", "rule=maml", "rule=offset-meta-sgd"]
@@ -75,12 +75,12 @@ def test_differences_are_paired_by_seed_and_task(tmp_path: Path) -> None:
 def test_all_are_trained_alike_and_scored_on_the_same_tasks(tmp_path: Path) -> None:
     assert ablate.main(argv(tmp_path, "rule=maml lr=0.01 epochs=1", "--seed 3")) == 0
     found = kept(tmp_path)
-    assert len(found) == 8 and {result["seed"] for result in found} == {3, 4}
+    assert len(found) == 8 and {result["seed"] for result in found} == {1003, 1004}
     for field in ("task", "protocol", "fingerprint", "training_env_steps"):
         assert len({json.dumps(result[field], sort_keys=True) for result in found}) == 1, field
     about = json.loads((tmp_path / "ablation.json").read_text())
     assert Config(**about["config"]) == CONFIG.model_copy(update={"seed": 3})
-    assert [[run["seed"] for run in results] for results in about["results"].values()] == [[3, 4]] * 4
+    assert [[run["seed"] for run in results] for results in about["results"].values()] == [[1003, 1004]] * 4
     text = (tmp_path / "table.md").read_text()
     assert "the reference: rule=meta-sgd, lr=0.003, epochs=3." in text and "100 environment steps" in text
     assert "2 seeds, 4 validation tasks; 95 % intervals over seeds and tasks." in text
@@ -92,7 +92,7 @@ def test_nothing_is_done_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert ablate.main(argv(tmp_path, "discount=0.5,0.9")) == 0
     table = (tmp_path / "table.md").read_text()
     told = capsys.readouterr().out
-    assert "] discount=0.9, seed 1, validation: " in told and "] reference, seed 0, validation: " in told
+    assert "] discount=0.9, seed 1001, validation: " in told and "] reference, seed 1000, validation: " in told
     assert "[6/6]" in told
     assert ablate.main(argv(tmp_path, "discount=0.5,0.9")) == 0
     assert "[1/" not in capsys.readouterr().out and (tmp_path / "table.md").read_text() == table
@@ -190,6 +190,7 @@ def test_a_value_is_read_as_it_is_written(field: str) -> None:
 
 
 WRONG = {
+    "seeds that tune": ("discount=0.5 --split test --seed 999", "seed 1000 tunes settings and cannot be reported"),
     "what nothing reads": ("max_kl=0.1 meta_optimizer=trust-region", "--max-kl: nothing that was chosen reads it"),
     "a flag that nothing reads": ("discount=0.5 --max-kl 0.1", "--max-kl: nothing that was chosen reads it"),
     "nothing": ("", "expected settings to vary, got none; pass --vary field=value,value"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import compare, train
+from experiments import compare, estimators, finetune, train
 from experiments.build import build
 from experiments.cli import given, parse_config, preset, refuse_unread
 from experiments.config import Config
@@ -97,13 +97,43 @@ def test_what_nobody_reads_is_refused() -> None:
     refuse_unread({"rate", "seed", "env_steps"}, read)
 
 
-def test_what_some_contender_reads_can_be_given_to_a_comparison(
+@pytest.mark.parametrize("name", ["rl2", "ppo-from-scratch", "ppo-randomized", "ppo-fine-tuned", "recurrent-ppo"])
+def test_a_contender_with_a_network_of_its_own_refuses_another(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["cartpole-polarity", "--policy", "examples.own_policy:residual", "--rules", "maml", name]
+    assert compare.main([*argv, "--output", str(tmp_path / "out")]) == 2
+    assert f"{name} has a network of its own: expected --policy mlp" in capsys.readouterr().err
+
+
+def test_every_script_of_settings_refuses_what_nothing_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for script in (estimators, finetune):
+        assert script.main(["navigation-fixed", "--max-kl", "0.3", "--output", str(tmp_path / "out")]) == 2
+        assert "--max-kl: nothing that was chosen reads it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_some_contender_reads_can_be_given_to_a_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = ["navigation-fixed", "--output", str(tmp_path / "out"), "--online-rate", "0.1", "--rules", "maml"]
     assert compare.main(argv) == 2
     assert "--online-rate: nothing that was chosen reads it" in capsys.readouterr().err
-    assert compare.main([*argv, "hypergradient", "--seed", "999"]) == 2  # refused for its seed, before any work
+    assert compare.main([*argv, "meta-sgd", "--rule", "per-layer"]) == 2
+    assert "--rule: nobody in this comparison takes it; name rules by --rules" in capsys.readouterr().err
     assert compare.main([*argv, "--rate", "0.1"]) == 2
     assert "--rate: step sizes are tuned; give a grid of them, such as --rates 0.1 0.3" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+    class Begun(Exception):
+        """Nothing was refused."""
+
+    def begin(config: Config, names: list[str], options: compare.Options) -> None:
+        raise Begun
+
+    monkeypatch.setattr(compare, "tune", begin)
+    for last in ("hypergradient", "maml"):  # whoever comes last
+        with pytest.raises(Begun):
+            compare.main([*argv, "hypergradient", last])

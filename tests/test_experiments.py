@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -588,6 +589,8 @@ def test_one_look_does_not_take_the_place_of_another(tmp_path: Path) -> None:
     assert name(split="validation", tasks=5, seed=3) == "validation-tasks=5-seed=3"
     assert name(steps=4, episodes=20, score_episodes=2) == "test-steps=4-episodes=20-score_episodes=2"
     assert name(constants=("gravity=12", "half_length=0.9")) == "constants-gravity=12-half_length=0.9"
+    many = tuple(f"constant_{i}={1 / 3 + i}" for i in range(20))
+    assert name(constants=many) != name(constants=many[1:]) and len(name(constants=many)) < 50
     assert train_tiny(tmp_path / "run") == 0
     assert evaluate.main([str(tmp_path / "run"), "--tasks", "3", "--steps", "1"]) == 0
     found = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "run" / "evaluation").iterdir()}
@@ -1008,6 +1011,26 @@ def test_a_run_is_trained_by_one_process(tmp_path: Path, capsys: pytest.CaptureF
             assert f"{run}: another process is at work there; wait for it, or stop it" in capsys.readouterr().err
         other.kill()
     assert train.main(["--resume", str(run), "--no-evaluate"]) == 0
+
+
+def test_a_file_system_without_locks_is_told_and_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(file: Any, how: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(runs.fcntl, "flock", none)
+    with pytest.warns(UserWarning, match="run cannot be locked, Function not implemented: let no other process write"):
+        assert train_tiny(tmp_path / "run", "--no-evaluate") == 0
+
+
+def test_whoever_has_the_lock_knows_that_a_run_has_ended(tmp_path: Path) -> None:
+    """Whatever process has its number now, as the first always is one."""
+    run = tmp_path / "run"
+    run.mkdir()
+    runs.write_json(run / "config.json", {})
+    runs.write_json(run / "status.json", runs.running() | {"process": 1})
+    with pytest.raises(InputError, match="it has no checkpoint yet; wait for its first"):
+        runs.load(run / ".")
+    assert train_tiny(run, "--no-evaluate") == 0
 
 
 def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(

@@ -370,7 +370,6 @@ def test_a_rule_for_another_policy_is_refused_at_once(rule: str, hidden: list[in
 
 HELD_FOR: dict[str, Callable[[Params], UpdateRule]] = {
     "meta-sgd": lambda p: MetaSGD(p, initial=0.1),
-    "per-layer": lambda p: PerLayerSGD(p, initial=0.1),
     "per-step": lambda p: PerStep(SGD(0.1), MetaSGD(p, initial=0.1)),
     "offset": lambda p: Offset(SGD(0.1), p),
     "curvature": lambda p: Chain(MetaCurvature(p), SGD(0.1)),
@@ -392,6 +391,13 @@ def test_a_rule_with_numbers_for_fewer_units_or_for_other_names_is_refused(rule:
     with pytest.raises(ValueError, match=r"made for another.weight of shape \(3,\), which is here no parameter that"):
         Learner(policy, make(more), inner=vpg, outer=vpg)
     assert Learner(policy, make(policy.initial()), inner=vpg, outer=vpg).start()
+
+
+def test_rates_of_layers_are_for_layers_of_any_width() -> None:
+    policy, wide = gaussian_policy(), {name: torch.zeros(9) for name in gaussian_policy().initial()}
+    assert Learner(policy, PerLayerSGD(wide, initial=0.1), inner=vpg, outer=vpg).start()
+    with pytest.raises(ValueError, match="it was made for another.weight, which is here no parameter"):
+        Learner(policy, PerLayerSGD({**wide, "another.weight": torch.zeros(1)}, initial=0.1), inner=vpg, outer=vpg)
 
 
 def test_a_schedule_for_another_number_of_tensors_is_refused() -> None:
@@ -420,8 +426,8 @@ def test_a_rule_of_a_frozen_head_is_refused() -> None:
 def test_parts_in_each_others_place_are_refused_in_one_line() -> None:
     policy = gaussian_policy()
     for parts, words in (
-        ({"policy": SGD(0.1), "rule": policy}, "policy: expected a Policy, such as .*, got a SGD"),
-        ({"policy": policy.network}, "policy: expected a Policy, such as .*, got a MLP"),
+        ({"policy": SGD(0.1), "rule": policy}, "policy: expected a Policy, such as .*, got an SGD"),
+        ({"policy": policy.network}, "policy: expected a Policy, such as .*, got an MLP"),
         ({"rule": policy}, "rule: expected an UpdateRule, such as .*, got a GaussianPolicy"),
         ({"credit": 1.0}, "credit: expected a PreUpdateCredit, such as .*, got 1.0"),
     ):

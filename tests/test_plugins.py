@@ -25,15 +25,30 @@ import torch
 from torch import nn
 
 from envs import CartPole, Navigation, Range, TaskBenchmark
-from metarl import CategoricalPolicy, ModuleNetwork, lvc, vpg
+from metarl import CategoricalPolicy, GaussianPolicy, ModuleNetwork, lvc, vpg
+from metarl.distributions import Gaussian
 from metarl.losses import masked_mean
 from metarl.rules import SGD
+from metarl.trees import subtree
 
 def short(horizon=5):
     return TaskBenchmark("short", Navigation(horizon))
 
 def rule(params):
     return SGD(0.1)
+
+class Heads(GaussianPolicy):  # mean and standard deviation from one network
+    def forward(self, params, observation):
+        mean, log_std = self.network(subtree(params, "network"), observation).chunk(2, -1)
+        return Gaussian(mean, log_std + self.log_std.detach())
+
+def heads(observations, actions):
+    policy = Heads(ModuleNetwork(nn.Linear(2, 4)), 2)
+    policy.log_std.requires_grad_(False)
+    return policy
+
+def narrow(observations, actions):
+    return GaussianPolicy(ModuleNetwork(nn.Linear(2, 1)), 1)
 
 def policy(observations, actions):
     return CategoricalPolicy(ModuleNetwork(nn.Linear(4, 2)))
@@ -233,6 +248,18 @@ def test_the_shell_says_that_nothing_was_found(name: str, plugin: str, capsys: p
     assert name in BENCHMARKS or name.startswith(plugin)
     assert check.main(["family", name]) == 0
     assert capsys.readouterr().out == f"{name}: nothing found\n"
+
+
+def test_a_policy_that_makes_more_of_its_network_is_trained(
+    plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--policy", "their_plugin:heads", "--rule", "meta-sgd"]
+    assert check.main(["policy", "their_plugin:heads", "--benchmark", "navigation-fixed"]) == 0
+    tiny = [one for one in TINY if one not in ("--hidden", "8")]
+    assert train.main(["navigation-fixed", *own, *tiny, "--no-evaluate", "--output", str(tmp_path / "run")]) == 0
+    assert train.main(["navigation-fixed", "--policy", "their_plugin:narrow", "--output", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert "error: policy 'their_plugin:narrow': samples of" in error and not (tmp_path / "x").exists()
 
 
 def test_the_shell_says_what_was_found_and_ends_with_1(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -405,3 +405,10 @@ def test_one_observation_is_a_row_of_many(name: str) -> None:
     params = {key: p.detach() for key, p in network.named_parameters()}
     rows = torch.randn(4, 3, generator=seeded(1))
     torch.testing.assert_close(network(params, rows[1]), network(params, rows)[1])
+
+
+def test_a_policy_under_autocast_reads_what_comes() -> None:
+    policy = CategoricalPolicy(MLP(3, [4, 4], 2, generator=seeded(0)))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = policy(policy.initial(), torch.ones(5, 3)).logits
+    torch.testing.assert_close(logits.float(), policy(policy.initial(), torch.ones(5, 3)).logits, atol=0.02, rtol=0.0)

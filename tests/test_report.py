@@ -240,6 +240,28 @@ def test_unequal_runs_are_not_compared(
     assert told in error and "not comparable" in error
 
 
+def test_runs_are_compared_by_the_looks_that_they_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the refusal of unequal runs advises."""
+    folders = [str(tmp_path / name) for name in ("few", "many")]
+    for folder, episodes in zip(folders, ("2", "4"), strict=True):
+        argv = [*TINY[:4], "--query-episodes", "4", "--episodes", episodes, "--horizon", "5", "--env-steps", "100"]
+        assert train.main(["navigation-fixed", *argv, "--no-evaluate", "--output", folder]) == 0
+    looks = ["--tasks", "3", "--score-episodes", "2"]
+    for folder in folders:
+        assert evaluate.main([folder, *looks]) == 0
+    page = ["--no-moving", "--output", str(tmp_path / "page.html")]
+    assert report.main([*folders, *page]) == 2
+    assert "not comparable; pass --episodes to evaluate.py, or make a page for each" in capsys.readouterr().err
+    assert evaluate.main([folders[0], *looks, "--episodes", "4"]) == 0
+    assert report.main([*folders, *page]) == 0
+    found = read([Path(folder) for folder in folders])
+    assert found.splits == ["test-tasks=3-episodes=4-score_episodes=2"] and len(found.contenders) == 2
+    assert any("is a look that not all of these runs had" in what for what, _ in found.missing)
+    assert read([Path(folders[0])]).splits == sorted(
+        ["test-tasks=3-score_episodes=2", "test-tasks=3-episodes=4-score_episodes=2"]
+    )
+
+
 def test_a_comparison_that_was_made_unequal_is_refused(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(compared / "comparison.json", lambda found: found["results"]["meta-sgd"][0].update(training_env_steps=9))
     assert report.main([str(compared)]) == 2

@@ -329,3 +329,15 @@ def test_task_sets_must_agree_on_their_length() -> None:
     for bad in ({}, {"a": torch.zeros(2), "b": torch.zeros(3)}):
         with pytest.raises(ValueError, match="common length"):
             task_count(bad)
+
+
+def test_a_mistake_of_the_family_is_not_blamed_on_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    family, policy = Navigation(3), gaussian_policy()
+
+    def reset(*given: Any, **more: Any) -> Any:
+        raise KeyError("my cache")
+
+    task = family.sample(2, generator=seeded(0))
+    monkeypatch.setattr(Navigation, "reset", reset)
+    with pytest.raises(KeyError, match="my cache"):
+        collect(policy, policy.initial(), family, task, 1, generator=seeded(1))

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from envs import TaskBenchmark
 from experiments import train, tune
-from experiments.cli import parse_config
+from experiments.build import build
+from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
 from experiments.errors import InputError
 from experiments.figures.tuning import tuning
@@ -207,7 +209,9 @@ def test_the_sampler_is_told_how_bad_divergence_is(tmp_path: Path, monkeypatch: 
 
 
 def test_settings_that_do_not_go_together_end_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tune.main(argv(tmp_path, "--trials 8", "episodes=2..6 baseline=linear,cross-fitted")) == 0
+    words = argv(tmp_path, "--trials 8", "episodes=2..6 baseline=linear,cross-fitted")
+    at = words.index("--episodes")  # what is searched is not given
+    assert tune.main(words[:at] + words[at + 2 :]) == 0
     trials = about(tmp_path)["trials"]
     odd = [trial["settings"] for trial in trials if "without score" in trial]
     assert odd and all(one["episodes"] % 2 and one["baseline"] == "cross-fitted" for one in odd)
@@ -266,10 +270,29 @@ def test_flags_make_a_configuration_of_another(preset: str) -> None:
     config = PRESETS[preset][1]
     for other in ("navigation-fixed", "cartpole-polarity-best", "bandit-best"):
         argv = [other, *tune.flags(config, PRESETS[other][1])]
-        assert parse_config(train.Watch, argv, "")[0] == config
+        found = parse_config(train.Watch, argv, "")[0]
+        assert as_read(found, config) == as_read(config, config)
+        refuse_unread(given(argv), build(found, torch.device("cpu")).read)
     assert tune.flags(config, config) == []
     (_, command, _) = "\n".join(tune.advice(config, "--rate", Path("x"))).rsplit("\n", 2)
-    assert parse_config(train.Watch, shlex.split(command)[2:] or ["--seed", "0"], "")[0] == config
+    assert as_read(parse_config(train.Watch, shlex.split(command)[2:] or ["--seed", "0"], "")[0], config) == as_read(
+        config, config
+    )
+
+
+def as_read(config: Config, whole: Config) -> dict[str, Any]:
+    """The fields that are read of a configuration such as ``whole``."""
+    return {name: getattr(config, name) for name in build(whole, torch.device("cpu")).read & set(Config.model_fields)}
+
+
+def test_what_is_advised_can_be_done(tmp_path: Path) -> None:
+    """Settings that only another meta-optimizer reads are left out, and what is imported is allowed."""
+    searched = Config(meta_optimizer="descent", perturbation=0.1, pairs=2, max_kl=0.5, rate=0.7)
+    assert tune.flags(searched, Config()) == ["--rate", "0.7"]
+    own = Config(rule="examples.own_rule:SignSGD")
+    (tmp_path / "best.json").write_text(own.model_dump_json())
+    *_, command = tune.advice(own, "navigation-fixed", tmp_path)
+    assert parse_config(train.Watch, shlex.split(command)[2:], "")[0] == own
 
 
 def test_pictures_of_one_setting_and_of_scores_far_below(tmp_path: Path) -> None:
@@ -282,6 +305,7 @@ def test_pictures_of_one_setting_and_of_scores_far_below(tmp_path: Path) -> None
 
 
 WRONG = {
+    "searched and given": ("rate=0.1..1 --rate 0.5", "rate is searched: leave --rate out"),
     "what nothing reads": ("max_kl=0.1..0.2", "--max-kl: nothing that was chosen reads it"),
     "nothing": ("", "expected settings to search, got none; pass --search field=low..high or field=value,value"),
     "no values": ("rate", "expected field=value,value, such as discount=0.9,0.95, got 'rate'"),

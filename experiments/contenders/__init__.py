@@ -25,6 +25,7 @@ class Contender:
         unit: what a step size of 1 on the common grid means to it: 1e-3 for Adam's.
         tuned: whether its result depends on the step size.
         remembers: whether it adapts by playing: its scores are by episodes played, and not by gradient steps.
+        own_network: whether it has a network of its own, a multi-layer perceptron or one that remembers.
         restarts: whether it begins episodes again one by one, which families that live outside of torch cannot.
     """
 
@@ -34,6 +35,7 @@ class Contender:
     tuned: bool = True
     remembers: bool = False
     restarts: bool = False
+    own_network: bool = False
 
     def config(self, base: Config) -> Config:
         """The comparison's configuration as it is for this contender."""
@@ -56,7 +58,7 @@ def _from(module: str, name: str) -> Train:
 
 
 PLAIN = {"rule": "maml"}
-ADAM = 1e-3
+OWN: dict[str, Any] = {"unit": 1e-3, "own_network": True}  # as Adam's step sizes are
 CONTENDERS: dict[str, Contender] = {
     **{rule: Contender(changes={"rule": rule}) for rule in RULES},
     **{name: Contender(changes=changes) for name, changes in ALGORITHMS.items()},
@@ -68,17 +70,27 @@ CONTENDERS: dict[str, Contender] = {
     "shuffled-tasks": Contender(learners.shuffled),
     "oracle": Contender(learners.oracle, PLAIN, tuned=False),
     "lqr": Contender(_from("control", "lqr"), PLAIN, tuned=False),
-    "rl2": Contender(_from("memory", "rl2"), PLAIN, unit=ADAM, remembers=True, restarts=True),
-    "ppo-from-scratch": Contender(_from("sb3", "ppo_from_scratch"), PLAIN, unit=ADAM),
-    "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {**PLAIN, "steps": 0}, unit=ADAM, restarts=True),
-    "ppo-fine-tuned": Contender(_from("sb3", "ppo_fine_tuned"), PLAIN, unit=ADAM, restarts=True),
-    "recurrent-ppo": Contender(_from("sb3", "recurrent_ppo"), PLAIN, unit=ADAM, remembers=True, restarts=True),
+    "rl2": Contender(_from("memory", "rl2"), PLAIN, remembers=True, restarts=True, **OWN),
+    "ppo-from-scratch": Contender(_from("sb3", "ppo_from_scratch"), PLAIN, **OWN),
+    "ppo-randomized": Contender(_from("sb3", "ppo_randomized"), {**PLAIN, "steps": 0}, restarts=True, **OWN),
+    "ppo-fine-tuned": Contender(_from("sb3", "ppo_fine_tuned"), PLAIN, restarts=True, **OWN),
+    "recurrent-ppo": Contender(_from("sb3", "recurrent_ppo"), PLAIN, remembers=True, restarts=True, **OWN),
 }
 
 
 def contender(name: str) -> Contender:
     """By name; a path ``package.module:NAME`` is a rule of the user's, with step sizes of its own."""
     return CONTENDERS[name] if name in CONTENDERS else Contender(changes={"rule": name}, tuned=":" not in name)
+
+
+def refuse_policy(who: str, config: Config) -> None:
+    """Look whether a contender can have the policy that is asked for.
+
+    Raises:
+        InputError: it has a network of its own.
+    """
+    if contender(who).own_network and config.policy != "mlp":
+        raise InputError(f"{who} has a network of its own: expected --policy mlp, got {config.policy}; leave one out")
 
 
 def refuse_live(who: str, family: TaskFamily) -> None:

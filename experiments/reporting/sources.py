@@ -157,12 +157,16 @@ def fault(result: Any) -> str | None:
 # --- runs -------------------------------------------------------------------------------------------------------
 
 
+Record = tuple[Path, dict[str, Any], dict[str, Result]]
+"""A run's folder, its configuration, and its evaluations by the name of their file."""
+
+
 def read_runs(folders: Sequence[Path]) -> Material:
     """Runs of one configuration are one contender with several seeds."""
     material = Material([])
-    groups: dict[str, list[tuple[Path, dict[str, Any], dict[str, Result]]]] = {}
-    for folder in folders:
-        record = _read_run(folder, material)
+    groups: dict[str, list[Record]] = {}
+    for record in _looked_at_alike([_read_run(folder, material) for folder in folders], material.missing):
+        folder = record[0]
         config = record[1]
         key = json.dumps({**DEFAULTS, **config, "seed": 0}, sort_keys=True) if config else str(folder)
         if config and any(config.get("seed") == other[1].get("seed") for other in groups.get(key, [])):
@@ -186,6 +190,25 @@ def read_runs(folders: Sequence[Path]) -> Material:
         command = " ".join(["python experiments/evaluate.py", *names, *(f"--plugin {name}" for name in needed)])
         material.missing.insert(0, ("no held-out evaluation", command))
     return material
+
+
+def _looked_at_alike(records: list[Record], missing: Missing) -> list[Record]:
+    """Of every split the looks that all runs had, if any: the usual ones differ where episodes do."""
+    looks = [{json.dumps(result["protocol"]): name for name, result in results.items()} for _, _, results in records]
+    common = set.intersection(*(set(named) for named in looks))
+    names = {look: looks[0][look] for look in common}  # as the first run calls them
+    splits = {records[0][2][name]["split"] for name in names.values()}
+    found = []
+    for (folder, config, results), named in zip(records, looks, strict=True):
+        kept = {names[look]: results[named[look]] for look in names}
+        for name, result in results.items():
+            if result["split"] not in splits:
+                kept.setdefault(name, result)
+            elif name not in {named[look] for look in names}:
+                what = f"evaluation/{name}.json of {folder.name} is a look that not all of these runs had"
+                missing.append((what, "it was left out: evaluate the others with the same flags"))
+        found.append((folder, config, kept))
+    return found
 
 
 def _refuse_unequal(material: Material) -> None:
@@ -250,7 +273,7 @@ def _scoring(contender: Contender, split: str) -> Any:
     return result["task"], {key: result["protocol"].get(key) for key in SCORED}
 
 
-def _check_one_benchmark(groups: Mapping[str, list[tuple[Path, dict[str, Any], dict[str, Result]]]]) -> None:
+def _check_one_benchmark(groups: Mapping[str, list[Record]]) -> None:
     """Returns of different benchmarks cannot be compared.
 
     Raises:
@@ -265,7 +288,7 @@ def _check_one_benchmark(groups: Mapping[str, list[tuple[Path, dict[str, Any], d
         raise InputError(f"{one} and {other} were scored on different benchmarks; make a page for each")
 
 
-def _read_run(folder: Path, material: Material) -> tuple[Path, dict[str, Any], dict[str, Result]]:
+def _read_run(folder: Path, material: Material) -> Record:
     """One run folder: its configuration and its evaluations by split; the rest goes into the material."""
     missing, advice = material.missing, f"is {folder.name} a run folder of train.py?"
     config = read_json(folder / "config.json", missing, advice)

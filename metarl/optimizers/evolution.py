@@ -44,11 +44,12 @@ class Evolution(MetaOptimizer):
             pairs: P.
 
         Raises:
+            TypeError: pairs that are no whole number.
             ValueError: a value that is not positive.
         """
-        checks.whole("pairs", pairs, 0)
-        if not (perturbation > 0.0 and pairs >= 1):
-            raise ValueError(f"expected a positive perturbation and at least one pair, got {(perturbation, pairs)}")
+        checks.whole("pairs", pairs)
+        if not perturbation > 0.0:
+            raise ValueError(f"expected a positive perturbation, got {perturbation}")
         self.optimizer = torch.optim.Adam(groups(learner, lr, rate_lr))
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.perturbation, self.pairs = perturbation, pairs

@@ -40,15 +40,14 @@ class TrustRegion(MetaOptimizer):
             shrink: factor from one to the next.
 
         Raises:
+            TypeError: counts that are no whole numbers.
             ValueError: a value outside its range.
         """
-        checks.whole("cg_steps", cg_steps, 0)
-        checks.whole("backtracks", backtracks, 0)
-        if not (max_kl > 0.0 and cg_steps > 0 and damping >= 0.0 and backtracks > 0 and 0.0 < shrink < 1.0):
-            raise ValueError(
-                "expected max_kl > 0, cg_steps > 0, damping >= 0, backtracks > 0 and 0 < shrink < 1, got "
-                f"{(max_kl, cg_steps, damping, backtracks, shrink)}"
-            )
+        checks.whole("cg_steps", cg_steps)
+        checks.whole("backtracks", backtracks)
+        if not (max_kl > 0.0 and damping >= 0.0 and 0.0 < shrink < 1.0):
+            told = (max_kl, damping, shrink)
+            raise ValueError(f"expected max_kl > 0, damping >= 0 and 0 < shrink < 1, got {told}")
         self.max_kl, self.cg_steps, self.damping = max_kl, cg_steps, damping
         self.backtracks, self.shrink = backtracks, shrink
 

@@ -52,10 +52,11 @@ class UpdateRule(nn.Module, ABC):
     """How to step: turns gradients into updates to be *added* to the parameters.
 
     Attributes:
-        made_for: shapes of the parameters that it holds something for, by name; empty if it steps any.
+        made_for: shapes of the parameters that it holds something for, by name, or None where any will do; empty if it
+            steps all.
     """
 
-    made_for: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    made_for: Mapping[str, tuple[int, ...] | None] = MappingProxyType({})
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """What the rule remembers before its first step; nothing by default."""
@@ -126,9 +127,10 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
     expected = {name: tuple(leaf.shape) for name, leaf in given.items()}
     for part in rule.modules():
         for one, shape in part.made_for.items() if isinstance(part, UpdateRule) else ():
-            if expected.get(one) != shape:
+            if one not in expected or shape not in (None, expected[one]):
+                made = one if shape is None else f"{one} of shape {shape}"
                 raise ValueError(
-                    f"the rule {type(part).__name__} cannot step this policy, it was made for {one} of shape {shape}, "
+                    f"the rule {type(part).__name__} cannot step this policy, it was made for {made}, "
                     f"which is here {expected.get(one, 'no parameter that requires a gradient')}; "
                     "make it from the parameters of this very policy, policy.initial()"
                 )

@@ -19,7 +19,7 @@ class PerLayerSGD(UpdateRule):
     ) -> None:
         """Rates for the layers of ``params``; ``initial`` is the first rate of all."""
         super().__init__()
-        self.made_for = shapes_of(params)
+        self.made_for = dict.fromkeys(shapes_of(params))  # of any widths
         layers = {layer_of(name): () for name in params}
         self.rates = Rates(layers, initial=initial, parameterisation=parameterisation)
 
