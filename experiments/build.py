@@ -30,6 +30,7 @@ from experiments.plugins import made, own_loss, own_policy, own_rule
 from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
 from metarl.losses import Loss, PreUpdateCredit, WeightedSum, negative_entropy
+from metarl.optimizers.base import groups
 from metarl.policies import refuse_misfit, refuse_width
 from metarl.rollouts import collect
 from metarl.rules import UpdateRule, WhitenedInputs
@@ -118,7 +119,21 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
         setup = _put_together(cast(Config, read), device, wrap)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
-    return replace(setup, config=config, read=frozenset(read.asked))
+    return replace(setup, config=config, read=frozenset(read.asked - idle(config, setup.learner)))
+
+
+def idle(config: Config, learner: Learner) -> set[str]:
+    """Fields that are read, and that nothing is made of."""
+    found: set[str] = set()
+    if config.meta_optimizer in ("evolution", "reptile"):  # which have no outer loss
+        found |= {"outer_loss", "entropy_penalty"} | (set() if config.credit or config.coverage else {"clip"})
+    if config.meta_optimizer == "evolution":  # nor advantages
+        found |= {"query_discount", "query_decay", "query_scale"}
+    if len(groups(learner, config.lr, None)) < 2:  # nothing is learned beside the initialization
+        found.add("rate_lr")
+    if config.inner_loss in ("dice", "tmaml"):  # of rewards, not of advantages
+        found |= {"decay", "normalize"}
+    return found
 
 
 def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Setup:

@@ -56,6 +56,17 @@ def stored(file: Path, argv: Sequence[str]) -> Config:
     return config
 
 
+def start(name: str, argv: Sequence[str]) -> Config:
+    """The configuration that a command line begins with, by the name of a preset or of a file.
+
+    Raises:
+        InputError: see `stored` and `preset`.
+    """
+    if Path(name).is_dir():
+        raise InputError(f"{name} is a folder: begin with {Path(name) / 'config.json'}, or go on with --resume {name}")
+    return stored(Path(name), argv) if name.endswith(".json") else preset(name)
+
+
 def preset(name: str) -> Config:
     """A preset's configuration.
 
@@ -114,13 +125,12 @@ def parse_config(kind: type[Options], argv: Sequence[str], description: str | No
     """The name of a preset or of a file that holds a configuration, flags that change it, and those of ``kind``.
 
     tyro reads plain types and pydantic judges the values afterwards, so that a refused value is one line.
-    Without a preset (or with ``--help`` alone) the defaults of `Config` are the start.
+    With ``--help`` alone the defaults of `Config` are shown.
     """
     named = bool(argv) and not argv[0].startswith("-")
-    if not argv:
+    if not named and not {"-h", "--help"} & set(argv):
         raise InputError(f"expected a preset: {', '.join(PRESETS)}; or --help")
-    start = argv[0] if named else ""
-    base = stored(Path(start), argv) if start.endswith(".json") else preset(start) if named else Config()
+    base = start(argv[0], argv) if named else Config()
     fields: list[tuple[str, Any, Any]] = [
         (name, Annotated[info.annotation, tyro.conf.arg(help=_help(name))], field(default=getattr(base, name)))
         for name, info in Config.model_fields.items()

@@ -32,6 +32,7 @@ from experiments.streams import stream
 from metarl import Adaptation, AdaptationCurve, NonFiniteError, evaluate, stats
 from metarl.types import Benchmark, Params
 
+COUNTS = ("tasks", "steps", "episodes", "score_episodes")  # of a protocol
 TEST_SEED = 20_171_707  # of the held-out tasks and the noise they are scored with: common to all runs
 
 
@@ -94,7 +95,8 @@ def refuse(protocol: Protocol) -> None:
     """
     counts = (protocol.tasks, protocol.score_episodes, 1 if protocol.episodes is None else protocol.episodes)
     if min(counts) < 1 or (protocol.steps or 0) < 0:
-        raise InputError(f"expected tasks >= 1, episodes and score_episodes >= 1, steps >= 0, got {protocol}")
+        told = ", ".join(f"{name} {getattr(protocol, name)}" for name in COUNTS)
+        raise InputError(f"expected tasks >= 1, episodes and score_episodes >= 1, steps >= 0, got {told}")
     if protocol.constants and protocol.split != Protocol.split:
         raise InputError(f"--constants names a task of your own, got --split {protocol.split}, too; leave one out")
 
@@ -139,7 +141,7 @@ def evaluate_run(
 def name_of(protocol: Protocol, config: Config) -> str:
     """The split, and what is looked at otherwise than usual: one look does not take the place of another."""
     usual, own = (vars(resolved(one, config)) for one in (Protocol(), protocol))
-    counted = ("tasks", "steps", "episodes", "score_episodes", "seed")
+    counted = (*COUNTS, "seed")
     told = [*protocol.constants, *(f"{name}={own[name]}" for name in counted if own[name] != usual[name])]
     name = "-".join([_split(protocol), *told])
     return name if len(name) < 150 else f"{_split(protocol)}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

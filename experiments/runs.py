@@ -92,8 +92,10 @@ def locked(folder: Path) -> Iterator[None]:
     """Nobody else on this machine writes there meanwhile. The system lifts the lock when the process ends, however.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process has it, or it is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; expected a folder")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         try:
@@ -129,9 +131,15 @@ def run_of(folder: Path) -> Path:
     return whole.parent.parent if whole.parent.name == "checkpoints" else folder
 
 
-def running() -> dict[str, Any]:
-    """The status of a run that this process is at work on."""
-    return {"status": "running", "process": os.getpid(), "host": platform.node()}
+def running(seconds: float = 0.0) -> dict[str, Any]:
+    """The status of a run that this process is at work on, and others were for so many seconds."""
+    return {"status": "running", "process": os.getpid(), "host": platform.node(), "seconds": seconds}
+
+
+def seconds_of(folder: Path) -> float:
+    """How long a run has been trained so far; 0 where nobody tells."""
+    found = _status(folder).get("seconds")
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _resumable(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +19,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from envs.benchmarks import BENCHMARKS
 from experiments import runs
 from experiments.build import Setup, build
 from experiments.cli import Plugins, given, parse, parse_config, refuse_unread
@@ -26,10 +26,12 @@ from experiments.errors import InputError, existing, script
 from experiments.evaluate import Protocol, evaluate_run, held_out_tasks, validate
 from experiments.figures import draw_run
 from experiments.learned import rate_metrics, rate_tables
+from experiments.plugins import FIELDS, imports
 from experiments.stopping import stop_requests
 from experiments.tracking import viewers
 from metarl.errors import NonFiniteError
 from metarl.evaluation import refuse_training_tasks
+from metarl.exploration import explore
 from metarl.metrics import MetricsLog, Progress
 from metarl.rollouts import collect, to_device
 
@@ -198,27 +200,42 @@ def extended(setup: Setup, folder: Path, done: runs.Progress, env_steps: int) ->
     setup = replace(setup, config=setup.config.model_copy(update={"env_steps": env_steps}))
     runs.save(folder, setup, done)
     runs.write_json(folder / "config.json", setup.config.model_dump(mode="json"))
+    with (folder / "command.txt").open("a") as commands:
+        commands.write(shlex.join(["python", *sys.argv]) + "\n")
     return setup
 
 
 def try_out(setup: Setup) -> None:
-    """Play a few episodes of a benchmark that is not metarl's own, with the noise that training will begin with.
+    """Play and adapt a little with what is not metarl's own, with the noise that training will begin with.
 
     Raises:
         InputError: something in it fails.
     """
-    benchmark = setup.config.benchmark
-    if benchmark in BENCHMARKS:
+    config, learner, family = setup.config, setup.learner, setup.benchmark.family
+    own = imports(vars(config))
+    if not own:
         return
-    policy, family = setup.learner.policy, setup.benchmark.family
+    task = setup.benchmark.sample("train", 2, generator=setup.task_generator.clone_state())
+    task, noise = to_device(task, setup.device), setup.generator.clone_state()
+    checks = [f"{FIELDS[field][0].split()[-1]} {name}".replace("benchmark ", "family ") for field, name in own.items()]
+    told = ", ".join(f"python experiments/check.py {one}" for one in dict.fromkeys(checks))
     try:
-        task = setup.benchmark.sample("train", 2, generator=setup.task_generator.clone_state())
-        task = to_device(task, setup.device)
-        collect(policy, policy.initial(), family, task, 2, generator=setup.generator.clone_state())
+        collect(learner.policy, learner.policy.initial(), family, task, 2, generator=noise)
     except Exception as error:  # whatever somebody else's code may raise
         raise InputError(
-            f"benchmark {benchmark!r} cannot be played, {type(error).__name__}: {error}; "
-            f"python experiments/check.py family {benchmark} says in words what is wrong with it"
+            f"benchmark {config.benchmark!r} cannot be played, {type(error).__name__}: {error}; {told} says in words "
+            "what is wrong"
+        ) from error
+    if config.compile:  # for other numbers of episodes
+        return
+    try:
+        explore(learner, family, task, replace(setup.plan, tasks=2, episodes=2, query_episodes=2), generator=noise)
+    except NonFiniteError:  # of too few episodes, perhaps
+        return
+    except Exception as error:
+        raise InputError(
+            f"{', '.join(own.values())}: nothing can be adapted, {type(error).__name__}: {error}; {told} says in words "
+            "what is wrong, if it is not that the parts do not go together"
         ) from error
 
 
@@ -239,7 +256,8 @@ def train_logged(setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watc
     """
     budget, started, ending = setup.config.env_steps, time.perf_counter(), {"status": "interrupted"}
     worked = done.iteration > 0
-    runs.write_json(log.folder / "status.json", runs.running())
+    before = runs.seconds_of(log.folder) if worked else 0.0
+    runs.write_json(log.folder / "status.json", runs.running(before))
     try:
         with Progress(budget, done=done.env_steps) as bar, stop_requests() as stop:
             for iteration, metrics in setup.train(done):
@@ -263,7 +281,7 @@ def train_logged(setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watc
         raise
     finally:
         reached = {"iterations": done.iteration, "env_steps": done.env_steps}
-        seconds = {"seconds": round(time.perf_counter() - started, 1)}
+        seconds = {"seconds": round(before + time.perf_counter() - started, 1)}
         runs.write_json(log.folder / "status.json", ending | reached | seconds)
     return done
 

@@ -28,14 +28,13 @@ import torch
 
 from experiments import runs
 from experiments.build import build
-from experiments.cli import given, parse_config, refuse_unread
+from experiments.cli import given, parse_config, refuse_unread, start
 from experiments.config import Config
 from experiments.errors import InputError, script
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.figures.tuning import tuning
 from experiments.jobs import Work, crew
 from experiments.plugins import imports
-from experiments.presets import PRESETS
 from experiments.publishing import about_intervals, markdown, publish, shown
 from experiments.scoring import (
     SEARCH,
@@ -120,7 +119,7 @@ def main(argv: list[str]) -> None:
         "trials": [trial.about() for trial in trials],
         "best": ranked[0].number,
     }
-    text = [*table(config, options, ranked), *advice(best, argv[0], options.output)]
+    text = [*table(config, options, ranked), *advice(best, argv[0], start(argv[0], argv), options.output)]
     publish(options.output, SEARCH, "\n".join(text), about)
     tuning(options.output / "tune", where, [trial.settings for trial in trials], [trial.score for trial in trials])
 
@@ -239,16 +238,15 @@ def table(config: Config, options: Options, trials: Sequence[Trial]) -> list[str
     ]
 
 
-def advice(best: Config, start: str, output: Path) -> list[str]:
-    """How to train with the best settings."""
+def advice(best: Config, start: str, known: Config, output: Path) -> list[str]:
+    """How to train with the best settings; the command line begins with ``start``, which stands for ``known``."""
     command = ["python", "experiments/train.py"]
-    known = PRESETS[start][1] if start in PRESETS else Config()
     allowed = [word for field, name in imports(vars(best)).items() for word in (f"--{field.replace('_', '-')}", name)]
     return [
         "",
         "To train with the best settings, which best.json holds:",
         "",
-        "    " + shlex.join([*command, *([start] if start in PRESETS else []), *flags(best, known)]),
+        "    " + shlex.join([*command, start, *flags(best, known)]),
         "    " + shlex.join([*command, str(output / "best.json"), *allowed]),
     ]
 

@@ -140,7 +140,8 @@ def mlp_of(policy: Policy) -> MLP:
     if not isinstance(network, MLP) or network.activation not in ACTIVATIONS or hasattr(network, "context"):
         raise TypeError(
             "expected a Gaussian or categorical policy on an MLP with tanh or ReLU and no context inputs, got "
-            f"{type(policy).__name__} on {type(network).__name__}"
+            + checks.told(policy)
+            + ("" if network is None else f" on {checks.told(network)}")
         )
     return network
 

@@ -60,13 +60,18 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         bias: ``[out]`` or ``[T, out]``.
 
     Raises:
-        ValueError: inputs of another size or dtype than the weights are for.
+        ValueError: inputs of another size or dtype than the weights are for, or of another number of tasks.
     """
     cast = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
     if x.shape[-1] != weight.shape[-1] or not cast:
         raise ValueError(
             f"expected {weight.shape[-1]} inputs of {weight.dtype}, got {x.shape[-1]} of {x.dtype}: give what is seen "
             "and the parameters that read it one size and dtype"
+        )
+    if weight.dim() == 3 and x.shape[:1] != weight.shape[:1]:
+        raise ValueError(
+            f"expected inputs [{len(weight)}, ...] for the parameters of {len(weight)} tasks, got {list(x.shape)}: "
+            "index the task, params = {name: leaf[0] for name, leaf in params.items()}, or give each its own"
         )
     if weight.dim() == 2 and bias.dim() == 1 and weight.shape[1] < weight.shape[0]:
         # a few inputs: the product with a row-major matrix has the faster gradient (5 x, for 2 inputs and 100 outputs)

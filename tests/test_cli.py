@@ -81,6 +81,50 @@ def test_a_file_has_nothing_imported_that_no_flag_names(field: str, tmp_path: Pa
     assert getattr(parsed(file, f"{flag}=mine:one"), field) == "mine:one"
 
 
+def test_a_command_line_begins_with_a_preset_or_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["--seed", "1"], ["--rule", "maml", "navigation-fixed"]):
+        assert train.main(argv) == 2
+        assert "error: expected a preset: cartpole-polarity" in capsys.readouterr().err
+    assert train.main([str(tmp_path)]) == 2
+    assert f"{tmp_path} is a folder: begin with {tmp_path / 'config.json'}, or go on" in capsys.readouterr().err
+    file = written(tmp_path / "config.json")
+    assert train.main(["--resume", file]) == train.main([file, "--output", file]) == 2
+    assert capsys.readouterr().err.count(f"{file} is a file; expected a folder") == 2
+
+
+IDLE: list[tuple[dict[str, Any], set[str]]] = [
+    ({}, set()),
+    ({"rule": "maml"}, {"rate_lr", "parameterisation"}),
+    ({"rule": "maml", "inner_loss": "learned-reward"}, {"parameterisation"}),
+    ({"meta_optimizer": "reptile"}, {"outer_loss", "entropy_penalty", "clip"}),
+    ({"meta_optimizer": "evolution"}, {"outer_loss", "clip", "query_discount", "query_decay", "query_scale"}),
+    ({"inner_loss": "dice"}, {"decay", "normalize"}),
+]
+
+
+@pytest.mark.parametrize(("changes", "idle"), IDLE, ids=[str(one) for one, _ in IDLE])
+def test_what_is_read_and_comes_to_nothing_is_refused(changes: dict[str, Any], idle: set[str]) -> None:
+    read = build(SMALL.model_copy(update=changes), torch.device("cpu")).read
+    assert idle <= set(Config.model_fields) - read
+    assert {"tasks", "query_episodes", "hidden", "log_std", "seed", "benchmark"} <= read
+
+
+@pytest.mark.parametrize(("changes", "idle"), IDLE[1:], ids=[str(one) for one, _ in IDLE[1:]])
+def test_what_is_refused_changes_nothing(changes: dict[str, Any], idle: set[str]) -> None:
+    other = {"outer_loss": "surrogate", "normalize": False, "query_scale": "tasks", "parameterisation": "positive"}
+
+    def learned(config: Config) -> torch.Tensor:
+        setup = build(config, torch.device("cpu"))
+        for iteration, _ in setup.train():
+            if iteration == 2:
+                break
+        return torch.cat([p.detach().reshape(-1) for p in setup.learner.parameters()])
+
+    base = SMALL.model_copy(update=changes)
+    for field in idle:
+        assert torch.equal(learned(base), learned(base.model_copy(update={field: other.get(field, 0.31)}))), field
+
+
 def test_flags_are_found_however_they_are_written() -> None:
     argv = ["navigation-fixed", "--rate=1", "--max-kl", "2", "--max_rate", "3", "--no-normalize", "--output", "rule"]
     assert given(argv) == {"rate", "max_kl", "max_rate", "normalize"}

@@ -407,6 +407,15 @@ def test_one_observation_is_a_row_of_many(name: str) -> None:
     torch.testing.assert_close(network(params, rows[1]), network(params, rows)[1])
 
 
+def test_parameters_of_several_tasks_are_not_taken_for_one() -> None:
+    policy = gaussian_policy()
+    many = {name: leaf.expand(3, *leaf.shape) for name, leaf in policy.initial().items()}
+    seen = torch.zeros(2)
+    with pytest.raises(ValueError, match=r"expected inputs \[3, ...\] for the parameters of 3 tasks, got \[2\]"):
+        policy(many, seen)
+    assert policy(many, torch.zeros(3, 2)).mode().shape == (3, 2)
+
+
 def test_a_policy_under_autocast_reads_what_comes() -> None:
     policy = CategoricalPolicy(MLP(3, [4, 4], 2, generator=seeded(0)))
     with torch.autocast("cpu", torch.bfloat16):

@@ -274,10 +274,8 @@ def test_flags_make_a_configuration_of_another(preset: str) -> None:
         assert as_read(found, config) == as_read(config, config)
         refuse_unread(given(argv), build(found, torch.device("cpu")).read)
     assert tune.flags(config, config) == []
-    (_, command, _) = "\n".join(tune.advice(config, "--rate", Path("x"))).rsplit("\n", 2)
-    assert as_read(parse_config(train.Watch, shlex.split(command)[2:] or ["--seed", "0"], "")[0], config) == as_read(
-        config, config
-    )
+    _, command, _ = "\n".join(tune.advice(config, "bandit-best", PRESETS["bandit-best"][1], Path("x"))).rsplit("\n", 2)
+    assert as_read(parse_config(train.Watch, shlex.split(command)[2:], "")[0], config) == as_read(config, config)
 
 
 def as_read(config: Config, whole: Config) -> dict[str, Any]:
@@ -291,7 +289,7 @@ def test_what_is_advised_can_be_done(tmp_path: Path) -> None:
     assert tune.flags(searched, Config()) == ["--rate", "0.7"]
     own = Config(rule="examples.own_rule:SignSGD")
     (tmp_path / "best.json").write_text(own.model_dump_json())
-    *_, command = tune.advice(own, "navigation-fixed", tmp_path)
+    *_, command = tune.advice(own, "navigation-fixed", Config(), tmp_path)
     assert parse_config(train.Watch, shlex.split(command)[2:], "")[0] == own
 
 

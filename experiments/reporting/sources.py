@@ -307,9 +307,10 @@ def _read_run(folder: Path, material: Material) -> Record:
         material.systems.append(system)
     command = folder / "command.txt"
     if command.is_file():
-        line = clean(command.read_text(encoding="utf-8", errors="replace"), 2000)
-        material.commands.append(line)
-        material.base = _base(line)
+        lines = command.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = [clean(line, 2000) for line in lines]  # one that began it, and those that gave it larger budgets
+        material.commands += told
+        material.base = _base(told[0] if told else "")
     else:
         missing.append((f"{folder.name}/command.txt is not there", "how it was run is not known"))
     results, now = {}, _iteration(folder)
