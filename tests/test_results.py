@@ -50,7 +50,7 @@ def test_reproduced_tables_are_those_of_their_scores(folder: str) -> None:
     assert "\n".join(lines) + "\n" == without_intervals(folder)
 
 
-@pytest.mark.parametrize("folder", ["compare-rules", "rates-cartpole-polarity"])
+@pytest.mark.parametrize("folder", ["compare-rules", *sorted(file.name for file in RESULTS.glob("rates-*"))])
 def test_tables_of_rules_are_those_of_their_scores(folder: str) -> None:
     written = json.loads((RESULTS / folder / "comparison.json").read_text())
     config = config_of(written)
