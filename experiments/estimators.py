@@ -47,7 +47,8 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected at least 4 batches to tell signal from noise, got {options.batches}")
     if config.steps < 1:
         raise InputError("expected at least one adaptation step to differentiate through; pass --steps 1")
-    refuse_unread(given(argv), build(config, torch.device("cpu")).read)
+    estimating = {"perturbation", "pairs"} if options.evolution else set()
+    refuse_unread(given(argv), build(config, torch.device("cpu")).read | estimating)
     runs.prepare_machine()
     setup, spent = trained(config)
     estimates = by_replay(setup, options.batches)

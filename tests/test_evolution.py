@@ -226,7 +226,7 @@ def test_evolution_resumes_exactly_and_uses_its_share() -> None:
 def test_evolution_refuses_what_cannot_be() -> None:
     learner = bandit_learner()
     for bad in ({"pairs": 0}, {"perturbation": 0.0}, {"lr": 0.0}, {"rate_lr": -1.0}):
-        with pytest.raises(ValueError, match="expected|must be positive"):
+        with pytest.raises(ValueError, match="expected|must be positive|must be at least 1"):
             Evolution(learner, **bad)  # type: ignore[arg-type]
     with pytest.raises(DivergedError, match="not finite"):
         scored(Evolution(learner, pairs=2), learner, lambda one: math.nan)

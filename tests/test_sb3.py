@@ -142,7 +142,7 @@ def test_mistakes_are_named() -> None:
     env = TaskVecEnv(CartPole(), task)
     with pytest.raises(RuntimeError, match="reset and step_async"):
         env.step(np.zeros(2, np.int64))
-    with pytest.raises(ValueError, match="at least one task"):
+    with pytest.raises(ValueError, match="episodes must be at least 1, got 0"):
         TaskVecEnv(CartPole(), task, episodes=0)
     with pytest.raises(TypeError, match="episodes: expected a whole number, got 1.5"):
         TaskVecEnv(CartPole(), task, episodes=1.5)  # type: ignore[arg-type]
