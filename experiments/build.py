@@ -117,9 +117,10 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
     read = Read(config)
     try:
         setup = _put_together(cast(Config, read), device, wrap)
+        used = frozenset(read.asked - idle(config, setup.learner))
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
-    return replace(setup, config=config, read=frozenset(read.asked - idle(config, setup.learner)))
+    return replace(setup, config=config, read=used)
 
 
 def idle(config: Config, learner: Learner) -> set[str]:
@@ -248,9 +249,11 @@ def _wrapped(family: TaskFamily | None, wrap: Wrap) -> Family | None:
     Raises:
         InputError: a family of another make.
     """
-    if family is None or isinstance(family, Family):
-        return None if family is None else wrap(family)
-    raise InputError(f"scored_in: expected an envs.Family to wrap, got {type(family).__name__}")
+    if family is None:
+        return None
+    if not isinstance(family, Family):
+        raise InputError(f"scored_in: expected an envs.Family to wrap, got {type(family).__name__}")
+    return wrap(family)
 
 
 def find_benchmark(name: str, horizon: int | None) -> Any:
