@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, final
 
 import numpy as np
@@ -81,7 +82,7 @@ def _uniform(intervals: tuple[Interval, ...], count: int, generator: torch.Gener
     """Uniform float64 draws ``[count]`` from a union of intervals, weighted by length."""
     device = generator.device
     low, high = torch.tensor(intervals, dtype=torch.float64, device=device).unbind(-1)
-    ends = (high - low).cumsum(0)
+    ends = torch.tensor([*accumulate(b - a for a, b in intervals)], dtype=torch.float64, device=device)
     position = torch.rand(count, generator=generator, dtype=torch.float64, device=device) * ends[-1]
     index = torch.bucketize(position, ends[:-1], right=True)
     starts = ends - (high - low)

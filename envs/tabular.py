@@ -122,7 +122,9 @@ class TabularMDP(Family):
         first, second, share = counter.uniform(state["key"].unsqueeze(-1), draws, mean.dtype).unbind(-1)
         reward = torch.addcmul(mean, task["reward_noise"], counter.normal(first, second))
         # The next state is the first whose cumulated weight reaches a uniform share of the whole.
-        reached = weight.cumsum(-1)
+        # A product, and not cumsum: a GPU that is asked for equal bits refuses that.
+        upper = torch.ones(self._states, self._states, dtype=torch.float64, device=weight.device).triu()
+        reached = (weight.double() @ upper).to(weight.dtype)
         place = (reached < share.unsqueeze(-1) * reached[..., -1:]).sum(-1)
         after = {
             "key": state["key"],

@@ -120,6 +120,15 @@ class Gaussian(NamedTuple):
         return torch.diag_embed(precision.sum(0) / weight.sum())
 
 
+def _cumulated(x: Tensor) -> Tensor:
+    """``y_i = Σ_{j ≤ i} x_j`` along the last axis."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return x.cumsum(-1)
+    # a GPU that is asked for equal bits refuses cumsum
+    ones = torch.ones(x.shape[-1], x.shape[-1], dtype=torch.float64, device=x.device)
+    return (x.double() @ ones.triu()).to(x.dtype)
+
+
 class Categorical(NamedTuple):
     """Distribution over ``n`` discrete actions."""
 
@@ -129,8 +138,8 @@ class Categorical(NamedTuple):
         """Inverse transform of uniform noise, ``[...]`` in [0, 1), to int64 actions ``[...]``."""
         if self.logits.shape[-1] == 2:  # one sigmoid instead of softmax and cumulative sum: the hot path of CartPole
             return (noise < torch.sigmoid(self._second_over_first())).long()
-        cumulative = self.logits.softmax(-1).cumsum(-1)[..., :-1]
-        return (noise.unsqueeze(-1) >= cumulative).sum(-1)
+        below = _cumulated(self.logits.softmax(-1))[..., :-1]
+        return (noise.unsqueeze(-1) >= below).sum(-1)
 
     def mode(self) -> Tensor:
         """The most likely action, int64 ``[...]``."""

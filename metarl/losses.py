@@ -70,7 +70,7 @@ class Dice:
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""
         log_prob = distribution.log_prob(batch.action) * batch.mask
-        dependence = magic_box(log_prob.cumsum(0)) * batch.reward
+        dependence = magic_box(_so_far(log_prob, 1.0)) * batch.reward
         baseline = (1.0 - magic_box(log_prob)) * batch.value
         return -masked_mean(discounts(log_prob, self.discount) * (dependence + baseline), batch.mask)
 
@@ -93,7 +93,7 @@ class TMAML:
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""
         log_prob = distribution.log_prob(batch.action) * batch.mask
-        earlier = log_prob.cumsum(0) - log_prob
+        earlier = _so_far(log_prob, 1.0) - log_prob
         variate = (1.0 - magic_box(earlier)) * (1.0 - magic_box(log_prob)) * batch.value
         added = masked_mean(discounts(log_prob, self.discount) * variate, batch.mask)
         return Dice(self.discount)(distribution, batch) + added
@@ -117,7 +117,7 @@ class LoadedDice:
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""
         log_prob = distribution.log_prob(batch.action) * batch.mask
-        inclusive = discounted_sum(log_prob.flip(0), self.dependence).flip(0)
+        inclusive = _so_far(log_prob, self.dependence)
         difference = magic_box(inclusive) - magic_box(inclusive - log_prob)
         return -masked_mean(difference * batch.advantage, batch.mask)
 
@@ -144,6 +144,11 @@ def discounts(like: Tensor, discount: float) -> Tensor:
     """``γ^t`` as a column ``[H, 1]`` for a tensor ``[H, N]``."""
     time = torch.arange(like.shape[0], device=like.device, dtype=like.dtype)
     return discount ** time.unsqueeze(-1)
+
+
+def _so_far(x: Tensor, factor: float) -> Tensor:
+    """``y_t = Σ_{s ≤ t} factor^(t-s) x_s`` of ``[H, N]``. No cumsum: a GPU that is asked for equal bits refuses it."""
+    return discounted_sum(x.flip(0), factor).flip(0)
 
 
 def magic_box(log_prob: Tensor) -> Tensor:

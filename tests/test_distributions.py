@@ -129,6 +129,19 @@ def test_categorical_sampling_inverts_the_cumulative_distribution(actions: int) 
     assert Categorical(logits).sample(noise).tolist() == expected
 
 
+def test_asking_for_equal_bits_changes_no_sampled_action() -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    for actions in (3, 10, 50):
+        logits = torch.randn(2000, actions, generator=seeded(actions))
+        noise = torch.rand(2000, generator=seeded(0))
+        usual = Categorical(logits).sample(noise)
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert torch.equal(Categorical(logits).sample(noise), usual) and len(usual.unique()) == actions
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
 def test_extreme_noise_and_logits_stay_within_the_actions() -> None:
     for actions in (2, 3, 7):
         for logits in (torch.zeros(actions), torch.linspace(-200.0, 200.0, actions), -torch.ones(actions) * 1e4):

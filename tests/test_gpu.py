@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments import runs
 from experiments.build import build
 from experiments.config import Config
+from experiments.names import INNER_LOSSES
+from experiments.presets import PRESETS
 from experiments.streams import stream
 from metarl import explore
 from metarl.optimizers import meta_loss
@@ -84,3 +89,42 @@ def test_every_rule_steps_alike_on_both_devices(name: str) -> None:
         found.append({key: u.detach().cpu() for key, u in updates.items()})
     for key, u in found[0].items():
         torch.testing.assert_close(u, found[1][key], rtol=1e-9, atol=1e-12)
+
+
+class Refusing(TorchDispatchMode):
+    """On any device, refuses what a GPU refuses of floating-point numbers once equal bits are asked for.
+
+    The list is that of `torch.use_deterministic_algorithms`, as far as it could concern this project.
+    """
+
+    REFUSED = ("cumsum", "cumsum_", "kthvalue", "median", "nanmedian", "histc", "put_")
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function._schema.name.removeprefix("aten::")
+        if name in self.REFUSED and args[0].is_floating_point():
+            raise RuntimeError(f"{name} does not have a deterministic implementation on a GPU")
+        return function(*args, **(kwargs or {}))
+
+
+DETERMINISTIC = {
+    **{f"preset {name}": preset for name, (_, preset) in PRESETS.items()},
+    **{f"loss {name}": Config(inner_loss=name) for name in INNER_LOSSES},
+    **{name: Config(benchmark=name) for name in ("tabular-random", "acrobot-packer", "navigation-grid")},
+}
+SMALL = {"hidden": (8,), "tasks": 2, "episodes": 4, "query_episodes": 4, "horizon": 12, "epochs": 2, "minibatches": 1}
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_training_does_nothing_that_a_gpu_asked_for_equal_bits_refuses(name: str) -> None:
+    config = DETERMINISTIC[name]
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        setup = build(config.model_copy(update=SMALL | {"steps": min(config.steps, 2)}), torch.device("cpu"))
+        with Refusing():
+            _, metrics = next(setup.train())
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert metrics["env_steps"] > 0
+    with Refusing(), pytest.raises(RuntimeError, match="cumsum"):
+        torch.ones(2).cumsum(0)
