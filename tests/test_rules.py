@@ -50,6 +50,7 @@ from metarl.rules import (
     UpdateRule,
     WhitenedInputs,
     WhitenedOutputs,
+    affine_layers,
     layer_of,
     part_of,
 )
@@ -404,6 +405,28 @@ def test_first_order_drops_the_second_order_term() -> None:
     second(one).backward()  # the full gradient differs: the term dropped is not zero
     full = {key: p.grad for key, p in learner.policy.named_parameters()}
     assert max(float((full[key] - found[key]).abs().max()) for key in found) > 1e-4  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["first_order", "whitened", "whitened_outputs", "foresight"])
+@pytest.mark.parametrize("family", ["navigation", "cartpole"])
+def test_first_order_is_the_gradient_at_the_adapted_parameters_whatever_a_rule_reads(family: str, name: str) -> None:
+    # All layers but the first read what the parameters make of observations; so does the information.
+    def make(policy: Policy) -> UpdateRule:
+        params = policy.initial()
+        deeper = WhitenedInputs(params, affine_layers(params), ridge=0.5)
+        rules = {"whitened": deeper, "foresight": Foresight(deeper, params, "network.head", horizon=3.0)}
+        first = rules.get(name)
+        return FirstOrder(RULES[name](params) if first is None else Chain(first, LearnedSGD(0.1)))
+
+    learner, trace = double_trace(make, steps=1, name=family)
+    one = one_task(trace, 0)
+    learner(one).backward()
+    adapted = {key: p.detach().requires_grad_() for key, p in learner.adapt(one.support).items()}
+    query = vpg(learner.policy(adapted, one.query.observation), one.query)
+    expected = dict(zip(adapted, torch.autograd.grad(query, list(adapted.values())), strict=True))
+    for key, p in learner.policy.named_parameters():
+        torch.testing.assert_close(p.grad, expected[key], rtol=1e-10, atol=1e-13, msg=key)
+    assert all(p.grad is not None and bool(p.grad.any()) for p in learner.rule.parameters())
 
 
 PARAMETERISATIONS = {"free": Free(), "positive": Positive(), "bounded": Bounded(0.01, 2.0)}

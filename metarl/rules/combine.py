@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,9 +121,29 @@ def part_of(params: Mapping[str, Tensor], part: str) -> Tree:
 class FirstOrder(Wrapper):
     """Treats the inner gradient as a constant (first-order MAML, Finn et al. 2017, section 5.2).
 
-    Learned rates still get their gradient; the parameters get none through the inner gradient.
+    Learned rates still get their gradient; the parameters get none through the inner gradient, nor through what else a
+    step tells of the batch: the moments, dynamics and information that rules make of a network's layers and outputs.
     """
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """The wrapped rule on a detached gradient and loss."""
-        return self.rule.update(step._replace(grads=tree_detach(step.grads), loss=step.loss.detach()), state)
+        """The wrapped rule on a detached gradient and loss, and detached moments, dynamics and information."""
+        seen = step._replace(
+            grads=tree_detach(step.grads),
+            loss=step.loss.detach(),
+            moments=_detached(step.moments),
+            dynamics=_detached(step.dynamics),
+            information=_detached(step.information),
+        )
+        return self.rule.update(seen, state)
+
+
+def _detached(told: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """The function, if there is one, with results of the same values without their graph."""
+    if told is None:
+        return None
+
+    def as_data(*asked: Any) -> Any:
+        found = told(*asked)
+        return found.detach() if isinstance(found, Tensor) else tree_detach(found)
+
+    return as_data
