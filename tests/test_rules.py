@@ -429,6 +429,14 @@ def test_first_order_is_the_gradient_at_the_adapted_parameters_whatever_a_rule_r
     assert all(p.grad is not None and bool(p.grad.any()) for p in learner.rule.parameters())
 
 
+@pytest.mark.parametrize("last", [FirstOrder(SGD(0.1)), PerStep(FirstOrder(SGD(0.1)), SGD(0.1))])
+def test_first_order_behind_what_learns_is_refused(last: UpdateRule) -> None:
+    params = some_params(0)
+    with pytest.raises(ValueError, match="FirstOrder behind MetaCurvature .* put FirstOrder around the Chain"):
+        Chain(MetaCurvature(params), ClipByNorm(1.0), last)
+    Chain(ClipByNorm(1.0), last)  # nothing is learned before it
+
+
 PARAMETERISATIONS = {"free": Free(), "positive": Positive(), "bounded": Bounded(0.01, 2.0)}
 
 

@@ -38,6 +38,22 @@ class Chain(_Several):
     All but the last must map gradients to gradients (such as `ClipByNorm`); the last gives the update.
     """
 
+    def __init__(self, *rules: UpdateRule) -> None:
+        """At least one rule.
+
+        Raises:
+            ValueError: no rule; `FirstOrder` behind what learns, which would get no gradient.
+        """
+        super().__init__(*rules)
+        learning: list[str] = []
+        for rule in rules:
+            if learning and any(isinstance(part, FirstOrder) for part in rule.modules()):
+                raise ValueError(
+                    f"FirstOrder behind {learning[-1]} takes what that gives for a constant, so that it would learn "
+                    "nothing: put FirstOrder around the Chain"
+                )
+            learning += [type(rule).__name__] if list(rule.parameters()) else []
+
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """See `UpdateRule.update`."""
         flowing, after = step.grads, {}
