@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from metarl.baselines import LinearBaseline, weighted
 from metarl.distributions import Distribution
-from metarl.losses import Loss, masked_mean
+from metarl.losses import Loss, masked_mean, refuse_rewards
 from metarl.types import Batch
 
 
@@ -30,8 +30,13 @@ class ActionBaseline(nn.Module):
     """
 
     def __init__(self, loss: Loss, states: LinearBaseline | None = None) -> None:
-        """``states`` has the features of a state that the fit needs besides, and fits."""
+        """``states`` has the features of a state that the fit needs besides, and fits.
+
+        Raises:
+            ValueError: a loss of rewards.
+        """
         super().__init__()
+        refuse_rewards(loss, "an action baseline")
         self.loss, self.states = loss, LinearBaseline() if states is None else states
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:

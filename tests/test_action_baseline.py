@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl import Batch, lvc, vpg
+from metarl import TMAML, Batch, Dice, lvc, vpg
 from metarl.action_baseline import ActionBaseline
 from metarl.baselines import LinearBaseline
 from metarl.distributions import Categorical, Distribution, Gaussian
@@ -188,3 +188,10 @@ def test_it_takes_the_noise_of_the_actions_and_leaves_that_of_what_is_earned() -
                 found.append(gradient(loss, batch._replace(advantage=advantage)))
             noise.append(float((torch.stack(found) - torch.stack(found).mean(0)).square().sum()))
         assert low < noise[1] / noise[0] < high
+
+
+@pytest.mark.parametrize("loss", [Dice(0.9), TMAML(0.9)])
+def test_a_loss_of_rewards_is_refused(loss: Any) -> None:
+    # It would not see what the fit took from the advantages, and what the fit tells would count twice.
+    with pytest.raises(ValueError, match=f"changes advantages, and {type(loss).__name__} does not read them"):
+        ActionBaseline(loss)
