@@ -44,7 +44,7 @@ def vpg(distribution: Distribution, batch: Batch) -> Tensor:
 
 
 def lvc(distribution: Distribution, batch: Batch) -> Tensor:
-    """``-mean(π / ⊥π · A)``: low-variance curvature (Rothfuss et al. 2019, arXiv:1810.06784, eq. 6).
+    """``-mean(π / ⊥π · A)``: low-variance curvature (Rothfuss et al. 2019, arXiv:1810.06784, eq. 9).
 
     ``⊥`` stops the gradient: the value is ``-mean(A)``, the gradient that of `vpg`, the second
     derivative includes the outer product of the scores.
@@ -222,7 +222,7 @@ class PreUpdateCredit:
     """Credit to the exploring policy for what adapting on its data led to (E-MAML, Stadie et al. 2018).
 
     ``-weight · Σ log π_θ(support) · outcome``, summed over all steps of the support: the score-function
-    term that plain `vpg` meta-gradients lack (arXiv:1803.01118, eq. 5). The outcome is a number a task,
+    term that plain `vpg` meta-gradients lack (arXiv:1803.01118, eq. 4, second term). The outcome is a number a task,
     the adapted policy's return a step minus what was to be expected; the estimate is unbiased at weight 1
     if the outer advantages are not normalised, and else at one over their standard deviation.
 

@@ -71,8 +71,8 @@ def _rule(module: nn.Module) -> UpdateRule:
 class PerStep(_Several):
     """A rule of its own for every adaptation step; steps beyond the last reuse the last rule.
 
-    With `PerLayerSGD` these are the per-layer per-step rates of MAML++ (Antoniou et al. 2019,
-    arXiv:1810.09502, eq. 3), with `MetaSGD` one learned rate a parameter and step.
+    With `PerLayerSGD` these are the per-layer per-step rates of MAML++ (LSLR; Antoniou et al. 2019,
+    arXiv:1810.09502, section 4), with `MetaSGD` one learned rate a parameter and step.
     """
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:

@@ -1,4 +1,4 @@
-"""Meta-SGD: one learned step size a parameter (Li, Zhou, Chen & Li 2017, arXiv:1707.09835, eq. 4).
+"""Meta-SGD: one learned step size a parameter (Li, Zhou, Chen & Li 2017, arXiv:1707.09835, eq. 2).
 
 ``θ' = θ - α ∘ ∇L(θ)``, with α of θ's shape meta-learned together with θ. Not to be confused with classes
 of the same name elsewhere that are differentiable SGD with one fixed rate.

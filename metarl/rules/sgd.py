@@ -1,4 +1,4 @@
-"""Gradient descent with one step size for everything: ``θ' = θ - α ∇L(θ)`` (MAML, Finn et al. 2017, eq. 1)."""
+"""Gradient descent with one step size for everything: ``θ' = θ - α ∇L(θ)`` (MAML, Finn et al. 2017, algorithm 1)."""
 
 from __future__ import annotations
 
