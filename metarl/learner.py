@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class Learner(nn.Module):
             inner: the loss of adaptation, on support batches.
             outer: the loss of the adapted policy, on the query batch.
             credit: adds credit to the exploring policy (E-MAML) to the outer loss; for the inner loss `vpg` only, with
-                or without a learned signal.
+                or without a learned signal and an action baseline.
             every_step: weight of the outer loss on every support batch, by the policy that sampled it: what is earned
                 while adapting counts, too (a multi-step loss, MAML++, Antoniou et al. 2019, arXiv:1810.09502). It
                 reads the advantages that the support has: those of the inner loss.
@@ -70,7 +71,7 @@ class Learner(nn.Module):
             checks.function(what, loss, "a loss, such as metarl.lvc or metarl.Clipped(0.2)")
         if credit is not None:
             checks.of_type("credit", credit, PreUpdateCredit, "a PreUpdateCredit, such as PreUpdateCredit(1.0)")
-        if credit is not None and getattr(inner, "loss", inner) is not vpg:  # what a learned objective wraps
+        if credit is not None and _innermost(inner) is not vpg:
             raise ValueError(
                 "pre-update credit completes the inner loss vpg; with another it would count twice: use vpg"
             )
@@ -173,6 +174,13 @@ class Learner(nn.Module):
             loss = loss - odds * trace.gain
         adapted = self.act(params, trace.query)
         return loss + one_number(self.outer(adapted, trace.query)), adapted
+
+
+def _innermost(loss: Any) -> Any:
+    """What a loss comes to that wraps another: a learned one, one with an action baseline."""
+    while hasattr(loss, "loss"):
+        loss = loss.loss
+    return loss
 
 
 def _refuse_frozen_head(rule: UpdateRule, policy: Policy) -> None:

@@ -190,6 +190,43 @@ def test_it_takes_the_noise_of_the_actions_and_leaves_that_of_what_is_earned() -
         assert low < noise[1] / noise[0] < high
 
 
+def test_credit_completes_its_meta_gradient_of_vpg() -> None:
+    # Of three arms, by enumeration of two pulls: J(theta) = E[reward of the policy adapted to them].
+    reward = torch.tensor([0.8, 0.0, -0.6], dtype=torch.float64)
+    start = torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64)
+    pulls = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+    loss = ActionBaseline(vpg)
+
+    def rows(logits: Tensor) -> Categorical:
+        return Categorical(logits.expand(1, 2, 3))
+
+    def earned(logits: Tensor, sampling: Tensor, pulled: Tensor) -> Tensor:
+        action, distribution = pulled.unsqueeze(0), rows(sampling)
+        batch = make_batch(reward[action], action=action, distribution=distribution, advantage=reward[action])
+        slope = torch.func.grad(lambda p: loss(rows(p), batch))(logits)
+        return ((logits - 0.5 * slope).softmax(-1) * reward).sum()
+
+    def chance(logits: Tensor, pulled: Tensor) -> Tensor:
+        return logits.log_softmax(-1)[pulled].sum().exp()
+
+    def objective() -> float:
+        return sum(float(chance(start, pulled) * earned(start, start, pulled)) for pulled in pulls)
+
+    exact, errors = numeric_gradient(objective, start, 1e-4), []
+    for credited, seen in ((0.0, False), (1.0, False), (1.0, True)):  # the last sees how the fit depends on sampling
+        logits = start.clone().requires_grad_()
+        total = torch.zeros((), dtype=torch.float64)
+        for pulled in pulls:
+            value = earned(logits, logits if seen else start, pulled)
+            credit = credited * chance(logits, pulled).log() * value.detach()
+            total = total + chance(start, pulled) * (value + credit)
+        found = torch.autograd.grad(total, logits)[0]
+        errors.append(float((found - exact).norm() / exact.norm()))
+    without, together, whole = errors
+    assert whole < 1e-8
+    assert together < 0.02 < 0.03 < without  # measured: .013 and .037
+
+
 @pytest.mark.parametrize("loss", [Dice(0.9), TMAML(0.9)])
 def test_a_loss_of_rewards_is_refused(loss: Any) -> None:
     # It would not see what the fit took from the advantages, and what the fit tells would count twice.

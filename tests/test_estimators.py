@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from metarl import TMAML, Advantages, Dice, Learner, LoadedDice, PreUpdateCredit, ZeroBaseline, lvc, vpg
+from metarl.action_baseline import ActionBaseline
 from metarl.learned_signals import LearnedAdvantage
 from metarl.rules import SGD, LearnedSGD
 from metarl.transitions import TransitionNetwork
@@ -375,14 +376,26 @@ class Doubling(TransitionNetwork):
         return more[0]
 
 
-@pytest.mark.parametrize(
-    "inner", [lvc, Dice(discount=1.0), LearnedAdvantage(lvc, Doubling())], ids=["lvc", "dice", "learned from lvc"]
-)
+REFUSED: dict[str, Any] = {
+    "lvc": lvc,
+    "dice": Dice(discount=1.0),
+    "learned from lvc": LearnedAdvantage(lvc, Doubling()),
+    "learned from lvc with an action baseline": LearnedAdvantage(ActionBaseline(lvc), Doubling()),
+}
+
+
+@pytest.mark.parametrize("inner", REFUSED.values(), ids=REFUSED)
 def test_credit_on_top_of_another_loss_is_refused(inner: Any) -> None:
     # measured: at rate 0.5 credit would take the error of Dice on the two-state MDP from .004 to .114
     policy = table_policy(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="count twice"):
         Learner(policy, SGD(0.5), inner=inner, outer=vpg, credit=PreUpdateCredit())
+
+
+@pytest.mark.parametrize("inner", [ActionBaseline(vpg), LearnedAdvantage(ActionBaseline(vpg), Doubling())])
+def test_credit_on_top_of_vpg_is_taken_whatever_wraps_it(inner: Any) -> None:
+    policy = table_policy(torch.zeros(2, 3))
+    assert Learner(policy, SGD(0.5), inner=inner, outer=vpg, credit=PreUpdateCredit()).credit is not None
 
 
 def test_centred_advantages_leave_plain_vpg_without_curvature() -> None:
