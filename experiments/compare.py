@@ -200,7 +200,10 @@ def report(
     }
     publish(options.output, COMPARISON, "\n".join(table(tuned, results)), about)
     whole = {name: found for name, found in results.items() if not broken(found)}
-    figures.side_by_side(options.output, whole, reference=reference)
+    if any(contender(name).remembers for name in whole):  # its columns are episodes, and those of others steps
+        figures.ranking(options.output / "ranking", whole, reference=reference)
+    else:
+        figures.side_by_side(options.output, whole, reference=reference)
     figures.step_lengths(options.output / "step-lengths", whole)
 
 

@@ -878,6 +878,19 @@ def test_compare_pairs_rules_and_repeats_nothing(tmp_path: Path, capsys: pytest.
     assert "[1/" not in again and again.splitlines()[-3:] == first.splitlines()[-3:]
 
 
+@pytest.mark.parametrize(("other", "figure"), [("rl2", "ranking"), ("maml", "comparison")])
+def test_episodes_of_who_remembers_are_not_drawn_as_gradient_steps(other: str, figure: str, tmp_path: Path) -> None:
+    result: dict[str, Any] = {
+        "benchmark": "b", "fingerprint": "f", "seed": 0, "split": "test", "protocol": {}, "task": {"a": [0.0, 1.0]},
+        "references": {}, "reported": 1, **dict.fromkeys(("sampled", "mode"), [[1.0, 2.0], [2.0, 4.0]]),
+        "adaptation_episodes": [[0.0, 4.0]] * 2,
+    }  # fmt: skip
+    names = ("meta-sgd", other)
+    results = {name: [result, result | {"seed": 1}] for name in names}
+    compare.report(SMALL, compare.Options(tmp_path), dict.fromkeys(names, SMALL), results)
+    assert [path.stem for path in tmp_path.glob("*.png")] == [figure]
+
+
 def test_everybody_gets_as_many_trials(tmp_path: Path) -> None:
     options = compare.Options(tmp_path, rates=(0.1, 0.3), rate_lrs=(0.003, 0.03))
 

@@ -21,6 +21,7 @@ from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.evaluate import Protocol, held_out_tasks, measure
 from experiments.figures import animations, canvas, curves, learning, page, plane, rate_panels, signals
+from experiments.figures.finetuning import finetuning
 from experiments.learned import reinforced
 from metarl import Plan
 from metarl.diagnostics import Estimates
@@ -387,6 +388,40 @@ def test_rules_are_ranked_and_their_steps_drawn(tmp_path: Path) -> None:
     assert figures.ranking(tmp_path / "none", {}, reference="maml") == []
     assert figures.step_lengths(tmp_path / "none", {"no-adaptation": [result()]}) == []
     assert not list(tmp_path.glob("none*"))
+
+
+def test_what_a_mean_is_over() -> None:
+    told = [page.over(*shape) for shape in ((5, 100), (1, 100), (5, 1), (1, 1))]
+    assert told == ["5 seeds and 100 tasks", "100 tasks, one seed", "5 seeds, one task", "one seed and task"]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_figures_say_what_their_intervals_are_over(tmp_path: Path, seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one seed they are over tasks alone."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(page.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    figures.ranking(tmp_path / "ranking", {"a": [result(seed) for seed in range(seeds)]}, reference="a")
+    scores = {field: np.zeros((seeds, 4, 2)) for field in ("sampled", "mode")}
+    own = {"env_steps": [[0, 8]], "sampled": [[0.0, 1.0]]}
+    finetuning(tmp_path / "finetune", "x", {"a": scores, "b": scores}, [{"env_steps": [0, 16], "own": own}] * seeds)
+    titles = [figure.axes[0].get_title(loc="left") for figure in (drawn[0], drawn[-1])]
+    expected = ["12 tasks, one seed", "4 tasks, one seed"] if seeds == 1 else ["3 seeds and 12", "3 seeds and 4"]
+    assert all(words in title for words, title in zip(expected, titles, strict=True)), titles
+
+
+@pytest.mark.parametrize("broken", [-5.0, -400.0])
+def test_a_broken_seed_does_not_squeeze_a_ranking(
+    tmp_path: Path, broken: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its interval is as long as its mean is low: one of several seeds lifts the mean above what is called broken."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(page.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    results = {
+        name: [result(seed, shift=shift - 25.0) for seed, shift in enumerate((0.0, 0.0, 0.0, 0.0, last))]
+        for name, last in (("whole", 0.0), ("broken", broken))
+    }
+    figures.ranking(tmp_path / "ranking", results, reference="whole")
+    assert drawn[0].axes[0].get_xscale() == ("symlog" if broken == -400.0 else "linear")
 
 
 @pytest.mark.parametrize("rules", [1, 2, 5])

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.evaluate import score_matrix
-from experiments.figures.page import DASHED, INK, MUTED, Array, Results, color_of, page, with_seeds
+from experiments.figures.page import DASHED, INK, MUTED, Array, Results, color_of, over, page, with_seeds
 from metarl import stats
 
 
@@ -103,10 +103,7 @@ def _band_note(results: Results) -> str:
     seeds, tasks = max(len(r) for r in results.values()), len(runs[0]["sampled"])
     if seeds * tasks < 2:
         return "sampled actions"
-    over = f"{seeds} seeds and {tasks} tasks" if seeds > 1 and tasks > 1 else f"{tasks} tasks, one seed"
-    if tasks == 1:
-        over = f"{seeds} seeds, one task"
-    return f"mean over {over}; band: its 95 % interval"
+    return f"mean over {over(seeds, tasks)}; band: its 95 % interval"
 
 
 def comparison(path: Path, results: Results, *, reference: str | None = None) -> list[Path]:

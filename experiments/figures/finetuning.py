@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from experiments.figures.page import DASHED, INK, MUTED, Array, color_of, page
+from experiments.figures.page import DASHED, INK, MUTED, Array, color_of, over, page
 from metarl import stats
 
 
@@ -35,7 +35,7 @@ def finetuning(
         own, cost = (np.asarray([result["own"][field] for result in results]) for field in ("sampled", "env_steps"))
         left.plot(_place(cost.mean((0, 1)), steps)[-1], own[..., -1].mean(), "*", color=INK, markersize=13, zorder=5)
         left.set_ylabel("return of an episode")
-        left.set_title(f"mean over {seeds} seeds and {tasks} tasks; band: its 95 % interval")
+        left.set_title(f"mean over {over(seeds, tasks)}" + ("; band: its 95 % interval" if seeds * tasks > 1 else ""))
         first, *others = curves
         right.axhline(0.0, color=INK, linewidth=1.0)
         for way in others:

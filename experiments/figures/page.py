@@ -68,6 +68,14 @@ def with_seeds(label: str, runs: Sequence[object]) -> str:
     return f"{label}, {len(runs)} seeds" if len(runs) > 1 else label
 
 
+def over(seeds: int, tasks: int) -> str:
+    """What a mean, and its interval, are over."""
+    if seeds > 1 and tasks > 1:
+        return f"{seeds} seeds and {tasks} tasks"
+    many = f"{seeds} seeds, one task" if tasks == 1 else f"{tasks} tasks, one seed"
+    return many if seeds * tasks > 1 else "one seed and task"
+
+
 def color_of(labels: Iterable[str]) -> dict[str, str]:
     """A colour for every label, in their order."""
     return dict(zip(labels, itertools.cycle(COLORS), strict=False))

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.evaluate import score_matrix
-from experiments.figures.page import COLORS, INK, MUTED, Results, color_of, page
+from experiments.figures.page import COLORS, INK, MUTED, Results, color_of, over, page
 from metarl import stats
 
 
@@ -26,7 +26,7 @@ def ranking(path: Path, results: Results, *, reference: str) -> list[Path]:
     if not found:
         return []
     order = sorted(found, key=lambda rule: -float(found[rule].estimate[0]))
-    best, worst = float(found[order[0]].high[0]), min(float(one.estimate[0]) for one in found.values())
+    best, worst = float(found[order[0]].high[0]), min(float(one.low[0]) for one in found.values())
     with page(path, "Return after adapting", (7.4, 1.6 + 0.3 * len(order))) as (figure, files):
         axes = figure.add_subplot()
         for y, rule in enumerate(order):
@@ -41,7 +41,8 @@ def ranking(path: Path, results: Results, *, reference: str) -> list[Path]:
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.grid(False, axis="y")
         seeds, tasks = len(results[order[0]]), len(results[order[0]][0]["sampled"])
-        axes.set_title(f"held-out tasks; mean and 95 % interval over {seeds} seeds and {tasks} tasks")
+        told = "mean and 95 % interval" if seeds * tasks > 1 else "mean"
+        axes.set_title(f"held-out tasks; {told} over {over(seeds, tasks)}")
         axes.set_xlabel("return of an episode")
     return files
 
