@@ -22,7 +22,8 @@ A statistic of a tail, such as :func:`worst_decile`, rests on few tasks and is w
 The jackknife's influence of every task tells: its kurtosis sets the freedom of C, its skewness moves the quantiles
 (Efron 1987). The worst decile of 100 tasks with normal effects is then covered in 94 to 96% instead of 88 to 95%, of 50
 tasks, whose tail is five, in 92 to 95%; of effects as skewed as an exponential in 88 to 90% instead of 82 to 86%. For
-means and the like it changes next to nothing.
+means and the like it changes next to nothing. Fewer tasks do not tell how their tail varies: of 20, whose tail is two,
+it is covered in 89% with 5 seeds and in 72% with one, of 10 and fewer, whose tail is a single task, in 81 and 47%.
 
 The other statistics are those of Agarwal et al. (2021, arXiv:2108.13264), except the worst decile. Their stratified
 bootstrap (:func:`stratified_interval`) redraws runs within each task: it takes tasks as given, and the runs of one task

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from envs.ranges import Choice, Fixed, LogRange, Range, Union
 from experiments import compare, evaluate, report, train
 from experiments.figures import canvas, panels, rate_panels
-from experiments.reporting import pages, summaries, tables
-from experiments.reporting.desk import Desk
+from experiments.reporting import pages, sections, summaries, tables
+from experiments.reporting.desk import Desk, Section
 from experiments.reporting.live import Live
 from experiments.reporting.sources import Contender, Material, distances, fault, read
 from metarl import stats
@@ -297,7 +298,7 @@ def test_costs_are_told_in_every_currency(made: Path, tmp_path: Path) -> None:
         after = 0 if rule == "no-adaptation" else 1
         steps = np.mean([result["adaptation_steps"] for result in written[rule]], (0, 1))[after]
         seconds = np.mean([result["seconds"] for result in written[rule]])
-        assert float(row["episodes on a task"]) == 4.0 * after and float(row["gradient steps on a task"]) == after
+        assert float(row["episodes on a task"]) == 4.0 * after and float(row["adaptation steps on a task"]) == after
         assert float(row["environment steps on a task"]) == pytest.approx(steps)
         assert float(row["seconds"]) == pytest.approx(seconds)
         assert float(row["training: environment steps"]) >= 1000.0
@@ -696,6 +697,83 @@ def contender(label: str, scores: list[list[float]], seeds: list[int]) -> Conten
         for seed, row in zip(seeds, scores, strict=True)
     ]  # fmt: skip
     return Contender(label, {"steps": 1}, {"test": results})
+
+
+def test_the_worst_tenth_of_few_tasks_has_no_interval(tmp_path: Path) -> None:
+    """That of 49 tasks would cover too rarely: a tenth of ten is one task, which is the lower end of its interval."""
+    scores = np.random.default_rng(2).normal(size=(3, summaries.LEAST))
+    found = summaries.tail(scores)
+    assert found == stats.interval(scores, stats.worst_decile, seed=0)
+    few = summaries.tail(scores[:, 1:])
+    assert math.isnan(few.low) and math.isnan(few.high) and few.estimate == stats.worst_decile(scores[:, 1:])
+    for tasks in (summaries.LEAST, summaries.LEAST - 1):
+        one = contender("a", scores[:, :tasks].tolist(), [0, 1, 2])
+        told = {name: ends for name, _, ends in pages.tiles(Desk(Material([one]), tmp_path, Live(())))}
+        assert (
+            bool(told["Worst tenth of tasks"]) == (tasks == summaries.LEAST) and told["Return after one gradient step"]
+        )
+
+
+def test_who_was_not_trained_has_spent_nothing() -> None:
+    """Nought is not the same as what nobody has recorded."""
+    spent = {"training_env_steps": 0, "iterations": 0, "seconds": 0.0}
+    one, unknown = contender("from-scratch", [[1.0, 2.0]], [0]), contender("b", [[1.0, 2.0]], [0])
+    one.results["test"][0].update(spent)
+    rows = summaries.costs([one, unknown], "test", [], {}).rows
+    assert [cell.text for cell in rows[0][-3:]] == ["0", "0", "0"]
+    assert [cell.text for cell in rows[1][-3:]] == [tables.NONE] * 3
+
+
+def test_a_profile_of_who_is_far_below_the_floor_runs_from_left_to_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = np.random.default_rng(3).normal(-500.0, 50.0, size=(2, 12))
+    one = contender("broken", scores.tolist(), [0, 1])
+    for result in one.results["test"]:
+        result["references"] = {"floor": [-4.0] * 12, "ceiling": [-0.5] * 12}
+        result["sampled"] = [[value - 1.0, value] for _, value in result["sampled"]]
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(
+        panels, "profiles", lambda path, found, points, *_: drawn.append(points) or canvas.Drawn("", "")
+    )
+    desk = Desk(Material([one]), tmp_path, Live(()))
+    sections._profiles(desk, Section("x", "x"), [one])
+    points, scaled = drawn[0], (scores + 4.0) / 3.5
+    assert (np.diff(points) > 0.0).all() and points[0] < np.median(scaled) < scaled.max() < points[-1]
+
+
+def test_nine_tenths_of_no_gain_are_never_there() -> None:
+    def learned(*returns: float) -> panels.Learned:
+        found = stats.sample_efficiency(np.array(returns)[None, None], stats.mean, seed=0)
+        return panels.Learned("a", "#000000", "-", np.arange(float(len(returns))), found)
+
+    assert sections._most(learned(0.0, 5.0, 9.5, 10.0)) == 2.0
+    for nothing in (learned(3.0, 3.0, 3.0), learned(3.0, 2.0, 1.0)):
+        assert math.isnan(sections._most(nothing))
+
+
+def test_a_task_that_stays_as_it_was_is_not_called_better(tmp_path: Path) -> None:
+    before = np.array([1.0, 2.0, 3.0])
+    svg = panels.scatter(tmp_path / "tasks", "title", before, np.array([1.0, 2.5, 2.0]), "after").svg
+    assert "no worse: 2 tasks" in svg and ">worse: 1 tasks" in svg
+
+
+def test_titles_of_costs_are_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, ends = canvas.Figure.savefig, {}
+
+    def look(figure: Any, *args: Any, **kwargs: Any) -> None:
+        save(figure, *args, **kwargs)
+        if figure._suptitle is not None:
+            extent = figure._suptitle.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+            ends[figure._suptitle.get_text()] = extent.x1 / figure.bbox.width
+
+    monkeypatch.setattr(canvas.Figure, "savefig", look)
+    one = contender("a", [[1.0, 2.0], [3.0, 4.0]], [0, 1])
+    for result in one.results["test"]:
+        result |= {"adaptation_steps": [[0.0, 9.0]] * 2, "adaptation_episodes": [[0.0, 2.0]] * 2}
+    assert sections.cost(Desk(Material([one]), tmp_path, Live(()))) is not None
+    assert list(ends) == ["Return against environment steps", "Return against episodes"]
+    assert max(ends.values()) < 1.0
 
 
 def test_differences_pair_the_seeds_that_both_have() -> None:

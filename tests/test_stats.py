@@ -262,6 +262,17 @@ def test_a_tails_interval_knows_how_few_tasks_it_rests_on() -> None:
     assert stats._accelerated((0.025, 0.975), influence, 0.0) == [0.025, 0.975]
 
 
+def test_few_tasks_do_not_tell_how_their_tail_varies() -> None:
+    """A tenth of ten tasks is their worst: redrawn it is never worse, so that its interval begins at the estimate."""
+    rng, covered = np.random.default_rng(27), []
+    truth = float(rng.normal(size=(100_000, 10)).min(1).mean())
+    for i, scores in enumerate(rng.normal(size=(200, 1, 10))):
+        found = stats.interval(scores, stats.worst_decile, resamples=200, seed=i)
+        assert found.low == found.estimate
+        covered.append(found.low <= truth <= found.high)
+    assert np.mean(covered) < 0.6
+
+
 def test_a_stratified_bootstrap_covers_far_too_rarely_where_runs_are_scored_on_all_tasks() -> None:
     """Redrawing runs within each task, as for runs that are one task's own, leaves out the luck of whole runs."""
     rng, tasks = np.random.default_rng(17), np.arange(40)

@@ -237,7 +237,7 @@ def scatter(path: Path, title: str, before: Array, after: Array, after_words: st
         axes.set_xlabel("return before adapting")
         axes.set_ylabel(f"return {after_words}")
         handles = [
-            Line2D([], [], color=AFTER, marker="o", linestyle="", label=f"better: {int((~worse).sum())} tasks"),
+            Line2D([], [], color=AFTER, marker="o", linestyle="", label=f"no worse: {int((~worse).sum())} tasks"),
             Line2D([], [], color=COLORS[1], marker="o", linestyle="", label=f"worse: {int(worse.sum())} tasks"),
         ]
         legend(figure, handles)

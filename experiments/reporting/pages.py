@@ -121,7 +121,7 @@ def tiles(desk: Desk) -> list[tuple[str, str, str]]:
     """The few numbers to remember, of the best contender: name, value, what stands beside it."""
     best = summaries.ranked(desk.scored, desk.split)[0]
     scores, now = best.scores(desk.split), summaries.final(best, desk.split)
-    found, tail = summaries.interval(now), summaries.interval(now, stats.worst_decile)
+    found, tail = summaries.interval(now), summaries.tail(now)
     places = t.digits(found[:3])
     whose = "" if desk.alone else f"{best.label}: "
     words = f"{whose}return {summaries.steps_words(best, desk.split)}"

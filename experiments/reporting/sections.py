@@ -13,6 +13,7 @@ from experiments.figures import canvas, panels, rate_panels
 from experiments.figures import signals as drawings
 from experiments.figures.learning import OTHER_REWARDS, read_metrics, running_mean
 from experiments.figures.page import BEFORE, COLORS
+from experiments.learned import LOOKED_AT
 from experiments.reporting import summaries
 from experiments.reporting import tables as t
 from experiments.reporting.desk import FEW, Desk, Figure, Section, address, listed
@@ -31,10 +32,11 @@ COSTS = (
     ("seconds_total", "seconds of training", "seconds of training", 1.0),
 )
 RETURN = "return of an episode"
-NOTE = (
-    " Worst tenth: the mean over the worst tenth of the tasks of each seed. Made worse: the share of seeds and tasks "
-    "whose return fell, one half where adapting does nothing."
+TENTH = (
+    "Worst tenth: the mean over the worst tenth of the tasks of each seed, with an interval where there are at least "
+    f"{summaries.LEAST} tasks."
 )
+NOTE = f" {TENTH} Made worse: the share of seeds and tasks whose return fell, one half where adapting does nothing."
 GAP = (
     "Normalised: each task from its floor (0) to the best possible (1). Optimality gap: how far tasks fall short of 1 "
     "on average, lower is better. Median task: the median over tasks of the mean over seeds."
@@ -65,9 +67,8 @@ def comparison(desk: Desk) -> Section | None:
         section.draw(drawn, f"Minus {reference.label}, paired by task and seed: an interval across zero may be chance.")
     section.tables.append(summaries.comparison(desk.scored, reference, split, desk.swatches))
     section.note = (
-        "“After” is after the number of steps each rule was trained for. Worst tenth: the mean over the worst tenth of "
-        "the tasks of each seed. “Beats”: the probability that a random seed beats a random seed of "
-        f"{reference.label} on a task; 50 % is a tie."
+        f"“After” is after the number of steps each rule was trained for. {TENTH} “Beats”: the probability that a "
+        f"random seed beats a random seed of {reference.label} on a task; 50 % is a tie."
     )
     return section
 
@@ -104,22 +105,24 @@ def adaptation(desk: Desk) -> Section | None:
 
 
 def cost(desk: Desk) -> Section | None:
-    """What adapting costs on a new task, in episodes, environment steps and gradient steps, and what training took."""
+    """What adapting costs on a new task, in episodes, environment and adaptation steps, and what training took."""
     if not desk.scored:
         return None
     section = Section("cost", "What it costs")
     shown = desk.few()
     if any(contender.after(desk.split) for contender in shown):
-        for name, words in (("steps", "environment steps on the new task"), ("episodes", "episodes of the new task")):
+        for name, spent in (("steps", "environment steps"), ("episodes", "episodes")):
             lines = {contender.label: _paid(contender, desk.split, name) for contender in shown}
             if all(np.isfinite(line.cost).all() for line in lines.values()):
-                title = f"Return against {words}"
+                title, words = f"Return against {spent}", f"{spent} on the new task"
                 drawn = panels.costs(desk.path(f"cost-{name}"), title, lines, words, desk.colors)
                 dashed = "; dashed: does not adapt" if any(len(line.cost) == 1 for line in lines.values()) else ""
                 section.draw(drawn, f"Large: after as much as counts in the tables{dashed}.")
     order = summaries.ranked(desk.scored, desk.split)
     section.tables.append(summaries.costs(order, desk.split, desk.material.statuses, desk.swatches))
     section.note = "Of a held-out task, up to where the return is taken; of training, a run's, mean over seeds."
+    if any(one.label.startswith("ppo") for one in desk.scored):
+        section.note += " An adaptation step of PPO's is ten passes over its episodes, in minibatches."
     return section
 
 
@@ -166,7 +169,10 @@ def _profiles(desk: Desk, section: Section, shown: list[Contender]) -> None:
     # from nearly the worst of any, but not far below doing nothing: a rule that broke has no profile worth the room
     ends = np.array([np.quantile(one, [0.02, 1.0]) for one in scores.values()])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
-    low = max(low, -0.5) if scores is known else canvas.visible(ends.reshape(-1))[0]
+    if scores is not known:
+        low = canvas.visible(ends.reshape(-1))[0]
+    elif high > 0.0:
+        low = max(low, -0.5)
     pad = 0.02 * (high - low) or 1.0
     points = np.linspace(low - pad, high + pad, POINTS)
     found = {label: stats.performance_profile(one, points, seed=0) for label, one in scores.items()}
@@ -281,7 +287,7 @@ def step_sizes(desk: Desk) -> Section | None:
         if not section.tables
         else (
             "The effective step size of a step u and its gradient g is −⟨u, g⟩ / ⟨g, g⟩: the rate of plain gradient "
-            "descent that goes as far along the gradient; median over 20 tasks."
+            f"descent that goes as far along the gradient; median over the first {LOOKED_AT} tasks at most."
         )
     )
     return section
@@ -394,8 +400,10 @@ def _lines(desk: Desk, label: str, runs: list[dict[str, Array]], cost: str, unit
 
 
 def _most(line: panels.Learned) -> float:
-    """The cost of nine tenths of what was gained from the first return to the best."""
+    """The cost of nine tenths of what was gained from the first return to the best; NaN where nothing was."""
     returns = line.found.estimate
+    if not returns.max() > returns[0]:
+        return float("nan")
     target = returns[0] + 0.9 * (returns.max() - returns[0])
     return float(stats.cost_to_reach(returns, line.cost, float(target)))
 

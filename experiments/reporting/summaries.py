@@ -15,6 +15,7 @@ from metarl import stats
 from metarl.stats import Interval, Statistic
 
 SURE = 0.02  # nearly always better, or never: what is left says nothing about how sure that is
+LEAST = 50  # tasks whose worst tenth has an interval: that of fewer covers too rarely; see `metarl.stats`
 
 
 def interval(scores: Array, statistic: Statistic = stats.mean) -> Interval:
@@ -22,6 +23,13 @@ def interval(scores: Array, statistic: Statistic = stats.mean) -> Interval:
     if scores.size < 2:
         return Interval(math.nan, math.nan, float(np.mean(statistic(scores))), "tasks")
     return stats.interval(scores, statistic, seed=0)
+
+
+def tail(scores: Array) -> Interval:
+    """The mean of the worst tenth of the tasks; its interval ends nowhere where the tasks are too few to tell it."""
+    if scores.shape[1] < LEAST:
+        return Interval(math.nan, math.nan, float(stats.worst_decile(scores)), "tasks")
+    return interval(scores, stats.worst_decile)
 
 
 def final(contender: Contender, split: str) -> Array:
@@ -72,7 +80,7 @@ def adaptation(contender: Contender, split: str) -> Table:
             t.with_interval(interval(now), places, strong=trained),
             t.with_interval(interval(now, stats.iqm), places),
             t.with_interval(interval(now, stats.median), places),
-            t.with_interval(interval(now, stats.worst_decile), places),
+            t.with_interval(tail(now), places),
             t.figure(mode[..., k].mean(), places),
             worse,
             t.count(episodes[k]) if math.isfinite(episodes[k]) else t.nothing(),
@@ -110,7 +118,7 @@ def splits(contender: Contender, names: Sequence[str], ranges: Mapping[str, Any]
             t.figure(scores[..., 0].mean(), places),
             t.with_interval(interval(now), places, strong=True),
             t.nothing() if scaled is None else t.percent(float(scaled.mean())),
-            t.with_interval(interval(now, stats.worst_decile), places),
+            t.with_interval(tail(now), places),
             t.percent(stats.share_worse(scores[..., 0], now), decimals=1) if contender.after(split) else t.nothing(),
         ])  # fmt: skip
     return columns, rows
@@ -238,7 +246,7 @@ def comparison(contenders: Sequence[Contender], reference: Contender, split: str
             t.figure(scores[..., 0].mean(), places),
             t.with_interval(interval(now), places, strong=i == 0),
             t.with_interval(interval(now, stats.iqm), places),
-            t.with_interval(interval(now, stats.worst_decile), places),
+            t.with_interval(tail(now), places),
             t.percent(stats.share_worse(scores[..., 0], now), decimals=1) if adapts else t.nothing(),
             t.nothing() if gain is None else t.with_interval(gain, places),
             beats(contender, reference, split),
@@ -306,7 +314,7 @@ def costs(
         swatches: colours.
     """
     columns = (
-        "rule", "return", "episodes on a task", "environment steps on a task", "gradient steps on a task",
+        "rule", "return", "episodes on a task", "environment steps on a task", "adaptation steps on a task",
         "training: environment steps", "iterations", "seconds",
     )  # fmt: skip
     places = t.digits([float(np.median(final(contender, split))) for contender in contenders])
@@ -314,9 +322,10 @@ def costs(
     for contender in contenders:
         after, folders = contender.after(split), {folder.name for folder in contender.folders}
         own = [status for name, status in statuses if name in folders]
-        told = [_mean(contender.results[split], "training_env_steps") or _mean(own, "env_steps")]
-        told += [_mean(contender.results[split], "iterations") or _mean(own, "iterations")]
-        told += [_mean(contender.results[split], "seconds") or _mean(own, "seconds")]
+        told = []
+        for name, of_run in (("training_env_steps", "env_steps"), ("iterations", "iterations"), ("seconds", "seconds")):
+            number = _mean(contender.results[split], name)  # 0 of who was not trained
+            told.append(_mean(own, of_run) if number is None else number)
         paid = [float(spent(contender, split, name)[after]) for name in ("episodes", "steps")]
         cells = [t.count(cost) if math.isfinite(cost) else t.nothing() for cost in paid]
         cells.append(t.nothing() if contender.remembers else t.count(after))
@@ -341,8 +350,9 @@ def aggregates(contenders: Sequence[Contender], split: str, swatches: Mapping[st
         scaled = normalized(contender, split, final(contender, split))
         if scaled is None:
             return None
-        kinds: list[Statistic] = [stats.mean, stats.iqm, stats.median, stats.worst_decile, stats.optimality_gap]
-        cells = [t.with_interval(interval(scaled, kind), 2) for kind in kinds]
+        kinds: list[Statistic] = [stats.mean, stats.iqm, stats.median, stats.optimality_gap]
+        found = [interval(scaled, kind) for kind in kinds]
+        cells = [t.with_interval(one, 2) for one in (*found[:3], tail(scaled), found[3])]
         rows.append([rule_cell(contender, swatches.get(contender.label)), *cells])
     return Table("aggregates", columns, rows)
 
