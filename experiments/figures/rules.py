@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,12 @@ def ranking(path: Path, results: Results, *, reference: str) -> list[Path]:
             axes.plot(one.estimate, y, "o", color=color, markersize=6.0)
         axes.axvline(found[reference].estimate[0], color=COLORS[1], linewidth=1.0, linestyle=(0, (3, 2)), zorder=0)
         if best - worst > 100.0 and worst < 10.0 * min(best, 0.0):  # a rule that broke must not squeeze the others
-            axes.set_xscale("symlog", linthresh=max(1.0, 2.0 * abs(best)))
+            straight = max(1.0, 2.0 * abs(best))
+            axes.set_xscale("symlog", linthresh=straight)
             axes.set_xlim(right=max(0.0, best) + 0.05 * max(1.0, abs(best)))
+            powers = [-(10.0**k) for k in range(math.ceil(math.log10(straight)), math.floor(math.log10(-worst)) + 1)]
+            if powers:
+                axes.set_xticks([*powers, 0.0], [f"{tick:g}".replace("-", "−") for tick in (*powers, 0.0)])
         axes.set_yticks(range(len(order)), order)
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.grid(False, axis="y")
