@@ -90,9 +90,23 @@ class TaskBenchmark:
     def _check(self, split: str, family: Family) -> None:
         if split in ("train", *SAME_RANGE):
             raise ValueError(f"{self.name}: split name {split!r} is reserved; choose another")
+        if not isinstance(family, Family):
+            raise TypeError(
+                f"{self.name}: split {split!r}: expected a family as train is one, of other ranges, got {family!r}; "
+                f"give a {type(self.train).__name__}, or tasks one by one as listed="
+            )
         ours, theirs = self.train.describe() | {"ranges": 0}, family.describe() | {"ranges": 0}
         if ours != theirs:
-            raise ValueError(f"{self.name}: split {split!r} must differ from train in ranges only: {theirs} != {ours}")
+            names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+            other = [f"{name} {theirs.get(name)!r} for {ours.get(name)!r}" for name in names]
+            raise ValueError(
+                f"{self.name}: split {split!r} must differ from train in ranges only, got {'; '.join(other)}"
+            )
+        if self.train.ranges.keys() != family.ranges.keys():
+            raise ValueError(
+                f"{self.name}: split {split!r}: expected the constants of train, {', '.join(self.train.ranges)}, got "
+                f"{', '.join(family.ranges)}; give those that do not vary as numbers"
+            )
         if not (cells.lies_inside(family, self.train) or cells.lies_apart(family, self.train)):
             raise ValueError(
                 f"{self.name}: split {split!r} overlaps the training range in part; put it wholly inside (a hole)"

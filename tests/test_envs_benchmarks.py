@@ -31,6 +31,7 @@ from envs import (
     navigation_maml,
     task_ids,
 )
+from envs.adapters import GymnasiumFamily
 from envs.cells import bucket, indices, salt
 
 DISTRIBUTIONS = [
@@ -304,7 +305,7 @@ def test_unknown_split_is_refused_with_the_known_ones():
         ({"beyond": Navigation(goal_x=Range(0.4, 0.6))}, "'beyond' overlaps the training range in part"),
         ({"beyond": Navigation(goal_x=Union(((0.2, 0.4), (0.7, 0.8))))}, "overlaps the training range in part"),
         ({"test": Navigation(goal_x=2.0)}, "'test' is reserved"),
-        ({"beyond": Navigation(50, goal_x=2.0)}, "in ranges only"),
+        ({"beyond": Navigation(50, goal_x=2.0)}, "in ranges only, got horizon 50 for 100$"),
         ({"beyond": Navigation(reward="squared", goal_x=2.0)}, "in ranges only"),
         ({"beyond": CartPole()}, "in ranges only"),
         ({"hole": Navigation()}, "leaves tasks for 'train'"),
@@ -314,6 +315,15 @@ def test_overlapping_or_foreign_splits_are_refused(heldout, message):
     with pytest.raises(ValueError, match=message) as caught:
         TaskBenchmark("mine", Navigation(), heldout)
     assert "\n" not in str(caught.value)
+
+
+def test_splits_that_are_no_families_or_have_other_constants_are_refused():
+    with pytest.raises(TypeError, match="split 'beyond': expected a family as train is one, .*; give a Navigation, or"):
+        TaskBenchmark("mine", Navigation(), {"beyond": {"goal_x": Range(2.0, 3.0)}})
+    train = GymnasiumFamily("Pendulum-v1", {"g": Range(8.0, 10.0), "m": Range(0.5, 1.5)})
+    beyond = GymnasiumFamily("Pendulum-v1", {"g": Range(11.0, 12.0)})
+    with pytest.raises(ValueError, match="split 'beyond': expected the constants of train, g, m, got g; give those"):
+        TaskBenchmark("mine", train, {"beyond": beyond})
 
 
 def test_a_family_of_another_make_cannot_be_split():

@@ -110,6 +110,18 @@ class Odd(Clock):
             self.observation_space = Box(0.0, 1.0, (int(width),))
 
 
+class Hidden(Clock):
+    """Keeps its constant under another name."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self._gain = gain
+
+
+def by_name(**constants: float) -> Hidden:
+    return Hidden(**constants)
+
+
 def test_observations_are_declared_in_the_numbers_they_are_handed_out_in() -> None:
     family = GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True, kwargs={"which": "wide"})
     task = family.sample(1, generator=seeded(0))
@@ -120,10 +132,10 @@ def test_observations_are_declared_in_the_numbers_they_are_handed_out_in() -> No
 
 @pytest.fixture(autouse=True)
 def registered():
-    for name, cls in (("Clock", Clock), ("Odd", Odd)):
+    for name, cls in (("Clock", Clock), ("Odd", Odd), ("Hidden", Hidden)):
         gymnasium.register(f"tests/{name}-v3", entry_point=cls)
     yield
-    for name in ("Clock", "Odd"):
+    for name in ("Clock", "Odd", "Hidden"):
         del gymnasium.registry[f"tests/{name}-v3"]
 
 
@@ -703,6 +715,22 @@ def test_lunar_lander_varies_by_its_constructor(box2d: Any) -> None:
             ValueError,
             "got a rebuild function and kwargs",
         ),
+        (lambda: GymnasiumFamily(Hidden, {"gain": 1.0}), TypeError, "expected an id, got <class .*register"),  # type: ignore[arg-type]
+        (
+            lambda: GymnasiumFamily("tests/Hidden-v3", {"gain": 1.0}),
+            ValueError,
+            ": its constructor takes it; give rebuild=True",
+        ),
+        (
+            lambda: GymnasiumFamily("tests/Hidden-v3", {"gain": 1.0}, rebuild=Hidden),  # type: ignore[arg-type]
+            TypeError,
+            r"as one mapping, got Hidden\(gain.*\), which takes them by name; call it with \*\*constants",
+        ),
+        (
+            lambda: GymnasiumFamily("tests/Hidden-v3", {"gain": 1.0}, rebuild=by_name),  # type: ignore[arg-type]
+            TypeError,
+            r"got by_name\(\*\*constants.*, which takes them by name",
+        ),
         (lambda: GymnasiumFamily("CartPole-v1", ["gravity"]), TypeError, r"by name, .*, got \['gravity'\]"),  # type: ignore[arg-type]
         (lambda: GymnasiumFamily("tests/Clock-v3", {"life": 2.0}), ValueError, "give horizon="),
         (
@@ -721,12 +749,12 @@ def test_lunar_lander_varies_by_its_constructor(box2d: Any) -> None:
         (
             lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True),
             TypeError,
-            "observation space, got Dict",
+            "observation space, got Dict; have a rebuild function wrap it, as by gymnasium.wrappers.FlattenObservation",
         ),
         (
             lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True, kwargs={"which": "multi"}),
             TypeError,
-            "action space, got MultiDiscrete",
+            "action space, got MultiDiscrete; have a rebuild function .* gymnasium.wrappers.TransformAction",
         ),
         (
             lambda: GymnasiumFamily(

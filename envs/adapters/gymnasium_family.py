@@ -59,6 +59,11 @@ KEPT = 3  # numbers of rows of which idle environments are kept: support, query 
 CONSTRUCTOR, ATTRIBUTES = "constructor", "attributes"  # where constants go without a function of the user's
 LARGEST = 3e38  # about the largest float32, in which tasks are stored
 Numbers = npt.NDArray[Any]
+WRAPPED = {
+    "observation": "have a rebuild function wrap it, as by gymnasium.wrappers.FlattenObservation",
+    "action": "have a rebuild function wrap it, as by gymnasium.wrappers.TransformAction",
+}
+"""What to do about a space that no policy serves."""
 
 
 class _Reset:
@@ -104,7 +109,7 @@ class GymnasiumFamily(Family):
             values that the environment refuses; a range of a whole number; no constants; no time limit; settings that
             contradict; a setter or rebuild function without a name, such as a lambda.
         ImportError: the module, or one that the environment needs, is not installed.
-        TypeError: an observation or action space of another kind.
+        TypeError: no id, an observation or action space of another kind, or a rebuild function of constants by name.
 
     >>> from envs import Range
     >>> family = GymnasiumFamily("Pendulum-v1", {"g": Range(5.0, 15.0), "m": 1.0})
@@ -127,6 +132,8 @@ class GymnasiumFamily(Family):
         timeout: float = 60.0,
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        if not isinstance(env, str | EnvSpec):
+            raise TypeError(f"env: expected an id, got {env!r}; gymnasium.register('Mine-v0', its class) gives it one")
         if not isinstance(ranges, Mapping):
             raise TypeError(f"{env}: expected constants by name, such as {{'g': Range(5, 15)}}, got {ranges!r}")
         if not ranges:
@@ -346,12 +353,12 @@ def _recipe(
 ) -> tuple[Recipe, str]:
     """The recipe that is asked for, and its name in the family's description."""
     if callable(rebuild):
+        _refuse_by_name(rebuild, names)
         return Builder(rebuild), _title("rebuild", rebuild)
     if setter is not None:
         return Setter(spec, setter, kwargs), _title("setter", setter)
     if rebuild:
-        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-        taken = inspect.signature(creator).parameters if creator else {}
+        taken = _arguments(spec)
         if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
             refuse_unknown(f"the constructor of {spec.id}", "argument", names, taken)
         return Constructor(spec, {name: one.default for name, one in taken.items()}, kwargs), CONSTRUCTOR
@@ -359,7 +366,12 @@ def _recipe(
     numeric = [
         n for n, v in vars(unwrapped).items() if isinstance(v, int | float | np.number) and not n.startswith("_")
     ]
-    refuse_unknown(type(unwrapped).__name__, "attribute", [n for n in names if not hasattr(unwrapped, n)], numeric)
+    missing = [n for n in names if not hasattr(unwrapped, n)]
+    if missing and missing[0] in _arguments(spec):
+        raise ValueError(
+            f"{type(unwrapped).__name__} has no attribute {missing[0]!r}: its constructor takes it; give rebuild=True"
+        )
+    refuse_unknown(type(unwrapped).__name__, "attribute", missing, numeric)
     for name in names:
         if stale := derived(type(unwrapped), name):
             raise ValueError(
@@ -368,6 +380,30 @@ def _recipe(
             )
     examples = {name: getattr(unwrapped, name) for name in names}
     return Setter(spec, partial(write_attributes, examples=examples), kwargs), ATTRIBUTES
+
+
+def _arguments(spec: EnvSpec) -> Mapping[str, inspect.Parameter]:
+    """What the constructor of an environment takes, by name."""
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    return inspect.signature(creator).parameters if creator else {}
+
+
+def _refuse_by_name(rebuild: Callable[[Constants], Env], names: list[str]) -> None:
+    """Refuse what takes constants one by one, as constructors do: it would get all of them as its first.
+
+    Raises:
+        TypeError: it does.
+    """
+    try:
+        taken = inspect.signature(rebuild).parameters
+    except (TypeError, ValueError):  # some callables do not tell
+        return
+    first = next(iter(taken.values()), None)
+    if first is not None and (first.name in names or first.kind in (first.VAR_KEYWORD, first.KEYWORD_ONLY)):
+        raise TypeError(
+            f"rebuild: expected a function of all constants as one mapping, got {getattr(rebuild, '__name__', rebuild)}"
+            f"({', '.join(map(str, taken.values()))}), which takes them by name; call it with **constants in one"
+        )
 
 
 def _own(name: str, example: Env, recipe: Recipe, how: str) -> Any:
@@ -476,7 +512,9 @@ def _supported(name: str, env: Env) -> tuple[Space[Any], Box | Discrete]:
     """
     for what, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, Box | Discrete):
-            raise TypeError(f"{name}: expected a Box or Discrete {what} space, got {type(space).__name__}; wrap it")
+            raise TypeError(
+                f"{name}: expected a Box or Discrete {what} space, got {type(space).__name__}; {WRAPPED[what]}"
+            )
     return copy.deepcopy(env.observation_space), copy.deepcopy(env.action_space)  # type: ignore[return-value]
 
 
