@@ -103,6 +103,25 @@ def test_each_fault_is_told_in_words(fault: str) -> None:
     assert any(re.search(FAULTS[fault], line) for line in told), told
 
 
+class Stateless(UpdateRule):
+    def update(self, step: Step, state: RuleState) -> Any:
+        return {name: -0.1 * g for name, g in step.grads.items()}
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda params: Stateless(), r"^update must return \(updates, state\); got a dict: return the state, too"),
+        (lambda params: None, "^a rule must be a metarl.rules.UpdateRule; got None$"),
+        (lambda params: nn.Linear(1, 1), "^a rule must be a metarl.rules.UpdateRule; got a Linear$"),
+        (lambda params: SGD, "^a rule must be a metarl.rules.UpdateRule; got <class .*SGD'>$"),
+    ],
+)
+def test_what_is_no_rule_is_told_once_and_as_such(make: Any, told: str) -> None:
+    (line,) = check_rule(make)
+    assert re.search(told, line), line
+
+
 def test_a_sound_rule_has_nothing_said_about_it() -> None:
     assert check_rule(lambda params: Faulty("none")) == [] == check_rule(lambda params: SGD(0.1))
 

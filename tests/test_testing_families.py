@@ -383,7 +383,11 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "state of rows": (lambda: having(reset=lambda self, task, rows, generator: [0.0]), "reset must give a dict of"),
     "state for one": (
         lambda: having(reset=lambda self, task, rows, generator: {"x": torch.zeros(rows[:1]), "v": torch.zeros(rows)}),
-        r"the state's x must be \(16, 8\); got \(16,\)",
+        r"the state's x must be \(16, 8\); got \(16,\), torch.float32$",
+    ),
+    "state of vectors": (
+        lambda: having(reset=lambda self, task, rows, generator: {"x": torch.zeros(*rows, 3), "v": torch.zeros(rows)}),
+        r"the state's x must be \(16, 8\); got \(16, 8, 3\), torch.float32; give each of its numbers a name of its own",
     ),
     "observation": (lambda: having(observe=lambda self, t, s: torch.stack((s["x"], s["v"]))), "observe must be"),
     "double observation": (

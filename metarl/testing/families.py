@@ -158,7 +158,11 @@ def _shapes_of(watched: Watched, task: Task, rows: tuple[int, ...]) -> Iterator[
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         yield f"reset must give a dict of tensors; got {_returned(state)}"
         return
-    yield from (f"the state's {k} must be {rows}; got {_kind(v)}" for k, v in state.items() if v.shape != rows)
+    for k, v in state.items():
+        if v.shape != rows:
+            vector = v.dim() > len(rows) and v.shape[: len(rows)] == rows
+            advice = "; give each of its numbers a name of its own, and let observe stack them" if vector else ""
+            yield f"the state's {k} must be {rows}; got {_kind(v)}{advice}"
     seen = (*rows, *family.observation_space.shape)
     yield from _expect("observe", watched.observe(task, state), seen, torch.float32)
     action = actions(family.action_space, 1, (TASKS, EPISODES), 0)[0]

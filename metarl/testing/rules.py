@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from metarl.checks import told
 from metarl.rules import RuleState, Step, UpdateRule, decided
 from metarl.testing.parameters import unregistered
 from metarl.trees import Tree
@@ -36,7 +38,9 @@ def check_rule(make: Make, *, params: Mapping[str, Tensor] | None = None) -> lis
     for all that is learned; saving and loading; no use of torch's global random numbers while it steps.
     """
     case = _Case(make, SMALL if params is None else {name: tuple(p.shape) for name, p in params.items()})
-    found: list[str] = []
+    found = _foreign(case)
+    if found:
+        return found
     for check in (_trees, _added, _state, _lifting, _gradients, _checkpoint, _randomness):
         try:
             found.extend(check(case))
@@ -89,6 +93,21 @@ class _Case(NamedTuple):
             updates, state = rule.update(self.step({name: (k + 1) * g for name, g in grads.items()}, params), state)
             total = {name: total[name] + (k + 1) * u for name, u in updates.items()}
         return total, state
+
+
+def _foreign(case: _Case) -> list[str]:
+    """What is no rule, or has updates that nothing else could look at; what raises is told by the checks themselves."""
+    with suppress(Exception):
+        rule: object = case.make(case.draw(0))
+        if not isinstance(rule, UpdateRule):
+            return [f"a rule must be a metarl.rules.UpdateRule; got {told(rule)}"]
+        params = case.draw(0)
+        returned: object = rule.double().update(case.step(case.draw(1), params), rule.init(params))
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            return [
+                f"update must return (updates, state); got {told(returned)}: return the state, too, if only as it came"
+            ]
+    return []
 
 
 def _trees(case: _Case) -> Iterator[str]:
