@@ -60,9 +60,10 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         bias: ``[out]`` or ``[T, out]``.
 
     Raises:
+        TypeError: inputs that are no tensor, such as Gymnasium's observations.
         ValueError: inputs of another size or dtype than the weights are for, or of another number of tasks.
     """
-    cast = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
+    cast = x.dtype == weight.dtype or _autocast(x)
     if x.shape[-1] != weight.shape[-1] or not cast:
         raise ValueError(
             f"expected {weight.shape[-1]} inputs of {weight.dtype}, got {x.shape[-1]} of {x.dtype}: give what is seen "
@@ -83,6 +84,11 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight = weight.expand(len(bias), *weight.shape)
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
     return torch.baddbmm(bias.unsqueeze(-2), rows, weight.mT).reshape(*x.shape[:-1], weight.shape[-2])
+
+
+def _autocast(x: Tensor) -> bool:
+    checks.of_type("what is seen", x, Tensor, "a tensor, such as torch.from_numpy(observation)")
+    return torch.is_autocast_enabled(x.device.type)
 
 
 def given(module: nn.Module, params: Mapping[str, Tensor], name: str) -> Tensor:
@@ -153,9 +159,9 @@ class MLP(Network):
         checks.of_type("hidden", hidden, Sequence, "sizes, such as [64, 64]")
         checks.function("activation", activation, "a function, such as torch.relu")
         checks.generator(generator)
-        sizes = [inputs + context, *hidden]
-        if not all(isinstance(size, Integral) for size in (*sizes, outputs)):
+        if not all(isinstance(size, Integral) for size in (inputs, context, *hidden, outputs)):
             raise TypeError(f"expected whole numbers of units, got {inputs} -> {list(hidden)} -> {outputs}")
+        sizes = [inputs + context, *hidden]
         if min(inputs, *hidden, outputs) < 1 or context < 0:
             raise ValueError(f"every layer needs at least one unit, got {inputs} -> {list(hidden)} -> {outputs}")
         if input_scale is not None and not (input_scale.shape == (inputs,) and bool((input_scale > 0.0).all())):

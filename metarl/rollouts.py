@@ -63,7 +63,8 @@ def task_count(task: Task) -> int:
     came = {name: list(x.shape) if isinstance(x, Tensor) else checks.told(x) for name, x in task.items()}
     shape = next(iter(came.values()), [])
     if isinstance(shape, str) or len(shape) != 1 or any(other != shape for other in came.values()):
-        raise ValueError(f"expected task constants of one common length [T], got {came}")
+        advice = "; family.task(name=value, ...) makes one task of numbers" if isinstance(shape, str) else ""
+        raise ValueError(f"expected task constants of one common length [T], got {came}{advice}")
     return int(shape[0])
 
 

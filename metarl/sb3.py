@@ -348,9 +348,11 @@ def adaptation_settings(advantages: Advantages, env: VecEnv, n_steps: int) -> di
         n_steps: of a rollout in every row: several times as long as episodes.
 
     Raises:
+        TypeError: no advantages, or an environment that is no ``VecEnv``.
         ValueError: advantages that bootstrap at the time limit, of which a rollout has no values.
     """
     checks.of_type("advantages", advantages, Advantages, "advantages, such as plan.support")
+    checks.of_type("env", env, VecEnv, "an SB3 VecEnv, such as DummyVecEnv([lambda: env]) of one")
     checks.whole("n_steps", n_steps)
     if advantages.time_limit != "terminal":
         raise ValueError("expected advantages with time_limit='terminal': a rollout keeps no state after its episodes")

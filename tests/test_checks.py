@@ -92,7 +92,9 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "adapt, columns": (lambda: adapting(task=task(lambda v: v[:, None])), ValueError, LENGTH),
     "adapt, one number": (lambda: adapting(task=task(lambda v: v[0])), ValueError, LENGTH),
-    "adapt, floats": (lambda: adapting(task=task(lambda v: 1.0)), ValueError, f"{LENGTH} .*'goal_x': '1.0'"),
+    "adapt, floats": (
+        lambda: adapting(task=task(lambda v: 1.0)), ValueError, f"{LENGTH} .*'goal_x': '1.0'.*; family.task"
+    ),
     "adapt, mixed": (lambda: adapting(task={**TASK, "start_x": [0.0, 0.0]}), ValueError, f"{LENGTH} .*'a list'"),
     "adapt, list": (lambda: adapting(task=[TASK]), TypeError, "task: expected constants by name, .*, got a list"),
     "adapt, NaN": (lambda: adapting(task=task(lambda v: v * float("nan"))), ValueError, "goal_x: expected .* got nan"),

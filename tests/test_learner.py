@@ -304,7 +304,7 @@ def test_divergence_is_seen_in_single_numbers_too() -> None:
 
 def test_a_rule_that_is_none_is_refused_at_once() -> None:
     policy = gaussian_policy()
-    with pytest.raises(TypeError, match=r"such as MetaSGD\(policy.initial\(\)\), got <class .*MetaSGD'>"):
+    with pytest.raises(TypeError, match=r"such as MetaSGD\(policy.initial\(\), initial=0.1\), got <class .*MetaSGD'>"):
         Learner(policy, MetaSGD, inner=vpg, outer=vpg)  # type: ignore[arg-type]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -104,6 +106,7 @@ def test_what_no_policy_can_be_built_of_is_refused_in_one_line() -> None:
     own = dict(mlp.named_parameters())
     cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
         (lambda: MLP(3, 64, 2, generator=seeded(0)), TypeError, r"hidden: expected sizes, such as \[64, 64\], got 64"),
+        (lambda: MLP(Box(0.0, 1.0, (3,)), [4], 2, generator=seeded(0)), TypeError, "whole numbers of units, got Box"),  # type: ignore[arg-type]
         (lambda: MLP(3, [4.0], 2, generator=seeded(0)), TypeError, r"whole numbers of units, got 3 -> \[4.0\] -> 2"),
         (lambda: MLP(3, [4, 0], 2, generator=seeded(0)), ValueError, "at least one unit, got"),
         (lambda: MLP(3, [4], 2, generator=0), TypeError, "generator: expected a torch.Generator, such as .* got 0"),
@@ -115,6 +118,11 @@ def test_what_no_policy_can_be_built_of_is_refused_in_one_line() -> None:
         (lambda: GaussianPolicy(undrawn(3, 2), 2), TypeError, "network: expected a Network, .* got a Sequential"),
         (lambda: GaussianPolicy(mlp, 0), ValueError, "actions must be at least 1, got 0"),
         (lambda: GaussianPolicy(mlp, 3), ValueError, "expected a network of 3 outputs, one an action, got 2"),
+        (
+            lambda: mlp(own, np.ones(3, np.float32)),
+            TypeError,
+            "expected a tensor, such as .*from_numpy.* got a ndarray",
+        ),  # type: ignore[arg-type]
         (lambda: mlp(own, torch.ones(4)), ValueError, "expected 3 inputs of .*, got 4"),
         (lambda: mlp(own, torch.ones(3).double()), ValueError, "expected 3 inputs of .*float32, got 3 of .*float64"),
     ]

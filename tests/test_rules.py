@@ -478,7 +478,7 @@ def test_rates_outside_their_range_are_refused() -> None:
             MetaSGD(params, initial=bad, parameterisation=Bounded(0.0, 1.0))
     with pytest.raises(ValueError, match="low < high"):
         Bounded(1.0, 1.0)
-    with pytest.raises(ValueError, match="need a generator"):
+    with pytest.raises(ValueError, match="need a generator: pass generator=, or one for all, as initial=0.1$"):
         MetaSGD(params)
     with pytest.raises(ValueError, match=r"drawn from \(low, high\), got \(0.2, 0.1\): turn it round"):
         MetaSGD(params, initial=(0.2, 0.1), generator=seeded(0))
@@ -507,7 +507,9 @@ NOT_MADE: dict[str, Callable[[Any, Shapes], UpdateRule]] = {
 def test_a_class_in_the_place_of_a_rule_is_refused(name: str) -> None:
     params = some_params(0)
     for other in (SGD, MetaSGD, 0.1, None):
-        with pytest.raises(TypeError, match=r"expected an UpdateRule, such as MetaSGD\(policy.initial\(\)\), got "):
+        with pytest.raises(
+            TypeError, match=r"expected an UpdateRule, such as MetaSGD\(policy.initial\(\), initial=0.1\), got "
+        ):
             NOT_MADE[name](other, params)
     assert isinstance(NOT_MADE[name](SGD(0.1), params), UpdateRule)
 

@@ -148,6 +148,8 @@ def test_mistakes_are_named() -> None:
         TaskVecEnv(CartPole(), task, episodes=1.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="advantages: expected advantages, such as plan.support, got a Plan"):
         adaptation_settings(Plan(), env, 10)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"env: expected an SB3 VecEnv, .*DummyVecEnv.*, got a FamilyEnv"):
+        adaptation_settings(Advantages(), FamilyEnv(CartPole()), 10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected 2 tasks, got 3"):
         env.set_task(CartPole().sample(3, generator=seeded(0)))
     with pytest.raises(AttributeError, match="no 'mass'"):

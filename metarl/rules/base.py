@@ -93,7 +93,9 @@ def instance(rule: object) -> UpdateRule:
         TypeError: it is none, such as a rule's class.
     """
     if not isinstance(rule, UpdateRule):
-        raise TypeError(f"rule: expected an UpdateRule, such as MetaSGD(policy.initial()), got {checks.told(rule)}")
+        raise TypeError(
+            f"rule: expected an UpdateRule, such as MetaSGD(policy.initial(), initial=0.1), got {checks.told(rule)}"
+        )
     return rule
 
 

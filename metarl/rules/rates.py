@@ -154,7 +154,9 @@ def _first(
 ) -> Tensor:
     if isinstance(initial, tuple):
         if generator is None:
-            raise ValueError(f"step sizes drawn from {initial} need a generator: pass generator=")
+            raise ValueError(
+                f"step sizes drawn from {initial} need a generator: pass generator=, or one for all, as initial=0.1"
+            )
         if not initial[0] <= initial[1]:
             raise ValueError(f"step sizes are drawn from (low, high), got {initial}: turn it round")
         low, high = (parameterisation.raw(bound) for bound in initial)
