@@ -30,6 +30,7 @@ from experiments.learned import describe
 from experiments.publishing import about_intervals, parts
 from experiments.streams import stream
 from metarl import Adaptation, AdaptationCurve, NonFiniteError, evaluate, stats
+from metarl.rollouts import task_count
 from metarl.types import Benchmark, Params
 
 COUNTS = ("tasks", "steps", "episodes", "score_episodes")  # of a protocol
@@ -127,7 +128,7 @@ def evaluate_run(
 
     ``done`` says how far the learner was trained, and is written down, too.
     """
-    result = measure(setup, protocol) | asdict(done)
+    result = measure(setup, protocol, tell=True) | asdict(done)
     target = folder / "evaluation"
     target.mkdir(exist_ok=True)
     written_to = target / f"{name_of(protocol, setup.config)}.json"
@@ -151,12 +152,25 @@ def _split(protocol: Protocol) -> str:
     return "constants" if protocol.constants else protocol.split
 
 
-def measure(setup: Setup, protocol: Protocol) -> dict[str, Any]:
-    """The adaptation curve of every held-out task, with its references, as plain JSON values."""
+def cost(adaptation: Adaptation, tasks: int, horizon: int) -> str:
+    """What a look will take, in words: with slow environments it may well be longer than training was."""
+    scored = 2 * (adaptation.steps + 1) * adaptation.score_episodes  # by sampled actions, and by the mode
+    episodes = tasks * (adaptation.steps * adaptation.episodes + scored)
+    return f"{tasks} task(s), {episodes:,} episodes, at most {episodes * horizon:,} environment steps"
+
+
+def measure(setup: Setup, protocol: Protocol, *, tell: bool = False) -> dict[str, Any]:
+    """The adaptation curve of every held-out task, with its references, as plain JSON values.
+
+    ``tell`` says on stderr what it will take.
+    """
     config, protocol = setup.config, resolved(protocol, setup.config)
     task = held_out_tasks(setup.benchmark, protocol)
     refuse_met(setup.benchmark, task, protocol.constants)
     adaptation = adaptation_of(protocol, support=setup.plan.support)
+    if tell:
+        told = cost(adaptation, task_count(task), setup.benchmark.family.horizon)
+        print(f"evaluating: {told}", file=sys.stderr, flush=True)
     noise = stream(protocol.seed, "evaluation noise", setup.device)
     curve = evaluate(setup.learner, setup.benchmark, task, adaptation, generator=noise)
     return written(config.rule, config, setup.benchmark, protocol, task, curve) | {

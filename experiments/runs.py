@@ -302,7 +302,10 @@ def load(
     allowed = {plugins} if isinstance(plugins, str) else set(plugins)
     if refused := [name for name in imported(state["config"]) if name not in allowed]:
         flags = " ".join(f"--plugin {name}" for name in refused)
-        raise InputError(f"{folder}: the run imports {', '.join(refused)}, no part of metarl; allow it with {flags}")
+        raise InputError(
+            f"{folder}: the run imports {', '.join(refused)}, no part of metarl; allow it with {flags}, or in Python "
+            f"plugins={refused}"
+        )
     if resume:
         torch.set_num_threads(state["threads"])
     setup = build(config, device)

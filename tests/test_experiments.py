@@ -537,6 +537,26 @@ def test_missing_and_foreign_checkpoints_are_refused(
     assert "differences" in capsys.readouterr().err
 
 
+def test_what_an_evaluation_will_take_is_told_before_it_begins(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--tasks", "3", "--steps", "1", "--episodes", "2", "--score-episodes", "4"]
+    played = []
+
+    def watched(family: Navigation, task: Any, rows: tuple[int, ...], **others: Any) -> Any:
+        played.append(math.prod(rows))
+        return reset(family, task, rows, **others)
+
+    reset = Navigation.reset
+    monkeypatch.setattr(Navigation, "reset", watched)
+    monkeypatch.setattr(evaluate, "describe", lambda *_, **__: {})  # which plays some more
+    assert evaluate.main([str(finished_run), *flags]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    horizon = runs.load(finished_run)[0].benchmark.family.horizon
+    count = sum(played)
+    assert line == f"evaluating: 3 task(s), {count} episodes, at most {count * horizon} environment steps"
+
+
 def test_several_seeds_are_evaluated_together_and_mixed_runs_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

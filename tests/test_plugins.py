@@ -442,6 +442,8 @@ def test_all_that_a_run_imports_is_allowed_by_a_flag_each(installed: str, tmp_pa
         InputError, match="imports their-short, their-rule, no part of metarl; allow it with --plugin t"
     ):
         runs.load(run, plugins="their_plugin:loss")
+    with pytest.raises(InputError, match=r"or in Python plugins=\['their-short', 'their-rule'\]$"):
+        runs.load(run, plugins="their_plugin:loss")
 
 
 def test_a_run_of_which_nothing_worked_has_not_finished(plugin: str, tmp_path: Path, capsys: Any) -> None:
