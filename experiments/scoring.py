@@ -43,7 +43,7 @@ class Job:
     @property
     def name(self) -> str:
         """How messages call it."""
-        told = self.told or f"{self.label}, {sizes(self.config)}"
+        told = self.told or ", ".join([self.label, *sizes(self.config, contender(self.label).tuned)])
         return f"{told}, seed {self.config.seed}, {self.protocol.split}"
 
     @property
@@ -66,9 +66,10 @@ def jobs_of(config: Config, seeds: Iterable[int], protocol: Protocol, told: str)
     return [Job("as-configured", config.model_copy(update={"seed": seed}), protocol, told) for seed in seeds]
 
 
-def sizes(config: Config) -> str:
-    """The step sizes that are tuned, as messages tell them."""
-    return f"rate {config.rate:g}" + ("" if config.rate_lr is None else f", rate_lr {config.rate_lr:g}")
+def sizes(config: Config, tuned: bool) -> list[str]:
+    """The step sizes that are tuned, as messages tell them; a rule that is not tuned has a rate of its own, or none."""
+    rate = [f"rate {config.rate:g}"] if tuned else []
+    return rate if config.rate_lr is None else [*rate, f"rate_lr {config.rate_lr:g}"]
 
 
 def protocol(split: str, config: Config, tasks: int) -> Protocol:

@@ -964,13 +964,15 @@ def test_compare_refuses_what_cannot_run_before_any_work(
     assert message in error and error.count("\n") == 1 and not (tmp_path / "x").exists()
 
 
-def test_a_rule_of_ones_own_is_trained_once_and_has_no_rate(tmp_path: Path) -> None:
+def test_a_rule_of_ones_own_is_trained_once_and_has_no_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["navigation-fixed", *TINY, "--horizon", "10", "--env-steps", "300", "--output", str(tmp_path)]
     own = "examples.own_rule:SignSGD"
     argv += ["--rules", own, "maml", "--rates", "0.1", "0.3", "--seeds", "1", "--held-out", "1", "--workers", "1"]
     assert compare.main(argv) == 0  # of one score each, without intervals
     tried = [len(one["validation return by rate"]) for one in json.loads((tmp_path / "tuning.json").read_text())]
     assert tried == [1, 2] and f"| {own} | – |" in (tmp_path / "table.md").read_text()
+    printed = capsys.readouterr().out
+    assert f"[1/3] {own}, rate_lr " in printed and "[2/3] maml, rate 0.1, seed " in printed
 
 
 def test_a_checkpoint_by_name_is_read_and_its_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
