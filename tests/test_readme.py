@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,20 @@ def test_the_python_examples_run(
     lines = [line for line in adapters.splitlines() if not line.startswith("lander")]  # whose engine may be missing
     exec(compile("\n".join(lines), "README.md", "exec"), names)
     assert names["model"].num_timesteps == 200 * names["env"].num_envs
+
+
+@pytest.mark.parametrize("preset", ["navigation-fixed", "cartpole-polarity"])
+def test_the_guides_loop_of_ones_own_runs(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--hidden", "8", "--horizon", "10", "--env-steps", "2000", "--no-evaluate", "--output", "runs/NAME"]
+    assert train.main([preset, *flags, "--tasks", "2", "--episodes", "2", "--query-episodes", "2"]) == 0
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "GUIDE.md").read_text(), re.DOTALL)
+    short = code.replace("50_000", "100")
+    assert short != code
+    names: dict[str, Any] = {}
+    exec(compile(short, "GUIDE.md", "exec"), names)
+    assert math.isfinite(names["earned"]) and names["model"].num_timesteps >= 100
+    assert any(not torch.equal(names["fine_tuned"][name], leaf) for name, leaf in names["adapted"].items())
 
 
 SCRIPTS = (train, evaluate, compare, ablate, tune, enjoy, estimators, check, export, finetune, report, reproduce)
