@@ -1,9 +1,9 @@
 """Say in plain words what is wrong with a family of environments, a policy, an update rule or a loss of one's own.
 
-python experiments/check.py family NAME [--horizon 100]    (a benchmark or family, or what makes one)
-python experiments/check.py policy NAME [--benchmark cartpole-polarity]    (whose observations and actions it is for)
-python experiments/check.py rule NAME
-python experiments/check.py loss NAME [--benchmark cartpole-polarity]
+    python experiments/check.py family NAME [--horizon 100]    (a benchmark or family, or what makes one)
+    python experiments/check.py policy NAME [--benchmark cartpole-polarity]    (whose observations and actions it reads)
+    python experiments/check.py rule NAME
+    python experiments/check.py loss NAME [--benchmark cartpole-polarity]
 
 NAME is one of metarl or of an installed package, or package.module:NAME. Exit code 0 if nothing was found, 1
 with findings, 2 if there is nothing to check.

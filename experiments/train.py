@@ -1,8 +1,10 @@
 """Meta-train one learner and evaluate it on held-out tasks.
 
-python experiments/train.py PRESET [--seed 1] [--env-steps 2000000] [--rule maml --rate 0.5] ...
-python experiments/train.py runs/NAME/config.json [--seed 2] ...
-python experiments/train.py --resume runs/NAME [--env-steps 4000000]
+    python experiments/train.py PRESET [--seed 1] [--env-steps 2000000] [--rule maml --rate 0.5] ...
+    python experiments/train.py runs/NAME/config.json [--seed 2] ...
+    python experiments/train.py --resume runs/NAME [--env-steps 4000000]
+
+Every field of the configuration is a flag.
 """
 
 from __future__ import annotations

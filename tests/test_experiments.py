@@ -25,7 +25,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from envs import CartPole, Navigation, Range, RingNavigation, TaskBenchmark
-from experiments import compare, demo, evaluate, plugins, runs, train
+from experiments import check, compare, demo, evaluate, plugins, runs, train
 from experiments.build import Progress, build, build_outer_loss, build_rule
 from experiments.config import Config
 from experiments.contenders import CONTENDERS
@@ -1225,6 +1225,14 @@ def test_help_lists_what_a_flag_can_name(capsys: pytest.CaptureFixture[str]) -> 
     shown = "".join(line.strip("│ ") + " " for line in capsys.readouterr().out.splitlines())
     for table in (RULES, INNER_LOSSES, META_OPTIMIZERS):
         assert all(name in shown for name in table)
+
+
+@pytest.mark.parametrize(("script", "commands"), [(train, 3), (check, 4)])
+def test_help_has_a_command_a_line(script: Any, commands: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    shown = [line for line in capsys.readouterr().out.splitlines() if "python experiments/" in line]
+    assert len(shown) == commands and all(line.startswith("    python experiments/") for line in shown)
 
 
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
