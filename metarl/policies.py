@@ -129,9 +129,9 @@ class MLP(Network):
 
     With a ``context`` there are inputs that are parameters: a task can be told to the network by adapting
     them alone (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642; there adapting begins at zero, here at what has been
-    learned, which comes to the same as the first layer has a bias). With an ``input_scale`` every input is first divided
-    by its own unit, so that sensors of different sizes weigh alike in the first layer and in its gradient. Weights
-    are orthogonal (gain √2 in the hidden layers, ``head_gain`` in the head), biases and context zero.
+    learned, which comes to the same as the first layer has a bias). With an ``input_scale`` every input is first
+    divided by its own unit, so that sensors of different sizes weigh alike in the first layer and in its gradient.
+    Weights are orthogonal (gain √2 in the hidden layers, ``head_gain`` in the head), biases and context zero.
     """
 
     input_scale: Tensor | None

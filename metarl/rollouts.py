@@ -291,7 +291,7 @@ def _clean(record: _Record, log_prob: Tensor, last_observation: Tensor, over: Te
         return x.masked_fill(where.reshape(where.shape + (1,) * (x.dim() - where.dim())), 0)
 
     terminated = record.terminated & ~record.padding
-    if over.any():
+    if over.device.type != "cpu" or over.any():  # a GPU would be waited for
         log_prob = clean(log_prob, record.padding)
         record = map_leaves(lambda leaf: clean(leaf, record.padding), record)._replace(padding=record.padding)
         last_observation = clean(last_observation, over)

@@ -84,10 +84,10 @@ def meta_steps(
 def _improve(learner: Learner, optimizer: MetaOptimizer, trace: Trace) -> Metrics:
     metrics = optimizer.step(learner, trace)
     batches = (*trace.support, trace.query)
-    for k, batch in enumerate(batches):
-        metrics[f"return/step_{k}"] = float(batch.episode_return.mean())
-    metrics["env_steps"] = float(sum(float(batch.steps.sum()) for batch in batches))
-    return metrics
+    found = [*(batch.episode_return.mean() for batch in batches), *(batch.steps.sum() for batch in batches)]
+    told = torch.stack([one.double() for one in found]).tolist()  # one look: a device is waited for
+    returns = {f"return/step_{k}": told[k] for k in range(len(batches))}
+    return metrics | returns | {"env_steps": sum(told[len(batches) :])}
 
 
 def meta_train(

@@ -22,6 +22,7 @@ from experiments.evaluate import Protocol, measure
 from experiments.presets import PRESETS
 from experiments.streams import stream
 from metarl import Adaptation, NonFiniteError
+from metarl.sb3 import TaskVecEnv
 
 TINY = {"horizon": 6, "hidden": (8,), "tasks": 3, "episodes": 2, "query_episodes": 2, "env_steps": 100, "seed": 5}
 NAVIGATION, CARTPOLE = (PRESETS[name][1].model_copy(update=TINY) for name in ("navigation-fixed", "cartpole-polarity"))
@@ -241,3 +242,13 @@ def test_tasks_that_are_fine_tuned_share_no_memory() -> None:
     under = sb3.ppo_fine_tuned(at(NAVIGATION))
     first = under(HELD_OUT)
     assert under(HELD_OUT) == first  # what one task, or one protocol, leaves in Adam's memory reaches no other
+
+
+def test_ppo_that_diverges_is_told_by_whoever_notices() -> None:
+    """A distribution, or, where that takes what it is given, the environment that is handed its actions."""
+    env = TaskVecEnv(Navigation(), Navigation().sample(2, generator=torch.Generator()))
+    env.reset()
+    with pytest.raises(NonFiniteError, match="lower the rate"), sb3.refusing_divergence():
+        env.step(np.full((2, 2), np.nan, np.float32))
+    with pytest.raises(ValueError, match="shape"), sb3.refusing_divergence():
+        env.step(np.zeros(2, np.float32))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments import runs
+from experiments import build as building
+from experiments import evaluate as evaluating
+from experiments import learned, runs
 from experiments.build import build
 from experiments.config import Config
-from experiments.names import INNER_LOSSES
+from experiments.evaluate import Protocol
+from experiments.names import INNER_LOSSES, META_OPTIMIZERS
 from experiments.presets import PRESETS
 from experiments.streams import stream
 from metarl import explore
 from metarl.optimizers import meta_loss
 from metarl.rollouts import to_device
+from tests.elsewhere import ELSEWHERE, Rehearsal
 from tests.test_rules import RULES, at, some_params
 
 CASES = {
@@ -91,40 +95,66 @@ def test_every_rule_steps_alike_on_both_devices(name: str) -> None:
         torch.testing.assert_close(u, found[1][key], rtol=1e-9, atol=1e-12)
 
 
-class Refusing(TorchDispatchMode):
-    """On any device, refuses what a GPU refuses of floating-point numbers once equal bits are asked for.
-
-    The list is that of `torch.use_deterministic_algorithms`, as far as it could concern this project.
-    """
-
-    REFUSED = ("cumsum", "cumsum_", "kthvalue", "median", "nanmedian", "histc", "put_")
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = function._schema.name.removeprefix("aten::")
-        if name in self.REFUSED and args[0].is_floating_point():
-            raise RuntimeError(f"{name} does not have a deterministic implementation on a GPU")
-        return function(*args, **(kwargs or {}))
-
-
-DETERMINISTIC = {
+REHEARSED = {
     **{f"preset {name}": preset for name, (_, preset) in PRESETS.items()},
-    **{f"loss {name}": Config(inner_loss=name) for name in INNER_LOSSES},
+    **{f"loss {name}": Config(inner_loss=name) for name in INNER_LOSSES if name != "warm-start"},  # see `elsewhere`
     **{name: Config(benchmark=name) for name in ("tabular-random", "acrobot-packer", "navigation-grid")},
+    **{name: Config(rule=name) for name in ("lstm-schedule", "rl-schedule", "meta-curvature", "whitened", "foresight")},
+    **{name: Config(meta_optimizer=name) for name in META_OPTIMIZERS},
 }
 SMALL = {"hidden": (8,), "tasks": 2, "episodes": 4, "query_episodes": 4, "horizon": 12, "epochs": 2, "minibatches": 1}
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_training_does_nothing_that_a_gpu_asked_for_equal_bits_refuses(name: str) -> None:
-    config = DETERMINISTIC[name]
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rehearsal]:
+    """A rehearsal of what is built on `ELSEWHERE`, with random numbers drawn here: there is no generator elsewhere."""
+    for user in (building, evaluating, learned):
+        monkeypatch.setattr(user, "stream", lambda seed, purpose, device="cpu": stream(seed, purpose))
+    monkeypatch.setattr(building.Setup, "device", property(lambda setup: next(setup.learner.parameters()).device))
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
-    try:
-        setup = build(config.model_copy(update=SMALL | {"steps": min(config.steps, 2)}), torch.device("cpu"))
-        with Refusing():
-            _, metrics = next(setup.train())
-    finally:
-        torch.use_deterministic_algorithms(before)
-    assert metrics["env_steps"] > 0
-    with Refusing(), pytest.raises(RuntimeError, match="cumsum"):
-        torch.ones(2).cumsum(0)
+    yield Rehearsal()
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.parametrize("name", REHEARSED)
+def test_training_and_adapting_do_nothing_that_a_gpu_would_refuse(name: str, elsewhere: Rehearsal) -> None:
+    """Tensors of two devices, or operations that are refused once equal bits are asked for; and the numbers stay."""
+    config = REHEARSED[name].model_copy(update=SMALL | {"steps": min(REHEARSED[name].steps, 2)})
+    with elsewhere:
+        away = build(config, ELSEWHERE)
+        _, metrics = next(away.train())
+        scores = evaluating.measure(away, Protocol("test", tasks=2, steps=1, episodes=4))
+    assert {p.device for p in away.learner.parameters()} == {ELSEWHERE}
+    home = build(config, torch.device("cpu"))
+    _, expected = next(home.train())
+    assert {k: v for k, v in metrics.items() if "time" not in k} == pytest.approx(
+        {k: v for k, v in expected.items() if "time" not in k}, rel=1e-3, abs=1e-6
+    )
+    expected_scores = evaluating.measure(home, Protocol("test", tasks=2, steps=1, episodes=4))
+    assert np.array(scores["sampled"]) == pytest.approx(np.array(expected_scores["sampled"]), rel=1e-3)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (3, 1), (1, 2)])
+def test_an_iteration_waits_for_a_device_as_seldom_as_it_can(epochs: int, steps: int, elsewhere: Rehearsal) -> None:
+    """At a rollout of up to twenty steps twice for whether it is over, and once for whether it is finite; once at every
+    adapted policy, at every epoch's loss and gradient, and at what came of it all.
+    """  # noqa: D205
+    config = Config(**SMALL).model_copy(update={"epochs": epochs, "steps": steps, "horizon": 20})
+    with elsewhere:
+        iterations = build(config, ELSEWHERE).train()
+        next(iterations)
+        before = elsewhere.looks
+        next(iterations)
+    assert elsewhere.looks - before == 3 * (steps + 1) + steps + epochs + 1
+
+
+def test_a_rehearsal_refuses_what_a_gpu_refuses(elsewhere: Rehearsal) -> None:
+    with elsewhere:
+        there = torch.ones(3, device=ELSEWHERE)
+        assert (there + 1.0).sum().item() == 6.0 and elsewhere.looks == 1
+        with pytest.raises(RuntimeError, match="same device"):
+            there + torch.ones(3)
+        with pytest.raises(RuntimeError, match="cumsum does not have a deterministic"):
+            there.cumsum(0)
+        assert there.to("cpu").cumsum(0).tolist() == [1.0, 2.0, 3.0] and elsewhere.looks == 2

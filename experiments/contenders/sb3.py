@@ -285,12 +285,14 @@ def _improve(model: PPO, batch: Batch) -> None:
 def refusing_divergence() -> Iterator[None]:
     """SB3 tells of parameters that are not finite by the ValueError of a distribution that is handed them.
 
+    Not with every torch: then by that of an environment that is handed the actions.
+
     Raises:
         NonFiniteError: instead.
     """
     try:
         yield
     except ValueError as error:
-        if "invalid values" not in str(error):
+        if not any(words in str(error) for words in ("invalid values", "actions: expected finite numbers")):
             raise
         raise NonFiniteError("PPO diverged: a parameter of its policy is not finite; lower the rate") from error

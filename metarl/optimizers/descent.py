@@ -89,8 +89,9 @@ class Descent(MetaOptimizer):
         for part in self.epochs * split(trace, self.minibatches):
             loss, gradient = meta_gradient(learner, part)
             give(learner, gradient)
-            norm = float(nn.utils.clip_grad_norm_(learner.parameters(), self.max_norm or float("inf")))
-            losses.append(float(loss))
+            size = nn.utils.clip_grad_norm_(learner.parameters(), self.max_norm or float("inf"))
+            found, norm = torch.stack([loss.detach(), size]).tolist()  # one look: a device is waited for
+            losses.append(found)
             if not norm < float("inf"):
                 return self._skip(losses[0], norm)
             for one in self.optimizers:
