@@ -156,7 +156,7 @@ def cost(adaptation: Adaptation, tasks: int, horizon: int) -> str:
     """What a look will take, in words: with slow environments it may well be longer than training was."""
     scored = 2 * (adaptation.steps + 1) * adaptation.score_episodes  # by sampled actions, and by the mode
     episodes = tasks * (adaptation.steps * adaptation.episodes + scored)
-    return f"{tasks} task(s), {episodes:,} episodes, at most {episodes * horizon:,} environment steps"
+    return f"{tasks} task{'s' * (tasks > 1)}, {episodes:,} episodes, at most {episodes * horizon:,} environment steps"
 
 
 def measure(setup: Setup, protocol: Protocol, *, tell: bool = False) -> dict[str, Any]:

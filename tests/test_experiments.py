@@ -554,7 +554,7 @@ def test_what_an_evaluation_will_take_is_told_before_it_begins(
     (line,) = capsys.readouterr().err.splitlines()
     horizon = runs.load(finished_run)[0].benchmark.family.horizon
     count = sum(played)
-    assert line == f"evaluating: 3 task(s), {count} episodes, at most {count * horizon} environment steps"
+    assert line == f"evaluating: 3 tasks, {count} episodes, at most {count * horizon} environment steps"
 
 
 def test_several_seeds_are_evaluated_together_and_mixed_runs_refused(

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from envs.wrappers import Trials
 from experiments import build as building
 from experiments import evaluate as evaluating
 from experiments import learned, runs
@@ -18,6 +20,7 @@ from experiments.names import INNER_LOSSES, META_OPTIMIZERS
 from experiments.presets import PRESETS
 from experiments.streams import stream
 from metarl import explore
+from metarl.memory import MemoryPlan, MemoryTrainer, memory_policy, score_trials, train_memory
 from metarl.optimizers import meta_loss
 from metarl.rollouts import to_device
 from tests.elsewhere import ELSEWHERE, Rehearsal
@@ -133,6 +136,24 @@ def test_training_and_adapting_do_nothing_that_a_gpu_would_refuse(name: str, els
     )
     expected_scores = evaluating.measure(home, Protocol("test", tasks=2, steps=1, episodes=4))
     assert np.array(scores["sampled"]) == pytest.approx(np.array(expected_scores["sampled"]), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bandit-5", "navigation-fixed"])
+def test_a_memory_is_trained_and_scored_without_what_a_gpu_would_refuse(name: str, elsewhere: Rehearsal) -> None:
+    benchmark = building.build_benchmark(Config(benchmark=name, horizon=6))
+    family = Trials(benchmark.family, 3)
+    plan = MemoryPlan(tasks=3, trials=4, discount=0.99, decay=0.95, segment=8, minibatch=8, epochs=2)
+
+    def scores(device: torch.device) -> Tensor:
+        agent = memory_policy(family, units=8, log_std=0.0, generator=stream(0, "initialization")).to(device)
+        trainer, noise = MemoryTrainer(agent, plan, lr=1e-3), stream(0, "noise")
+        next(train_memory(trainer, family, benchmark, generator=noise, task_generator=stream(0, "tasks")))
+        task = benchmark.sample("test", 2, generator=stream(0, "held out"))
+        return torch.stack(score_trials(agent, family, task, 3, generator=noise)).cpu()
+
+    with elsewhere:
+        away = scores(ELSEWHERE)
+    torch.testing.assert_close(away, scores(torch.device("cpu")), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (3, 1), (1, 2)])

@@ -182,7 +182,7 @@ def score_trials(
         sampled = collect_trials(agent, family, part, trials, generator=generator)
         mode = collect_trials(agent, family, part, trials, generator=generator, act="mode")
         earned, most_likely = (one.by_episode(one.batch.reward, episodes).mean(1) for one in (sampled, mode))
-        lengths = sampled.by_episode(sampled.batch.mask, episodes).mean(1)
+        lengths = sampled.by_episode(sampled.batch.mask, episodes).mean(1).cpu()  # a GPU may refuse cumsum
         return TrialScores(earned, most_likely, lengths.cumsum(1) - lengths)
 
     found: TrialScores = in_chunks(score, task, chunk)
