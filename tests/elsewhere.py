@@ -25,6 +25,7 @@ class Elsewhere(Tensor):
     """A tensor that is ``inner`` and says that it is elsewhere."""
 
     inner: Tensor
+    is_meta = False  # it has values
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Elsewhere:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from envs.wrappers import Trials
 from experiments import build as building
 from experiments import evaluate as evaluating
-from experiments import learned, runs
+from experiments import learned, runs, train
 from experiments.build import build
 from experiments.config import Config
 from experiments.evaluate import Protocol
@@ -154,6 +155,27 @@ def test_a_memory_is_trained_and_scored_without_what_a_gpu_would_refuse(name: st
     with elsewhere:
         away = scores(ELSEWHERE)
     torch.testing.assert_close(away, scores(torch.device("cpu")), rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_is_saved_resumed_and_opened_where_there_is_no_such_device(
+    elsewhere: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [word for field in ("tasks", "episodes", "query_episodes", "horizon") for word in (flag(field), "4")]
+    more = ["--hidden", "8", "--minibatches", "1", "--env-steps", "300", "--validate-every", "1", "--no-evaluate"]
+    with monkeypatch.context() as patched, elsewhere:
+        patched.setattr(runs, "pick_device", lambda _: ELSEWHERE)
+        assert train.main(["navigation-fixed-best", *small, *more, "--output", str(tmp_path / "run")]) == 0
+        assert train.main(["--resume", str(tmp_path / "run"), "--env-steps", "600", "--no-evaluate"]) == 0
+    assert elsewhere.looks
+    assert train.main(["navigation-fixed-best", *small, *more, "--output", str(tmp_path / "home")]) == 0
+    assert train.main(["--resume", str(tmp_path / "home"), "--env-steps", "600", "--no-evaluate"]) == 0
+    away, home = (dict(runs.load(tmp_path / name)[0].learner.named_parameters()) for name in ("run", "home"))
+    torch.testing.assert_close(away, home, rtol=1e-3, atol=1e-5)
+
+
+def flag(field: str) -> str:
+    """As a command line has a field of the configuration."""
+    return "--" + field.replace("_", "-")
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (3, 1), (1, 2)])
