@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 
@@ -50,6 +50,16 @@ def whole(what: str, value: object, least: int = 1) -> None:
         raise TypeError(f"{what}: expected a whole number, got {told(value)}")
     if int(value) < least:
         raise ValueError(f"{what} must be at least {least}, got {value}")
+
+
+def number(what: str, value: object) -> None:
+    """Check that a value is a real number; of which size is for the caller to say.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{what}: expected a number, got {told(value)}")
 
 
 def generator(value: object, what: str = "generator") -> None:

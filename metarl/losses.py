@@ -123,6 +123,7 @@ class LoadedDice:
 
 
 def _refuse_outside(name: str, value: float) -> None:
+    checks.number(name, value)
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
@@ -179,6 +180,7 @@ class Clipped:
 
     def __post_init__(self) -> None:
         """Refuses a clip range that is not positive."""
+        checks.number("epsilon", self.epsilon)
         if not self.epsilon > 0.0:
             raise ValueError(f"the clip range must be positive, got {self.epsilon}")
 
@@ -236,6 +238,11 @@ class PreUpdateCredit:
     weight: float = 1.0
     coverage: float = 0.0
     clip: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuses what is no number."""
+        for name in ("weight", "coverage", "clip"):
+            checks.number(name, getattr(self, name))
 
     def __call__(
         self, distribution: Distribution, support: Batch, outcome: Tensor, lead: Tensor | None = None

@@ -79,12 +79,14 @@ def groups(learner: Learner, lr: float, rate_lr: float | None) -> list[dict[str,
     """What is `trainable`, as a torch optimizer's groups: the initialization, and what rule and objective learn.
 
     Raises:
-        TypeError: no learner, such as its parameters.
+        TypeError: no learner, such as its parameters, or a step size that is no number.
         ValueError: a step size that is not positive and finite, or nothing to learn.
     """
     checks.of_type("learner", learner, Learner, "a Learner")
-    for name, value in (("lr", lr), ("rate_lr", rate_lr)):
-        if value is not None and not 0.0 < value < float("inf"):
+    sizes = {"lr": lr} if rate_lr is None else {"lr": lr, "rate_lr": rate_lr}
+    for name, value in sizes.items():
+        checks.number(name, value)
+        if not 0.0 < value < float("inf"):
             raise ValueError(f"{name} must be positive and finite, got {value}")
     if not trainable(learner):
         raise ValueError("nothing to learn: all parameters of the learner are frozen; learner.requires_grad_(True)")

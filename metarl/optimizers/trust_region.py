@@ -40,11 +40,13 @@ class TrustRegion(MetaOptimizer):
             shrink: factor from one to the next.
 
         Raises:
-            TypeError: counts that are no whole numbers.
+            TypeError: counts that are no whole numbers, or others that are no numbers.
             ValueError: a value outside its range.
         """
         checks.whole("cg_steps", cg_steps)
         checks.whole("backtracks", backtracks)
+        for name, value in (("max_kl", max_kl), ("damping", damping), ("shrink", shrink)):
+            checks.number(name, value)
         if not (max_kl > 0.0 and damping >= 0.0 and 0.0 < shrink < 1.0):
             told = (max_kl, damping, shrink)
             raise ValueError(f"expected max_kl > 0, damping >= 0 and 0 < shrink < 1, got {told}")
