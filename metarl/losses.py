@@ -134,12 +134,14 @@ def refuse_rewards(loss: Loss, who: str) -> None:
     Raises:
         ValueError: it, or a term of a sum, reads rewards and values.
     """
-    for part in [term for _, term in loss.terms] if isinstance(loss, WeightedSum) else [loss]:
-        if isinstance(part, Dice | TMAML):
-            raise ValueError(
-                f"{who} changes advantages, and {type(part).__name__} does not read them: expected lvc, vpg or "
-                "LoadedDice, say, got one of rewards"
-            )
+    if isinstance(loss, WeightedSum):
+        for _, term in loss.terms:
+            refuse_rewards(term, who)
+    if isinstance(loss, Dice | TMAML):
+        raise ValueError(
+            f"{who} changes advantages, and {type(loss).__name__} does not read them: expected lvc, vpg or LoadedDice, "
+            "say, got one of rewards"
+        )
 
 
 def discounts(like: Tensor, discount: float) -> Tensor:

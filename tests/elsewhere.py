@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 ELSEWHERE = torch.device("meta")  # which torch has in every build, and which nothing else here uses
 MIXING = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}
+LOOKING = {"_local_scalar_dense", "nonzero", "masked_select"}  # at a value, or at how many there are
 NOT_DETERMINISTIC = {"cumsum", "cumsum_", "kthvalue", "median", "nanmedian", "histc", "put_"}  # of floats
 
 
@@ -64,7 +65,8 @@ class Rehearsal(TorchDispatchMode):
         refuse(name, tensors, away)
         place = args[0].device if name == "copy_" else kwargs.get("device") or (ELSEWHERE if away else None)
         back = bool(away) and name == "_to_copy" and place != ELSEWHERE
-        self.looks += back or bool(away and name in ("_local_scalar_dense", "nonzero"))
+        masked = name.startswith("index") and any(one.dtype is torch.bool for one in tensors[1:])
+        self.looks += back or bool(away and (masked or name in LOOKING))
         if name == "_efficientzerotensor":  # has no memory, which its disguise would hide
             function = torch.ops.aten.zeros.default
         given = {id(one.inner): one for one in away}  # what works in place gives back what it was given

@@ -201,3 +201,4 @@ def test_a_rehearsal_refuses_what_a_gpu_refuses(elsewhere: Rehearsal) -> None:
         with pytest.raises(RuntimeError, match="cumsum does not have a deterministic"):
             there.cumsum(0)
         assert there.to("cpu").cumsum(0).tolist() == [1.0, 2.0, 3.0] and elsewhere.looks == 2
+        assert len(there[there > 0.0]) == 3 and elsewhere.looks == 3  # how many there are is not known before

@@ -119,7 +119,11 @@ def test_an_episode_of_one_step_does_not_grow() -> None:
     assert found[0] == pytest.approx(math.log(4.0)) and found[1] == 0.0
 
 
-OF_REWARDS = {"Dice": Dice(0.9), "TMAML": TMAML(0.9), "sum": WeightedSum(((0.5, lvc), (0.5, Dice(0.9))))}
+OF_REWARDS = {
+    "Dice": Dice(0.9),
+    "TMAML": TMAML(0.9),
+    "sum": WeightedSum(((0.5, lvc), (0.5, WeightedSum(((1.0, Dice(0.9)),))))),
+}
 
 
 @pytest.mark.parametrize("loss", OF_REWARDS.values(), ids=OF_REWARDS)
