@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from metarl.advantages import Advantages
 from metarl.distributions import Distribution
-from metarl.losses import Loss, masked_mean, refuse_rewards
+from metarl.losses import Loss, masked_mean, reads_rewards, refuse_rewards
 from metarl.transitions import TransitionNetwork
 from metarl.types import Batch
 
@@ -58,6 +58,8 @@ class LearnedAdvantage(nn.Module):
 
 class LearnedReward(nn.Module):
     """A loss whose rewards a network corrects; called as any loss, ``(distribution, batch) -> 0-d``."""
+
+    reads_rewards = True  # the advantages are its own
 
     def __init__(self, loss: Loss, network: TransitionNetwork, advantages: Advantages) -> None:
         """``loss`` reads ``batch.advantage``, which ``advantages`` estimates from the corrected rewards.
@@ -92,6 +94,11 @@ class LearnedLoss(nn.Module):
         """``loss`` reads ``batch.advantage``; the ``network`` sees it and D numbers of the policy: ``more=1 + D``."""
         super().__init__()
         self.loss, self.network = loss, network
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether the loss that the network's is added to does."""
+        return reads_rewards(self.loss)
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
         """The loss on a batch ``[H, N, ...]`` of one task."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +62,7 @@ class Dice:
     be on the scale of the other losses. Uses rewards and values, not advantages.
     """
 
+    reads_rewards: ClassVar[bool] = True
     discount: float = 0.99
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class TMAML:
     from t on anyway. The sum runs over *earlier* actions only, or its expectation would be the Fisher matrix times V_t.
     """
 
+    reads_rewards: ClassVar[bool] = True
     discount: float = 0.99
 
     def __post_init__(self) -> None:
@@ -128,19 +131,20 @@ def _refuse_outside(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
+def reads_rewards(loss: Loss) -> bool:
+    """Whether a loss works on rewards instead of ``batch.advantage``, as its attribute of this name tells."""
+    return bool(getattr(loss, "reads_rewards", False))
+
+
 def refuse_rewards(loss: Loss, who: str) -> None:
     """Check that a loss reads advantages, which are all that ``who`` changes.
 
     Raises:
-        ValueError: it, or a term of a sum, reads rewards and values.
+        ValueError: it, or a term of a sum, reads rewards.
     """
-    if isinstance(loss, WeightedSum):
-        for _, term in loss.terms:
-            refuse_rewards(term, who)
-    if isinstance(loss, Dice | TMAML):
+    if reads_rewards(loss):
         raise ValueError(
-            f"{who} changes advantages, and {type(loss).__name__} does not read them: expected lvc, vpg or LoadedDice, "
-            "say, got one of rewards"
+            f"{who} changes advantages, and {type(loss).__name__} works on rewards: expected lvc or vpg, for instance"
         )
 
 
@@ -216,6 +220,11 @@ class WeightedSum:
             if not (isinstance(term, Sequence) and len(term) == 2 and isinstance(term[0], Real)):
                 raise TypeError(f"term: expected {pair}, got {checks.told(term)}")
             checks.function("term", term[1], pair)
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether any term does."""
+        return any(reads_rewards(loss) for _, loss in self.terms)
 
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """See the class."""

@@ -38,6 +38,8 @@ class Hyperparameters(NamedTuple):
 class LearnedObjective(nn.Module):
     """A loss with learned γ, λ and entropy weight; called as any loss, ``(distribution, batch) -> 0-d``."""
 
+    reads_rewards = True  # the advantages are its own
+
     def __init__(
         self, loss: Loss, advantages: Advantages, *, entropy: float = 0.0, warm_start: WarmStart | None = None
     ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl import TMAML, Batch, Dice, lvc, vpg
+from metarl import Batch, lvc, vpg
 from metarl.action_baseline import ActionBaseline
 from metarl.baselines import LinearBaseline
 from metarl.distributions import Categorical, Distribution, Gaussian
@@ -225,10 +225,3 @@ def test_credit_completes_its_meta_gradient_of_vpg() -> None:
     without, together, whole = errors
     assert whole < 1e-8
     assert together < 0.02 < 0.03 < without  # measured: .013 and .037
-
-
-@pytest.mark.parametrize("loss", [Dice(0.9), TMAML(0.9)])
-def test_a_loss_of_rewards_is_refused(loss: Any) -> None:
-    # It would not see what the fit took from the advantages, and what the fit tells would count twice.
-    with pytest.raises(ValueError, match=f"changes advantages, and {type(loss).__name__} does not read them"):
-        ActionBaseline(loss)

@@ -13,7 +13,7 @@ from metarl.distributions import Categorical, Gaussian
 from metarl.dynamics import effects, homogeneous, least_squares, linear_dynamics, successors
 from metarl.losses import Clipped
 from metarl.packing import live_steps
-from metarl.rules import SGD, Chain, Foresight, Step, UpdateRule, WhitenedInputs, affine_layers
+from metarl.rules import SGD, Chain, FirstOrder, Foresight, Step, UpdateRule, WhitenedInputs, affine_layers
 from metarl.transitions import TransitionNetwork
 from metarl.trees import tree_dot
 from tests.helpers import make_batch, randomize, seeded
@@ -248,6 +248,8 @@ def test_what_cannot_be_foreseen_is_refused() -> None:
     for horizon in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match=f"expected a finite horizon above 0 steps, got {horizon}"):
             Foresight(SGD(0.1), PARAMS, HEAD, horizon=horizon)
+    with pytest.raises(ValueError, match="FirstOrder behind what looks ahead .* put FirstOrder around the Foresight"):
+        Foresight(Chain(FirstOrder(SGD(0.1))), PARAMS, HEAD)  # half of the horizon's gradient would be missing
     rule = Foresight(SGD(0.1), PARAMS, HEAD)
     with pytest.raises(ValueError, match="the step does not tell them"):
         rule.update(Step(PARAMS, PARAMS, torch.zeros(())), {})

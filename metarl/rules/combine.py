@@ -47,11 +47,8 @@ class Chain(_Several):
         super().__init__(*rules)
         learning: list[str] = []
         for rule in rules:
-            if learning and any(isinstance(part, FirstOrder) for part in rule.modules()):
-                raise ValueError(
-                    f"FirstOrder behind {learning[-1]} takes what that gives for a constant, so that it would learn "
-                    "nothing: put FirstOrder around the Chain"
-                )
+            if learning:
+                refuse_first_order(rule, learning[-1], "Chain")
             learning += [type(rule).__name__] if list(rule.parameters()) else []
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
@@ -61,6 +58,19 @@ class Chain(_Several):
             flowing, own = _rule(rule).update(step._replace(grads=flowing), subtree(state, str(i)))
             after.update(with_prefix(str(i), own))
         return flowing, after
+
+
+def refuse_first_order(rule: UpdateRule, learning: str, whole: str) -> None:
+    """Check that a rule lets a meta-gradient through to what is learned before it.
+
+    Raises:
+        ValueError: it does not, being `FirstOrder` or containing one.
+    """
+    if any(isinstance(part, FirstOrder) for part in rule.modules()):
+        raise ValueError(
+            f"FirstOrder behind {learning} takes what that gives for a constant, so that it would not learn: put "
+            f"FirstOrder around the {whole}"
+        )
 
 
 def _rule(module: nn.Module) -> UpdateRule:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.rules.base import RuleState, Step, UpdateRule, Wrapper, shapes_of
+from metarl.rules.combine import refuse_first_order
 from metarl.trees import Tree
 
 
@@ -44,9 +45,10 @@ class Foresight(Wrapper):
             horizon: the first τ, in steps.
 
         Raises:
-            ValueError: no such layer, or a horizon that is not above 0.
+            ValueError: no such layer, a horizon that is not above 0, or `FirstOrder` within.
         """
         super().__init__(rule)
+        refuse_first_order(self.rule, "what looks ahead", "Foresight")
         shapes, own = shapes_of(params), {f"{layer}.weight", f"{layer}.bias"}
         if not own <= set(shapes):
             raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
