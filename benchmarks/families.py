@@ -110,7 +110,7 @@ def measure(name: str, rows: int, steps: int, repeats: int) -> list[dict[str, An
 def main(argv: list[str]) -> None:
     parser = common.options(__doc__, repeats=5)
     parser.add_argument("--rows", type=int, default=1024, help="environments")
-    parser.add_argument("--steps", type=int, default=20, help="a run")
+    parser.add_argument("--steps", type=int, default=100, help="a run")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), help="by name")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.families if name not in FAMILIES]
