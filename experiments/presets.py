@@ -119,19 +119,19 @@ BANDIT_BEST = BANDIT.model_copy(
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "cartpole-polarity": (
-        "balance with an actuator of hidden sign and strength; one gradient step must find out",
+        "balance with an actuator of hidden sign and strength, to be found out in one gradient step",
         CARTPOLE.model_copy(update={"benchmark": "cartpole-polarity", "env_steps": 2_000_000}),
     ),
     "cartpole-polarity-best": (
-        "the same with an offset and a learned advantage that sees what pushes do, trained on two episodes: our best",
+        "the same with an offset and a learned advantage that sees what pushes do, adapting on two episodes: our best",
         CARTPOLE_PUSHED.model_copy(update={"benchmark": "cartpole-polarity", "env_steps": 4_000_000}),
     ),
     "cartpole-all": (
-        "everything about the cart, the pole and the actuator hidden, with a delay; one gradient step",
+        "everything about cart, pole and actuator hidden, and a delay; one gradient step",
         CARTPOLE.model_copy(update={"benchmark": "cartpole-all", "env_steps": 6_000_000}),
     ),
     "cartpole-all-best": (
-        "the same with an offset and a learned advantage that sees what pushes do, trained on two episodes: our best",
+        "the same with an offset and a learned advantage that sees what pushes do, adapting on two episodes: our best",
         CARTPOLE_PUSHED.model_copy(
             update={
                 "benchmark": "cartpole-all",
@@ -145,11 +145,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "cartpole-scrambled": (
-        "besides, the sensors permuted and sign-flipped: three gradient steps",
+        "cartpole-all with permuted and sign-flipped sensors; three gradient steps",
         CARTPOLE.model_copy(update={"benchmark": "cartpole-scrambled", "env_steps": 10_000_000, "steps": 3}),
     ),
     "cartpole-scrambled-best": (
-        "the same with a linear policy and steps that look ahead, however the sensors are wired: our best",
+        "the same with a linear policy and foresight, independent of the sensor wiring: our best",
         CARTPOLE_BEST.model_copy(
             update={
                 "benchmark": "cartpole-scrambled",
@@ -171,7 +171,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "cartpole-wide": (
-        "five physical constants varied widely, 500 steps",
+        "five physical constants vary widely; 500 steps",
         CARTPOLE.model_copy(update={"benchmark": "cartpole-wide", "env_steps": 8_000_000}),
     ),
     "cartpole-packer": (
@@ -183,7 +183,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         CARTPOLE_BEST.model_copy(update={"benchmark": "cartpole-packer", "env_steps": 3_000_000}),
     ),
     "cartpole-packer-best": (
-        "the same without adapting: a linear policy of scaled sensors, by evolution; our best",
+        "the same without adapting: a linear policy on scaled inputs, trained by evolution; our best",
         # a velocity is ten times its angle, and gains that suit that carry over to poles never trained on; logits are
         # moved in steps so large that what is found acts almost without chance
         CARTPOLE_BEST.model_copy(
@@ -204,22 +204,22 @@ PRESETS: dict[str, tuple[str, Config]] = {
             }
         ),
     ),
-    "bandit": ("five arms, 100 pulls in ten batches (Duan et al. 2016, Mishra et al. 2018): MAML", BANDIT),
+    "bandit": ("MAML on five arms, 100 pulls in ten batches (Duan et al. 2016, Mishra et al. 2018)", BANDIT),
     "bandit-best": ("the same in twenty batches: a learned advantage, meta-trained by evolution", BANDIT_BEST),
     "navigation-fixed": (
         "2-D navigation from the origin to a hidden goal (Li et al. 2017), tuned",
         NAVIGATION.model_copy(update={"benchmark": "navigation-fixed"}),
     ),
     "navigation-fixed-best": (
-        "the same with a learned reward and a learned offset, so that exploring and acting part: our best at one step",
+        "the same with a learned reward and an offset that separates exploring from acting: our best at one step",
         NAVIGATION_BEST.model_copy(update={"benchmark": "navigation-fixed"}),
     ),
     "navigation-varying-best": (
-        "a hidden goal and a start drawn per task: our best at one step",
+        "hidden goal, and a start drawn per task: our best at one step",
         NAVIGATION_BEST.model_copy(update={"benchmark": "navigation-varying"}),
     ),
     "navigation-halfcircle-best": (
-        "goals on a half-circle, felt from near by only (Rakelly et al. 2019): explore five episodes, then go there",
+        "goals on a half-circle, rewards only near them (Rakelly et al. 2019): explore five episodes, then go there",
         SPARSE_BEST.model_copy(
             update={
                 "benchmark": "navigation-halfcircle",
@@ -232,7 +232,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "navigation-corners-best": (
-        "goals in four corners, felt from half-way on (Rothfuss et al. 2019): explore five episodes, then go there",
+        "goals in four corners, rewards from half-way on (Rothfuss et al. 2019): explore five episodes, then go there",
         SPARSE_BEST.model_copy(
             update={
                 "benchmark": "navigation-corners",
@@ -249,7 +249,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         NAVIGATION.model_copy(update={"benchmark": "navigation-varying"}),
     ),
     "meta-sgd-paper": (
-        "2-D navigation as in the Meta-SGD paper: 100 iterations of a trust region on rates and initialization",
+        "2-D navigation as in the Meta-SGD paper: 100 trust-region iterations on step sizes and initialization",
         NAVIGATION.model_copy(
             update={
                 "benchmark": "navigation-fixed",
