@@ -1,15 +1,16 @@
-"""What each change of a setting is worth: one at a time, beside the configuration as it is, everything else the same.
+"""Measure what each change of a setting is worth, one at a time, compared with the unchanged configuration.
 
     python experiments/ablate.py PRESET --vary discount=0.5,0.9 rule=maml,fomaml inner_loss=vpg --output results/NAME
 
-Commas part the values of a setting, an x the sizes of layers (``hidden=64x64,32``), and ``none`` is no value, or no
-layers. With ``--grid`` every combination is tried, the configuration's own values among them. Every variant is trained
-from the same seeds for the same number of environment steps, and scored on the same held-out tasks with the same noise.
-Nothing is tuned: a setting may be worth more with others that suit it.
+Commas separate the values of a setting, an x the sizes of layers (``hidden=64x64,32``), and ``none`` is no value, or no
+layers. ``--grid`` tries every combination, including the configuration's own values. Every variant is trained from the
+same seeds for the same number of environment steps, and scored on the same held-out tasks with the same noise. Nothing
+is tuned: a setting may be worth more together with others that suit it.
 
-Scores are on *validation* tasks and from seeds of 1000 on, so that they may choose settings. Those on *test* tasks
-(``--split test``) may be reported, by whoever does not choose by them: the best of many is partly luck, and is no
-better on other tasks. Finished jobs are kept in the output folder: an interrupted ablation goes on where it stopped.
+By default, scores are on *validation* tasks and from seeds of 1000 on, so that you can choose settings by them.
+Scores on *test* tasks (``--split test``) may be reported if you do not choose by them: the best of many is partly luck,
+and no better on other tasks. Finished jobs are kept in the output folder; the same command resumes an interrupted
+ablation.
 """
 
 from __future__ import annotations
@@ -55,22 +56,22 @@ REPORTABLE = {
 
 @dataclass(frozen=True)
 class Options:
-    """What to change, and how thoroughly."""
+    """What to vary, and how thoroughly."""
 
     output: Path
-    """folder of the results; an interrupted ablation is continued there"""
+    """folder for the results; an interrupted ablation is resumed there"""
     vary: tuple[str, ...] = ()
-    """settings and what else to try of each: field=value,value"""
+    """settings and the other values to try of each: field=value,value"""
     grid: bool = False
-    """every combination instead of one change at a time"""
+    """try every combination instead of one change at a time"""
     seeds: int = 5
-    """training seeds, counted from the configuration's; on validation tasks, for choosing, from 1000 more"""
+    """number of training seeds, counted from --seed; on validation tasks, from 1000 + --seed"""
     split: str = "validation"
-    """held-out split to score on; what is chosen by scores on test tasks cannot be reported"""
+    """held-out split to score on; do not report test scores that you have chosen by"""
     held_out: int = 100
-    """held-out tasks"""
+    """number of held-out tasks"""
     workers: int = 2
-    """processes, one thread each"""
+    """number of processes, with one thread each"""
 
 
 @script

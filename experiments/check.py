@@ -1,11 +1,11 @@
-"""Say in plain words what is wrong with a family of environments, a policy, an update rule or a loss of one's own.
+"""Explain in plain words what is wrong with your own family of environments, policy, update rule or loss.
 
     python experiments/check.py family NAME [--horizon 100]    (a benchmark or family, or what makes one)
-    python experiments/check.py policy NAME [--benchmark cartpole-polarity]    (whose observations and actions it reads)
+    python experiments/check.py policy NAME [--benchmark cartpole-polarity]    (for its observations and actions)
     python experiments/check.py rule NAME
     python experiments/check.py loss NAME [--benchmark cartpole-polarity]
 
-NAME is one of metarl or of an installed package, or package.module:NAME. Exit code 0 if nothing was found, 1
+NAME is that of a part of metarl or of an installed package, or package.module:NAME. Exit code 0 if nothing was found, 1
 with findings, 2 if there is nothing to check.
 """
 
@@ -38,11 +38,11 @@ class Options:
     kind: Annotated[str, tyro.conf.Positional] = ""
     """family, policy, rule or loss"""
     name: Annotated[str, tyro.conf.Positional] = ""
-    """by name or package.module:NAME"""
+    """name, or package.module:NAME"""
     horizon: int | None = None
-    """of a family: time limit in steps; its own unless given"""
+    """for a family: time limit in steps; defaults to its own"""
     benchmark: str | None = None
-    """of a policy or a loss: whose observations and actions it is for; any unless given"""
+    """for a policy or a loss: benchmark with its observations and actions; for a policy, defaults to navigation-fixed"""
 
 
 def main(argv: list[str]) -> int:

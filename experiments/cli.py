@@ -31,7 +31,7 @@ Options = TypeVar("Options")
 
 
 Plugins = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-"""What a stored run may import; the flag is given once for each."""
+"""What a stored run may import; the flag is repeated for each."""
 
 
 def parse(kind: type[Options], argv: Sequence[str], description: str | None, start: Options | None = None) -> Options:

@@ -1,12 +1,11 @@
-"""Compare update rules under one budget: common tasks, common noise, the same tuning effort, paired intervals.
+"""Compare update rules under one budget: common tasks, common noise, equal tuning effort, paired intervals.
 
     python experiments/compare.py cartpole-polarity --rules meta-sgd maml --seeds 5 --output results/NAME
 
-Every rule's step size is first tuned on *validation* tasks over one grid (with ``--rate-lrs``, besides, the meta step
-size of what it learns), but for rules of your own, which are called with the parameters alone and have step sizes of
-their own; then every rule is trained from every seed for the same
-number of environment steps, and scored on the same *test* tasks with the same noise. Finished jobs are kept in
-the output folder: an interrupted comparison goes on where it stopped.
+First, every rule's step size is tuned on *validation* tasks over one grid; ``--rate-lrs`` also tunes the meta step size
+of what the rule learns. Your own rules set their own step sizes, as they are called with the parameters alone. Then
+every rule is trained from every seed for the same number of environment steps, and scored on the same *test* tasks with
+the same noise. Finished jobs are kept in the output folder; the same command resumes an interrupted comparison.
 """
 
 from __future__ import annotations
@@ -72,19 +71,19 @@ class Options:
     """What to compare."""
 
     output: Path
-    """folder of the results; an interrupted comparison is continued there"""
+    """folder for the results; an interrupted comparison is resumed there"""
     rules: tuple[str, ...] = ("meta-sgd", "maml")
-    """rules and contenders by name, or the groups all and comparators; paired differences are against the last"""
+    """rules and control baselines by name, or the groups all and comparators; the last is the reference"""
     rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
-    """grid of (first) step sizes, the same for every rule; it takes the place of --rate"""
+    """grid of (initial) step sizes, the same for every rule; replaces --rate"""
     rate_lrs: tuple[float, ...] = ()
-    """grid of the step sizes by which a rule learns what it learns, such as rates; each rule's own unless given"""
+    """grid of meta step sizes of what a rule learns, such as rates; defaults to each rule's own"""
     seeds: int = 5
-    """training seeds, counted from the configuration's"""
+    """number of training seeds, counted from --seed"""
     held_out: int = 100
-    """held-out tasks"""
+    """number of held-out tasks"""
     workers: int = 2
-    """processes, one thread each"""
+    """number of processes, with one thread each"""
 
 
 @script

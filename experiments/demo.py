@@ -1,8 +1,8 @@
 """The demonstration behind ``make demo``: an agent that does not know which way its motor turns.
 
-Meta-trains our best on ``cartpole-polarity`` and, briefly, on fixed-start navigation; evaluates both on
-held-out tasks; draws the figures and animates a held-out task before and after one gradient step. Run
-again, it continues what was interrupted and repeats nothing that is finished.
+Meta-trains our best preset on ``cartpole-polarity`` and, briefly, that on fixed-start navigation; evaluates both on
+held-out tasks; draws the figures and animates a held-out task before and after one gradient step. Running it again
+resumes what was interrupted and repeats nothing that is finished.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Watch a trained agent adapt: an episode on a task it has never seen, and one after each gradient step on it.
+"""Watch a trained agent adapt: one episode on a task it has never seen, and one after each gradient step on it.
 
     python experiments/enjoy.py runs/NAME                                  # a GIF in the run's figures
     python experiments/enjoy.py runs/NAME --split extrapolation --index 3 --steps 3
     python experiments/enjoy.py runs/NAME --constants polarity=-1 force_magnitude=9.1 --window
 
-Every stage starts from the same first state. Training tasks are refused.
+All episodes start from the same state. Training tasks are refused.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """run folder"""
     steps: int | None = None
-    """gradient steps; as many as in training unless given"""
+    """gradient steps; defaults to as many as in training"""
     episodes: int | None = None
-    """episodes a step adapts on; the training's unless given"""
+    """episodes per adaptation step; defaults to as many as in training"""
     split: str = "test"
-    """held-out split: test, validation, interpolation, extrapolation, ... as the benchmark has them"""
+    """held-out split of the benchmark: test, validation, interpolation, extrapolation, ..."""
     index: int = 0
-    """which of the 100 held-out tasks that runs are scored on"""
+    """which of the 100 held-out tasks that runs are scored on, from 0"""
     constants: tuple[str, ...] = ()
-    """a task of your own instead of a split's, as constant=value"""
+    """a task of your own instead of one of the split, given as constant=value"""
     mode: Annotated[tyro.conf.FlagCreatePairsOff[bool], ACTIONS] = False
-    """play with the mean (or most likely) action"""
+    """play the mean (or most likely) action"""
     sampled: Annotated[tyro.conf.FlagCreatePairsOff[bool], ACTIONS] = False
-    """play with actions as sampled in training, which is what happens without this flag, too"""
+    """play sampled actions, as in training (the default)"""
     seed: int = TEST_SEED
-    """of the noise"""
+    """seed of the noise"""
     output: Path | None = None
-    """GIF to write; figures/enjoy-SPLIT-INDEX.gif in the run folder unless given"""
+    """GIF to write; defaults to figures/enjoy-SPLIT-INDEX.gif in the run folder"""
     window: bool = False
-    """show it in a window instead, until Escape or Q is pressed"""
+    """show it in a window instead, until you press Escape or Q"""
     fps: int | None = None
-    """pictures a second; 25, or fewer where episodes are short, unless given"""
+    """frames per second; defaults to 25, or fewer if episodes are short"""
     plugin: Plugins = ()
-    """import paths that the run may import"""
+    """import path that the run may import; repeat the flag for more"""
 
 
 @script

@@ -2,10 +2,10 @@
 
     python experiments/estimators.py navigation-fixed --env-steps 400000 --output results/NAME
 
-Trains the preset for its budget of environment steps (0 is not possible: a first iteration is always trained), then
-explores batches of training tasks with the learner, unchanged, and estimates the meta-gradient of its initialization
-from each batch in every way. `Dice` and `TMAML` weigh rewards by γ^t and so adapt differently; ``loaded-dice`` is
-their form for the advantages at hand. Evolution explores with perturbed learners on tasks of its own.
+Trains the preset for its budget of environment steps (at least one iteration). Then explores batches of training tasks
+with the fixed learner, and estimates the meta-gradient of its initialization from each batch with every estimator.
+`Dice` and `TMAML` weigh rewards by γ^t and so adapt differently; ``loaded-dice`` is their form for the advantages at
+hand. Evolution explores with perturbed learners on its own tasks.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Options:
     """What to measure."""
 
     output: Path | None = None
-    """folder for estimators.json, table.md and a figure; only printed unless given"""
+    """folder for estimators.json, table.md and a figure; by default results are only printed"""
     batches: int = 16
-    """batches of tasks, each as large as a meta-iteration's"""
+    """number of batches, each as large as the meta-batch"""
     evolution: bool = True
-    """also by evolution, which explores for itself"""
+    """also estimate by evolution, which explores by itself"""
 
 
 @script

@@ -1,10 +1,10 @@
-"""How fast a trained learner adapts to held-out tasks: the return after 0, 1, ..., K gradient steps.
+"""Evaluate how fast a trained learner adapts to held-out tasks: the return after 0, 1, ..., K gradient steps.
 
     python experiments/evaluate.py runs/NAME... [--split test] [--tasks 100] [--steps 3]
     python experiments/evaluate.py runs/NAME --constants gravity=12 half_length=0.9
 
-Several runs of one configuration and different seeds, trained equally long, are evaluated on the same tasks, and the
-intervals are over seeds and tasks.
+Several runs that share a configuration and budget but differ in their seeds are evaluated on the same tasks; intervals
+are then over seeds and tasks.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ TEST_SEED = 20_171_707  # of the held-out tasks and the noise they are scored wi
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is measured, and how."""
+    """What to measure, and how."""
 
     split: str = "test"
-    """held-out split: test, validation, interpolation, extrapolation, ... as the benchmark has them"""
+    """held-out split of the benchmark: test, validation, interpolation, extrapolation, ..."""
     tasks: int = 100
-    """held-out tasks"""
+    """number of held-out tasks"""
     steps: int | None = None
-    """adaptation steps K; unless given, the training's and at least three, or none for one without adapting"""
+    """adaptation steps K; defaults to as many as in training and at least 3, or 0 if trained without adapting"""
     episodes: int | None = None
-    """episodes a step adapts on; the training's unless given"""
+    """episodes per adaptation step; defaults to as many as in training"""
     score_episodes: int = 20
-    """fresh episodes that score a task at each step"""
+    """fresh episodes that score each task after each step"""
     seed: int = TEST_SEED
-    """of tasks and noise"""
+    """seed of tasks and noise"""
     constants: tuple[str, ...] = ()
-    """evaluate on one task of your own instead of a split's, as constant=value"""
+    """evaluate on one task of your own instead of a split, given as constant=value"""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which runs."""
+    """Which runs to evaluate."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """run folders of one configuration, one a seed"""
+    """run folders with the same configuration, one per seed"""
     protocol: tyro.conf.OmitArgPrefixes[Protocol] = Protocol()
     device: str = "auto"
-    """cpu, cuda, ..."""
+    """cpu, cuda, ...; auto is the CPU"""
     plugin: Plugins = ()
-    """import paths that the runs may import"""
+    """import path that the runs may import; repeat the flag for more"""
 
 
 @script

@@ -1,9 +1,10 @@
-"""Take a trained policy out of this project: weights as safetensors, usable with torch alone.
+"""Export a trained policy: weights as safetensors, usable with torch alone.
 
     python experiments/export.py runs/NAME --output policy.safetensors                  # the initialization
     python experiments/export.py runs/NAME --output policy.safetensors --steps 1 --constants gravity=12
 
-With steps, the policy is first adapted to one task: that of the constants, or the first that `evaluate` scores.
+With ``--steps``, the policy is first adapted to one task: that of the constants, or the first that ``evaluate.py``
+scores.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from metarl.export import save_policy
 
 @dataclass(frozen=True)
 class Options:
-    """What to take out."""
+    """What to export."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """run folder"""
     output: Path
     """file to write"""
     steps: int = 0
-    """adaptation steps first; 0 is the initialization"""
+    """adaptation steps before exporting; 0 exports the initialization"""
     constants: tuple[str, ...] = ()
-    """the task to adapt to, as constant=value; the first of the test split unless given"""
+    """task to adapt to, given as constant=value; defaults to the first of the test split"""
     plugin: Plugins = ()
-    """import paths that the run may import"""
+    """import path that the run may import; repeat the flag for more"""
 
 
 @script

@@ -1,18 +1,19 @@
-"""Does Stable-Baselines3's PPO learn a new task sooner from what was meta-learned? At equal environment steps.
+"""Does Stable-Baselines3's PPO learn a new task sooner from a meta-learned start? At equal environment steps.
 
     python experiments/finetune.py cartpole-polarity --rows 8 --rollout 640 --output results/NAME
 
 A learner is meta-trained from every seed, within the configuration's budget. Then PPO trains on every held-out task
-alone, in three ways that differ in where and how they begin, and in nothing else:
+separately, in three ways that differ only in how they start:
 
-- from scratch: the random initialization that the learner's training began with.
+- from scratch: the random initialization that the learner's training started from.
 - Adam: the exported meta-learned initialization (`metarl.sb3.to_ppo`).
-- learned rates: the same, and the first K rollouts are used as the learner would use them, by its learned step
-  sizes (`metarl.sb3.adaptation_settings` and ``with_learned_rates``); then PPO goes on.
+- learned rates: the same, but the first K rollouts are used as the learner would use them, with its learned step
+  sizes (`metarl.sb3.adaptation_settings` and ``with_learned_rates``); then PPO takes over.
 
-PPO has SB3's defaults, but for its step size, which is tuned on *validation* tasks for each way over one grid (by the
-area under the learning curve, with a seed that is not reported), and the size of rollouts and minibatches. Curves are
-scored on fresh episodes with common noise. Finished jobs are kept: an interrupted experiment goes on where it stopped.
+PPO has SB3's defaults except for the size of rollouts and minibatches, and for its step size. The step size is tuned on
+*validation* tasks, over the same grid for each way, by the area under the learning curve and with a seed that is not
+reported. Curves are scored on fresh episodes with common noise. Finished jobs are kept; the same command resumes an
+interrupted experiment.
 """
 
 from __future__ import annotations
@@ -56,23 +57,23 @@ class Options:
     """How thoroughly to compare."""
 
     output: Path
-    """folder of the results; an interrupted experiment is continued there"""
+    """folder for the results; an interrupted experiment is resumed there"""
     seeds: int = 3
-    """training seeds, counted from the configuration's"""
+    """number of training seeds, counted from --seed"""
     held_out: int = 20
-    """held-out tasks"""
+    """number of held-out tasks"""
     tuning_tasks: int = 10
-    """validation tasks that choose PPO's step size"""
+    """number of validation tasks to tune PPO's step size on"""
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     """grid of PPO's step sizes, the same for every way"""
     rows: int = 20
-    """environments that PPO collects from side by side"""
+    """parallel environments of PPO"""
     rollout: int = 2000
-    """environment steps of a rollout, all rows together: about what the learner adapts on"""
+    """environment steps per rollout, all rows together; choose about what the learner adapts on"""
     rollouts: int = 16
-    """rollouts on a task; scored after 0, 1, 2, 4, 8, ..."""
+    """rollouts per task; scored after 0, 1, 2, 4, 8, ..."""
     workers: int = 1
-    """processes, one thread each"""
+    """number of processes, with one thread each"""
 
 
 @dataclass(frozen=True)

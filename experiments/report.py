@@ -1,12 +1,12 @@
-"""One page about a run, about several runs, or about a comparison; it needs nothing but itself to be read.
+"""Write one self-contained page about a run, about several runs, or about a comparison.
 
     python experiments/report.py runs/NAME                      # runs/NAME/report.html
     python experiments/report.py runs/A runs/B --output mine.html
     python experiments/report.py results/compare-NAME
 
-Run folders of one configuration and different seeds are taken together; the last rule is what others are compared
-with. Figures (PNG, SVG) and tables (CSV, Markdown) lie beside the page, in a folder of its name. Equal inputs give
-equal bytes. What is missing is named in the page.
+Run folders that differ only in their seeds are pooled; the other rules are compared with the last one. Figures (PNG,
+SVG) and tables (CSV, Markdown) are written beside the page, in a folder of its name. Equal inputs give equal bytes. The
+page names what is missing.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Options:
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """run folders, or one comparison folder"""
     output: Path | None = None
-    """the page; report.html in the folder, or here for several folders, unless given"""
+    """the page; defaults to report.html in the folder, or here for several folders"""
     note: str = ""
-    """a sentence of yours at the top"""
+    """your own sentence at the top of the page"""
     moving: bool = True
-    """put a moving picture of one held-out task into the page"""
+    """include an animation of one held-out task"""
     plugin: Plugins = ()
-    """import paths that the runs may import"""
+    """import path that the runs may import; repeat the flag for more"""
 
 
 @script

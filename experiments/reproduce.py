@@ -1,9 +1,9 @@
-"""Make one of the project's tables: train every column from every seed, measure every row on held-out tasks.
+"""Reproduce one of the project's tables: train every column from every seed, measure every row on held-out tasks.
 
     python experiments/reproduce.py navigation-fixed --seeds 10
 
-Writes ``results/reproduce-TABLE/``: the table, and in ``reproduction.json.gz`` the scores of every seed and task and
-what made them. Finished runs are kept: an interrupted table goes on where it stopped. Rows and columns are data in
+Writes to ``results/reproduce-TABLE/``: the table, and ``reproduction.json.gz`` with the scores of every seed and task and
+what made them. Finished runs are kept; the same command resumes an interrupted table. Rows and columns are data in
 ``tables.py``.
 """
 
@@ -33,20 +33,20 @@ from experiments.tables import TABLES, Column, Row, Table
 
 @dataclass(frozen=True)
 class Options:
-    """Which table, and how thoroughly."""
+    """Which table to make, and how thoroughly."""
 
     table: Annotated[str, tyro.conf.Positional]
-    """by name; an unknown one lists them"""
+    """name of the table; an unknown name lists them"""
     seeds: int = 10
-    """training seeds, counted from 0"""
+    """number of training seeds, counted from 0"""
     columns: tuple[str, ...] = ()
-    """only these; all unless given"""
+    """train only these columns; defaults to all"""
     workers: int = 2
-    """processes, one thread each"""
+    """number of processes, with one thread each"""
     output: Path | None = None
-    """folder; results/reproduce-TABLE unless given"""
+    """folder for the results; defaults to results/reproduce-TABLE"""
     env_steps: int | None = None
-    """another training budget for every column: for trying the command out, not for reporting"""
+    """a different training budget for every column, for trying the command out, not for reporting"""
 
 
 @dataclass(frozen=True)

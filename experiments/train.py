@@ -41,48 +41,48 @@ from metarl.rollouts import collect, to_device
 
 @dataclass(frozen=True)
 class Watch:
-    """What is kept and shown of a run while it goes on, and at its end."""
+    """What is saved and shown of a run."""
 
     save_every: int = 50
     """meta-iterations between checkpoints"""
     histograms_every: int = 20
     """meta-iterations between histograms of the learned step sizes in TensorBoard; 0 is none"""
     validate_every: int = 0
-    """meta-iterations between looks at 20 validation tasks, which cost environment steps of their own; 0 is none"""
+    """meta-iterations between evaluations on 20 validation tasks, which cost extra environment steps; 0 is none"""
     track: str | None = None
-    """show the run in this Weights & Biases project, too: pip install -e '.[track]'"""
+    """also log the run to this Weights & Biases project: pip install -e '.[track]'"""
     evaluate: bool = True
     """evaluate on held-out tasks and draw the figures at the end"""
 
 
 @dataclass(frozen=True)
 class Options(Watch):
-    """How to run, as opposed to what."""
+    """How to run the configuration."""
 
     output: Path | None = None
-    """run folder; runs/<benchmark>__<rule>__s<seed>__<time> unless given"""
+    """run folder; defaults to runs/<benchmark>__<rule>__s<seed>__<time>"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is the CPU"""
     threads: int | None = None
-    """CPU threads; torch's own choice unless given"""
+    """CPU threads; defaults to torch's choice"""
     deterministic: bool = False
-    """on a GPU the same bits in every run, slower"""
+    """on a GPU: the same bits in every run, but slower"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resume(Watch):
-    """Go on with a run from its last checkpoint, looking as often, and in the project that it is tracked in."""
+    """Resume a run from its last checkpoint; intervals and tracking default to the run's own."""
 
     resume: Path
-    """run folder"""
+    """run folder to resume"""
     device: str = "auto"
-    """as in training"""
+    """cpu, cuda, cuda:1, ...; auto is the CPU"""
     deterministic: bool = False
-    """as in training"""
+    """on a GPU: the same bits in every run, but slower"""
     plugin: Plugins = ()
-    """import paths that the run may import"""
+    """import path that the run may import; repeat the flag for more"""
     env_steps: int | None = None
-    """a larger budget than the run began with, to train on"""
+    """larger training budget, to train the run further"""
 
 
 WATCH = "watch.json"

@@ -1,16 +1,16 @@
-"""Search for settings: trials on validation tasks, each chosen by what came of those before it.
+"""Search for hyper-parameters on validation tasks; each trial is chosen from the results of those before it.
 
     python experiments/tune.py PRESET --search rate=0.03..3 lr=1e-4..1e-2 decay=0.8,0.9,1.0 --trials 30 --output DIR
 
-Two dots stand between the ends of a range, commas between values, an x between the sizes of layers
-(``hidden=32x32,64x64``), and ``none`` is no value, or no layers. Floats above zero are searched by their ratios where
-the ends differ by a factor of ten or more. Trials are chosen by Optuna's TPE, the first ten at random. They train with
+Two dots separate the ends of a range, commas separate values, an x separates the sizes of layers
+(``hidden=32x32,64x64``), and ``none`` is no value, or no layers. Floats above zero are searched on a logarithmic scale
+if the ends differ by a factor of ten or more. Optuna's TPE chooses the trials, the first ten at random. They train with
 seeds from 1000 on, which are never reported, and are scored on *validation* tasks by the return after as much
-adaptation as in training; one that diverges counts as worse than any.
+adaptation as in training. A trial that diverges counts as worse than any other.
 
-Finished trials are kept in the output folder: the same command goes on where it was interrupted, and one with more
-``--trials`` adds to them. It makes the same choices again, for as many ``--workers``: so many trials are chosen at a
-time. ``--seed`` is that of the choices, too, and of the configuration that is written, ``best.json``.
+Finished trials are kept in the output folder: the same command resumes an interrupted search, and more ``--trials``
+extend it. The choices are reproducible for the same number of ``--workers``, as that many trials are chosen at a time.
+``--seed`` is the seed of the choices, and also that of the configuration written to ``best.json``.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ SHOWN = 10  # trials in the table
 
 @dataclass(frozen=True)
 class Options:
-    """Where to look, and how long."""
+    """Where to search, and how long."""
 
     output: Path
-    """folder of the results; an interrupted search is continued there"""
+    """folder for the results; an interrupted search is resumed there"""
     search: tuple[str, ...] = ()
-    """settings and where to look for each: field=low..high or field=value,value"""
+    """settings and where to search for each: field=low..high or field=value,value"""
     trials: int = 30
-    """configurations to try, those already tried among them"""
+    """number of configurations to try, including those already tried"""
     seeds: int = 1
-    """training seeds of every trial, counted from 1000; their mean is its score"""
+    """training seeds per trial, counted from 1000; a trial's score is their mean"""
     held_out: int = 100
-    """validation tasks"""
+    """number of validation tasks"""
     workers: int = 1
-    """trials at a time, in processes of one thread each; other numbers lead to other trials"""
+    """trials at a time, in processes with one thread each; changes which trials are chosen"""
 
 
 @dataclass(frozen=True)
