@@ -42,7 +42,7 @@ class Options:
     horizon: int | None = None
     """for a family: time limit in steps; defaults to its own"""
     benchmark: str | None = None
-    """for a policy or a loss: benchmark with its observations and actions; for a policy, defaults to navigation-fixed"""
+    """for a policy or a loss: benchmark with its observations and actions; navigation-fixed if omitted for a policy"""
 
 
 def main(argv: list[str]) -> int:
