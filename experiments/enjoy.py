@@ -56,7 +56,7 @@ class Options:
     mode: Annotated[tyro.conf.FlagCreatePairsOff[bool], ACTIONS] = False
     """play the mean (or most likely) action"""
     sampled: Annotated[tyro.conf.FlagCreatePairsOff[bool], ACTIONS] = False
-    """play sampled actions, as in training (the default)"""
+    """play sampled actions, as in training; also if neither flag is given"""
     seed: int = TEST_SEED
     """seed of the noise"""
     output: Path | None = None
@@ -66,7 +66,7 @@ class Options:
     fps: int | None = None
     """frames per second; defaults to 25, or fewer if episodes are short"""
     plugin: Plugins = ()
-    """import path that the run may import; repeat the flag for more"""
+    """import path that the run may import"""
 
 
 @script

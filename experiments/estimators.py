@@ -3,9 +3,9 @@
     python experiments/estimators.py navigation-fixed --env-steps 400000 --output results/NAME
 
 Trains the preset for its budget of environment steps (at least one iteration). Then explores batches of training tasks
-with the fixed learner, and estimates the meta-gradient of its initialization from each batch with every estimator.
-`Dice` and `TMAML` weigh rewards by γ^t and so adapt differently; ``loaded-dice`` is their form for the advantages at
-hand. Evolution explores with perturbed learners on its own tasks.
+with the learner fixed, and estimates the meta-gradient of its initialization from each batch in every way. Evolution
+explores with perturbed learners on its own tasks. There is no row for `Dice` and `TMAML`, which weigh rewards by γ^t
+and so adapt differently; ``loaded-dice`` is their form for the advantages at hand.
 """
 
 from __future__ import annotations

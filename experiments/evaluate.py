@@ -67,7 +67,7 @@ class Options:
     device: str = "auto"
     """cpu, cuda, ...; auto is the CPU"""
     plugin: Plugins = ()
-    """import path that the runs may import; repeat the flag for more"""
+    """import path that the runs may import"""
 
 
 @script

@@ -38,7 +38,7 @@ class Options:
     constants: tuple[str, ...] = ()
     """task to adapt to, given as constant=value; defaults to the first of the test split"""
     plugin: Plugins = ()
-    """import path that the run may import; repeat the flag for more"""
+    """import path that the run may import"""
 
 
 @script

@@ -10,8 +10,8 @@ separately, in three ways that differ only in how they start:
 - learned rates: the same, but the first K rollouts are used as the learner would use them, with its learned step
   sizes (`metarl.sb3.adaptation_settings` and ``with_learned_rates``); then PPO takes over.
 
-PPO has SB3's defaults except for the size of rollouts and minibatches, and for its step size. The step size is tuned on
-*validation* tasks, over the same grid for each way, by the area under the learning curve and with a seed that is not
+PPO has SB3's defaults except for the size of rollouts and minibatches, and for its step size. The step size is tuned
+over the same grid for each way, on *validation* tasks, by the area under the learning curve and with a seed that is not
 reported. Curves are scored on fresh episodes with common noise. Finished jobs are kept; the same command resumes an
 interrupted experiment.
 """

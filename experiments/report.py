@@ -40,7 +40,7 @@ class Options:
     moving: bool = True
     """include an animation of one held-out task"""
     plugin: Plugins = ()
-    """import path that the runs may import; repeat the flag for more"""
+    """import path that the runs may import"""
 
 
 @script

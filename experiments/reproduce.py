@@ -3,8 +3,8 @@
     python experiments/reproduce.py navigation-fixed --seeds 10
 
 Writes to ``results/reproduce-TABLE/``: the table, and ``reproduction.json.gz`` with the scores of every seed and task
-and what made them. Finished runs are kept; the same command resumes an interrupted table. Rows and columns are data in
-``tables.py``.
+and what made them. Finished runs are kept; the same command resumes an interrupted table. Rows and columns are data,
+in ``tables.py``.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Resume(Watch):
     deterministic: bool = False
     """on a GPU: the same bits in every run, but slower"""
     plugin: Plugins = ()
-    """import path that the run may import; repeat the flag for more"""
+    """import path that the run may import"""
     env_steps: int | None = None
     """larger training budget, to train the run further"""
 

@@ -2,15 +2,17 @@
 
     python experiments/tune.py PRESET --search rate=0.03..3 lr=1e-4..1e-2 decay=0.8,0.9,1.0 --trials 30 --output DIR
 
-Two dots separate the ends of a range, commas separate values, an x separates the sizes of layers
-(``hidden=32x32,64x64``), and ``none`` is no value, or no layers. Floats above zero are searched on a logarithmic scale
-if the ends differ by a factor of ten or more. Optuna's TPE chooses the trials, the first ten at random. They train with
-seeds from 1000 on, which are never reported, and are scored on *validation* tasks by the return after as much
-adaptation as in training. A trial that diverges counts as worse than any other.
+Two dots separate the ends of a range, commas values, an x the sizes of layers (``hidden=32x32,64x64``), and ``none``
+is no value, or no layers. Floats above zero are searched on a logarithmic scale if the ends differ by a factor of ten
+or more.
+
+Optuna's TPE chooses the trials, the first ten at random. They train with seeds from 1000 on, which are never reported,
+and are scored on *validation* tasks by the return after as much adaptation as in training. A trial that diverges counts
+as worse than any other.
 
 Finished trials are kept in the output folder: the same command resumes an interrupted search, and more ``--trials``
 extend it. The choices are reproducible for the same number of ``--workers``, as that many trials are chosen at a time.
-``--seed`` is the seed of the choices, and also that of the configuration written to ``best.json``.
+The choices are drawn from ``--seed``, which is also the seed of the configuration written to ``best.json``.
 """
 
 from __future__ import annotations
