@@ -142,6 +142,7 @@ def mlp_of(policy: Policy) -> MLP:
             "expected a Gaussian or categorical policy on an MLP with tanh or ReLU and no context inputs, got "
             + checks.told(policy)
             + ("" if network is None else f" on {checks.told(network)}")
+            + (" with context inputs" if hasattr(network, "context") else "")
         )
     return network
 

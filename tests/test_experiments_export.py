@@ -98,4 +98,4 @@ def test_a_policy_that_torch_cannot_hold_alone_is_refused(tmp_path: Path, capsys
     assert train.main(argv) == 0
     capsys.readouterr()
     assert export.main([str(folder), "--output", str(tmp_path / "x.safetensors")]) == 2
-    assert "no context inputs" in capsys.readouterr().err
+    assert "got a GaussianPolicy on an MLP with context inputs" in capsys.readouterr().err
