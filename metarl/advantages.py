@@ -1,4 +1,4 @@
-"""From sampled rewards to advantages: discount, baseline, generalised advantage estimation, normalisation."""
+"""Advantages from sampled rewards: discount, baseline, generalised advantage estimation (GAE) and normalisation."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from metarl.types import Batch
 
 @dataclass(frozen=True)
 class Advantages:
-    """How the advantage of every step is estimated; called on a batch, returns it with values filled in.
+    """How to estimate the advantage of every step. Calling it on a batch returns the batch with advantages and values.
 
     Attributes:
-        discount: γ in [0, 1]. A short horizon raises the signal-to-noise ratio of an inner gradient.
+        discount: γ in [0, 1]. A short effective horizon raises the signal-to-noise ratio of an inner gradient.
         decay: GAE's λ in [0, 1]; 1 gives Monte-Carlo returns minus the baseline.
-        baseline: fitted on the batch itself, per task.
-        normalize: to zero mean over the real steps of each task, and unit standard deviation.
-        scale: over what that deviation is taken: each ``"task"`` by itself, or all ``"tasks"`` of a batch together, so
-            that a task counts for more the more is at stake. Of a task that is solved, nothing but noise is left of the
-            advantages; a scale of its own would make that as large as the mistakes still made in other tasks.
-        time_limit: what the end of the horizon means. ``"terminal"``: the task is to do well within the
-            horizon, and the baseline knows the time. ``"bootstrap"``: the task would go on, so an episode
+        baseline: fitted per task, on the batch itself.
+        normalize: whether to normalise to zero mean over the real steps of each task and to unit standard deviation.
+        scale: whether that standard deviation is taken over each ``"task"`` separately, or over all ``"tasks"`` of a
+            batch together. With ``"tasks"``, tasks with larger advantages count for more: once a task is solved, its
+            advantages are mere noise, which a separate scale would enlarge to the size of the mistakes still made in
+            other tasks.
+        time_limit: what the end of the horizon means. ``"terminal"``: the goal is to do well within the
+            horizon, and the baseline knows the time. ``"bootstrap"``: the task would go on, so an episode that is
             cut off is credited with the baseline's value of its last state.
     """
 
@@ -39,7 +40,7 @@ class Advantages:
     time_limit: Literal["terminal", "bootstrap"] = "terminal"
 
     def __post_init__(self) -> None:
-        """Refuses a discount or decay outside [0, 1], a baseline that is none, and unknown words."""
+        """Reject a discount or decay outside [0, 1], a baseline that is not a function, and unknown options."""
         checks.function("baseline", self.baseline, "a baseline, such as LinearBaseline()")
         for name in ("discount", "decay"):
             value = getattr(self, name)
@@ -50,10 +51,10 @@ class Advantages:
                 raise ValueError(f"{name} must be {' or '.join(map(repr, words))}, got {getattr(self, name)!r}")
 
     def refuse_company(self) -> None:
-        """Check that a task's advantages are its own: adapting to it must not depend on what other tasks are there.
+        """Check that a task's advantages do not depend on other tasks, as is required for adapting to it.
 
         Raises:
-            ValueError: they are scaled together with those of other tasks.
+            ValueError: advantages are scaled over all tasks together (``scale="tasks"``).
         """
         if self.scale == "tasks":
             raise ValueError(
@@ -63,11 +64,11 @@ class Advantages:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with ``advantage`` and ``value`` filled in; ``[..., H, N]`` as the batch's rewards."""
+        """Return the batch with ``advantage`` and ``value`` ``[..., H, N]`` filled in, without a graph."""
         return self.estimate(batch, discount=self.discount, decay=self.decay)
 
     def estimate(self, batch: Batch, *, discount: float | Tensor, decay: float | Tensor) -> Batch:
-        """The same with another γ and λ, 0-d tensors that may carry a gradient: through the baseline's fit, too."""
+        """Return the same with the given γ and λ; 0-d tensors receive gradients, also through the baseline's fit."""
         value, last_value = self._values(batch, discount)
         advantage = gae(
             batch.reward,
@@ -87,19 +88,21 @@ class Advantages:
         value, last_value = self.baseline(batch, target)
         if self.time_limit == "terminal":
             return value, torch.zeros_like(last_value)
-        # The cut-off returns miss what would have followed: complete them with the first fit, and refit.
+        # Returns of cut-off episodes lack what would have followed: add the first fit's value of the last state, refit.
         cut = (batch.mask[..., -1, :] > 0) & ~batch.terminated[..., -1, :]
         tail = torch.cat([torch.zeros_like(target[..., 1:, :]), (discount * last_value * cut).unsqueeze(-2)], -2)
         return self.baseline(batch, target + discounted_sum(tail, discount))
 
 
 def normalize(advantage: Tensor, mask: Tensor, *, together: bool = False) -> Tensor:
-    """Zero mean over the real steps of each task and unit standard deviation; constant advantages become 0.
+    """Normalise to zero mean over the real steps of each task and unit standard deviation.
+
+    Constant advantages become 0.
 
     Args:
         advantage: ``[..., H, N]``.
         mask: ``[..., H, N]``.
-        together: one standard deviation for all tasks instead of each its own.
+        together: use one standard deviation for all tasks, instead of one per task.
     """
     count = mask.sum((-2, -1), keepdim=True).clamp_min(1.0)
     centred = (advantage - (advantage * mask).sum((-2, -1), keepdim=True) / count) * mask
@@ -107,6 +110,6 @@ def normalize(advantage: Tensor, mask: Tensor, *, together: bool = False) -> Ten
     variance = square.sum() / mask.sum().clamp_min(1.0) if together else square / count
     std = variance.clamp_min(1e-20).sqrt()  # the square root's gradient at zero is infinite
     largest = (advantage * mask).abs().amax((-2, -1), keepdim=True)
-    rounding = 8.0 * torch.finfo(advantage.dtype).eps * largest  # of the mean: all that is left of a constant
+    rounding = 8.0 * torch.finfo(advantage.dtype).eps * largest  # error of the mean: all that remains of a constant
     differ = variance > rounding.square()
     return centred * differ / (std + 1e-8)

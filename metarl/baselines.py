@@ -1,8 +1,8 @@
-"""Value baselines: what return was to be expected, so that the gradient sees only the surprise.
+"""Value baselines: predict the expected return, which is subtracted to reduce the variance of the policy gradient.
 
-A baseline is fitted per task, on one batch, and predicts on that batch. Everything acts on leading
-task dimensions directly: a least-squares fit of 600 tasks is one batched solve. Weights are rows, and stand on the
-left of their products: with columns on the right MKL takes four to ten times as long.
+A baseline is fitted per task, on one batch, and predicts on the same batch. All functions accept leading task
+dimensions: a least-squares fit for 600 tasks is one batched solve. Weights are row vectors that multiply from the
+left, because MKL takes four to ten times as long with column vectors on the right.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from metarl.types import Batch
 
 
 class Baseline(Protocol):
-    """Predicts the return-to-go of every step of a batch, and of the state after the last step."""
+    """Predicts the return-to-go at every step of a batch, and in the state after the last step."""
 
     def __call__(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor]:
         """Fit ``target`` ``[..., H, N]``; return V(s_t) ``[..., H, N]`` and V(s_H) ``[..., N]``."""
@@ -28,7 +28,7 @@ class ZeroBaseline:
     """No baseline: every value is zero."""
 
     def __call__(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Zeros of the shapes `Baseline` promises."""
+        """Return zeros; see `Baseline` for the shapes."""
         return torch.zeros_like(target), torch.zeros_like(target[..., 0, :])
 
 
@@ -36,14 +36,15 @@ class ZeroBaseline:
 class LinearBaseline:
     """Ridge regression on ``[s, s², t, t², t³, 1]`` per task (Duan et al. 2016, arXiv:1604.06778).
 
-    The normal equations are solved in float64 and the ridge scales with their diagonal, so constant or
-    repeated observations cannot make the system singular. It is one number for all features: 1e-5 of their mean second
-    moment. A feature of which the own is smaller than that, as of an observation in units 300 times as small as the
-    others', is left out of the fit in effect: give observations of about the size of one, as ``clip`` expects, too.
+    The normal equations are solved in float64 and the ridge scales with their diagonal, so that constant or repeated
+    observations cannot make the system singular. The ridge is the same for all features: ``ridge`` times their mean
+    second moment. A feature whose own second moment is smaller than that, such as an observation 300 times as small as
+    the others, is in effect left out of the fit. Observations should therefore be of order one, which ``clip`` assumes
+    as well.
     """
 
     ridge: float = 1e-5
-    clip: float = 10.0  # observations beyond are clipped, so that a runaway state does not own the fit
+    clip: float = 10.0  # larger observations are clipped, so that a runaway state cannot dominate the fit
 
     def __call__(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor]:
         """See `Baseline`. Values are zero on padding."""
@@ -51,21 +52,21 @@ class LinearBaseline:
         return self.predict(features, last, batch.mask, self.fit(features, target, batch.mask))
 
     def fit(self, features: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Least-squares weights ``[..., 1, F]`` on the steps of ``mask``."""
+        """Return the least-squares weights ``[..., 1, F]`` fitted on the steps where ``mask`` is 1."""
         rows = (features * mask.unsqueeze(-1)).flatten(-3, -2)  # [..., H*N, F]
         gram = (rows.mT @ rows).double()
-        moment = (target.flatten(-2).unsqueeze(-2) @ rows).double()  # of the same steps: the others' rows are zero
+        moment = (target.flatten(-2).unsqueeze(-2) @ rows).double()  # only those steps count: other rows are zero
         scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         weight: Tensor = torch.linalg.solve(gram + self.ridge * (scale + 1e-8) * eye, moment.mT)
         return weight.mT.to(target.dtype)
 
     def predict(self, features: Tensor, last: Tensor, mask: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Values of the steps of ``mask`` ``[..., H, N]`` and of the last states ``[..., N]``."""
+        """Return the values of the steps ``[..., H, N]``, 0 where ``mask`` is 0, and of the last states ``[..., N]``."""
         return weighted(features, weight) * mask, (weight @ last.mT).squeeze(-2)
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features of every step ``[..., H, N, F]`` and of the state after the last ``[..., N, F]``."""
+        """Return the features of every step ``[..., H, N, F]`` and of the state after the last step ``[..., N, F]``."""
         o = torch.cat([batch.observation, batch.last_observation.unsqueeze(-3)], dim=-3).clamp(-self.clip, self.clip)
         hundreds = torch.arange(o.shape[-3], device=o.device, dtype=o.dtype)[:, None, None] / 100.0
         t = hundreds.expand(*o.shape[:-1], 1)
@@ -74,16 +75,16 @@ class LinearBaseline:
 
 
 def weighted(features: Tensor, weight: Tensor) -> Tensor:
-    """The sums ``[..., H, N]`` of features ``[..., H, N, F]``, each times its weight ``[..., 1, F]``."""
+    """Return the weighted sums ``[..., H, N]`` of features ``[..., H, N, F]`` with weights ``[..., 1, F]``."""
     return (weight @ features.flatten(-3, -2).mT).reshape(features.shape[:-1])
 
 
 @dataclass(frozen=True)
 class CrossFitted:
-    """Fits on one half of the episodes and scores the other: no episode's return explains itself away.
+    """Predicts each half of the episodes with a fit on the other half, so that no episode is fitted to its own return.
 
-    Removes the bias of scoring a baseline on the episodes it was fitted to, at the price of half the
-    data a fit. Needs an even number of episodes.
+    This removes the bias of a baseline that predicts the episodes it was fitted to, but leaves only half of the data
+    for each fit. It needs an even number of episodes.
     """
 
     baseline: LinearBaseline = LinearBaseline()

@@ -1,8 +1,8 @@
 """Action distributions as plain tuples of tensors.
 
-``torch.distributions`` validates its arguments with data-dependent control flow and stores them in
-objects; a tuple passes through ``torch.func.vmap`` and can be recorded in a batch. Noise is drawn
-outside (from an explicit generator) and transformed here, so that two policies can act on common noise.
+``torch.distributions`` validates arguments with data-dependent control flow and wraps them in objects. A tuple,
+in contrast, passes through ``torch.func.vmap`` and can be stored in a batch. Noise is drawn outside, from an explicit
+generator, and transformed into actions here, so that two policies can act on common noise.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ LOG_SQRT_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class Distribution(Protocol):
-    """What losses and rollouts ask of an action distribution; rows of any shape."""
+    """The interface of an action distribution, as used by losses and rollouts; rows may have any shape."""
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Action of each row from noise drawn by the policy's ``noise``."""
+        """Return an action for each row, from noise drawn by the policy's ``noise``."""
 
     def mode(self) -> Tensor:
-        """Most likely action of each row."""
+        """Return the most likely action of each row."""
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Joint log-probability of the whole action vector, one number a row."""
+        """Return the joint log-probability of the whole action vector, one number per row."""
 
     def entropy(self) -> Tensor:
-        """Entropy in nats, one number a row."""
+        """Return the entropy in nats, one number per row."""
 
     def kl(self, other: Distribution) -> Tensor:
-        """KL(self ‖ other) in nats, one number a row."""
+        """Return KL(self ‖ other) in nats, one number per row."""
 
     def push(self, action: Tensor) -> Tensor:
-        """What each row's action does, as numbers ``[..., U]`` that are zero for doing nothing."""
+        """Return each row's action as a vector ``[..., U]`` that is zero for doing nothing; a regressor for effects."""
 
     def deviation(self, action: Tensor) -> Tensor:
-        """How each row's action differs from what is usual here, as numbers ``[..., D]`` of mean zero under self."""
+        """Return how each row's action deviates from the distribution, as features ``[..., D]`` of mean 0 under self."""
 
     def mean_deviation(self, other: Distribution) -> Tensor:
-        """The mean of `deviation` over actions of ``other``, ``[..., D]``."""
+        """Return the mean of `deviation` over actions of ``other``, ``[..., D]``."""
 
     def told(self) -> Tensor:
-        """Each row's distribution in numbers ``[..., D]``: the same for equal distributions, others for others."""
+        """Return numbers ``[..., D]`` that identify each row's distribution, such as its parameters."""
 
     def information(self, weight: Tensor) -> Tensor:
-        """The Fisher information of what a network puts out, ``[A, A]``: of logits, or of means.
+        """Return the Fisher information of the network's outputs (logits or means), ``[A, A]``.
 
-        A mean over rows: of distributions of rows ``[R, A]``, with weights ``[R]`` of which some are above zero.
+        It is the weighted mean over rows ``[R, A]``; the weights ``[R]`` must not all be zero.
         """
 
 
@@ -61,24 +61,24 @@ class Gaussian(NamedTuple):
     log_std: Tensor  # [..., A]
 
     def sample(self, noise: Tensor) -> Tensor:
-        """``mean + std * noise`` for standard normal noise of the mean's shape."""
+        """Return ``mean + std * noise`` for standard normal noise of the mean's shape."""
         return torch.addcmul(self.mean, self.log_std.exp(), noise)
 
     def mode(self) -> Tensor:
-        """The mean, ``[..., A]``."""
+        """Return the mean, ``[..., A]``."""
         return self.mean
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density summed over the action's components, ``[...]``."""
+        """Return the log-density, summed over the action's components, ``[...]``."""
         scaled = (action - self.mean) * (-self.log_std).exp()
         return (-0.5 * scaled.square() - self.log_std - LOG_SQRT_TWO_PI).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Differential entropy, ``[...]``."""
+        """Return the differential entropy, ``[...]``."""
         return (self.log_std + 0.5 + LOG_SQRT_TWO_PI).expand_as(self.mean).sum(-1)
 
     def kl(self, other: Distribution) -> Tensor:
-        """KL(self ‖ other) of two diagonal Gaussians, ``[...]``.
+        """Return KL(self ‖ other) of two diagonal Gaussians, ``[...]``.
 
         Raises:
             TypeError: ``other`` is not a Gaussian.
@@ -90,11 +90,11 @@ class Gaussian(NamedTuple):
         return 0.5 * (variance_ratio + shift - 1.0 - 2.0 * (self.log_std - other.log_std)).sum(-1)
 
     def push(self, action: Tensor) -> Tensor:
-        """The action itself, ``[..., A]``."""
+        """Return the action itself, ``[..., A]``."""
         return action
 
     def deviation(self, action: Tensor) -> Tensor:
-        """Every component in standard deviations from the mean, z, and z² - 1: ``[..., 2 A]``."""
+        """Return z and z² - 1, ``[..., 2 A]``, z being each component's deviation from the mean in units of σ."""
         z = (action - self.mean) * (-self.log_std).exp()
         return torch.cat([z, z.square() - 1.0], -1)
 
@@ -111,20 +111,20 @@ class Gaussian(NamedTuple):
         return torch.cat([shift, shift.square() + variance_ratio - 1.0], -1)
 
     def told(self) -> Tensor:
-        """Means and log standard deviations, ``[..., 2 A]``."""
+        """Return means and log standard deviations, ``[..., 2 A]``."""
         return torch.cat([self.mean, self.log_std.expand_as(self.mean)], -1)
 
     def information(self, weight: Tensor) -> Tensor:
-        """``diag(1 / σ²)``; see `Distribution.information`."""
+        """Return the mean of ``diag(1 / σ²)``; see `Distribution.information`."""
         precision = (-2.0 * self.log_std).exp() * weight.unsqueeze(-1)
         return torch.diag_embed(precision.sum(0) / weight.sum())
 
 
 def _cumulated(x: Tensor) -> Tensor:
-    """``y_i = Σ_{j ≤ i} x_j`` along the last axis."""
+    """Return ``y_i = Σ_{j ≤ i} x_j`` along the last axis."""
     if not torch.are_deterministic_algorithms_enabled():
         return x.cumsum(-1)
-    # a GPU that is asked for equal bits refuses cumsum
+    # cumsum has no deterministic implementation on a GPU
     ones = torch.ones(x.shape[-1], x.shape[-1], dtype=torch.float64, device=x.device)
     return (x.double() @ ones.triu()).to(x.dtype)
 
@@ -135,29 +135,29 @@ class Categorical(NamedTuple):
     logits: Tensor  # [..., n], not necessarily normalised
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Inverse transform of uniform noise, ``[...]`` in [0, 1), to int64 actions ``[...]``."""
+        """Map uniform noise ``[...]`` in [0, 1) to int64 actions ``[...]`` by inverse transform sampling."""
         if self.logits.shape[-1] == 2:  # one sigmoid instead of softmax and cumulative sum: the hot path of CartPole
             return (noise < torch.sigmoid(self._second_over_first())).long()
         below = _cumulated(self.logits.softmax(-1))[..., :-1]
         return (noise.unsqueeze(-1) >= below).sum(-1)
 
     def mode(self) -> Tensor:
-        """The most likely action, int64 ``[...]``."""
+        """Return the most likely action, int64 ``[...]``."""
         return self.logits.argmax(-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-probability of integer actions ``[...]``."""
-        if self.logits.shape[-1] == 2:  # a sigmoid here, too: to look a column up is what cannot be vectorised
+        """Return the log-probability of integer actions ``[...]``."""
+        if self.logits.shape[-1] == 2:  # a sigmoid here as well, because `gather` cannot be vectorised
             return logsigmoid(self._second_over_first() * (2 * action - 1))
         return self.logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
-        """Shannon entropy, ``[...]``."""
+        """Return the Shannon entropy, ``[...]``."""
         log_p = self.logits.log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)
 
     def kl(self, other: Distribution) -> Tensor:
-        """KL(self ‖ other), ``[...]``.
+        """Return KL(self ‖ other), ``[...]``.
 
         Raises:
             TypeError: ``other`` is not a Categorical.
@@ -168,11 +168,11 @@ class Categorical(NamedTuple):
         return (log_p.exp() * (log_p - other.logits.log_softmax(-1))).sum(-1)
 
     def push(self, action: Tensor) -> Tensor:
-        """One-hot less 1/n, ``[..., n]``: no choice is nothing, so that the mean of all is taken for it."""
+        """Return one-hot minus 1/n, ``[..., n]``. No action does nothing, so the mean of all actions counts as zero."""
         return self._one_hot(action) - 1.0 / self.logits.shape[-1]
 
     def deviation(self, action: Tensor) -> Tensor:
-        """One-hot less the probabilities, ``[..., n]``."""
+        """Return one-hot minus the probabilities, ``[..., n]``."""
         return self._one_hot(action) - self.logits.softmax(-1)
 
     def mean_deviation(self, other: Distribution) -> Tensor:
@@ -186,19 +186,19 @@ class Categorical(NamedTuple):
         return other.logits.softmax(-1) - self.logits.softmax(-1)
 
     def told(self) -> Tensor:
-        """Probabilities, ``[..., n]``."""
+        """Return the probabilities, ``[..., n]``."""
         return self.logits.softmax(-1)
 
     def information(self, weight: Tensor) -> Tensor:
-        """``diag(p) - p pᵀ``; see `Distribution.information`."""
+        """Return the mean of ``diag(p) - p pᵀ``; see `Distribution.information`."""
         p = self.logits.softmax(-1)
         weighted = p * (weight / weight.sum()).unsqueeze(-1)
         return torch.diag_embed(weighted.sum(0)) - weighted.mT @ p
 
     def _second_over_first(self) -> Tensor:
-        """Of two actions, the log-odds of the second, ``[...]``."""
+        """Return the log-odds of the second of two actions, ``[...]``."""
         return self.logits[..., 1] - self.logits[..., 0]
 
     def _one_hot(self, action: Tensor) -> Tensor:
         chosen = action.unsqueeze(-1) == torch.arange(self.logits.shape[-1], device=action.device)
-        return chosen.to(self.logits.dtype)  # torch's one_hot cannot be lifted
+        return chosen.to(self.logits.dtype)  # torch's one_hot does not work under vmap

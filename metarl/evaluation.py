@@ -1,6 +1,6 @@
-"""How well a learner adapts to tasks it was not trained on: the return after 0, 1, …, K steps.
+"""Evaluation: how well a learner adapts to held-out tasks, as the return after 0, 1, …, K adaptation steps.
 
-Scores come from episodes of their own: the episodes a step was taken on are never scored.
+Returns are measured on fresh episodes, never on those that the learner adapted on.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from metarl.trees import joined, map_leaves, sliced
 from metarl.types import Batch, Benchmark, Params, Task, TaskFamily, expect_benchmark, expect_family
 
 CHUNK = 100
-"""Tasks evaluated at a time. Noise is drawn chunk by chunk: common noise takes equal chunks."""
+"""Tasks evaluated at a time. Noise is drawn chunk by chunk, so that common noise requires equal chunks."""
 
 
 class TrainingTaskError(ValueError):
-    """Held-out performance was asked of tasks that training may have seen."""
+    """Held-out performance was requested for tasks that training may have seen."""
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How to adapt, and how to score it.
+    """How to adapt to a task, and on how many episodes to score the result.
 
     Attributes:
-        steps: K; may exceed the training's.
-        episodes: episodes a step adapts on.
-        score_episodes: fresh episodes that score every stage.
+        steps: K, adaptation steps; may exceed the number used in training.
+        episodes: episodes per adaptation step.
+        score_episodes: fresh episodes on which each of the K + 1 stages is scored.
         support: advantages of the inner loss, as in training.
     """
 
@@ -47,12 +47,12 @@ class Adaptation:
 
     @classmethod
     def like(cls, plan: Plan, *, steps: int | None = None, score_episodes: int = 20) -> Adaptation:
-        """As in training by this plan: as many episodes a step, the same advantages, and as many steps unless given."""
+        """Return the adaptation of a training plan: its episodes per step, its advantages, and by default its steps."""
         checks.of_type("plan", plan, Plan, "a Plan")
         return cls(plan.steps if steps is None else steps, plan.episodes, score_episodes, plan.support)
 
     def __post_init__(self) -> None:
-        """Refuses counts that measure nothing, and advantages that ask for other tasks."""
+        """Reject counts that are too small, and advantages that depend on other tasks."""
         for name, least in (("steps", 0), ("episodes", 1), ("score_episodes", 1)):
             checks.whole(name, getattr(self, name), least)
         checks.of_type("support", self.support, Advantages, ADVANTAGES)
@@ -60,25 +60,25 @@ class Adaptation:
 
 
 class AdaptationCurve(NamedTuple):
-    """Returns of every held-out task after every number of steps; all ``[tasks, K + 1]``."""
+    """Returns on every task after 0, 1, …, K adaptation steps; all fields are ``[tasks, K + 1]``."""
 
-    sampled: Tensor  # mean return of the policy as it acts in training, with sampled actions
+    sampled: Tensor  # mean return with sampled actions, as in training
     mode: Tensor  # mean return with mean (Gaussian) or most likely (categorical) actions
-    adaptation_steps: Tensor  # environment steps spent on adapting so far
-    adaptation_episodes: Tensor  # episodes spent on adapting so far
+    adaptation_steps: Tensor  # environment steps used for adapting so far
+    adaptation_episodes: Tensor  # episodes used for adapting so far
 
     @classmethod
     def from_stages(cls, stages: Iterable[tuple[Tensor, ...]]) -> AdaptationCurve:
-        """From the four fields of each stage in turn, ``[tasks]`` each."""
+        """Build a curve from the four fields of each stage in turn, ``[tasks]`` each."""
         return cls(*(torch.stack(field, dim=1) for field in zip(*stages, strict=True)))
 
 
 def refuse_training_tasks(benchmark: Benchmark, task: Task) -> None:
-    """Check that training cannot have drawn any of the tasks: by their values, wherever they came from.
+    """Check, by their values, that training cannot have drawn any of the tasks.
 
     Raises:
-        TrainingTaskError: at least one task lies in the training set.
-        TypeError: a benchmark that is none, such as a family.
+        TrainingTaskError: at least one task belongs to the training set.
+        TypeError: ``benchmark`` is not a benchmark, but for example a family.
     """
     expect_benchmark(benchmark)
     task_count(task)
@@ -91,12 +91,12 @@ def refuse_training_tasks(benchmark: Benchmark, task: Task) -> None:
 
 
 class Stage(NamedTuple):
-    """Where an adaptation stands after one of its steps, or before the first."""
+    """The state of an adaptation before its first step, or after one of its steps."""
 
     params: Params
-    """shared by all tasks before the first step ``[...]``, then one set a task ``[T, ...]``"""
+    """before the first step one set shared by all tasks ``[...]``, afterwards one set per task ``[T, ...]``"""
     batch: Batch | None
-    """the episodes ``[T, H, N, ...]`` that the last step was taken on, with their advantages; None before the first"""
+    """the episodes ``[T, H, N, ...]`` of the last step, with their advantages; None before the first step"""
 
 
 @torch.no_grad()
@@ -105,21 +105,23 @@ def adapt(
 ) -> Iterator[Stage]:
     """Adapt to every task, each step on freshly sampled episodes, without a graph.
 
-    A generator of K + 1 stages: a step is taken when the next one is asked for, and between them ``generator`` may be
-    used for other things.
+    This is a Python generator that yields K + 1 stages. It takes a step only when the next stage is requested, so that
+    the caller may use ``generator`` in between, for example to score a stage.
 
     Args:
         learner: not changed.
         family: the environments.
         task: values ``[T]``, on the learner's device.
         adaptation: how many steps, on how many episodes.
-        generator: noise.
+        generator: draws the rollout noise.
+
+    Yields:
+        The stage before the first step, then the stage after each step.
 
     Raises:
-        NonFiniteError: a step leaves the finite numbers.
-        TypeError: a learner, family, adaptation or generator that is none.
-        ValueError: a task that the family has no equations for, if it can tell (``family.validate``), or a policy
-            that does not fit its spaces.
+        NonFiniteError: a rollout or a step gives NaN or infinity.
+        TypeError: a learner, family, adaptation or generator of the wrong type.
+        ValueError: a task that the family rejects (if it has ``validate``), or a policy that does not fit its spaces.
     """
     checks.of_type("learner", learner, Learner, "a Learner")
     expect_family(family)
@@ -148,15 +150,15 @@ def adaptation_curve(
     *,
     generator: torch.Generator,
 ) -> AdaptationCurve:
-    """Adapt K times on every task and score each stage on fresh episodes.
+    """Take K adaptation steps on every task, and score each stage on fresh episodes.
 
     Args:
         learner: not changed.
         family: the environments.
-        task: values ``[T]`` on the learner's device. Nothing here knows whether they were trained on:
-            `evaluate` does.
+        task: values ``[T]``, on the learner's device. They may be training tasks: only `evaluate` checks that they
+            are held out.
         adaptation: how many steps, on how many episodes.
-        generator: noise; learners evaluated with equal generators see common noise.
+        generator: draws the rollout noise; learners evaluated with equal generators see common noise.
     """
     spent = torch.zeros(task_count(task), device=next(iter(task.values())).device)
     stages = []
@@ -171,15 +173,15 @@ def adaptation_curve(
 
 
 def in_chunks(function: Callable[[Params], Any], task: Task, chunk: int = CHUNK) -> Any:
-    """``function(task)``, a few tasks at a time to bound memory; the results are joined, on the CPU.
+    """Return ``function(task)``, computed for a few tasks at a time to bound memory, and joined on the CPU.
 
     Args:
-        function: of tasks ``[t]``, to nested tuples and dicts of tensors ``[t, ...]``.
+        function: maps tasks ``[t]`` to nested tuples and dicts of tensors ``[t, ...]``.
         task: values ``[T]``.
         chunk: tasks at a time.
 
     Raises:
-        ValueError: an empty task set or chunk.
+        ValueError: an empty task set, or a chunk below 1.
     """
     tasks = task_count(task)
     checks.whole("chunk", chunk)
@@ -198,14 +200,15 @@ def evaluate(
     generator: torch.Generator,
     chunk: int = CHUNK,
 ) -> AdaptationCurve:
-    """`adaptation_curve` on held-out tasks only, ``chunk`` tasks at a time to bound memory; results on the CPU.
+    """Return the `adaptation_curve` on held-out tasks, on the CPU, computed for ``chunk`` tasks at a time.
 
-    Noise is drawn chunk by chunk: learners to be compared on common noise need the same ``chunk``.
+    Chunks bound the use of memory. Noise is drawn chunk by chunk: to compare learners on common noise, use the same
+    ``chunk``.
 
     Raises:
         TrainingTaskError: a task that training may have drawn.
-        TypeError: a benchmark that is none, such as a family.
-        ValueError: an empty task set or chunk.
+        TypeError: ``benchmark`` is not a benchmark, but for example a family.
+        ValueError: an empty task set, or a chunk below 1.
     """
     refuse_training_tasks(benchmark, task)
     device = next(learner.parameters()).device

@@ -1,4 +1,4 @@
-"""Exploring: adapt to tasks on freshly sampled episodes, and keep what a meta-optimizer replays."""
+"""Exploration: adapt to tasks on freshly sampled episodes, and record a trace for the meta-optimizer to replay."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ ADVANTAGES = "advantages, such as Advantages(discount=0.95)"
 
 @dataclass(frozen=True)
 class Plan:
-    """What one meta-iteration samples.
+    """How much one meta-iteration samples, and how its advantages are estimated.
 
     Attributes:
-        tasks: T, tasks a meta-iteration.
-        episodes: N, episodes a task and adaptation step.
-        query_episodes: episodes a task that score the adapted policy.
-        steps: K, adaptation steps; 0 is multi-task policy gradient without adaptation.
+        tasks: T, tasks per meta-iteration.
+        episodes: N, episodes per task and adaptation step.
+        query_episodes: episodes per task that score the adapted policy.
+        steps: K, adaptation steps; 0 is a multi-task policy gradient without adaptation.
         support: advantages of the inner loss.
         query: advantages of the outer loss.
-        scored_in: environments whose rewards score the adapted policy, for the same tasks; unless given, the ones
-            adapted in. So adapting to sparse rewards can be meta-trained by denser ones that score what came of it
-            (as in PEARL, Rakelly et al. 2019, arXiv:1903.08254, section 5). The metric of the last step is in
-            their units.
+        scored_in: another family for the same tasks, whose rewards score the adapted policy; by default the family
+            adapted in. Adaptation to sparse rewards can thus be meta-trained with denser rewards for the result (as in
+            PEARL, Rakelly et al. 2019, arXiv:1903.08254, section 5). The return metric of the last step is then in the
+            units of this family.
     """
 
     tasks: int = 20
@@ -47,7 +47,7 @@ class Plan:
     scored_in: TaskFamily | None = None
 
     def __post_init__(self) -> None:
-        """Refuses counts that sample nothing, and advantages of the inner loss that ask for other tasks."""
+        """Reject counts that are too small, values of a wrong type, and inner advantages that depend on other tasks."""
         for name, least in (("tasks", 1), ("episodes", 1), ("query_episodes", 1), ("steps", 0)):
             checks.whole(name, getattr(self, name), least)
         for name in ("support", "query"):
@@ -58,11 +58,11 @@ class Plan:
 
 
 def explore(learner: Learner, family: TaskFamily, task: Task, plan: Plan, *, generator: torch.Generator) -> Trace:
-    """Adapt K steps on every task, each on freshly sampled episodes, and sample with the result.
+    """Take K adaptation steps on every task, each on freshly sampled episodes, then sample with the adapted policy.
 
     Returns:
-        Support and query batches ``[T, H, N, ...]`` with their advantages. No graph is kept: replaying
-        ``learner.adapt`` on the support at unchanged parameters gives the sampling parameters exactly.
+        A trace of support and query batches ``[T, H, N, ...]`` with their advantages, without a graph. As long as the
+        learner is unchanged, ``learner.adapt`` on the support batches reproduces the adapted parameters exactly.
     """
     return explore_together([learner], family, [task], plan, generators=[generator])[0]
 
@@ -76,22 +76,23 @@ def explore_together(
     *,
     generators: Sequence[torch.Generator],
 ) -> list[Trace]:
-    """`explore` for S learners of one architecture at once: their episodes advance in one wide rollout.
+    """`explore` with S learners of the same architecture at once: all their episodes run in one wide rollout.
 
-    Each draws from its own generator what it would draw alone, so that its trace is the one it would have
-    got alone, up to rounding and to padding at the end.
+    Each learner draws the same numbers from its own generator as it would alone, so that its trace is the same,
+    up to rounding and to padding at the end.
 
     Args:
-        learners: S learners with policies of one shape.
+        learners: S learners with policies of the same shape.
         family: the environments.
         tasks: S task sets of equal size T.
         plan: what to sample.
-        generators: S.
+        generators: S generators.
 
     Raises:
-        TypeError: a learner, family, plan or generator that is none.
-        ValueError: task sets of different sizes, or policies that differ in what is not learned (frozen parameters,
-            buffers) or do not fit the family's spaces; credit that could not be told.
+        TypeError: a learner, family, plan or generator of the wrong type.
+        ValueError: task sets of different sizes; policies that differ in something that is not learned (frozen
+            parameters, buffers, settings) or do not fit the family's spaces; credit that cannot be computed, for
+            example because there is only one task to compare.
     """
     checks.whole("number of learners", len(learners))
     for learner, generator in zip(learners, generators, strict=True):
@@ -136,16 +137,17 @@ def explore_together(
 
 
 def leads(batch: Batch) -> Tensor:
-    """By how much an episode's largest reward exceeds that of all other episodes of its task, ``[T, N]``.
+    """Return by how much each episode's largest reward exceeds that of all other episodes of its task, ``[T, N]``.
 
-    What the task's largest reward would lose without the episode: a difference reward (Wolpert & Tumer 2001), zero for
-    all but one episode of a task. It is then centred, and scaled to a mean square of 1, over all tasks together.
+    This is how much the task's largest reward would drop without the episode: a difference reward (Wolpert & Tumer
+    2001), zero for all but one episode of a task. The result is centred and scaled to a mean square of 1 over all tasks
+    together.
 
     Args:
-        batch: two episodes or more of each task ``[T, H, N]``.
+        batch: at least two episodes of each task, ``[T, H, N]``.
 
     Raises:
-        ValueError: one episode, which has no others.
+        ValueError: there is only one episode per task.
     """
     if batch.reward.shape[-1] < 2:
         raise ValueError("coverage compares the episodes of a task: expected at least 2, got 1; pass --episodes 5, say")
@@ -157,9 +159,9 @@ def leads(batch: Batch) -> Tensor:
 
 
 def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tuple[Params, RuleState], RuleState]:
-    """Parameters and rule state that a learner starts from, and the noise that its rule drew.
+    """Return the parameters and rule state that a learner starts from, and the noise that its rule drew.
 
-    The start is shared by all tasks where nothing was drawn, and else stacked over them.
+    If the rule drew nothing, all tasks share them; otherwise they are stacked over tasks.
     """
     params, state = learner.start()
     noise = draw_noise(state, task_count(task), generator=generator)
@@ -171,20 +173,20 @@ def _start(learner: Learner, task: Task, generator: torch.Generator) -> tuple[tu
 def _trace(
     support: tuple[Batch, ...], query: Batch, noise: RuleState, led: tuple[Tensor, ...], *, comparable: bool
 ) -> Trace:
-    """A trace with every task's outcome and gain, less the mean of the *other* tasks: a baseline free of its own data.
+    """Build a trace, with every task's outcome and gain relative to the mean of the *other* tasks.
 
-    Both are divided by the task's mean episode length, to be on the scale of the outer loss: losses are means over
-    steps.
+    That mean is a baseline that does not depend on the task's own data. Outcome and gain are divided by the task's mean
+    episode length, to match the scale of the outer loss, which is a mean over steps.
     """
     length = (query.steps / query.mask.shape[-1]).clamp_min(1.0)
     after = query.episode_return.mean(-1)
     before = support[0].episode_return.mean(-1) if support else after
-    gained = after - before if comparable else after  # scores in other units are no part of what was gained
+    gained = after - before if comparable else after  # `before` is in other units if the query is scored elsewhere
     return Trace(support, query, _surprise(after) / length, _surprise(gained) / length, noise, led)
 
 
 def _surprise(score: Tensor) -> Tensor:
-    """Scores ``[T]`` minus the mean of the others'; zero for a task alone."""
+    """Return each task's score minus the mean score of the other tasks, ``[T]``; zero for a single task."""
     others = len(score) - 1
     return score - (score.sum() - score) / others if others else torch.zeros_like(score)
 
@@ -206,11 +208,11 @@ def _refuse_misfits(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
 
 
 def _refuse_no_credit(learner: Learner, plan: Plan, tasks: int) -> None:
-    """Check that what exploring and acting at random are to get credit for can be told.
+    """Check that credit for the exploring policy or for a stochastic rule can be computed, if there is any.
 
     Raises:
-        ValueError: one task, which has no others to be compared with; what is earned in later steps, which counts, too,
-            but is no part of the outcome.
+        ValueError: there is only one task, with no other to compare it with; or ``every_step`` makes returns of later
+            adaptation steps count, which the outcome does not include.
     """
     if learner.credit is None and not learner.decides():
         return
@@ -225,7 +227,7 @@ def _refuse_no_credit(learner: Learner, plan: Plan, tasks: int) -> None:
 
 
 def _settings(policy: nn.Module) -> dict[str, Any]:
-    """What decides how a policy acts beside tensors: the kinds of its modules, their plain attributes and functions."""
+    """Return what else determines how a policy acts, apart from tensors: its modules' types and plain attributes."""
     found: dict[str, Any] = {}
     for name, module in policy.named_modules():
         found[name] = type(module)
@@ -243,7 +245,7 @@ def _roll_out(
     episodes: int,
     generators: Sequence[torch.Generator],
 ) -> Batch:
-    """Episodes of all learners ``[S * T, H, N, ...]``, each with its own noise."""
+    """Roll out all learners together, each with its own noise; return their episodes ``[S * T, H, N, ...]``."""
     policy = learners[0].policy
     draws = [draw(policy, family, task, episodes, generator=g) for task, g in zip(tasks, generators, strict=True)]
     params, task, start = starts[0][0], tasks[0], draws[0]
@@ -263,10 +265,12 @@ def _scored(
     plan: Plan,
     generators: Sequence[torch.Generator],
 ) -> Batch:
-    """The same episodes with the rewards that score the adapted policy; generators as they were before these.
+    """Replay the episodes of ``batch`` with the rewards that score the adapted policy (``plan.scored_in``).
+
+    ``generators`` are in the state they were in before ``batch`` was sampled.
 
     Raises:
-        ValueError: where those rewards are paid, other episodes come of the same noise.
+        ValueError: the same noise gives other episodes in ``plan.scored_in``, which thus differs in more than rewards.
     """
     if plan.scored_in is None:
         return batch

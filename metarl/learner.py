@@ -1,4 +1,4 @@
-"""The learner: a policy, a rule and an inner objective, and how they adapt. Written for one task."""
+"""The learner combines a policy, an update rule and an inner loss, and adapts the policy to one task."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Learner(nn.Module):
-    """Everything that is meta-learned.
+    """Everything that is meta-learned, as one module.
 
-    ``parameters()`` is what a meta-optimizer sees, ``state_dict()`` is the checkpoint. All methods serve
-    one task; ``torch.vmap`` lifts them over tasks.
+    A meta-optimizer optimizes its ``parameters()``; a checkpoint stores its ``state_dict()``. All methods
+    are written for one task; ``torch.vmap`` lifts them over tasks.
     """
 
     def __init__(
@@ -47,23 +47,24 @@ class Learner(nn.Module):
         credit: PreUpdateCredit | None = None,
         every_step: float = 0.0,
     ) -> None:
-        """Puts an algorithm together.
+        """Assemble an algorithm from its parts.
 
         Args:
             policy: holds the initialization θ.
-            rule: turns inner gradients into updates; holds what is learned about stepping, φ.
-            inner: the loss of adaptation, on support batches.
+            rule: turns inner gradients into updates; holds its own learned parameters φ, such as step sizes.
+            inner: the loss minimised by adaptation, on support batches.
             outer: the loss of the adapted policy, on the query batch.
-            credit: adds credit to the exploring policy (E-MAML) to the outer loss; for the inner loss `vpg` only, with
-                or without a learned signal and an action baseline.
-            every_step: weight of the outer loss on every support batch, by the policy that sampled it: what is earned
-                while adapting counts, too (a multi-step loss, MAML++, Antoniou et al. 2019, arXiv:1810.09502). It
-                reads the advantages that the support has: those of the inner loss.
+            credit: adds a term to the outer loss that credits the exploring policy (E-MAML). Works only with the inner
+                loss `vpg`, which may be wrapped in a learned signal or an action baseline.
+            every_step: weight of an additional outer loss on every support batch, for the policy that sampled it, so
+                that returns during adaptation count as well (the multi-step loss of MAML++, Antoniou et al. 2019,
+                arXiv:1810.09502). It uses the advantages stored in the support batches, those of the inner loss.
 
         Raises:
-            TypeError: a policy, rule, loss or credit that is none, such as its class.
-            ValueError: credit with an inner loss whose second derivative holds it already; a negative weight; lazy
-                parameters; a rule that was made for another policy, or reads outputs of a layer that is frozen.
+            TypeError: a policy, rule, loss or credit of the wrong type, for example a class instead of an instance.
+            ValueError: credit together with an inner loss whose second derivative already contains it; a negative
+                weight; uninitialized (lazy) parameters; a rule that was built for another policy, or that whitens
+                outputs while the output layer is frozen.
         """
         super().__init__()
         checks.of_type("policy", policy, Policy, "a Policy, such as CategoricalPolicy(network)")
@@ -88,25 +89,25 @@ class Learner(nn.Module):
         _refuse_frozen_head(self.rule, policy)
 
     def compile(self) -> None:
-        """From here on meta-train with compiled programs: see `metarl.compilation` for when it pays."""
+        """Meta-train with compiled programs from now on; see `metarl.compilation` for when this pays off."""
         self.programs = Programs()
 
     def run(self, name: str) -> Run:
-        """How to run the pieces of a lifted function of this learner, which ``name`` tells from its others."""
+        """Return the function that runs the pieces of a lifted function, called ``name`` among this learner's."""
         return running(self.programs, name, *(key for key, p in self.named_parameters() if p.requires_grad))
 
     def start(self, noise: Mapping[str, Tensor] = NONE) -> tuple[Params, RuleState]:
-        """The initialization θ, with its graph, and the rule's first state, with the ``noise`` of a trace in it."""
+        """Return the initialization θ, with its graph, and the rule's initial state, including a trace's ``noise``."""
         params = self.policy.initial()
         return params, {**self.rule.init(params), **noise}
 
     def step(self, params: Params, state: RuleState, batch: Batch) -> tuple[Params, RuleState]:
-        """One adaptation step on a batch ``[H, N, ...]``; differentiable in θ and φ."""
+        """Take one adaptation step on a batch ``[H, N, ...]``; differentiable in θ and φ."""
         updates, state = self.rule.update(self.look(params, batch), state)
         return tree_add(params, updates), state
 
     def look(self, params: Params, batch: Batch) -> Step:
-        """What the rule gets to see before a step on a batch ``[H, N, ...]``."""
+        """Return the inner gradient and whatever else the rule may use for a step on a batch ``[H, N, ...]``."""
 
         def loss(p: Params) -> Tensor:
             return one_number(self.inner(self.act(p, batch), batch), "inner")
@@ -122,44 +123,47 @@ class Learner(nn.Module):
         )
 
     def moments(self, params: Params, batch: Batch) -> dict[str, Tensor]:
-        """Of every affine layer, the mean of ``x̄ x̄ᵀ`` over the steps of a batch, ``x̄ = (x, 1)`` for what it reads."""
+        """Return, for every affine layer with inputs x, the mean of ``x̄ x̄ᵀ`` over a batch's steps, ``x̄ = (x, 1)``."""
         observation, weight = live_rows(batch, batch.observation)
         return {
             layer: second_moment(rows, weight) for layer, rows in self.policy.layer_inputs(params, observation).items()
         }
 
     def dynamics(self, params: Params, batch: Batch, layer: str) -> Tensor:
-        """How what an affine layer reads changes in a step in which nothing is done, ``[F + 1, F + 1]``."""
+        """Return how the inputs of an affine layer change in a step without an action, ``[F + 1, F + 1]``.
+
+        This is the drift matrix of `metarl.dynamics.linear_dynamics`, for inputs extended by a constant 1.
+        """
         return linear_dynamics(batch, lambda rows: homogeneous(self.policy.layer_inputs(params, rows)[layer])).drift
 
     def information(self, params: Params, batch: Batch) -> Tensor:
-        """The Fisher information of what the network puts out, a mean over the steps of a batch, ``[A, A]``."""
+        """Return the Fisher information of the network's outputs, averaged over the steps of a batch, ``[A, A]``."""
         observation, weight = live_rows(batch, batch.observation)
         found: Tensor = self.policy(params, observation).information(weight)
         return found
 
     def decides(self) -> bool:
-        """Whether the rule acts at random: see `metarl.rules.base`."""
+        """Return whether the rule makes random decisions; see `metarl.rules.base`."""
         return bool(decided(self.rule.init(self.policy.initial())))
 
     def act(self, params: Params, batch: Batch) -> Distribution:
-        """How the policy acts on the steps of a batch ``[H, N, ...]``; anything on padding."""
+        """Return the policy's action distribution on a batch ``[H, N, ...]``; its values on padding are undefined."""
         distribution: Distribution = on_live(lambda rows: self.policy(params, rows), batch, batch.observation)
         return distribution
 
     def adapt(self, support: Sequence[Batch], noise: Mapping[str, Tensor] = NONE) -> Params:
-        """The parameters after a step on each of the K support batches."""
+        """Return the parameters after one adaptation step on each of the K support batches."""
         params, state = self.start(noise)
         for batch in support:
             params, state = self.step(params, state, batch)
         return params
 
     def forward(self, trace: Trace) -> Tensor:
-        """The meta-objective of one task by replay: 0-d, differentiable in everything learned."""
+        """Return the meta-objective of one task by replaying its trace: 0-d, differentiable in everything learned."""
         return self.replay(trace)[0]
 
     def replay(self, trace: Trace) -> tuple[Tensor, Distribution]:
-        """The meta-objective of one task, and how the adapted policy acts on its query states ``[H, N, ...]``."""
+        """Return one task's meta-objective, and the adapted policy's distribution on its query ``[H, N, ...]``."""
         params, state = self.start(trace.noise)
         loss = torch.zeros((), device=trace.query.reward.device)
         for batch, lead in zip_longest(trace.support, trace.leads):
@@ -177,14 +181,14 @@ class Learner(nn.Module):
 
 
 def _innermost(loss: Any) -> Any:
-    """What a loss comes to that wraps another: a learned one, one with an action baseline."""
+    """Return the loss inside all wrappers, such as learned signals or an action baseline."""
     while hasattr(loss, "loss"):
         loss = loss.loss
     return loss
 
 
 def _refuse_frozen_head(rule: UpdateRule, policy: Policy) -> None:
-    """Check that a rule that whitens outputs was given the layer that puts them out."""
+    """Check that a rule that whitens the policy's outputs was built for the network's output layer."""
     of_mlp = isinstance(getattr(policy, "network", None), MLP)
     whitened = [part.layer for part in rule.modules() if of_mlp and isinstance(part, WhitenedOutputs)]
     if wrong := [layer for layer in whitened if layer != "network.head"]:
@@ -195,11 +199,11 @@ def _refuse_frozen_head(rule: UpdateRule, policy: Policy) -> None:
 
 
 def one_number(loss: Tensor, which: str = "outer") -> Tensor:
-    """The loss of one task, 0-d.
+    """Return the loss of one task after checking that it is 0-d.
 
     Raises:
-        TypeError: no tensor.
-        ValueError: it has not been reduced: summed up, it would count padding, and more where there is more of it.
+        TypeError: it is not a tensor.
+        ValueError: it has not been reduced. Summing it here would count padding.
     """
     checks.of_type(f"{which} loss", loss, Tensor, "one number a task, a 0-d tensor with its graph")
     if loss.dim():
@@ -211,13 +215,13 @@ def one_number(loss: Tensor, which: str = "outer") -> Tensor:
 
 
 def second_moment(rows: Tensor, weight: Tensor) -> Tensor:
-    """Mean of ``x̄ x̄ᵀ`` over rows ``[R, F]`` of weight 1 or 0 ``[R]``, with ``x̄ = (x, 1)``: ``[F + 1, F + 1]``."""
+    """Return the mean ``[F + 1, F + 1]`` of ``x̄ x̄ᵀ``, ``x̄ = (x, 1)``, over rows ``[R, F]`` weighted 1 or 0 ``[R]``."""
     counted = homogeneous(rows) * weight.unsqueeze(-1)
     return counted.mT @ counted / weight.sum().clamp_min(1.0)
 
 
 def running(programs: Programs | None, *key: str) -> Run:
-    """How to run the pieces of a lifted function: plainly, or by the programs under this key."""
+    """Return the function that runs the pieces of a lifted function: directly, or by the programs under ``key``."""
     return call if programs is None else functools.partial(programs, key)
 
 
@@ -225,9 +229,9 @@ def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
     """Check that parameters stacked over tasks ``[T, ...]`` are finite after step ``step``, counted from 1.
 
     Raises:
-        NonFiniteError: they are not; tells of which rule, in which task and at which step.
+        NonFiniteError: they are not; the message names the rule, the task and the step.
     """
-    if bool(torch.stack([leaf.isfinite().all() for leaf in params.values()]).all()):  # one look: a device is waited for
+    if bool(torch.stack([leaf.isfinite().all() for leaf in params.values()]).all()):  # one host-device synchronisation
         return
     bad = torch.stack([~leaf.isfinite().reshape(len(leaf), -1).all(1) for leaf in params.values()]).any(0)
     raise NonFiniteError(
@@ -241,17 +245,17 @@ def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
 def step_tasks(
     learner: Learner, params: Params, state: RuleState, batch: Batch, *, programs: Programs | None = None
 ) -> tuple[Params, RuleState]:
-    """`Learner.step` on every task of a batch ``[T, H, N, ...]``, without a graph: for exploring and evaluating.
+    """Take `Learner.step` on every task of a batch ``[T, H, N, ...]``, without a graph; for exploring and evaluating.
 
     Args:
         learner: not changed.
-        params: the start shared by all tasks ``[...]``, or one set a task ``[T, ...]``.
-        state: the rule's, shared or stacked as the parameters are.
-        batch: one batch a task, with advantages.
-        programs: steps by a compiled program.
+        params: one initialization shared by all tasks ``[...]``, or one set per task ``[T, ...]``.
+        state: the rule's state, shared or stacked like the parameters.
+        batch: one batch per task, with advantages.
+        programs: if given, take the steps with a compiled program.
 
     Returns:
-        Parameters and state, stacked over tasks.
+        Parameters and rule state, stacked over tasks.
     """
     lift = functools.partial(
         over_tasks, tasks=len(batch.reward), size=piece_size(batch, params), run=running(programs, "step")
@@ -260,7 +264,7 @@ def step_tasks(
         params, state = lift(lambda one: learner.step(*one), (params, state, batch))
     elif programs is None:
         params, state = lift(lambda one: learner.step(params, state, one), batch)
-    else:  # a program reads what it closes over by identity: hand the start over as an argument
+    else:  # a program keeps the tensors it closed over when it was traced: pass these as arguments instead
         starts = expand(params, len(batch.reward)), expand(state, len(batch.reward))
         params, state = lift(lambda one: learner.step(*one), (*starts, batch))
     return tree_detach(params), tree_detach(state)

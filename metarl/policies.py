@@ -1,13 +1,13 @@
-"""Policies: networks that turn observations into action distributions, for one or many parameter sets.
+"""Policies: networks that map observations to action distributions, for one or many parameter sets.
 
-A policy owns the *initial* parameters; it is called with parameters given from outside::
+A policy owns the *initial* parameters, but is called with explicit parameters::
 
     distribution = policy(params, observation)
 
-``params`` are un-stacked (``[...]``, one task or one shared start) or stacked over tasks (``[T, ...]``
-with observations ``[T, ..., O]``). The library's own layers act on stacked parameters by one batched
-product, which is several times faster in a rollout than ``vmap`` over ``functional_call``; any other
-``nn.Module`` is lifted by ``vmap`` through `ModuleNetwork`.
+``params`` are un-stacked (``[...]``, for one task or shared by all), or stacked over tasks (``[T, ...]``, with
+observations ``[T, ..., O]``). The library's own layers apply stacked parameters with one batched product, which is
+several times faster in a rollout than ``vmap`` over ``functional_call``. `ModuleNetwork` lifts any other ``nn.Module``
+by ``vmap``.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from metarl.trees import subtree, with_prefix
 from metarl.types import Params, TaskFamily
 
 _SWAP = threading.Lock()
-"""Held while a `ModuleNetwork` runs with given parameters in the place of its own: tasks are replayed on threads."""
+"""Held while a `ModuleNetwork` runs with parameters swapped in for its own, because tasks are replayed on threads."""
 
 
-FEW = 2**13  # numbers of which `torch.tanh` is done as soon as three simpler operations are
+FEW = 2**13  # below this many numbers `torch.tanh` is as fast as the three simpler operations that replace it
 
 
 def tanh(x: Tensor) -> Tensor:
-    """``torch.tanh``, and within 2e-7 of it where no gradient is wanted.
+    """Return ``torch.tanh(x)``; on a CPU and without gradients a faster approximation within 2e-7 of it.
 
-    By a sigmoid there, on a CPU: torch leaves tanh to MKL, which takes three times as long on a processor not Intel's,
-    half of a wide rollout. For few rows, and with gradients, three operations instead of one cost what they save, and
-    a compiled program has a faster way still.
+    The approximation uses a sigmoid. torch computes tanh with MKL, which is three times as slow on processors not made
+    by Intel and then takes half the time of a wide rollout. With gradients or few rows, three operations instead of
+    one cost as much as they save; compiled programs have an even faster replacement.
     """
     if x.numel() < FEW or x.device.type != "cpu" or torch.is_grad_enabled() or tracing():
         return torch.tanh(x)
@@ -52,7 +52,7 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``x @ weight.mT + bias`` with un-stacked or stacked weights.
+    """Return ``x @ weight.mT + bias`` for un-stacked or stacked weights.
 
     Args:
         x: ``[..., in]``, or ``[T, ..., in]`` with stacked weights.
@@ -60,8 +60,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         bias: ``[out]`` or ``[T, out]``.
 
     Raises:
-        TypeError: inputs that are no tensor, such as Gymnasium's observations.
-        ValueError: inputs of another size or dtype than the weights are for, or of another number of tasks.
+        TypeError: inputs that are not a tensor, such as Gymnasium's NumPy observations.
+        ValueError: inputs whose size, dtype or number of tasks does not match the weights.
     """
     cast = x.dtype == weight.dtype or _autocast(x)
     if x.shape[-1] != weight.shape[-1] or not cast:
@@ -75,12 +75,12 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             "index the task, params = {name: leaf[0] for name, leaf in params.items()}, or give each its own"
         )
     if weight.dim() == 2 and bias.dim() == 1 and weight.shape[1] < weight.shape[0]:
-        # a few inputs: the product with a row-major matrix has the faster gradient (5 x, for 2 inputs and 100 outputs)
+        # with few inputs, a product with a row-major matrix has a faster gradient (5 x, for 2 inputs and 100 outputs)
         rows = x.reshape(-1, x.shape[-1])
         return torch.addmm(bias, rows, weight.T.contiguous()).reshape(*x.shape[:-1], weight.shape[0])
     if weight.dim() == 2 and bias.dim() == 1:
         return linear(x, weight, bias)
-    if weight.dim() == 2:  # frozen, where the bias is not
+    if weight.dim() == 2:  # the weight is frozen, so that only the bias is stacked over tasks
         weight = weight.expand(len(bias), *weight.shape)
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
     return torch.baddbmm(bias.unsqueeze(-2), rows, weight.mT).reshape(*x.shape[:-1], weight.shape[-2])
@@ -92,10 +92,10 @@ def _autocast(x: Tensor) -> bool:
 
 
 def given(module: nn.Module, params: Mapping[str, Tensor], name: str) -> Tensor:
-    """The parameter of that name, or the module's own where it is frozen, and so neither adapted nor learned.
+    """Return the parameter ``name`` from ``params``, or the module's own if it is frozen (not adapted nor learned).
 
     Raises:
-        ValueError: it is neither given nor frozen.
+        ValueError: the parameter is neither in ``params`` nor frozen.
     """
     found = params.get(name)
     return _frozen(module, name).detach() if found is None else found
@@ -112,30 +112,31 @@ def _frozen(module: nn.Module, name: str) -> nn.Parameter:
 
 
 class Network(nn.Module, ABC):
-    """Owns initial parameters; computes outputs from parameters given by name."""
+    """A network that owns its initial parameters, and computes outputs with parameters passed by name."""
 
     @abstractmethod
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Outputs ``[..., out]`` for inputs ``[..., in]``; stacked parameters need a leading ``T``."""
+        """Return outputs ``[..., out]`` for inputs ``[..., in]``; stacked parameters need inputs ``[T, ..., in]``."""
 
     def layer_inputs(self, params: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
-        """What every affine layer reads ``[..., in]``, by the layer's name; nothing where that is not known."""
+        """Return the inputs ``[..., in]`` of every affine layer, by the layer's name; empty if they are not known."""
         del params, x
         return {}
 
 
 class MLP(Network):
-    """Multi-layer perceptron: ``hidden`` layers with an activation between, and a linear ``head``.
+    """Multi-layer perceptron: ``hidden`` layers, each followed by an activation, and a linear ``head``.
 
-    With a ``context`` there are inputs that are parameters: a task can be told to the network by adapting
-    them alone (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642; there adapting begins at zero, here at what has been
-    learned, which comes to the same as the first layer has a bias). With an ``input_scale`` every input is first
-    divided by its own unit, so that sensors of different sizes weigh alike in the first layer and in its gradient.
-    Weights are orthogonal (gain √2 in the hidden layers, ``head_gain`` in the head), biases and context zero.
+    A ``context`` adds inputs that are themselves parameters, so that the network can adapt to a task by adapting the
+    context alone (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). CAVIA starts adapting from a zero context; here it
+    starts from a learned one, which is equivalent because the first layer has a bias. An ``input_scale`` divides every
+    input by its unit, so that sensors of different magnitudes have equal weight in the first layer and its gradient.
+    Weights are initialized orthogonally (gain √2 in the hidden layers, ``head_gain`` in the head), biases and context
+    to zero.
     """
 
     input_scale: Tensor | None
-    """Units of the inputs ``[in]``, a buffer: neither adapted nor learned, and saved with the parameters."""
+    """Units of the inputs ``[in]``; a buffer, so neither adapted nor learned, but saved with the parameters."""
 
     def __init__(
         self,
@@ -149,11 +150,21 @@ class MLP(Network):
         input_scale: Tensor | None = None,
         generator: torch.Generator,
     ) -> None:
-        """Sizes in units, ``context`` in inputs, which start at zero; ``generator`` draws the weights.
+        """Build the network.
+
+        Args:
+            inputs: number of inputs, without the context.
+            hidden: units of each hidden layer.
+            outputs: number of outputs.
+            activation: follows every hidden layer.
+            head_gain: gain of the head's orthogonal weights.
+            context: number of context inputs.
+            input_scale: units of the inputs, ``[inputs]``.
+            generator: draws the weights.
 
         Raises:
-            TypeError: sizes that are no whole numbers, an activation that is no function, no generator.
-            ValueError: a size below 1, or not one scale above 0 for every input.
+            TypeError: sizes that are not whole numbers, an activation that is not a function, or no generator.
+            ValueError: a size below 1, a negative context, or scales that are not one positive number per input.
         """
         super().__init__()
         checks.of_type("hidden", hidden, Sequence, "sizes, such as [64, 64]")
@@ -181,7 +192,7 @@ class MLP(Network):
                 nn.init.orthogonal_(parameter, gain, generator=generator)
 
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Outputs ``[..., out]``; see `Network.forward`."""
+        """Return outputs ``[..., out]``; see `Network.forward`."""
         last = self.layer_inputs(params, x)["head"]
         return affine(last, given(self, params, "head.weight"), given(self, params, "head.bias"))
 
@@ -203,7 +214,7 @@ class MLP(Network):
 
 
 def _undrawn(inputs: int, outputs: int) -> nn.Linear:
-    """A layer without initial values: the usual constructor would draw them from torch's global generator."""
+    """Return an uninitialized layer; the usual constructor would draw values from torch's global generator."""
     layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
     return layer
 
@@ -214,15 +225,14 @@ NETWORK = "a Network, such as MLP(4, [64], 2, generator=generator) or ModuleNetw
 class ModuleNetwork(Network):
     """Any ``nn.Module`` from ``[..., in]`` to ``[..., out]`` as a network, lifted over tasks by ``vmap``.
 
-    Parameters that do not require a gradient and buffers stay as they are: they are neither adapted
-    nor meta-learned.
+    Buffers, and parameters that do not require a gradient, are neither adapted nor meta-learned.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Wraps ``module``; its parameters become the initial ones.
+        """Wrap ``module``; its parameters become the initial parameters.
 
         Raises:
-            TypeError: it is no module.
+            TypeError: ``module`` is not an ``nn.Module``.
         """
         super().__init__()
         checks.of_type("module", module, nn.Module, "a torch.nn.Module")
@@ -230,7 +240,7 @@ class ModuleNetwork(Network):
         self._dims = {name: parameter.dim() for name, parameter in module.named_parameters()}
 
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Outputs ``[..., out]``; see `Network.forward`."""
+        """Return outputs ``[..., out]``; see `Network.forward`."""
         own = subtree(params, "module")
         if len(own) < len(self._dims):
             for name in self._dims.keys() - own.keys():
@@ -247,37 +257,40 @@ class ModuleNetwork(Network):
 
 
 class Policy(nn.Module, ABC):
-    """Maps parameters and observations to an action distribution, and draws the noise to act with."""
+    """Maps parameters and observations to action distributions, and draws the noise for sampling actions."""
 
     @abstractmethod
     def forward(self, params: Mapping[str, Tensor], observation: Tensor) -> Distribution:
-        """Action distribution of each row; ``observation`` is ``[..., O]``, or ``[T, ..., O]`` if stacked."""
+        """Return the action distribution of each row.
+
+        ``observation`` is ``[..., O]``, or ``[T, ..., O]`` with stacked parameters.
+        """
 
     @abstractmethod
     def noise(self, rows: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
-        """Noise for ``rows`` actions, on the generator's device."""
+        """Draw noise for one action in each of ``rows``, on the generator's device."""
 
     def layer_inputs(self, params: Mapping[str, Tensor], observation: Tensor) -> dict[str, Tensor]:
-        """What every affine layer reads, by the layer's name; of ``self.network``, if there is one."""
+        """Return the inputs of every affine layer of ``self.network``, by the layer's name; empty if not known."""
         network = getattr(self, "network", None)
         if not isinstance(network, Network):
             return {}
         return with_prefix("network", network.layer_inputs(subtree(params, "network"), observation))
 
     def initial(self) -> Params:
-        """The meta-learned initialization: every parameter that requires a gradient, by name.
+        """Return the meta-learned initialization: every parameter that requires a gradient, by name.
 
-        Freeze the others by ``requires_grad_(False)``: they act as they are.
+        Parameters frozen by ``requires_grad_(False)`` are left out; the policy uses their values as they are.
         """
         with _SWAP:
             return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
 def complete(policy: Policy, params: Mapping[str, Tensor]) -> Params:
-    """The parameters of one task together with the policy's frozen ones, without a graph: all that it acts by.
+    """Return one task's parameters together with the policy's frozen ones, without a graph.
 
     Raises:
-        ValueError: parameters stacked over several tasks, of other names, or fewer than are not frozen.
+        ValueError: a parameter that is stacked over tasks or unknown to the policy, or a missing one that is not frozen.
     """
     refuse_unknown(policy, params)
     found = {name: (given(policy, params, name).detach(), p) for name, p in policy.named_parameters()}
@@ -290,10 +303,12 @@ def complete(policy: Policy, params: Mapping[str, Tensor]) -> Params:
 
 
 def refuse_unknown(policy: Policy, params: Mapping[str, Tensor]) -> None:
-    """Check that parameters are called as the policy's are; one that is not of this module is trusted.
+    """Check that the policy has a parameter of every name in ``params``; it would silently ignore others.
+
+    Only `CategoricalPolicy` and `GaussianPolicy` are checked.
 
     Raises:
-        ValueError: it has none of that name, and would act by its own instead.
+        ValueError: the policy has no parameter of some name.
     """
     known = {name for name, _ in policy.named_parameters()}
     if not isinstance(policy, CategoricalPolicy | GaussianPolicy):
@@ -303,16 +318,18 @@ def refuse_unknown(policy: Policy, params: Mapping[str, Tensor]) -> None:
 
 
 def is_stacked(policy: Policy, params: Mapping[str, Tensor]) -> bool:
-    """Whether there is one set of parameters a task ``[T, ...]``, or one for all ``[...]``."""
+    """Return whether there is one parameter set per task ``[T, ...]``, rather than one for all ``[...]``."""
     return any(params[name].dim() > leaf.dim() for name, leaf in policy.initial().items())
 
 
 def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
-    """Check that a policy fits a family's observations and actions; one that is not of this module is trusted.
+    """Check that a policy fits a family's observation and action spaces.
+
+    Only `CategoricalPolicy` and `GaussianPolicy` are checked.
 
     Raises:
-        ValueError: spaces that no policy of this module serves; another kind of actions, or another number of them or
-            of observations; tells which policy would fit.
+        ValueError: the spaces are not supported by either policy, or the policy has another kind of actions or another
+            number of observations or actions; the message says which policy would fit.
     """
     if not isinstance(policy, CategoricalPolicy | GaussianPolicy):
         return
@@ -341,13 +358,13 @@ def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
 
 
 def refuse_width(policy: Policy, family: TaskFamily) -> None:
-    """Check that the network of a policy that `refuse_misfit` has passed puts out a number an action, if it can tell.
+    """Check that the network of a policy has one output per action, for networks that `refuse_misfit` cannot check.
 
-    That of a subclass may put out what it likes. By a copy that has shapes but no values, so that nothing is drawn and
-    no buffer changes: milliseconds.
+    Subclasses of this module's policies are not checked. The network is run on the ``meta`` device, with shapes but no
+    values, so that nothing is drawn and no buffer changes; this takes milliseconds.
 
     Raises:
-        ValueError: it puts out more or fewer.
+        ValueError: the number of outputs differs from the number of actions.
     """
     if not isinstance(policy, CategoricalPolicy | GaussianPolicy) or type(policy).__module__ != __name__:
         return
@@ -358,7 +375,7 @@ def refuse_width(policy: Policy, family: TaskFamily) -> None:
         params = dict(empty.named_parameters())
         row = torch.empty(2, *family.observation_space.shape, device="meta", dtype=next(iter(params.values())).dtype)
         outputs = tuple(empty(params, row).shape[1:])
-    except Exception:  # whatever a network does that needs values
+    except Exception:  # the network cannot run without values, in any of many ways: skip the check
         return
     actions = family.action_space
     size = int(actions.n) if isinstance(actions, Discrete) else int(np.prod(actions.shape))
@@ -367,14 +384,16 @@ def refuse_width(policy: Policy, family: TaskFamily) -> None:
 
 
 class GaussianPolicy(Policy):
-    """Diagonal Gaussian; the mean from a network, the log standard deviation a free, state-independent parameter."""
+    """Diagonal Gaussian with a mean from a network and a free, state-independent log standard deviation."""
 
     def __init__(self, network: Network, actions: int, *, log_std: float = 0.0, min_log_std: float = -5.0) -> None:
-        """``network`` gives ``[..., actions]``; ``log_std`` is the start, ``min_log_std`` the floor.
+        """Build a policy whose ``network`` outputs means ``[..., actions]``.
+
+        ``log_std`` is the initial log standard deviation, ``min_log_std`` its lower bound.
 
         Raises:
-            TypeError: no network, or actions that are no whole number.
-            ValueError: no action, or another number of them than an `MLP` puts out.
+            TypeError: ``network`` is not a `Network`, or ``actions`` is not a whole number.
+            ValueError: ``actions`` is below 1, or differs from the outputs of an `MLP`.
         """
         super().__init__()
         checks.of_type("network", network, Network, NETWORK)
@@ -386,7 +405,7 @@ class GaussianPolicy(Policy):
         self.min_log_std = min_log_std
 
     def forward(self, params: Mapping[str, Tensor], observation: Tensor) -> Gaussian:
-        """See `Policy.forward`; both fields are ``[..., A]``."""
+        """See `Policy.forward`; mean and log standard deviation are ``[..., A]``."""
         mean = self.network(subtree(params, "network"), observation)
         log_std = given(self, params, "log_std").clamp_min(self.min_log_std)
         if log_std.dim() > 1:  # stacked: [T, A] against a mean of [T, ..., A]
@@ -394,18 +413,18 @@ class GaussianPolicy(Policy):
         return Gaussian(mean, log_std.expand_as(mean))
 
     def noise(self, rows: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
-        """Standard normal, ``[*rows, A]``."""
+        """Draw standard normal noise ``[*rows, A]``."""
         return torch.randn(*rows, self.log_std.shape[0], generator=generator, device=generator.device)
 
 
 class CategoricalPolicy(Policy):
-    """Discrete actions; the logits from a network."""
+    """Discrete actions, with logits from a network."""
 
     def __init__(self, network: Network) -> None:
-        """``network`` gives ``[..., n]`` logits.
+        """Build a policy whose ``network`` outputs logits ``[..., n]``.
 
         Raises:
-            TypeError: no network.
+            TypeError: ``network`` is not a `Network`.
         """
         super().__init__()
         checks.of_type("network", network, Network, NETWORK)
@@ -416,5 +435,5 @@ class CategoricalPolicy(Policy):
         return Categorical(self.network(subtree(params, "network"), observation))
 
     def noise(self, rows: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
-        """Uniform in [0, 1), ``[*rows]``."""
+        """Draw noise ``[*rows]``, uniform in [0, 1)."""
         return torch.rand(*rows, generator=generator, device=generator.device)

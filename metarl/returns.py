@@ -1,7 +1,7 @@
 """Discounted returns and generalised advantage estimation along the time axis (the last but one).
 
-All episodes of a batch start together and are padded after their end, so that discounted sums of all of them are
-taken at once, in a handful of operations, and differentiable in the discount.
+All episodes of a batch start together and are padded after their end. Discounted sums are therefore computed for all
+episodes at once, in a handful of operations, and are differentiable in the discount.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from torch.nn.functional import pad
 
 
 def discounted_sum(x: Tensor, factor: float | Tensor) -> Tensor:
-    """``y_t = Σ_{s ≥ t} factor^(s-t) x_s`` along the last but one axis.
+    """Return ``y_t = Σ_{s ≥ t} factor^(s-t) x_s`` along the last but one axis.
 
-    By doubling: a sum over the next r steps, and one of the r steps after them, make a sum over 2 r.
+    Computed by doubling: the sum over the next r steps plus the sum over the r steps after them is the sum over 2 r
+    steps.
 
     Args:
         x: ``[..., H, N]``, zero on padding.
@@ -23,7 +24,7 @@ def discounted_sum(x: Tensor, factor: float | Tensor) -> Tensor:
     Returns:
         ``[..., H, N]``.
     """
-    # of what lies one reach ahead; made where it is used, as a copy would wait for a device
+    # the weight of what lies `reach` steps ahead; created on the device, as a copy from the host would synchronise
     weight = factor.to(x) if isinstance(factor, Tensor) else torch.full((), factor, dtype=x.dtype, device=x.device)
     reach = 1
     while reach < x.shape[-2]:
@@ -44,13 +45,13 @@ def gae(
 ) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
 
-    ``δ_t = r_t + γ V(s_{t+1}) - V(s_t)``, ``A_t = Σ_l (γλ)^l δ_{t+l}``. A terminated step has no
-    successor value; an episode cut off by the time limit bootstraps from ``last_value``.
+    ``δ_t = r_t + γ V(s_{t+1}) - V(s_t)``, ``A_t = Σ_l (γλ)^l δ_{t+l}``. After a terminated step the next value
+    is zero; an episode cut off by the time limit bootstraps from ``last_value``.
 
     Args:
         reward: ``[..., H, N]``.
         value: V(s_t), ``[..., H, N]``.
-        last_value: V of the state after the last step, ``[..., N]``; zero where nothing is to be bootstrapped.
+        last_value: V of the state after the last step, ``[..., N]``; zero to disable bootstrapping.
         terminated: ``[..., H, N]`` bool.
         mask: ``[..., H, N]``, 1 on real steps.
         discount: γ.

@@ -1,7 +1,7 @@
-"""Sampling: act on ``[T, N]`` environments at once and record what happened, without a graph.
+"""Rollouts: act in ``[T, N]`` environments at once, without a graph, and record their episodes as a batch.
 
-All noise of a rollout is drawn before its first step, so that the noise a step sees does not depend on
-how long episodes live: two policies rolled out from equal generators act on common noise.
+All noise of a rollout is drawn before its first step, so that the noise of a step does not depend on how long
+episodes last. Two policies rolled out with equal generators therefore act on common noise.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from metarl.policies import Policy, is_stacked, refuse_unknown
 from metarl.trees import leaves_of, map_leaves
 from metarl.types import Batch, Params, State, Task, TaskFamily, expect_family
 
-BLOCK = 10  # steps between looks at whether every episode has ended: a look is a host synchronisation
-ROWS = range(2**11, 2**12 + 1)  # of a piece of a compiled rollout on a CPU
+BLOCK = 10  # steps between checks whether all episodes have ended: each check is a host-device synchronisation
+ROWS = range(2**11, 2**12 + 1)  # allowed numbers of rows in a piece of a compiled rollout on a CPU
 
 Act = Literal["sample", "mode"]
 
 
 class _Record(NamedTuple):
-    """One step of every row ``[T, N, ...]``, or many ``[T, H, N, ...]``."""
+    """One step of every row ``[T, N, ...]``, or H steps ``[T, H, N, ...]``."""
 
     observation: Tensor
     action: Tensor
     distribution: Any
     reward: Tensor
-    padding: Tensor  # bool: the episode had ended before this step
+    padding: Tensor  # bool: the episode ended before this step
     terminated: Tensor
 
 
 _Moment = tuple[State, Tensor, Tensor]
-"""Where a rollout stands: states, observations, and which rows are over."""
+"""The current state of a rollout: states, observations, and which rows have ended."""
 
 _Block = tuple[_Moment, _Record, Tensor]
-"""Where a rollout stands after some steps, their record, and how likely their actions were."""
+"""The state of a rollout after some steps, their record, and the log-probabilities of their actions."""
 
 
 def per_row(task: Task) -> dict[str, Tensor]:
-    """Task values ``[T]`` as ``[T, 1]``, to broadcast against ``[T, N]`` rows."""
+    """Return task values ``[T]`` as ``[T, 1]``, to broadcast against ``[T, N]`` rows."""
     return {name: value.unsqueeze(-1) for name, value in task.items()}
 
 
 def task_count(task: Task) -> int:
-    """How many tasks a task set holds.
+    """Return the number of tasks in a task set.
 
     Raises:
-        TypeError: no tensors by name.
-        ValueError: no constants, or constants that disagree.
+        TypeError: the task set is not a mapping.
+        ValueError: it has no constants, or constants that are not tensors of one common shape ``[T]``.
     """
     checks.of_type("task", task, Mapping, "constants by name, such as benchmark.sample(...) gives")
     came = {name: list(x.shape) if isinstance(x, Tensor) else checks.told(x) for name, x in task.items()}
@@ -69,15 +69,15 @@ def task_count(task: Task) -> int:
 
 
 Start = tuple[State, Tensor]
-"""What chance decides before a rollout: first states ``[T, N]`` and the actions' noise ``[H, T, N, ...]``."""
+"""What is drawn before a rollout: initial states ``[T, N]`` and the noise of the actions ``[H, T, N, ...]``."""
 
 
 def draw(policy: Policy, family: TaskFamily, task: Task, episodes: int, *, generator: torch.Generator) -> Start:
-    """First states and noise for ``episodes`` episodes on every task, on the task's device.
+    """Draw initial states and noise for ``episodes`` episodes of every task, on the task's device.
 
     Raises:
-        TypeError: no family or generator.
-        ValueError: no episode, or a task of another family.
+        TypeError: a family or generator of the wrong type.
+        ValueError: ``episodes`` is below 1, or the task belongs to another family.
     """
     expect_family(family)
     checks.generator(generator)
@@ -87,7 +87,7 @@ def draw(policy: Policy, family: TaskFamily, task: Task, episodes: int, *, gener
         state = family.reset(per_row(task), rows, generator=generator)
     except KeyError as error:
         if error.args[0] not in getattr(family, "parameters", {}) or error.args[0] in task:
-            raise  # the family's own affair
+            raise  # the error comes from the family itself, not from a missing constant
         kind = type(family).__name__
         raise ValueError(f"expected a task of {kind}, got one of {list(task)} without {error}") from error
     noise = policy.noise((family.horizon, *rows), generator=generator)
@@ -105,10 +105,10 @@ def collect(
     act: Act = "sample",
     programs: Programs | None = None,
 ) -> Batch:
-    """Roll out exactly ``episodes`` whole episodes on every task: `roll_out` from what ``generator`` draws.
+    """Roll out exactly ``episodes`` whole episodes of every task: `draw`, then `roll_out`.
 
     Raises:
-        ValueError: parameters that are not the policy's; see `draw` and `roll_out`.
+        ValueError: parameters that the policy does not have; also see `draw` and `roll_out`.
     """
     refuse_unknown(policy, params)
     start = draw(policy, family, task, episodes, generator=generator)
@@ -126,26 +126,26 @@ def roll_out(
     act: Act = "sample",
     programs: Programs | None = None,
 ) -> Batch:
-    """One whole episode for every row of ``start``, ended by the task or by the time limit.
+    """Roll out one whole episode for every row of ``start``, ended by the task or by the time limit.
 
     Args:
         policy: maps parameters and observations to action distributions.
-        params: shared by all tasks ``[...]``, or one set a task ``[T, ...]``.
+        params: one set shared by all tasks ``[...]``, or one set per task ``[T, ...]``.
         family: the environments.
         task: values ``[T]``, on the device to run on.
-        start: of `draw`.
+        start: the result of `draw`.
         act: ``"sample"``, or ``"mode"`` for the mean (Gaussian) or most likely (categorical) action.
-        programs: runs a block of steps as one compiled program, and always up to the time limit, so that
-            every rollout has the same shape and nothing waits for the device.
+        programs: if given, run blocks of steps as compiled programs. The rollout then always continues up to the time
+            limit, so that every rollout has the same shape and the host never waits for the device.
 
     Returns:
-        A batch ``[T, H, N, ...]``; H is the number of steps until the last episode was seen to have ended (a
-        look every `BLOCK` steps), at most the family's horizon. Advantages and values are zero: an
+        A batch ``[T, H, N, ...]``, H being at most the family's horizon. Without ``programs`` the rollout stops early
+        once all episodes have ended, which is checked every `BLOCK` steps. Advantages and values are zero until an
         estimator fills them in.
 
     Raises:
-        NonFiniteError: an observation, action or reward of a running episode is NaN or infinite.
-        ValueError: another way to act.
+        NonFiniteError: an observation, action probability or reward of a running episode is NaN or infinite.
+        ValueError: an unknown value of ``act``.
     """
     if act not in get_args(Act):
         raise ValueError(f"act must be {' or '.join(map(repr, get_args(Act)))}, got {act!r}")
@@ -162,7 +162,7 @@ def roll_out(
         find = functools.partial(programs.find, key, functools.partial(_block, steps))
         moment, record, log_prob = _compiled(find, dict(params), is_stacked(policy, params), constants, moment, noise)
     batch = _clean(record, log_prob, *moment[1:])
-    if programs is None:  # a program serves one shape
+    if programs is None:  # compiled programs need a fixed shape, which a list of live steps does not have
         batch = batch._replace(live=live_steps(batch.mask))
     _refuse_non_finite(batch)
     return batch
@@ -175,7 +175,7 @@ def _plainly(
     moment: _Moment,
     noise: Tensor,
 ) -> tuple[_Moment, _Record]:
-    """Steps until all rows are over: where the rollout then stands, and the record of its steps."""
+    """Step until all rows have ended; return the state of the rollout and the record of its steps."""
     records: list[_Record] = []
     for part in torch.split(noise, BLOCK):
         moment, taken = steps(params, constants, moment, part)
@@ -193,7 +193,7 @@ def _compiled(
     moment: _Moment,
     noise: Tensor,
 ) -> _Block:
-    """Block by block to the time limit, a piece of the tasks at a time."""
+    """Run block after block of steps up to the time limit, for one piece of the tasks at a time."""
 
     def piece(given: tuple[Params, Task, _Moment, Tensor]) -> _Block:
         own, constants, moment, noise = given
@@ -213,10 +213,10 @@ def _blocks(
     moment: _Moment,
     parts: Sequence[Tensor],
 ) -> _Block:
-    """As many blocks as there are parts of the noise ``[steps, T, N, ...]``.
+    """Run one block for each part of the noise ``[steps, T, N, ...]``.
 
-    A program that goes on from what it gave itself is not looked up again: with one row that is a sixth of the time.
-    Its results lie in memory as they did the last time, so that they are the arguments it was compiled for.
+    A program that continues from its own results is not looked up again, which saves a sixth of the time with a single
+    row. This is safe because its results have the same memory layout every time, the one it was compiled for.
     """
     moving, columns = len(leaves_of(moment)), list[list[Tensor]]()
     program, leaves = find(params, constants, moment, parts[0])
@@ -237,9 +237,10 @@ def _blocks(
 
 
 def _piece_size(tasks: int, episodes: int) -> int:
-    """Tasks a piece of a compiled rollout on a CPU: all, unless they make several pieces of one size in `ROWS`.
+    """Return the number of tasks in one piece of a compiled rollout on a CPU.
 
-    So that what the layers of a step compute stays in the cache, and one program serves all pieces.
+    All tasks form one piece, unless they can be divided into pieces of equal size whose number of rows is in `ROWS`.
+    Then the activations of a step stay in the cache, and one program serves all pieces.
     """
     sizes = range(1, min(tasks, ROWS.stop))
     return max((size for size in sizes if tasks % size == 0 and size * episodes in ROWS), default=tasks)
@@ -254,7 +255,7 @@ def _steps(
     moment: _Moment,
     noise: Tensor,
 ) -> tuple[_Moment, list[_Record]]:
-    """As many steps as there is noise ``[steps, T, N, ...]``."""
+    """Take one step for each entry of the noise ``[steps, T, N, ...]``."""
     state, observation, over = moment
     records = []
     for dice in noise.unbind(0):
@@ -268,10 +269,10 @@ def _steps(
 
 
 def _block(steps: Callable[..., tuple[_Moment, list[_Record]]], *given: Any) -> _Block:
-    """Some steps for a program.
+    """Take some steps within a compiled program.
 
-    How likely an action was is asked of every step: a compiler joins that with what else a step does, where of all
-    steps at once it is on its own.
+    Log-probabilities are computed step by step, because the compiler can then fuse them with the rest of the step; for
+    all steps at once they would need a pass of their own.
     """
     moment, records = steps(*given)
     log_prob = torch.stack([record.distribution.log_prob(record.action) for record in records], 1)
@@ -279,19 +280,19 @@ def _block(steps: Callable[..., tuple[_Moment, list[_Record]]], *given: Any) -> 
 
 
 def _stack(records: list[_Record]) -> _Record:
-    """Steps ``[T, N, ...]`` as one record ``[T, H, N, ...]``."""
+    """Stack steps ``[T, N, ...]`` into one record ``[T, H, N, ...]``."""
     stacked: _Record = map_leaves(lambda *leaves: torch.stack(leaves, 1), *records)
     return stacked
 
 
 def _clean(record: _Record, log_prob: Tensor, last_observation: Tensor, over: Tensor) -> Batch:
-    """A batch of the record ``[T, H, N, ...]``, zero after an episode's end, where environments were stepped on."""
+    """Turn a record into a batch ``[T, H, N, ...]``; zero the steps after each episode's end, which are padding."""
 
     def clean(x: Tensor, where: Tensor) -> Tensor:
         return x.masked_fill(where.reshape(where.shape + (1,) * (x.dim() - where.dim())), 0)
 
     terminated = record.terminated & ~record.padding
-    if over.device.type != "cpu" or over.any():  # a GPU would be waited for
+    if over.device.type != "cpu" or over.any():  # on a GPU, `any` would force a synchronisation
         log_prob = clean(log_prob, record.padding)
         record = map_leaves(lambda leaf: clean(leaf, record.padding), record)._replace(padding=record.padding)
         last_observation = clean(last_observation, over)
@@ -305,7 +306,7 @@ def _clean(record: _Record, log_prob: Tensor, last_observation: Tensor, over: Te
 
 
 def _refuse_non_finite(batch: Batch) -> None:
-    """Check that all of a rollout is finite; the error tells what broke first, in which task, episode and step."""
+    """Check that a whole rollout is finite; the error names the first bad value, its task, episode and step."""
     looked_at = {
         "observation": batch.observation,
         "action probability": batch.log_prob,
@@ -313,7 +314,7 @@ def _refuse_non_finite(batch: Batch) -> None:
         "last observation": batch.last_observation.unsqueeze(1),
     }
     if bool(torch.stack([values.sum() for values in looked_at.values()]).isfinite().all()):
-        return  # whatever is not finite shows in the sum; what does not fit into the sum may still be finite
+        return  # a non-finite value makes its sum non-finite; the reverse need not hold, as the sum may overflow
     found = []
     for name, values in looked_at.items():
         bad = ~values.isfinite()
@@ -330,5 +331,5 @@ def _refuse_non_finite(batch: Batch) -> None:
 
 
 def to_device(task: Task, device: torch.device | str) -> Params:
-    """The task set on another device."""
+    """Return the task set on another device."""
     return {name: value.to(device) for name, value in task.items()}

@@ -1,4 +1,4 @@
-"""Meta-training: explore with the current learner, then let a meta-optimizer improve it by replay."""
+"""Meta-training: explore with the current learner, then let a meta-optimizer improve it by replaying the trace."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def meta_step(
     *,
     generator: torch.Generator,
 ) -> Metrics:
-    """One meta-iteration on a set of tasks: explore, then improve. Returns its metrics by name."""
+    """Run one meta-iteration on a set of tasks: explore, then improve the learner. Return its metrics by name."""
     return meta_steps([learner], [optimizer], family, [task], plan, generators=[generator])[0]
 
 
@@ -43,14 +43,14 @@ def meta_steps(
     *,
     generators: Sequence[torch.Generator],
 ) -> list[Metrics]:
-    """One meta-iteration of S learners side by side: many seeds, explored in one rollout; see `explore_together`.
+    """Run one meta-iteration of S learners, such as several seeds, in one joint rollout; see `explore_together`.
 
     Returns:
-        The metrics of each; times are shared out equally.
+        The metrics of each learner; times are divided equally among them.
 
     Raises:
-        TypeError: a meta-optimizer that is none, such as one of torch's; see `explore_together`.
-        ValueError: not as many of one thing as of another.
+        TypeError: an optimizer that is not a meta-optimizer, such as one of torch's; also see `explore_together`.
+        ValueError: different numbers of learners, optimizers, task sets or generators; also see `explore_together`.
     """
     given = {"learners": learners, "optimizers": optimizers, "task sets": tasks, "generators": generators}
     if len({len(those) for those in given.values()}) > 1:
@@ -63,7 +63,7 @@ def meta_steps(
         optimizer.explorers(one, generator=g)
         for one, optimizer, g in zip(learners, optimizers, generators, strict=True)
     ]
-    # a team explores with common noise: each of its members draws the same numbers
+    # all members of a team explore with common noise: each gets a copy of the generator
     alike = [[g, *(g.clone_state() for _ in team[1:])] for g, team in zip(generators, teams, strict=True)]
     found = explore_together(
         [one for team in teams for one in team],
@@ -85,7 +85,7 @@ def _improve(learner: Learner, optimizer: MetaOptimizer, trace: Trace) -> Metric
     metrics = optimizer.step(learner, trace)
     batches = (*trace.support, trace.query)
     found = [*(batch.episode_return.mean() for batch in batches), *(batch.steps.sum() for batch in batches)]
-    told = torch.stack([one.double() for one in found]).tolist()  # one look: a device is waited for
+    told = torch.stack([one.double() for one in found]).tolist()  # one host-device synchronisation
     returns = {f"return/step_{k}": told[k] for k in range(len(batches))}
     return metrics | returns | {"env_steps": sum(told[len(batches) :])}
 
@@ -101,29 +101,29 @@ def meta_train(
     start: int = 0,
     patience: int = 0,
 ) -> Iterator[tuple[int, Metrics]]:
-    """Meta-train on the benchmark's training tasks for as long as the caller goes on, yielding every iteration.
+    """Meta-train on the benchmark's training tasks, yielding after every iteration, until the caller stops.
 
-    A generator, so that the caller's own ``for`` loop logs, evaluates, saves and stops.
+    This is a generator, so that the caller's own ``for`` loop logs, evaluates, saves and stops.
 
     Args:
         learner: improved in place; on the device to train on.
-        optimizer: the meta-optimizer, built over this learner.
-        benchmark: its ``"train"`` tasks are sampled afresh every iteration.
+        optimizer: the meta-optimizer, built for this learner.
+        benchmark: every iteration samples new tasks from its ``"train"`` split.
         plan: what to sample.
-        generator: rollout noise.
-        task_generator: tasks; separate, so that two algorithms can be trained on the same tasks.
-        start: iterations already done, when resuming.
-        patience: how many iterations in a row may break off because something is not finite. They leave the learner
-            as it is, are charged with all the environment steps they could have taken, and have no returns. Those of
-            an earlier call, resumed by ``start``, are not counted.
+        generator: draws the rollout noise.
+        task_generator: draws the tasks; separate, so that two algorithms can be trained on the same tasks.
+        start: number of iterations already done, when resuming.
+        patience: how many iterations in a row may be aborted because a value is not finite. An aborted iteration
+            leaves the learner unchanged, counts as many environment steps as it could have taken at most, and its
+            returns are NaN. Aborted iterations before a resume are not counted.
 
     Yields:
-        The number of iterations done and the metrics of the last.
+        The number of iterations done, and the metrics of the last one.
 
     Raises:
-        TypeError: a benchmark that is none, such as a family; a plan or generator that is none.
-        ValueError: a policy that does not fit its spaces.
-        NonFiniteError: something is not finite, after ``patience`` iterations in a row that broke off.
+        TypeError: a learner, benchmark, plan or generator of the wrong type, such as a family as the benchmark.
+        ValueError: a policy that does not fit the spaces of the benchmark's family.
+        NonFiniteError: a value is not finite, after ``patience`` aborted iterations in a row.
     """
     expect_benchmark(benchmark)
     checks.of_type("learner", learner, Learner, "a Learner")
@@ -149,7 +149,7 @@ def meta_train(
 
 
 def _broken(plan: Plan, family: TaskFamily, team: int) -> Metrics:
-    """Metrics of an iteration that broke off, charged with all the steps it could have taken."""
+    """Return the metrics of an aborted iteration, which counts as many environment steps as it could have taken."""
     returns = {f"return/step_{k}": float("nan") for k in range(plan.steps + 1)}
     scoring = family if plan.scored_in is None else plan.scored_in
     episode = plan.steps * plan.episodes * family.horizon + plan.query_episodes * scoring.horizon
