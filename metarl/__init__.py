@@ -1,11 +1,11 @@
 """metarl: fast adaptation for reinforcement learning, with meta-learned step sizes.
 
-The library knows no environment. The flow is ``tasks -> explore -> replay -> improve``::
+The library contains no environments. Every meta-iteration goes through ``tasks -> explore -> replay -> improve``::
 
     for iteration, metrics in meta_train(learner, optimizer, benchmark, plan, ...):
         print(iteration, metrics["return/step_1"])
 
-See `metarl.learner` for the heart of it, and the README for a map.
+The core is `metarl.learner`; the README gives an overview.
 """
 
 from metarl.action_baseline import ActionBaseline

@@ -1,18 +1,19 @@
-"""A baseline that sees the action: less noise in a policy gradient.
+"""An action-dependent baseline, which reduces the noise of a policy gradient.
 
-A gradient's noise on a task with few episodes is mostly that of the actions: what a step was worth is a known function
-of what was done in it, but one action a state samples that function poorly. A linear fit Q̂ + V̂ of the advantages, on
-how the action differed from what the policy does on average and on the state, tells its mean over *all* actions::
+On a task with few episodes, most of the gradient's noise comes from sampling actions: the advantage of a step depends
+on its action, but a single action per state samples this dependence poorly. Instead, the advantages are fitted by
+Q̂ + V̂, where Q̂ is linear in features of how the action deviates from the policy's average, and V̂ in features of the
+state. The mean of Q̂ over *all* actions is then known exactly::
 
     L(θ) = loss(π_θ, A - Q̂(s, a) - V̂(s)) - mean E_{a ~ π_θ} Q̂(s, a)
 
-Where actions are normal, this is Q-Prop (Gu et al. 2017, arXiv:1611.02247, eq. 6) with a critic quadratic in the
-action; what is left to the first term is the fit's residual. With a critic fitted on other data the gradient is on
-average the same. This one is fitted to the batch itself, so that residuals are smaller than they should be: of what the
-fit cannot express the gradient misses a part, about as large as the number of features divided by that of steps.
+The first term is left with the residual of the fit. For Gaussian actions this is Q-Prop (Gu et al. 2017,
+arXiv:1611.02247, eq. 6) with a critic that is quadratic in the action. A critic fitted on other data would leave the
+expected gradient unchanged. This one is fitted on the batch itself, which makes the residuals too small: of whatever
+the fit cannot express, the gradient misses a share of about the number of features over the number of steps.
 
-With `metarl.losses.PreUpdateCredit`, over `vpg`, a meta-gradient misses no more than how the fit depends on the policy
-that sampled, which a replay takes for data.
+With `metarl.losses.PreUpdateCredit` and `vpg`, the only further thing that a meta-gradient misses is how the fit
+depends on the sampling policy, because a replay treats the sampled distribution as data.
 """
 
 from __future__ import annotations
@@ -27,23 +28,27 @@ from metarl.types import Batch
 
 
 class ActionBaseline(nn.Module):
-    """A loss that reads ``batch.advantage``, with a baseline that sees the action; ``(distribution, batch) -> 0-d``.
+    """A loss with an action-dependent baseline; called like any loss, ``(distribution, batch) -> 0-d``.
 
-    Gradients with respect to the advantages, for learned ones, go through the fit.
+    If the advantages are learned, their gradients also go through the fit.
     """
 
     def __init__(self, loss: Loss, states: LinearBaseline | None = None) -> None:
-        """``states`` has the features of a state that the fit needs besides, and fits.
+        """Wrap a loss.
+
+        Args:
+            loss: uses ``batch.advantage``.
+            states: supplies the features of the state, and does the fit.
 
         Raises:
-            ValueError: a loss of rewards.
+            ValueError: the loss uses rewards instead of advantages.
         """
         super().__init__()
         refuse_rewards(loss, "an action baseline")
         self.loss, self.states = loss, LinearBaseline() if states is None else states
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
-        """The loss on a batch ``[H, N, ...]`` of one task."""
+        """Return the loss on a batch ``[H, N, ...]`` of one task."""
         done = self.features(batch, batch.distribution.deviation(batch.action))
         to_come = self.features(batch, batch.distribution.mean_deviation(distribution))
         seen = torch.cat([done, self.states.features(batch)[0]], -1)
@@ -54,6 +59,6 @@ class ActionBaseline(nn.Module):
 
     @staticmethod
     def features(batch: Batch, deviation: Tensor) -> Tensor:
-        """Deviations ``[H, N, D]``, and each times each observation: ``[H, N, D (1 + O)]``."""
+        """Return the deviations ``[H, N, D]`` and their products with the observation: ``[H, N, D (1 + O)]``."""
         together = (deviation.unsqueeze(-1) * batch.observation.unsqueeze(-2)).flatten(-2)
         return torch.cat([deviation, together], -1)

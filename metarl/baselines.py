@@ -62,7 +62,7 @@ class LinearBaseline:
         return weight.mT.to(target.dtype)
 
     def predict(self, features: Tensor, last: Tensor, mask: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values of the steps ``[..., H, N]``, 0 where ``mask`` is 0, and of the last states ``[..., N]``."""
+        """Return values of the steps ``[..., H, N]``, 0 where ``mask`` is 0, and of the last states ``[..., N]``."""
         return weighted(features, weight) * mask, (weight @ last.mT).squeeze(-2)
 
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:

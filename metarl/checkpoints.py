@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or refused: atomic to write, verified to read, and free of code.
+"""Checkpoints: written atomically, verified when loaded, and free of executable code.
 
 Layout of a run folder::
 
@@ -6,12 +6,14 @@ Layout of a run folder::
                              manifest.json   schema, versions, step, size and SHA-256 of state.pt
                     last                     the name of a step folder
 
-Writing: everything goes to a temporary folder, is flushed to the disk, and is renamed into place; only then is ``last``
-renamed to point at it; only then are old ones removed. A process killed anywhere in between leaves the previous
-checkpoint as it was. Reading: pointer, manifest, size and hash, ``torch.load(weights_only=True)``, types, finiteness. A
-checkpoint that fails any of these is refused with one line that names the newest good one; it is never replaced
-silently. The hash guards against damage, not against an attacker, who could write a fitting one; against an attacker
-stands that no step of loading runs code from the file.
+Saving writes everything to a temporary folder, flushes it to the disk, and renames the folder into place. Then it
+replaces ``last``, and only then removes old checkpoints. A process that is killed at any point leaves the previous
+checkpoint intact.
+
+Loading checks the pointer, the manifest, size and hash, reads with ``torch.load(weights_only=True)``, and checks types
+and finiteness. If a check fails, the checkpoint is rejected with a one-line message that names the newest good one;
+another checkpoint is never loaded in its place silently. The hash detects damage but not an attacker, who could write a
+matching one; the protection against attackers is that loading never runs code from the file.
 """
 
 from __future__ import annotations
@@ -37,45 +39,46 @@ import torch
 from torch import Tensor, nn
 
 SCHEMA = 1
-"""Version of the layout; a change that this module can no longer read increases it."""
+"""Version of the layout, increased by every change that makes older checkpoints unreadable."""
 
 _STATE, _MANIFEST, _LAST = "state.pt", "manifest.json", "last"
-_STEP = re.compile(r"step_([0-9]{1,18})(?:\.([0-9]{1,9}))?")  # ".n": the n-th time that this step was saved again
+_STEP = re.compile(r"step_([0-9]{1,18})(?:\.([0-9]{1,9}))?")  # ".n": this step was saved again, for the n-th time
 _TEMPORARY = re.compile(r"\.tmp-([0-9]+)-[0-9]+")
 _MANIFEST_BYTES, _POINTER_BYTES, _STATE_BYTES = 64 * 1024, 128, 64 * 1024**3
 _DEPTH = 64
 _SAVING = threading.Lock()
-"""Held while a checkpoint is written: what it leaves lying about for a moment is not for another thread to tidy up."""
+"""Held while a checkpoint is written, so that no other thread removes its temporary files as leftovers."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint or its state is refused: one line with what was expected, what came, and what to do."""
+    """A checkpoint or its state is rejected; one line says what was expected, what was found, and what to do."""
 
     def __init__(self, message: str) -> None:
-        # Names and paths come from files: they must not break the line.
+        # Names and paths come from files and may contain line breaks.
         super().__init__(re.sub(r"[\x00-\x1f\x7f]", " ", message))
 
 
 def save(run: str | os.PathLike[str], state: Mapping[str, Any], step: int, *, keep_last: int = 3) -> Path:
-    """Write ``run/checkpoints/step_N`` atomically, point ``last`` at it, and then remove old ones.
+    """Write ``run/checkpoints/step_N`` atomically, point ``last`` at it, and then remove old checkpoints.
 
-    Tensors are copied to the CPU. Of the steps up to this one all but the ``keep_last`` newest are removed; steps
-    beyond this one (of a run resumed from earlier) are left alone. Saving a step again makes ``step_N.1``, so that
-    nothing is ever half replaced. Threads take turns; only one process may write to a run.
+    Tensors are copied to the CPU. Of the steps up to this one, only the ``keep_last`` newest are kept; later steps
+    (from a run that was resumed at an earlier step) are left alone. Saving the same step again writes ``step_N.1``, so
+    that a checkpoint is never half replaced. Threads may save concurrently, but only one process may write to a run.
 
     Args:
-        run: the run folder; made when missing.
-        state: nested dicts (names or integers as keys), lists and tuples of dense tensors, ``None``, ``bool``,
-            ``int``, ``float`` and ``str``. NumPy scalars become Python's; a generator's state is a uint8 tensor and
-            fits.
+        run: the run folder; created if missing.
+        state: nested dicts (with strings or integers as keys), lists and tuples of dense tensors, ``None``, ``bool``,
+            ``int``, ``float`` and ``str``. NumPy scalars are converted to Python's. The state of a random generator is
+            a uint8 tensor and thus allowed.
         step: meta-iterations done.
-        keep_last: how many to keep, at least 1.
+        keep_last: how many checkpoints to keep, at least 1.
 
     Returns:
         The folder written.
 
     Raises:
-        CheckpointError: the state holds something else, or a number that is not finite; nothing was written.
+        CheckpointError: the state holds another type or a number that is not finite, or an argument is invalid; nothing
+            was written.
         OSError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
     """
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
@@ -94,7 +97,7 @@ def save(run: str | os.PathLike[str], state: Mapping[str, Any], step: int, *, ke
 
 
 def _save(folder: Path, state: Mapping[str, Any], step: int, keep_last: int) -> Path:
-    """`save` of a state that is known to be plain."""
+    """Save a state that holds only plain values and CPU tensors; see `save`."""
     _remove_leftovers(folder)
     temporary = _new_temporary(folder)
     try:
@@ -111,10 +114,10 @@ def _save(folder: Path, state: Mapping[str, Any], step: int, keep_last: int) -> 
 
 
 def latest(run: str | os.PathLike[str]) -> Path:
-    """The folder that ``last`` points at. It is not yet verified: :func:`load` does that.
+    """Return the folder that ``last`` points at, without verifying its contents; :func:`load` does that.
 
     Raises:
-        CheckpointError: no such run, a folder that is no run, or a pointer that is missing or wrong.
+        CheckpointError: the run does not exist, the folder is not a run, or the pointer is missing or wrong.
     """
     folder = Path(run) / "checkpoints"
     if not folder.parent.is_dir():
@@ -137,13 +140,13 @@ def load(path: str | os.PathLike[str]) -> dict[Any, Any]:
     """Read a checkpoint after verifying it.
 
     Args:
-        path: a step folder, or a run folder for its latest.
+        path: a step folder, or a run folder to read its latest checkpoint.
 
     Returns:
-        The state as it was saved, with all tensors on the CPU: modules and optimizers copy them to their own device.
+        The state as it was saved, with all tensors on the CPU; modules and optimizers copy them to their own device.
 
     Raises:
-        CheckpointError: anything at all is wrong with it. One line, naming the newest other good checkpoint.
+        CheckpointError: a check failed. The one-line message names the newest other good checkpoint.
     """
     folder = Path(path)
     if _STEP.fullmatch(folder.name) is None:
@@ -155,10 +158,10 @@ def load(path: str | os.PathLike[str]) -> dict[Any, Any]:
 
 
 def is_another_process(number: int) -> bool:
-    """Whether a process of that number, other than this one, runs on this machine."""
+    """Return whether a process with this id, other than the current one, is running on this machine."""
     try:
-        os.kill(number, 0)  # a signal that does nothing
-    except PermissionError:  # it runs, and is somebody else's
+        os.kill(number, 0)  # signal 0 only checks that the process exists
+    except PermissionError:  # it exists, but belongs to another user
         return True
     except (ProcessLookupError, OverflowError):
         return False
@@ -166,9 +169,10 @@ def is_another_process(number: int) -> bool:
 
 
 def restore(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """Load parameters and buffers into a module, by names, shapes and dtypes that must all agree.
+    """Load parameters and buffers into a module, after checking that all names, shapes and dtypes agree.
 
-    ``Module.load_state_dict`` casts a wrong dtype silently and accepts NaN; here nothing is assigned unless all fits.
+    ``Module.load_state_dict`` silently casts a wrong dtype and accepts NaN; here nothing is assigned unless everything
+    matches.
 
     Raises:
         CheckpointError: names, shapes or dtypes differ (the first differences are listed), or a value is not finite.
@@ -196,7 +200,7 @@ def restore(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any, where: str, depth: int = 0) -> Any:
-    """A copy, on the CPU, of tensors and plain types, or an error that names the first thing that is neither."""
+    """Copy nested tensors and plain values to the CPU; raise an error that names the first value of another type."""
     if depth > _DEPTH:
         raise CheckpointError(f"expected at most {_DEPTH} levels, got more at {where[:60]}; is it a part of itself?")
     if isinstance(value, np.generic):
@@ -221,7 +225,7 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
 
 
 def _plain_tensor(value: Tensor, where: str) -> Tensor:
-    """The tensor's values on the CPU, in a storage of their own (a view would drag its whole base into the file)."""
+    """Copy a tensor to a new storage on the CPU; saving a view would write its whole base tensor to the file."""
     if value.layout is not torch.strided or value.is_meta or value.is_quantized:
         raise CheckpointError(f"expected dense tensors with values, got {value.layout} at {where}; make it dense")
     if not _is_finite(value):
@@ -230,26 +234,26 @@ def _plain_tensor(value: Tensor, where: str) -> Tensor:
 
 
 def _is_finite(value: Tensor) -> bool:
-    """Whether all values are finite; integers always are."""
+    """Return whether all values are finite; integers always are."""
     if not (value.is_floating_point() or value.is_complex()):
         return True
-    known = value.float() if value.dtype.itemsize == 1 else value  # torch does not ask it of eight bits
+    known = value.float() if value.dtype.itemsize == 1 else value  # isfinite does not support 8-bit floats
     return bool(torch.isfinite(known).all())
 
 
 def _describe(value: Tensor) -> str:
-    """Shape and dtype in words."""
+    """Return shape and dtype as text."""
     return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
 def _write(folder: Path, state: Mapping[str, Any], step: int) -> None:
-    """``state.pt`` and ``manifest.json``, both on the disk when this returns."""
-    packed = io.BytesIO()  # written by ourselves: of a full disk torch may say anything
+    """Write ``state.pt`` and ``manifest.json``; both are on the disk when this returns."""
+    packed = io.BytesIO()  # write the file ourselves, because torch.save reports a full disk by unpredictable errors
     torch.save(state, packed)
     with (folder / _STATE).open("xb") as file:
         file.write(packed.getbuffer())
         _flush(file)
-    with (folder / _STATE).open("rb") as file:  # read back: the hash is of what the disk holds
+    with (folder / _STATE).open("rb") as file:  # read back, to hash what was actually written
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = os.fstat(file.fileno()).st_size
     manifest = {
@@ -268,7 +272,7 @@ def _write(folder: Path, state: Mapping[str, Any], step: int) -> None:
 
 
 def _version() -> str:
-    """Of the installed package."""
+    """Return the version of the installed package."""
     try:
         return importlib.metadata.version("metarl")
     except importlib.metadata.PackageNotFoundError:
@@ -276,13 +280,13 @@ def _version() -> str:
 
 
 def _flush(file: IO[Any]) -> None:
-    """Python's buffer to the kernel, the kernel's to the disk."""
+    """Flush Python's buffer to the kernel, and the kernel's to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def _fsync_folder(folder: Path) -> None:
-    """Make names in a folder durable: a rename is not until its folder is synced."""
+    """Sync a folder, without which a rename in it is not durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -291,7 +295,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _new_temporary(folder: Path) -> Path:
-    """A fresh folder with the permissions of the umask (``mkdtemp`` would make it private)."""
+    """Create a new temporary folder with the umask's permissions (``mkdtemp`` would make it private)."""
     for number in range(1000):
         path = folder / f".tmp-{os.getpid()}-{number}"
         with contextlib.suppress(FileExistsError):
@@ -303,7 +307,7 @@ def _new_temporary(folder: Path) -> Path:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Temporary folders and pointer files of processes that are gone, or of this one."""
+    """Remove temporary folders and pointer files of processes that have ended, or of this one."""
     for path in folder.iterdir():
         match = _TEMPORARY.fullmatch(path.name)
         if match is None or is_another_process(int(match[1])):
@@ -315,13 +319,13 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _free_name(folder: Path, step: int) -> Path:
-    """``step_N``, or ``step_N.1`` and so on where that exists: a full folder cannot be replaced atomically."""
+    """Return ``step_N``, or ``step_N.1`` etc. if it exists, because a folder cannot be replaced atomically."""
     attempts = [attempt for number, attempt, _ in _steps(folder) if number == step]
     return folder / (f"step_{step}.{max(attempts) + 1}" if attempts else f"step_{step}")
 
 
 def _steps(folder: Path) -> list[tuple[int, int, Path]]:
-    """Step, attempt and path of every step folder, in order."""
+    """Return step, attempt and path of every step folder, sorted."""
     found = ((match, path) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name)))
     return sorted((int(match[1]), int(match[2] or 0), path) for match, path in found)
 
@@ -341,12 +345,12 @@ def _point(folder: Path, name: str) -> None:
 
 
 def _prune(folder: Path, newest: Path, keep_last: int) -> None:
-    """Remove old step folders, and never one that the pointer names."""
+    """Remove old step folders, but never the one that the pointer names."""
     kept = {newest.name, _read_pointer(folder)}
     steps = _steps(folder)
     now = next(entry for entry in steps if entry[2] == newest)
     past = [entry for entry in steps if entry <= now]
-    # Of several attempts at one step the last counts.
+    # If a step was saved several times, only the last attempt is kept.
     newest_of = {number: path for number, _, path in past}
     kept |= {newest_of[number].name for number in sorted(newest_of)[-keep_last:]}
     for _, _, path in past:
@@ -355,7 +359,7 @@ def _prune(folder: Path, newest: Path, keep_last: int) -> None:
 
 
 def _read_pointer(folder: Path) -> str | None:
-    """The step folder's name in the pointer file; ``None`` when there is no such file or it holds no such name."""
+    """Return the step folder's name from the pointer file; ``None`` if there is no file or no valid name in it."""
     try:
         with (folder / _LAST).open("rb") as file:
             name = file.read(_POINTER_BYTES).decode("ascii", "replace").strip()
@@ -365,7 +369,7 @@ def _read_pointer(folder: Path) -> str | None:
 
 
 def _advice(folder: Path) -> str:
-    """What to do instead of loading ``folder``: the newest other checkpoint that verifies."""
+    """Return what to do instead of loading ``folder``: load the newest other checkpoint that passes verification."""
     try:
         others = [path for _, _, path in reversed(_steps(folder.parent)) if path != folder]
     except OSError:
@@ -377,11 +381,11 @@ def _advice(folder: Path) -> str:
 
 
 def _load(folder: Path) -> dict[Any, Any]:
-    """Verify and read one step folder; errors without advice."""
+    """Verify and read one step folder; error messages do not yet name another checkpoint."""
     with _verified(folder) as file:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged or hostile file makes the reader raise
+        except Exception as error:  # a damaged or hostile file may cause any error
             raise CheckpointError(
                 f"expected tensors and plain values in {folder / _STATE}, got what is refused ({type(error).__name__})"
             ) from error
@@ -393,7 +397,7 @@ def _load(folder: Path) -> dict[Any, Any]:
 
 
 def _refuse_more_than_stored(value: Any, where: str, seen: set[int], depth: int = 0) -> None:
-    """Look for what blows a small file up: a part that is there many times over, a tensor larger than its data."""
+    """Reject what would inflate a small file in memory: repeated parts, and tensors larger than their data."""
     if depth > _DEPTH:
         raise CheckpointError(f"expected at most {_DEPTH} levels, got more at {where[:200]}")
     if isinstance(value, Tensor) and value.layout is torch.strided and value.numel() > 0:
@@ -413,7 +417,10 @@ def _refuse_more_than_stored(value: Any, where: str, seen: set[int], depth: int 
 
 @contextlib.contextmanager
 def _verified(folder: Path) -> Any:
-    """The open ``state.pt`` once manifest, size, hash and archive proved right; one handle, so nothing is swapped."""
+    """Yield the open ``state.pt`` after checking manifest, size, hash and archive.
+
+    The file is checked and read through one handle, so that it cannot be exchanged in between.
+    """
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
         if names != [_MANIFEST, _STATE]:
@@ -431,7 +438,7 @@ def _verified(folder: Path) -> Any:
 
 
 def _check_file(file: IO[bytes], path: Path, manifest: Mapping[str, Any]) -> None:
-    """Size, SHA-256, and an archive that does not unpack to more than it is."""
+    """Check size and SHA-256, and that the archive is not compressed, so that it cannot unpack to a larger size."""
     size = os.fstat(file.fileno()).st_size
     if size != manifest["size"]:
         raise CheckpointError(f"expected {manifest['size']} bytes in {path}, got {size}: it was cut or changed")
@@ -456,7 +463,7 @@ def _check_file(file: IO[bytes], path: Path, manifest: Mapping[str, Any]) -> Non
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest's fields, each of the right type and range."""
+    """Read the manifest, and check that each field has the right type and range."""
     with path.open("rb") as file:
         raw = file.read(_MANIFEST_BYTES + 1)
     if len(raw) > _MANIFEST_BYTES:
@@ -489,7 +496,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, refused when it names a key twice (readers disagree on which one counts)."""
+    """Build a JSON object, rejecting duplicate keys (JSON readers disagree on which one counts)."""
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
         raise ValueError("a key is there twice")

@@ -1,4 +1,4 @@
-"""Checks of what callers give, which say in one line what was expected and what came."""
+"""Checks of arguments; their error messages say in one line what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 
 
 def told(value: object) -> str:
-    """What came, in one line: a plain value or a class itself, of anything else the kind."""
+    """Describe a value in one line: plain values and classes by their repr, anything else by its type."""
     if isinstance(value, str):
-        return reprlib.repr(value)  # as much as one line holds
+        return reprlib.repr(value)  # shortened to fit in one line
     if value is None or isinstance(value, bool | int | float | type):
         return repr(value)
     name = type(value).__name__
-    spelt = name[:2].isupper()  # SGD, MLP: letter by letter
+    spelt = name[:2].isupper()  # acronyms such as SGD and MLP are spelled out: "an SGD"
     return f"an {name}" if name[0] in ("AEFHILMNORSX" if spelt else "AEIOU") else f"a {name}"
 
 
 def of_type(what: str, value: object, kind: type, wanted: str) -> None:
-    """Check that a value is of a kind.
+    """Check that a value is an instance of ``kind``.
 
     Raises:
         TypeError: it is not.
@@ -30,10 +30,10 @@ def of_type(what: str, value: object, kind: type, wanted: str) -> None:
 
 
 def function(what: str, value: object, wanted: str) -> None:
-    """Check that a value can be called, and is not the class of one that can.
+    """Check that a value is callable, and is not a class.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not callable, or is a class.
     """
     if isinstance(value, type) or not callable(value):
         raise TypeError(f"{what}: expected {wanted}, got {told(value)}")
@@ -43,8 +43,8 @@ def whole(what: str, value: object, least: int = 1) -> None:
     """Check that a value is an integer of at least ``least``.
 
     Raises:
-        TypeError: not an integer.
-        ValueError: a smaller one.
+        TypeError: it is not an integer.
+        ValueError: it is smaller.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{what}: expected a whole number, got {told(value)}")
@@ -53,19 +53,19 @@ def whole(what: str, value: object, least: int = 1) -> None:
 
 
 def number(what: str, value: object) -> None:
-    """Check that a value is a real number; of which size is for the caller to say.
+    """Check that a value is a real number; its range is not checked.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{what}: expected a number, got {told(value)}")
 
 
 def generator(value: object, what: str = "generator") -> None:
-    """Check that a value is a generator of random numbers.
+    """Check that a value is a ``torch.Generator``.
 
     Raises:
-        TypeError: it is none, such as a seed.
+        TypeError: it is not, but for example a seed.
     """
     of_type(what, value, torch.Generator, "a torch.Generator, such as torch.Generator().manual_seed(0)")

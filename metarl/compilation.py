@@ -1,13 +1,13 @@
-"""Compiled programs: a function of tensors, traced once for every set of shapes and turned into machine code.
+"""Compiled programs: functions of tensors, traced and compiled once for every set of shapes.
 
-Tracing runs the function once on real tensors and keeps the tensor operations that were executed, with
-gradients, ``vmap`` and Python already resolved; torch's compiler fuses and compiles what is left. A
-compiled program therefore repeats exactly the operations of the plain path, up to rounding. What the
-trace saw of Python is fixed: a function must not branch on the values of tensors.
+Tracing runs the function once on real tensors and records the tensor operations that are executed; gradients,
+``vmap`` and Python code are already resolved in this record. torch's compiler then fuses and compiles it. A compiled
+program therefore repeats the operations of the uncompiled function exactly, up to rounding. Python control flow is
+fixed at tracing time: a function must not branch on the values of tensors.
 
-Compiling takes seconds to half a minute a program, so nothing here is used unless asked for
-(`Learner.compile`). It pays in long runs, in very wide rollouts, for many seeds, and on a GPU. What a process has
-compiled on a CPU serves whatever else does the same operations: a second learner of the same make is only traced.
+Compiling takes from seconds to half a minute per program, and is therefore used only on request (`Learner.compile`).
+It pays off in long runs, in very wide rollouts, for many seeds, and on a GPU. On a CPU, compiled code is shared within
+a process by all programs with the same operations: a second learner of the same architecture only has to be traced.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from metarl.trees import leaves_of, map_leaves
 
-# sums of products rounded once, not twice: two thirds of the price of a polynomial
+# "fast" allows fused multiply-add, which reduces the cost of a polynomial to two thirds
 CPU_OPTIONS: Mapping[str, Any] = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast"}
-LOOKS_AT_VALUES = torch.ops.aten._linalg_check_errors.default  # a singular system: its NaN is met later all the same
-ON_THE_HOST = {torch.ops.aten.linalg_matrix_exp.default}  # in part
+LOOKS_AT_VALUES = torch.ops.aten._linalg_check_errors.default  # can go: a singular system gives NaN, detected later
+ON_THE_HOST = {torch.ops.aten.linalg_matrix_exp.default}  # runs partly on the host, so it cannot be recorded
 
 
 def _biased(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
-    """A product and the sum with its bias as two operations: the sum then joins what follows, and costs no copy.
+    """Split a matrix product with bias into two operations, so that the sum is fused with what follows, without a copy.
 
-    The extra axis keeps the compiler from fusing product and sum back into one call. A single row is multiplied within
-    the compiled code, where calling for a product takes longer than doing it.
+    The extra axis keeps the compiler from fusing product and sum again. For a single row the product is written out in
+    the compiled code, because a call to a matrix product would take longer than the computation itself.
     """
 
     def apart(bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Any:
         if not beta == alpha == 1.0:
-            return NotImplemented  # stays what it was
+            return NotImplemented  # leave the operation as it is
         if left.shape[-2] == 1:
             return (right * left.mT).sum(-2, keepdim=True) + bias
         return (product(left, right).unsqueeze(0) + bias).squeeze(0)
@@ -47,16 +47,16 @@ def _biased(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
     return apart
 
 
-TANH_LIMIT = 8.0  # of a number in single precision beyond that, the tanh is within 3e-7 of 1
-# best for the relative error on (0, TANH_LIMIT], which is 4e-8: found by linear programming; from the constant upwards
+TANH_LIMIT = 8.0  # beyond it, tanh is within 3e-7 of 1 in single precision
+# coefficients in ascending order, by linear programming; they minimise the relative error (4e-8) on (0, TANH_LIMIT]
 TANH_ABOVE = (0.9999999621188946, 0.1338098964480126, 0.0034941828251456, 2.0519437472479e-05, 1.3072094267244e-08)
 TANH_BELOW = (1.0, 0.467143227859169, 0.0258752888619138, 0.0003280639562490597, 7.696539230331e-07)
 
 
 def rational_tanh(x: Tensor) -> Any:
-    """``x P(x²) / Q(x²)`` in single precision: within 3e-7 of tanh, at a third of the price of an exponential.
+    """Return ``x P(x²) / Q(x²)`` in single precision: within 3e-7 of tanh, at a third of the cost of an exponential.
 
-    By exponentials, tanh layers are a fifth to a third of a wide rollout.
+    Computed by exponentials, tanh layers would take a fifth to a third of the time of a wide rollout.
     """
     if x.dtype != torch.float32:
         return NotImplemented
@@ -66,7 +66,7 @@ def rational_tanh(x: Tensor) -> Any:
 
 
 def polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """``Σ c_i x^i`` by Horner's rule, for at least two coefficients."""
+    """Return ``Σ c_i x^i`` by Horner's rule, for at least two coefficients."""
     *others, last = coefficients
     value = x * last + others[-1]
     for coefficient in others[-2::-1]:
@@ -75,7 +75,7 @@ def polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def tracing() -> bool:
-    """Whether a program is being traced just now: it will do some operations in its own way."""
+    """Return whether a program is being traced; it replaces some operations by faster ones."""
     return get_proxy_mode() is not None
 
 
@@ -84,19 +84,19 @@ CPU_OPERATIONS = {
     torch.ops.aten.addmm.default: _biased(torch.mm),
     torch.ops.aten.baddbmm.default: _biased(torch.bmm),
 }
-"""What a program for a CPU does in the place of some operations."""
+"""Replacements for some operations in programs for a CPU."""
 
 
 Run = Callable[..., list[Tensor]]
 
 _MACHINE_CODE: dict[Hashable, Run] = {}
-"""By operations, arguments and threads. Kept when its programs are gone: what a process has loaded stays loaded."""
+"""Compiled code by operations, arguments and number of threads. Never removed, as a process cannot unload it anyway."""
 
 _LOCK = threading.RLock()
 
 
 def forget() -> None:
-    """Compile anew from here on: to measure what compiling costs."""
+    """Drop all compiled code, so that everything is compiled again; used to measure the cost of compiling."""
     _MACHINE_CODE.clear()
 
 
@@ -104,32 +104,32 @@ class Program(NamedTuple):
     """A compiled function."""
 
     run: Run
-    """from the tensors of its arguments, one after another, to those of its result"""
+    """maps the flat list of the arguments' tensors to that of the result's"""
     structure: Any
-    """of the result"""
+    """nesting of the result"""
     function: Callable[..., Any]
-    """kept, so that objects named by identity in a key stay alive"""
+    """kept so that objects that a key identifies by ``id`` stay alive"""
 
     def shaped(self, results: Sequence[Tensor]) -> Any:
-        """What `run` gave, nested as the function nests it."""
+        """Return the results of `run`, nested like the result of the original function."""
         values = iter(results)
         return map_leaves(lambda _: next(values), self.structure)
 
 
 class Programs:
-    """Compiled programs by what they do and by the shapes they were compiled for; safe to call from threads."""
+    """A cache of compiled programs, by key and by the shapes they were compiled for; thread-safe."""
 
     def __init__(self) -> None:
-        """No programs yet."""
+        """Create an empty cache."""
         self._programs: dict[Hashable, Program] = {}
 
     def __call__(self, key: tuple[Hashable, ...], function: Callable[..., Any], *trees: Any) -> Any:
-        """``function(*trees)``, without a graph.
+        """Return ``function(*trees)``, without a graph, compiling the function first if necessary.
 
         Args:
-            key: what the function does; two functions with one key must be interchangeable.
-            function: of nested dicts and tuples of tensors, to the same. Tensors it closes over are read anew
-                at every call, so they may change in place but must not be replaced.
+            key: identifies what the function does; functions with the same key must be interchangeable.
+            function: maps nested dicts and tuples of tensors to the same. Tensors that it closes over are read anew
+                at every call, so they may change in place, but must not be replaced by other tensors.
             trees: its arguments.
         """
         program, leaves = self.find(key, function, *trees)
@@ -140,29 +140,29 @@ class Programs:
     def find(
         self, key: tuple[Hashable, ...], function: Callable[..., Any], *trees: Any
     ) -> tuple[Program, list[Tensor]]:
-        """The program for arguments such as these, compiled if it is the first, and their tensors in its order."""
+        """Return the program for arguments like these, compiled if it is new, and their tensors in its order."""
         leaves: list[Tensor] = []
         full = (key, _described(trees, leaves))
         program = self._programs.get(full)
         if program is None:
-            with _LOCK:  # one thread compiles, the others wait for it
+            with _LOCK:  # one thread compiles, the others wait
                 program = self._programs.get(full) or _compile(function, trees, leaves)
                 self._programs[full] = program
         return program, leaves
 
     def __len__(self) -> int:
-        """How many programs have been compiled."""
+        """Return the number of programs."""
         return len(self._programs)
 
     def __reduce__(self) -> tuple[type[Programs], tuple[()]]:
-        """A copy is empty, pickled or not: programs belong to the objects they were traced with."""
+        """Copy or pickle as an empty cache, because programs belong to the objects they were traced with."""
         return Programs, ()
 
 
 def _described(tree: Any, leaves: list[Tensor]) -> Hashable:
-    """What a program depends on: names and nesting, and shapes, of the tensors, which are added to ``leaves``.
+    """Return what a program depends on: the names, nesting, shapes, strides, dtypes and devices of the tensors.
 
-    In the order of `leaves_of`.
+    Also append the tensors to ``leaves``, in the order of `leaves_of`.
     """
     if isinstance(tree, Tensor):
         leaves.append(tree)
@@ -189,12 +189,12 @@ def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[
     graph = make_fx(flat)(*leaves)
     recorded = _recordable(graph)
     replayed = torch.compile(graph, dynamic=False, options={"triton.cudagraphs": recorded})
-    # a replayed CUDA graph writes into the buffers of its last run: hand out copies
+    # a replayed CUDA graph overwrites the results of its last run: return copies
     return Program(lambda *inputs: [x.clone() for x in replayed(*inputs)], structure[0], function)
 
 
 def _recordable(graph: GraphModule) -> bool:
-    """Take out what would wait for a GPU while a graph of it is recorded; whether it can be recorded then."""
+    """Remove operations that synchronise with a GPU, and return whether the rest can be recorded as a CUDA graph."""
     for node in list(graph.graph.nodes):
         if node.target == LOOKS_AT_VALUES:
             graph.graph.erase_node(node)
@@ -203,11 +203,11 @@ def _recordable(graph: GraphModule) -> bool:
 
 
 def _lift(graph: GraphModule) -> list[Tensor]:
-    """Turn the tensors that a traced function closed over into arguments, before its own; returns them."""
+    """Turn the tensors that a traced function closed over into arguments, before its own, and return them."""
     arguments: dict[str, Node] = {}
     first = next(iter(graph.graph.nodes))
     for node in list(graph.graph.nodes):
-        node.meta.clear()  # what tracing noted of each result on its own does not fit together
+        node.meta.clear()  # tracing's metadata of the single results is inconsistent
         if node.op == "get_attr" and isinstance(getattr(graph, node.target), Tensor):
             if node.target not in arguments:
                 with graph.graph.inserting_before(first):
@@ -219,12 +219,12 @@ def _lift(graph: GraphModule) -> list[Tensor]:
 
 
 def _machine_code(graph: GraphModule, inputs: list[Tensor]) -> Run:
-    """A traced function of nothing but its arguments, compiled unless the same operations on such tensors have been."""
-    text = graph.print_readable(print_output=False)  # with the functions that it holds, if any
+    """Compile a traced function without closed-over tensors, unless the same operations were compiled before."""
+    text = graph.print_readable(print_output=False)  # includes nested functions, if any
     key = text, _described(inputs, []), torch.get_num_threads()
     if key not in _MACHINE_CODE:
-        # without the guards of `torch.compile`, which take 0.1 ms a call: the key says what they would
+        # without the guards of `torch.compile`, which take 0.1 ms per call: the key already covers what they check
         compiled = torch._inductor.compile(graph, [*inputs], options=dict(CPU_OPTIONS))
-        compiled(*inputs)  # compile now, under the lock
+        compiled(*inputs)  # the first call compiles: do it now, while holding the lock
         _MACHINE_CODE[key] = compiled
     return _MACHINE_CODE[key]

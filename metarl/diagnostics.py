@@ -1,4 +1,4 @@
-"""Looking at a learner at work: how far it really steps, and what its meta-gradient is made of."""
+"""Diagnostics of a learner: effective step sizes, and the noise and direction of meta-gradients."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from metarl.types import Trace
 
 
 def effective_rates(learner: Learner, trace: Trace) -> Tree:
-    """How long every step was, for any rule: ``-⟨u, g⟩ / ⟨g, g⟩`` for each parameter tensor, task and step.
+    """Return the effective step size of any rule: ``-⟨u, g⟩ / ⟨g, g⟩`` for each parameter tensor, task and step.
 
-    For `SGD` it is the step size; for other rules the step size that would go as far along the gradient.
-    Negative where a rule went uphill, zero where there is no gradient.
+    For `SGD` this is the step size; for other rules, the step size that would move as far along the gradient. It is
+    negative where a rule moved uphill, and zero where the gradient is zero.
 
     Args:
         learner: not changed.
-        trace: of `metarl.explore` with this learner; only its support is read.
+        trace: recorded by `metarl.explore` with this learner; only its support is used.
 
     Returns:
-        By parameter name ``[T, K]``.
+        Step sizes ``[T, K]`` by parameter name.
     """
 
     def one(task_trace: Trace) -> Tree:
@@ -57,19 +57,19 @@ def _along(update: Tensor, gradient: Tensor) -> Tensor:
 class Estimates(NamedTuple):
     """Meta-gradients of the initialization from several traces."""
 
-    gradients: Tensor  # [B, P]: one a trace, all parameters one after another
-    seconds: float  # a trace
+    gradients: Tensor  # [B, P], one row per trace with all parameters concatenated
+    seconds: float  # per trace
 
     @property
     def mean(self) -> Tensor:
-        """``[P]``."""
+        """Mean over traces, ``[P]``."""
         return self.gradients.mean(0)
 
     @property
     def noise(self) -> float:
-        """Noise to signal: standard deviation of one trace's gradient over the length of the mean.
+        """Noise-to-signal ratio: standard deviation of one trace's gradient over the norm of the mean gradient.
 
-        Of the squared length of the mean, what noise alone would give is taken away; infinite where nothing is left.
+        The contribution of noise to the squared norm of the mean is subtracted first; infinite if nothing is left.
         """
         spread = float(self.gradients.var(0).sum())
         signal = float(self.mean.square().sum()) - spread / len(self.gradients)
@@ -77,14 +77,14 @@ class Estimates(NamedTuple):
 
 
 def estimate(gradient: Callable[[Trace], Sequence[Tensor]], traces: Sequence[Trace]) -> Estimates:
-    """What ``gradient`` makes of each of B traces; see `initial_gradient`, `reptile_direction`."""
+    """Apply ``gradient``, such as `initial_gradient` or `reptile_direction` of a learner, to each of B traces."""
     started = time.perf_counter()
     rows = [torch.cat([leaf.detach().reshape(-1) for leaf in gradient(trace)]) for trace in traces]
     return Estimates(torch.stack(rows), (time.perf_counter() - started) / len(traces))
 
 
 def initial_gradient(learner: Learner) -> Callable[[Trace], list[Tensor]]:
-    """The meta-gradient of a learner's initialization, by its own inner loss, rule and credit."""
+    """Return a function that computes the meta-gradient of the learner's initialization from a trace."""
     wanted = [id(p) for p in learner.policy.initial().values()]
 
     def gradient(trace: Trace) -> list[Tensor]:
@@ -96,7 +96,7 @@ def initial_gradient(learner: Learner) -> Callable[[Trace], list[Tensor]]:
 
 
 def reptile_direction(learner: Learner) -> Callable[[Trace], list[Tensor]]:
-    """Where `Reptile` would move the initialization from, as a gradient: θ minus the mean of the adapted parameters."""
+    """Return a function that computes `Reptile`'s step as a gradient: θ minus the mean of the adapted parameters."""
 
     @torch.no_grad()
     def direction(trace: Trace) -> list[Tensor]:
@@ -107,9 +107,9 @@ def reptile_direction(learner: Learner) -> Callable[[Trace], list[Tensor]]:
 
 
 def cosines(estimates: Mapping[str, Estimates]) -> Tensor:
-    """Cosines between the means of all estimates, ``[E, E]``; on the diagonal, between two halves of the traces.
+    """Return the cosines between the means of all estimates, ``[E, E]``; on the diagonal, between two halves of traces.
 
-    A diagonal near zero says that the mean itself is noise, and so are the cosines of its row.
+    A diagonal entry near zero means that the mean itself is noise, and so are the other cosines in its row.
     """
     means = torch.stack([one.mean for one in estimates.values()])
     between = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)

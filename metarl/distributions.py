@@ -39,7 +39,7 @@ class Distribution(Protocol):
         """Return each row's action as a vector ``[..., U]`` that is zero for doing nothing; a regressor for effects."""
 
     def deviation(self, action: Tensor) -> Tensor:
-        """Return how each row's action deviates from the distribution, as features ``[..., D]`` of mean 0 under self."""
+        """Return how each row's action deviates from the distribution: features ``[..., D]`` of mean 0 under self."""
 
     def mean_deviation(self, other: Distribution) -> Tensor:
         """Return the mean of `deviation` over actions of ``other``, ``[..., D]``."""

@@ -1,4 +1,4 @@
-"""What comes after what: changes from step to step, and a linear model of them."""
+"""Changes of observations from step to step, and a linear model of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from metarl.packing import live_rows
 from metarl.types import Batch
 
-RIDGE = 1e-5  # of every regressor's own second moment: few steps, or an input that never changes, must not be singular
+RIDGE = 1e-5  # times each regressor's second moment: avoids a singular fit with few steps or constant inputs
 
 
 def successors(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Observations after every step ``[H, N, O]``, and whether they are known, 1 or 0 ``[H, N]``, of one task.
+    """Return, for one task, the observation after every step ``[H, N, O]`` and whether it is known, 1 or 0 ``[H, N]``.
 
-    The last step of an episode that has ended is followed by none: a batch holds no observation beyond the end.
+    It is unknown for the last step of an episode that has ended, as a batch holds no observations after the end.
     """
     after = torch.cat([batch.observation[1:], batch.last_observation.unsqueeze(0)])
     known = torch.cat([batch.mask[1:], batch.mask[-1:] * ~batch.terminated[-1:]])
@@ -25,7 +25,7 @@ def successors(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 class LinearDynamics(NamedTuple):
-    """``x' - x = D x + B u + B' u'`` for numbers x, the push u and that of the step before, u'."""
+    """The model ``x' - x = D x + B u + B' u'`` of features x, with the push u and that of the previous step, u'."""
 
     drift: Tensor  # D [F, F]
     push: Tensor  # B [F, U]
@@ -33,19 +33,19 @@ class LinearDynamics(NamedTuple):
 
 
 def homogeneous(rows: Tensor) -> Tensor:
-    """``(x, 1)`` ``[R, F + 1]`` for rows x ``[R, F]``: what is linear in it may have a constant."""
+    """Return ``(x, 1)`` ``[R, F + 1]`` for rows x ``[R, F]``, so that linear functions of it include a constant."""
     return torch.cat([rows, torch.ones_like(rows[:, :1])], -1)
 
 
 def linear_dynamics(batch: Batch, read: Callable[[Tensor], Tensor]) -> LinearDynamics:
-    """Fit how numbers change from step to step, by least squares on the episodes of one task.
+    """Fit how features of the observation change from step to step, by least squares on the episodes of one task.
 
-    Actions may take effect at once or a step later. What acted before an episode's first step is not known, so that
-    this one tells nothing.
+    Actions may take effect immediately or one step later. An episode's first step is left out of the fit, because the
+    action before it is not known.
 
     Args:
         batch: ``[H, N, ...]``.
-        read: the numbers ``[R, F]`` of observations ``[R, O]``; `homogeneous` ones, if x = 0 need not stay.
+        read: maps observations ``[R, O]`` to features ``[R, F]``; use `homogeneous` unless x = 0 is an equilibrium.
     """
     after, known = successors(batch)
     known = torch.cat([torch.zeros_like(known[:1]), known[1:]])
@@ -59,12 +59,12 @@ def linear_dynamics(batch: Batch, read: Callable[[Tensor], Tensor]) -> LinearDyn
 
 
 def least_squares(rows: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Coefficients ``[P, F]`` of ``target ≈ rows @ coefficients``; solved in float64.
+    """Return the coefficients ``[P, F]`` of ``target ≈ rows @ coefficients``, solved in float64.
 
     Args:
         rows: ``[R, P]``.
         target: ``[R, F]``.
-        weight: ``[R]``, 1 for rows that count and 0 for others.
+        weight: ``[R]``, 1 for rows to fit and 0 for others.
     """
     exact = rows.double()
     weighted = exact * weight.unsqueeze(-1)
@@ -75,7 +75,7 @@ def least_squares(rows: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def effects(batch: Batch) -> Tensor:
-    """What the action of every step does to the observation, soon or late, by a linear fit: ``[H, N, O]``."""
+    """Return the effect ``[H, N, O]`` of each action on the observation, immediate plus delayed, by a linear fit."""
     fitted = linear_dynamics(batch, homogeneous)
     done: Tensor = batch.distribution.push(batch.action) @ (fitted.push + fitted.late)[:-1].mT
     return done

@@ -1,11 +1,11 @@
-"""What can go wrong with numbers, as errors that say where."""
+"""Errors for numbers that are not finite."""
 
 from __future__ import annotations
 
 
 class NonFiniteError(RuntimeError):
-    """An environment, a policy or an update rule produced NaN or infinity on a step that counts."""
+    """An environment, a policy or an update rule produced NaN or infinity, not merely on padding."""
 
 
 class DivergedError(RuntimeError):
-    """Meta-training produced NaN or infinity too many times in a row."""
+    """Meta-training produced NaN or infinity and cannot continue."""

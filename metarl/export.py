@@ -1,6 +1,6 @@
-"""What was learned, for the world outside: plain torch modules, files, and an optimizer with learned step sizes.
+"""Export what was learned: policies as plain torch modules or files, and learned step sizes.
 
-Nothing made here needs this project to be used.
+Exported modules and files can be used without this project.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ ACTIVATIONS: dict[Callable[[Tensor], Tensor], type[nn.Module]] = {torch.tanh: nn
 
 
 class PerParameterSGD(torch.optim.Optimizer):
-    """``p ← p - α ∘ g`` with a step size for every parameter: what Meta-SGD learned, for any training loop.
+    """``p ← p - α ∘ g`` with a step size for every parameter, to use what Meta-SGD learned in any training loop.
 
-    The groups' ``lr``, 1 at first, multiplies all of them, so that torch's learning-rate schedulers work.
+    The groups' ``lr``, initially 1, multiplies all step sizes, so that torch's learning-rate schedulers work.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], rates: Iterable[Tensor | float]) -> None:
-        """One rate a parameter: a number, or a tensor that broadcasts against it.
+        """Build the optimizer with one rate per parameter: a number, or a tensor that broadcasts to its shape.
 
         Raises:
-            ValueError: different counts, or a rate that does not fit its parameter.
+            ValueError: different numbers of rates and parameters, or a rate that does not fit its parameter.
         """
         given, alphas = list(params), list(rates)
         if len(given) != len(alphas):
@@ -50,7 +50,7 @@ class PerParameterSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step on the gradients in ``.grad``."""
+        """Take one step on the gradients in ``.grad``."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -63,16 +63,16 @@ class PerParameterSGD(torch.optim.Optimizer):
 
 
 def learned_rates(learner: Learner) -> Params:
-    """The step size of every parameter at the first step, by name and of the parameter's shape.
+    """Return the step sizes of the first adaptation step, by parameter name and with the parameter's shape.
 
-    Of a rule whose steps differ (`PerStep`, momentum, step sizes that adapt) the first is all that is told.
-    They belong to the policy's own parameters. Those of `to_module` are others where the policy has an ``input_scale``:
-    see `times_scale`.
+    If the rule's step sizes change from step to step (`PerStep`, momentum, adaptive step sizes), only those of the
+    first step are returned. The step sizes apply to the policy's own parameters. If the policy has an ``input_scale``,
+    those for the parameters of `to_module` differ: see `times_scale`.
 
     Raises:
-        TypeError: no learner.
-        ValueError: the rule is more than a step size a parameter (clipping, curvature, an offset, ...); all of the
-            policy is frozen.
+        TypeError: ``learner`` is not a `Learner`.
+        ValueError: the rule does more than multiply the gradient by a step size per parameter (clipping, curvature, an
+            offset, ...), or the whole policy is frozen.
     """
     checks.of_type("learner", learner, Learner, "a Learner")
     params = {name: p.detach() for name, p in learner.policy.initial().items()}
@@ -87,7 +87,7 @@ def learned_rates(learner: Learner) -> Params:
     ones = updates({name: torch.ones_like(p) for name, p in params.items()})
     generator = torch.Generator().manual_seed(0)
     probe = {name: torch.randn(p.shape, generator=generator).to(p) for name, p in params.items()}
-    for size in (1.0, 1e-4, 1e4):  # clipping shows at one of them
+    for size in (1.0, 1e-4, 1e4):  # clipping would show at one of these sizes
         for name, u in updates({name: size * slope for name, slope in probe.items()}).items():
             if not torch.allclose(u / size, ones[name] * probe[name], rtol=1e-4, atol=1e-7):
                 raise ValueError(
@@ -98,16 +98,16 @@ def learned_rates(learner: Learner) -> Params:
 
 
 def to_module(policy: Policy, params: Mapping[str, Tensor]) -> nn.Sequential:
-    """The network of an `MLP` policy as ``nn.Sequential``: observations to action means or logits.
+    """Return the network of an `MLP` policy as ``nn.Sequential``, from observations to action means or logits.
 
-    An ``input_scale`` goes into the weights of the first layer.
+    An ``input_scale`` is folded into the weights of the first layer.
 
     Args:
-        policy: Gaussian or categorical on an `MLP` without context inputs.
-        params: of one task: the initialization, or one task's adapted ones.
+        policy: a Gaussian or categorical policy on an `MLP` without context inputs.
+        params: parameters of one task: the initialization, or adapted ones.
 
     Raises:
-        TypeError: another policy, network or activation.
+        TypeError: another kind of policy, network or activation.
         ValueError: parameters stacked over several tasks.
     """
     network = mlp_of(policy)
@@ -119,10 +119,10 @@ def to_module(policy: Policy, params: Mapping[str, Tensor]) -> nn.Sequential:
 
 
 def times_scale(network: MLP, leaves: Mapping[str, Tensor], power: int) -> Params:
-    """A policy's leaves with those of its first layer's weights times ``input_scale ** power``.
+    """Return ``leaves`` with the first layer's weights multiplied by ``input_scale ** power``.
 
-    -1 turns parameters that read scaled inputs into ones that do the same with raw inputs, and 1 turns them back. -2
-    does it for step sizes: with raw inputs the gradient is larger by the scale, and the parameters are smaller by it.
+    A power of -1 converts parameters for scaled inputs to equivalent ones for raw inputs, and 1 converts them back. -2
+    does the former for step sizes: with raw inputs, gradients are larger by the scale and parameters smaller by it.
     """
     first = "network.hidden.0.weight" if len(network.hidden) else "network.head.weight"
     if network.input_scale is None or first not in leaves:
@@ -131,7 +131,7 @@ def times_scale(network: MLP, leaves: Mapping[str, Tensor], power: int) -> Param
 
 
 def mlp_of(policy: Policy) -> MLP:
-    """The network of a policy that other libraries can hold.
+    """Return the network of a policy that can be exported to other libraries.
 
     Raises:
         TypeError: not a Gaussian or categorical policy on an `MLP` with tanh or ReLU and without context inputs.
@@ -159,10 +159,11 @@ def _linear(params: Mapping[str, Tensor], name: str) -> nn.Linear:
 
 
 def save_policy(path: str | os.PathLike[str], policy: Policy, params: Mapping[str, Tensor]) -> None:
-    """Write `to_module`'s weights as a safetensors file, with what it takes to rebuild the policy as metadata.
+    """Write the weights of `to_module` to a safetensors file, with metadata sufficient to rebuild the policy.
 
-    Tensors are named as in the ``nn.Sequential`` (``0.weight``, ...); a Gaussian's ``log_std`` ``[A]`` is beside them.
-    Metadata: ``distribution`` (``gaussian`` or ``categorical``), ``activation`` (``tanh`` or ``relu``), ``sizes``.
+    Tensors are named as in the ``nn.Sequential`` (``0.weight``, ...); a Gaussian policy adds ``log_std`` ``[A]``.
+    The metadata are ``distribution`` (``gaussian`` or ``categorical``), ``activation`` (``tanh`` or ``relu``) and the
+    layer ``sizes``.
 
     Raises:
         ImportError: safetensors is not installed.

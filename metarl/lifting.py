@@ -1,12 +1,13 @@
-"""Lifting a function of one task over all tasks: in pieces that fit the cache, one piece a core.
+"""Lift a function of one task over all tasks, in pieces that fit the cache, one piece per core.
 
-``torch.vmap`` over all tasks at once streams every intermediate result through main memory, and costs some
-bookkeeping for every operation. Small tasks therefore go through in pieces that are worth the bookkeeping and
-stay close to the processor; a large one is a piece of its own, without ``vmap`` at all. Several pieces run at a
-time, each on a core. On a GPU there is one piece. Pieces are added up in order, whichever ends first.
+``torch.vmap`` over all tasks at once would move every intermediate result through main memory, and it adds some
+overhead to every operation. Small tasks are therefore grouped into pieces that are large enough to make up for the
+overhead, but small enough for the cache. A large task is a piece by itself and needs no ``vmap``. Several pieces run in
+parallel, each on one core. On a GPU there is a single piece. Results are summed in the order of the pieces, not in the
+order in which they finish.
 
-A lifted function is called from several threads at once, so it must not write to what it shares with
-other calls: policies, rules and losses keep nothing on ``self`` while they compute.
+A lifted function runs in several threads at once and must not write to shared objects: policies, rules and losses
+store nothing on ``self`` while they compute.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ from metarl.packing import trimmed
 from metarl.trees import joined, leaves_of, map_leaves, sliced
 from metarl.types import Batch, Params
 
-PIECE = 2**20  # numbers in a hidden layer's activations, 4 MiB: enough work to make up for the cost of lifting
-ALONE = 2**17  # numbers from which a task is better off without `vmap`
+PIECE = 2**20  # activations of a hidden layer per piece, 4 MiB: enough work to make up for the overhead of vmap
+ALONE = 2**17  # activations above which a task is faster without `vmap`
 
 
 Run = Callable[[Callable[[Any], Any], Any], Any]
-"""Calls a function of a piece: plainly (`call`), or as a compiled program."""
+"""Calls a function on a piece, directly (`call`) or as a compiled program."""
 
 
 def call(function: Callable[[Any], Any], piece: Any) -> Any:
-    """``function(piece)``: the plain way to run a piece."""
+    """Return ``function(piece)``, without compiling it."""
     return function(piece)
 
 
 def piece_size(batch: Batch, params: Params) -> int:
-    """How many tasks of a batch ``[T, H, N, ...]`` to lift at once, through a network of these parameters.
+    """Return how many tasks of a batch ``[T, H, N, ...]`` to lift at once, for a network with these parameters.
 
     Raises:
-        ValueError: no parameters, so that there is nothing to adapt.
+        ValueError: there are no parameters, and thus nothing to adapt.
     """
     if not params:
         raise ValueError("nothing to adapt: all parameters of the policy are frozen; policy.requires_grad_(True)")
@@ -50,27 +51,27 @@ def piece_size(batch: Batch, params: Params) -> int:
     if batch.reward.device.type != "cpu":
         return tasks
     rows = batch.live.shape[-1] or steps * episodes
-    # the last axis: of a bias or of the next weights, and the same with parameters stacked over many tasks
+    # the last axis is a layer's width, as that of its bias or of the next weights, also if stacked over tasks
     width = max(size for leaf in params.values() for size in (1, *leaf.shape[-1:]))
     alone = rows * int(width)
     return 1 if alone > ALONE else max(1, min(int(tasks), PIECE // alone))
 
 
 def over_tasks(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: int, run: Run = call) -> Any:
-    """``torch.vmap(function)(tree)``, a piece at a time.
+    """Return ``torch.vmap(function)(tree)``, computed piece by piece.
 
     Args:
-        function: of one task; see the module on threads.
+        function: a function of one task, called in threads: see the module docstring.
         tree: tensors ``[T, ...]`` in nested tuples and dicts.
         tasks: T.
-        size: tasks a piece.
-        run: calls the function of a piece: plainly, or as a compiled program.
+        size: tasks per piece.
+        run: calls the function on a piece, directly or as a compiled program.
     """
     return in_pieces(lifted(function), tree, tasks=tasks, size=size, run=run)
 
 
 def in_pieces(function: Callable[[Any], Any], tree: Any, *, tasks: int, size: int, run: Run = call) -> Any:
-    """``function(tree)`` for a function of any number of tasks, a piece at a time; see `over_tasks`."""
+    """Return ``function(tree)`` for a function of any number of tasks, computed piece by piece; see `over_tasks`."""
     return joined(_map_pieces(function, tree, tasks, size, run))
 
 
@@ -83,25 +84,27 @@ def gradient_over_tasks(
     size: int,
     run: Run = call,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The mean over tasks of a scalar function and its gradient, a piece at a time; no graph outlives its piece.
+    """Return the mean over tasks of a scalar function, and its gradient, computed piece by piece.
+
+    The graph of a piece is freed as soon as its gradient is computed.
 
     Args:
-        function: of one task, 0-d, differentiable in ``params``; see the module on threads.
+        function: a function of one task, 0-d and differentiable in ``params``; see the module docstring on threads.
         tree: tensors ``[T, ...]`` in nested tuples and dicts.
-        params: leaves of the graph; compiled, they may change in place from call to call.
+        params: leaves of the graph. With compiled programs they may change between calls only in place.
         tasks: T.
-        size: tasks a piece.
-        run: calls the function of a piece: plainly, or as a compiled program.
+        size: tasks per piece.
+        run: calls the function on a piece, directly or as a compiled program.
+
+    Returns:
+        The 0-d mean, and a gradient for each of ``params``, zero if the function does not depend on it.
 
     Raises:
         ValueError: the function depends on none of ``params``.
-
-    Returns:
-        The 0-d mean, and a gradient for each of ``params``: zero where the function does not depend on it.
     """
 
     def piece(part: Any) -> tuple[Tensor, ...]:
-        total = lifted(function)(part).sum()  # divided below: the program of a piece serves any number of tasks
+        total = lifted(function)(part).sum()  # divided later, so that a compiled piece serves any number of tasks
         if not total.requires_grad:
             raise ValueError("expected a loss that depends on what is learned, got one without a graph: detach less")
         return total.detach(), *torch.autograd.grad(total, params, materialize_grads=True)
@@ -113,9 +116,9 @@ def gradient_over_tasks(
 def sum_over_pieces(
     function: Callable[[Any], tuple[Tensor, ...]], tree: Any, *, tasks: int, size: int, run: Run = call
 ) -> list[Tensor]:
-    """The sums, over the pieces of a tree ``[T, ...]``, of the tensors that a function of one piece gives.
+    """Apply a function to every piece of a tree ``[T, ...]``, and return the sums of the tensors that it returns.
 
-    The function runs with gradients enabled, to use them within; its results must not carry a graph. See
+    The function runs with gradients enabled and may use them internally; its results must not carry a graph. See
     `over_tasks` for the other arguments.
     """
 
@@ -128,7 +131,7 @@ def sum_over_pieces(
 
 
 def lifted(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function of one task as a function of a piece ``[t, ...]``: ``vmap``, or nothing at all for one task."""
+    """Turn a function of one task into a function of a piece ``[t, ...]``, by ``vmap`` if it has several tasks."""
 
     def on_piece(piece: Any) -> Any:
         piece = trimmed(piece)
@@ -145,7 +148,7 @@ def _map_pieces(function: Callable[[Any], Any], tree: Any, tasks: int, size: int
     threads = min(torch.get_num_threads(), len(pieces))
     if threads == 1:
         return [run(function, piece) for piece in pieces]
-    grad_mode = torch.is_grad_enabled()  # a thread has its own
+    grad_mode = torch.is_grad_enabled()  # it is set per thread
 
     def on_thread(piece: Any) -> Any:
         with torch.set_grad_enabled(grad_mode):
@@ -167,11 +170,11 @@ def _one_thread_an_operation() -> Iterator[None]:
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    with torch.enable_grad():  # a forked process makes its autograd engine at the first use, and not thread-safely
+    with torch.enable_grad():  # a forked process creates its autograd engine at first use, which is not thread-safe
         x = torch.zeros((), requires_grad=True)
         torch.autograd.grad(x.sin(), x)
     return ThreadPoolExecutor(threads, "metarl", initializer=torch.set_num_threads, initargs=(1,))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process inherits the pool but not its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process inherits the pool, but not its threads

@@ -113,9 +113,9 @@ class TMAML:
 class LoadedDice:
     """DiCE for any advantage, trading bias for variance (Farquhar et al. 2019, arXiv:1909.10549, algorithm 1).
 
-    ``-mean((□(w_t) - □(w_t - log π_t)) A_t)`` with ``w_t = Σ_{s ≤ t} λ^(t-s) log π_s``. Its value is zero. With λ = 1 and
-    advantages ``γ^t`` times (discounted return from t, minus value) it is equivalent to `TMAML`, and all its derivatives
-    are unbiased. With λ = 0 it has the derivatives of `lvc`.
+    ``-mean((□(w_t) - □(w_t - log π_t)) A_t)`` with ``w_t = Σ_{s ≤ t} λ^(t-s) log π_s``. Its value is zero. With λ = 1
+    and advantages γ^t times (discounted return from t, minus value) it is equivalent to `TMAML`, and all its
+    derivatives are unbiased. With λ = 0 it has the derivatives of `lvc`.
     """
 
     dependence: float = 1.0  # λ: how much an earlier action counts for a later advantage

@@ -1,11 +1,10 @@
-"""What training reports: JSON lines on the disk, TensorBoard and other viewers, and progress on the terminal.
+"""Logging: training metrics as JSON lines, in TensorBoard and other viewers, and a progress display on the terminal.
 
-``metrics.jsonl`` is the record: one JSON object a line, flushed line by line, cut back to the checkpoint's step on
-resume so that a resumed run writes the very file an uninterrupted one would. A number that is not finite is written as
-``null`` (JSON has no NaN) and named in the row's ``"nonfinite"`` object, as in
-``{"step": 3, "loss": null, "nonfinite": {"loss": "nan"}}``. TensorBoard and whatever else is a `Viewer` are a
-convenience: when one fails (a full disk, no network, not installed) it is switched off with one warning and training
-goes on.
+``metrics.jsonl`` is the authoritative record: one JSON object per line, flushed after every line. On resume it is
+truncated to the checkpoint's step, so that a resumed run writes the same file as an uninterrupted one. A number that is
+not finite is written as ``null`` (JSON has no NaN) and named in the row's ``"nonfinite"`` object, as in
+``{"step": 3, "loss": null, "nonfinite": {"loss": "nan"}}``. TensorBoard and other `Viewer` objects are optional: if one
+fails (a full disk, no network, not installed), it is disabled with one warning and training continues.
 """
 
 from __future__ import annotations
@@ -31,33 +30,33 @@ _RESERVED = ("step", "nonfinite")
 
 
 class Viewer(Protocol):
-    """Shows the numbers of a run while it goes on. It may fail as it likes: see `MetricsLog`."""
+    """Displays a run's metrics during training. It may raise anything: `MetricsLog` then disables it."""
 
     def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers by name, also such as are not finite."""
+        """Show numbers by name; they may be NaN or infinite."""
 
     def histogram(self, step: int, name: str, values: npt.NDArray[np.float64]) -> None:
-        """How values ``[N]``, at least one and all finite, are spread."""
+        """Show the distribution of values ``[N]``, of which there is at least one; all are finite."""
 
     def image(self, step: int, name: str, pixels: npt.NDArray[np.uint8]) -> None:
-        """A picture ``[height, width, 3]``."""
+        """Show an image ``[height, width, 3]``."""
 
     def close(self, *, failed: bool) -> None:
-        """Nothing more will come; ``failed`` tells that an exception was the reason."""
+        """Finish; ``failed`` is true if the run ended with an exception."""
 
 
 class MetricsLog:
     """Writes rows of numbers to ``folder/metrics.jsonl`` and ``folder/tb``; a context manager.
 
     Args:
-        folder: the run folder; made when missing.
-        resume: the checkpoint's step when a run goes on: rows beyond it, and a torn last line, are removed.
+        folder: the run folder; created if missing.
+        resume: the checkpoint's step when resuming a run; later rows, and an incomplete last line, are removed.
         tensorboard: also write for TensorBoard.
-        viewers: by name, what makes further viewers. One that raises, now or later, is named in a warning and
-            gets nothing more.
+        viewers: functions that create further viewers, by name. If one raises, now or later, a warning names it and it
+            receives nothing more.
 
     Raises:
-        ValueError: the folder has rows already and ``resume`` is not given, or a row in the middle is damaged.
+        ValueError: the folder already has rows and ``resume`` is not given, or a row in the middle is damaged.
         OSError: the folder cannot be written.
     """
 
@@ -90,11 +89,11 @@ class MetricsLog:
         """Add one row.
 
         Args:
-            step: the meta-iteration; never less than the row before.
+            step: the meta-iteration; never smaller than in the previous row.
             values: numbers or 0-d tensors by name, such as ``rollout/return``.
 
         Raises:
-            ValueError: a step that goes back or is not whole, a reserved name, or a value that is no number.
+            ValueError: a step that decreases or is not an integer, a reserved name, or a value that is not a number.
             OSError: the row cannot be written.
         """
         try:
@@ -115,18 +114,18 @@ class MetricsLog:
         self._show(lambda viewer: viewer.scalars(step, numbers))
 
     def histogram(self, step: int, name: str, values: Tensor) -> None:
-        """Show how the finite ones of ``values`` ``[...]`` are spread; only viewers get it, rows hold numbers."""
+        """Show a histogram of the finite ``values`` ``[...]`` in the viewers; ``metrics.jsonl`` holds only numbers."""
         flat = values.detach().cpu().double().reshape(-1).numpy()
         finite = flat[np.isfinite(flat)]
         if finite.size:
             self._show(lambda viewer: viewer.histogram(step, name, finite))
 
     def image(self, step: int, name: str, pixels: npt.NDArray[np.uint8]) -> None:
-        """Show a picture ``[height, width, 3]``; only viewers get it."""
+        """Show an image ``[height, width, 3]`` in the viewers."""
         self._show(lambda viewer: viewer.image(step, name, pixels))
 
     def close(self, *, failed: bool = False) -> None:
-        """Put everything on the disk; a second call does nothing. ``failed`` is told to viewers."""
+        """Flush everything to the disk and close; a second call does nothing. ``failed`` is passed on to viewers."""
         try:
             if not self._file.closed:
                 try:
@@ -154,7 +153,7 @@ class MetricsLog:
             self._attempt(name, call, viewer)
 
     def _attempt(self, name: str, call: Callable[..., None], *args: Any) -> None:
-        """Call a viewer; when it fails switch it off. Its own threads fail too, so the kinds of error are many."""
+        """Call a viewer and disable it if it fails. It may raise any error, as some run threads of their own."""
         try:
             call(*args)
         except Exception as error:
@@ -165,10 +164,10 @@ class MetricsLog:
 
 
 class _TensorBoard:
-    """A `Viewer` that writes what TensorBoard reads."""
+    """A `Viewer` that writes TensorBoard event files."""
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second: only when used
+        from torch.utils.tensorboard import SummaryWriter  # the import takes a second: only when needed
 
         self._writer: Any = SummaryWriter(str(folder), purge_step=purge_step)
 
@@ -187,16 +186,16 @@ class _TensorBoard:
 
 
 class Progress:
-    """Shows how much of a known total is done: a bar on a terminal, otherwise a line now and then.
+    """Shows how much of a known total is done: as a bar on a terminal, otherwise by printing a line now and then.
 
-    A context manager, so that the bar is gone before anything else is printed.
+    A context manager, so that the bar is stopped before anything else is printed.
 
     Args:
-        total: what ``done`` will reach.
-        done: where a resumed run stands already.
-        title: stands in front.
-        every: seconds between two lines where there is no terminal; the end is always told.
-        stream: ``sys.stderr`` unless given.
+        total: the final value of ``done``.
+        done: the initial value, for a resumed run.
+        title: text in front of the progress.
+        every: seconds between two lines if there is no terminal; the end is always reported.
+        stream: ``sys.stderr`` by default.
     """
 
     def __init__(
@@ -214,7 +213,7 @@ class Progress:
         self._bar: Any = self._make_bar(done) if self._stream.isatty() else None
 
     def update(self, done: int, **values: SupportsFloat | str) -> None:
-        """Now ``done`` of the total is done; show these values behind it."""
+        """Set the progress to ``done``, and show ``values`` after it."""
         shown = (
             f"{name} {value if isinstance(value, str) else f'{float(value):.4g}'}" for name, value in values.items()
         )
@@ -229,7 +228,7 @@ class Progress:
             self._told = now
 
     def close(self) -> None:
-        """Stop the bar and give the terminal its cursor back; a second call does nothing."""
+        """Stop the bar and restore the terminal's cursor; a second call does nothing."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -243,7 +242,7 @@ class Progress:
         self.close()
 
     def _make_bar(self, done: int) -> Any:
-        from rich import progress as rich_progress  # only where there is a terminal
+        from rich import progress as rich_progress  # only needed on a terminal
         from rich.console import Console
 
         bar = rich_progress.Progress(
@@ -260,7 +259,7 @@ class Progress:
 
 
 def _number(name: str, value: SupportsFloat) -> float:
-    """A value as a float, or one line saying why it is none."""
+    """Return a value as a float, or raise an error of one line."""
     if name in _RESERVED:
         raise ValueError(f"expected a metric's name, got {name!r}; that one is reserved")
     try:
@@ -272,7 +271,7 @@ def _number(name: str, value: SupportsFloat) -> float:
 
 
 def _cut(path: Path, step: int) -> int:
-    """Remove rows beyond ``step`` and a torn end, atomically; the last step that stays, or -1."""
+    """Remove rows after ``step`` and an incomplete last line, atomically; return the last remaining step, or -1."""
     raw = path.read_bytes() if path.exists() else b""
     kept: list[bytes] = []
     last, torn = -1, 0
@@ -298,7 +297,7 @@ def _cut(path: Path, step: int) -> int:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a whole row; ``None`` for a torn one."""
+    """Return the step of a complete row; ``None`` for a damaged one."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -1,13 +1,13 @@
-"""An inner objective whose hyper-parameters are meta-learned.
+"""An inner loss whose hyper-parameters are meta-learned.
 
-What is usually set by hand, discount γ, GAE decay λ and entropy weight w, becomes part of what is meta-learned::
+Discount γ, GAE decay λ and entropy weight w, usually set by hand, are learned together with everything else::
 
     L(θ) = s · (loss(π_θ, A(γ, λ)) - w · mean H(π_θ))
 
-The advantages are computed within the objective, so that the meta-gradient reaches γ and λ through them and through
-the baseline's fit (Xu et al. 2018, arXiv:1805.09801; STAC, Zahavy et al. 2020, arXiv:2002.12928). How widely the
-policy explores is learned already: a Gaussian policy's ``log_std`` belongs to the initialization, and
-`metarl.rules.Offset` on it lets exploring and acting differ.
+The advantages are computed within the loss, so that the meta-gradient reaches γ and λ through the advantages and the
+baseline's fit (Xu et al. 2018, arXiv:1805.09801; STAC, Zahavy et al. 2020, arXiv:2002.12928). The amount of exploration
+is meta-learned in any case: a Gaussian policy's ``log_std`` is part of the initialization, and `metarl.rules.Offset`
+allows it to differ between the exploring and the adapted policy.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from metarl.losses import Loss, masked_mean, negative_entropy, refuse_rewards
 from metarl.rules.networks import linear, zero_head
 from metarl.types import Batch
 
-STATISTICS = 6  # what `statistics` gives
+STATISTICS = 6  # length of the result of `statistics`
 
 
 class Hyperparameters(NamedTuple):
-    """Of one adaptation step, 0-d each."""
+    """Hyper-parameters of one adaptation step, each 0-d."""
 
     discount: Tensor
     decay: Tensor
-    entropy: Tensor  # weight, nats to the units of the loss
-    scale: Tensor  # of the whole loss: a global factor on step sizes
+    entropy: Tensor  # weight of the entropy bonus, in units of the loss per nat
+    scale: Tensor  # factor on the whole loss, and thereby on all step sizes
 
 
 class LearnedObjective(nn.Module):
-    """A loss with learned γ, λ and entropy weight; called as any loss, ``(distribution, batch) -> 0-d``."""
+    """A loss with learned γ, λ and entropy weight; called like any loss, ``(distribution, batch) -> 0-d``."""
 
-    reads_rewards = True  # the advantages are its own
+    reads_rewards = True  # it estimates its own advantages, from rewards
 
     def __init__(
         self, loss: Loss, advantages: Advantages, *, entropy: float = 0.0, warm_start: WarmStart | None = None
     ) -> None:
-        """Start at given hyper-parameters.
+        """Start from given hyper-parameters.
 
         Args:
-            loss: reads ``batch.advantage``.
-            advantages: how to estimate them; its discount and decay are where learning starts.
-            entropy: the first weight of the entropy bonus.
-            warm_start: corrects the hyper-parameters for the task at hand.
+            loss: uses ``batch.advantage``.
+            advantages: how to estimate them; its discount and decay are the initial values.
+            entropy: initial weight of the entropy bonus.
+            warm_start: corrects the hyper-parameters for each task.
 
         Raises:
-            ValueError: a discount or decay that is not strictly between 0 and 1 (or rounds to one of them), where no
-                gradient would reach it; a loss of rewards; advantages that ask for other tasks.
+            ValueError: a discount or decay that is not strictly between 0 and 1, or rounds to 0 or 1, so that no
+                gradient would reach it; a loss that uses rewards; advantages that depend on other tasks.
         """
         super().__init__()
         refuse_rewards(loss, "a learned objective")
@@ -70,14 +70,14 @@ class LearnedObjective(nn.Module):
         self.entropy = nn.Parameter(torch.tensor(float(entropy)))
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
-        """The loss on a batch ``[H, N, ...]`` of one task."""
+        """Return the loss on a batch ``[H, N, ...]`` of one task."""
         given = self.hyperparameters(distribution, batch)
         filled = self.advantages.estimate(batch, discount=given.discount, decay=given.decay)
         bonus = given.entropy * negative_entropy(distribution, batch)
         return given.scale * (self.loss(distribution, filled) + bonus)
 
     def hyperparameters(self, distribution: Distribution, batch: Batch) -> Hyperparameters:
-        """What the loss is computed with on this batch."""
+        """Return the hyper-parameters used on this batch, including the corrections of the warm start."""
         raw = torch.stack([self.discount, self.decay, self.entropy, torch.zeros_like(self.entropy)])
         if self.warm_start is not None:
             raw = raw + self.warm_start(distribution, batch)
@@ -86,28 +86,28 @@ class LearnedObjective(nn.Module):
 
 
 class WarmStart(nn.Module):
-    """From what the episodes of a task look like to corrections of the hyper-parameters, and to a global rate scale.
+    """Maps statistics of a task's episodes to corrections of the hyper-parameters, including a scale of all step sizes.
 
-    At the first step these are the first episodes on the task. The corrections start at zero.
+    It is applied before every adaptation step, to that step's episodes. The corrections are zero before training.
     """
 
     def __init__(self, *, units: int = 16, generator: torch.Generator) -> None:
-        """``units`` in one hidden layer."""
+        """Build a network with one hidden layer of ``units``; ``generator`` draws its weights."""
         super().__init__()
         self.hidden, self.head = linear(STATISTICS, units, generator), zero_head(units, len(Hyperparameters._fields))
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
-        """Corrections ``[4]`` of discount and decay (logits), entropy weight, and logarithm of the scale."""
+        """Return corrections ``[4]`` of the logits of discount and decay, the entropy weight, and the log scale."""
         correction: Tensor = self.head(self.hidden(statistics(distribution, batch)).tanh())
         return correction
 
 
 def statistics(distribution: Distribution, batch: Batch) -> Tensor:
-    """A task's episodes in six numbers of about the size of one, ``[6]``, without a graph.
+    """Summarize a task's episodes by six numbers of order one, ``[6]``, without a graph.
 
-    Mean reward a step, how it grows from the first to the second half of an episode, spread of the returns a step,
-    mean length of an episode (its decimal logarithm), share of episodes ended by the task, entropy of the policy.
-    None depends on how far a batch is padded, which other tasks decide.
+    They are the mean reward per step, its growth from the first to the second half of an episode, the standard
+    deviation of the returns per step, the decimal logarithm of the mean episode length, the share of episodes that
+    terminated, and the policy's entropy. None depends on the amount of padding, which is determined by other tasks.
     """
     length = batch.mask.sum(0).clamp_min(1.0)
     time = torch.arange(len(batch.mask), device=length.device, dtype=length.dtype).unsqueeze(-1)
@@ -123,5 +123,5 @@ def statistics(distribution: Distribution, batch: Batch) -> Tensor:
 
 
 def symlog(x: Tensor) -> Tensor:
-    """``sgn(x) log(1 + |x|)``: keeps the order of numbers and bounds their size."""
+    """Return ``sgn(x) log(1 + |x|)``, which compresses large numbers and preserves their order."""
     return x.sign() * x.abs().log1p()

@@ -1,8 +1,8 @@
-"""Computing on live steps only: what comes after an episode's end costs nothing.
+"""Compute on live (real) steps only, so that padding after an episode's end costs nothing.
 
-A batch ``[H, N]`` is as long as its longest episode, and where episodes end early most of it is padding. What has to do
-with time (returns, losses over trajectories) needs that shape; a network that judges single steps does not. `on_live`
-runs it on the real steps alone, listed by `live_steps`, and puts zeros elsewhere.
+A batch ``[H, N]`` is as long as its longest episode; if most episodes end early, most of it is padding. Computations
+along time (returns, losses over trajectories) need this shape, but a network applied to single steps does not.
+`on_live` applies it only to the real steps, listed by `live_steps`, and fills the rest with zeros.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch import Tensor
 from metarl.trees import map_leaves
 from metarl.types import Batch
 
-FULL = 0.75  # share of live steps above which listing them does not pay
+FULL = 0.75  # share of live steps above which listing them does not pay off
 
 
 def live_steps(mask: Tensor) -> Tensor:
-    """Where the real steps of every task are, ``[T, R]`` int64, for a mask ``[T, H, N]``.
+    """Return the positions of the real steps of every task, ``[T, R]`` int64, for a mask ``[T, H, N]``.
 
-    Positions in the flattened ``[H * N]``, in order; tasks with fewer than the R steps of the longest list are filled
-    up with ``H * N``, which is nowhere. An empty list, ``[T, 0]``, means every step: where most are real, and on a GPU,
-    which would have to wait for R.
+    Positions refer to the flattened ``[H * N]``, in ascending order. R is the largest number of real steps of any task;
+    shorter lists are padded with ``H * N``, which is past the end. An empty list ``[T, 0]`` stands for all steps; it is
+    returned if most steps are real, and on a GPU, where computing R would force a synchronisation.
     """
     tasks = len(mask)
     if mask.device.type != "cpu" or bool(mask.mean() > FULL):
         return torch.empty(tasks, 0, dtype=torch.int64, device=mask.device)
     flat = mask.flatten(1) > 0.0
     count = flat.sum(1)
-    task, place = flat.nonzero(as_tuple=True)  # task by task
+    task, place = flat.nonzero(as_tuple=True)  # sorted by task
     before = count.cumsum(0) - count  # live steps of the tasks before
     live = torch.full((tasks, int(count.max())), flat.shape[1], dtype=torch.int64)
     live[task, torch.arange(len(task)) - before[task]] = place
@@ -39,11 +39,13 @@ def live_steps(mask: Tensor) -> Tensor:
 
 
 def on_live(function: Callable[[Tensor], Any], batch: Batch, rows: Tensor) -> Any:
-    """``function(rows)`` of a batch of one task, computed on its live steps; zero elsewhere, if any are listed.
+    """Return ``function(rows)`` for a batch of one task, computed on its live steps, and zero elsewhere.
+
+    If the batch lists no live steps, the function is applied to all steps.
 
     Args:
-        function: of rows ``[..., F]``, each by itself, to a tensor ``[..., *]`` or a nested tuple of such.
-        batch: ``[H, N, ...]``; lists its live steps.
+        function: maps rows ``[..., F]``, each independently, to a tensor ``[..., *]`` or a nested tuple of tensors.
+        batch: ``[H, N, ...]``, with its list of live steps.
         rows: ``[H, N, F]``.
     """
     if batch.live.shape[-1] == 0:
@@ -61,9 +63,9 @@ def on_live(function: Callable[[Tensor], Any], batch: Batch, rows: Tensor) -> An
 
 
 def live_rows(batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows ``[H, N, F]`` of a batch of one task as a list ``[R, F]``, and which of them count, 1 or 0 ``[R]``.
+    """Flatten rows ``[H, N, F]`` of a batch of one task to ``[R, F]``; return them and their weights, 1 or 0, ``[R]``.
 
-    Its live steps where they are listed, else all of its steps.
+    The result contains the live steps if they are listed, otherwise all steps.
     """
     listed, flat = batch.live, rows.flatten(0, 1)
     if listed.shape[-1] == 0:
@@ -73,7 +75,7 @@ def live_rows(batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def trimmed(tree: Any) -> Any:
-    """Nested tuples and dicts, the batches ``[t, H, N, ...]`` in them with lists of live steps as short as can be."""
+    """Shorten the live-step lists of all batches ``[t, H, N, ...]`` in nested tuples and dicts as far as possible."""
     if isinstance(tree, Batch) and tree.live.shape[-1] > 0:
         nowhere = tree.mask[0].numel()
         longest = int((tree.live < nowhere).sum(-1).max())

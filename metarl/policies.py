@@ -290,7 +290,7 @@ def complete(policy: Policy, params: Mapping[str, Tensor]) -> Params:
     """Return one task's parameters together with the policy's frozen ones, without a graph.
 
     Raises:
-        ValueError: a parameter that is stacked over tasks or unknown to the policy, or a missing one that is not frozen.
+        ValueError: a parameter that is stacked over tasks or unknown to the policy, or a missing one that isn't frozen.
     """
     refuse_unknown(policy, params)
     found = {name: (given(policy, params, name).detach(), p) for name, p in policy.named_parameters()}

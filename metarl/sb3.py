@@ -1,14 +1,14 @@
-"""Between stable-baselines3 and us: environments and tasks for its algorithms, policies and step sizes for its PPO.
+"""Interface to Stable-Baselines3: environments for its algorithms, and policies and step sizes for its PPO.
 
-One adaptation step of a learner, taken by PPO, is a rollout of whole episodes under `adaptation_settings`::
+With `adaptation_settings`, PPO takes one adaptation step of a learner on a rollout::
 
     env = TaskVecEnv(family, task, episodes=20)
     settings = adaptation_settings(plan.support, env, n_steps=family.horizon)
     model = with_learned_rates(to_ppo(policy, policy.initial(), env, **settings), learner)
     model.learn(settings["batch_size"])
-    model = to_ppo(policy, from_ppo(policy, model), env)  # and go on as PPO does
+    model = to_ppo(policy, from_ppo(policy, model), env)  # continue with ordinary PPO
 
-The only module that imports stable_baselines3, and imported by no other.
+This is the only module that imports stable_baselines3, and no other module imports it.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ from metarl.rollouts import task_count
 from metarl.types import Batch, Params, State, Task, TaskFamily, expect_family
 
 PARTS = ("weight", "bias")
-VALUE_RATE = 1e-3  # step size of a value network, for which none are learned
+VALUE_RATE = 1e-3  # step size of the value network, for which none are learned
 
 
 @final
 class TaskVecEnv(VecEnv):
-    """``T * episodes`` environments of a family as one SB3 ``VecEnv``, all rows in the same few kernels.
+    """``T * episodes`` environments of a family as one SB3 ``VecEnv``, stepped together as tensors.
 
-    Row ``t * episodes + n`` is the n-th environment of task t, and keeps its task over episodes unless there are
-    ``fresh`` ones. As SB3 has it, a row that ends starts again in the same step;
-    ``infos[row]["terminal_observation"]`` is then what the episode ended with, and
-    ``infos[row]["TimeLimit.truncated"]`` is true where only the clock ended it, so that SB3 bootstraps its value.
+    Row ``t * episodes + n`` is the n-th environment of task t, and keeps its task over all episodes unless ``fresh`` is
+    given. As usual in SB3, a row whose episode ends is reset in the same step. ``infos[row]["terminal_observation"]``
+    then holds the episode's last observation, and ``infos[row]["TimeLimit.truncated"]`` is true if only the time limit
+    ended it, so that SB3 bootstraps its value.
 
     Args:
-        family: the environments. Its state must be data, so that some rows can start again alone: not a family of
-            live environments, as ``envs.adapters.GymnasiumFamily``.
-        task: values ``[T]``, such as ``benchmark.sample(...)`` returns.
-        episodes: environments a task.
-        seed: of the first reset; ``env.seed(...)`` changes it for the next one. Equal seeds of torch's global numbers,
-            from which SB3 draws networks and actions, are the same numbers: ``PPO(seed=)`` gives both its own, and
-            ``env.seed(...)`` after it keeps them apart.
-        fresh: draws this many tasks, values ``[n]``, one for every row that starts again: for training on a
+        family: the environments. Its state must be tensors, so that single rows can be reset; a family of live
+            environments, such as ``envs.adapters.GymnasiumFamily``, is not supported.
+        task: values ``[T]``, for example from ``benchmark.sample(...)``.
+        episodes: environments per task.
+        seed: seed of the first reset; ``env.seed(...)`` sets that of the next one. Avoid the seed of torch's global
+            generator, from which SB3 draws networks and actions: both would draw the same numbers. ``PPO(seed=)`` seeds
+            the environment and torch equally; calling ``env.seed(...)`` afterwards separates them.
+        fresh: draws a given number of tasks, values ``[n]``; every row that is reset gets a new one. For training on a
             distribution of tasks (domain randomization).
 
     Raises:
-        TypeError: something else than a family, or a live one.
-        ValueError: no tasks, constants of different lengths, constants that the family's ``validate`` refuses, or no
-            episodes.
+        TypeError: ``family`` is not a family, or is live.
+        ValueError: no tasks, constants of different lengths, constants that the family's ``validate`` rejects, or
+            ``episodes`` below 1.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class TaskVecEnv(VecEnv):
         return dict(self._rows)
 
     def set_task(self, task: Task) -> None:
-        """Other values ``[T]`` from the next reset on.
+        """Use other values ``[T]`` from the next reset on.
 
         Raises:
-            ValueError: another number of tasks, or constants that the family's ``validate`` refuses.
+            ValueError: another number of tasks, or constants that the family's ``validate`` rejects.
         """
         if task_count(task) * self._episodes != self.num_envs:
             raise ValueError(
@@ -113,10 +113,10 @@ class TaskVecEnv(VecEnv):
         self._upcoming = self._repeated(task)
 
     def reset(self) -> np.ndarray:
-        """First observations of all rows, ``[num_envs, *observation]``.
+        """Reset all rows; return their first observations ``[num_envs, *observation]``.
 
         Raises:
-            ValueError: options were set, of which there are none here.
+            ValueError: reset options were set; there are none.
         """
         if any(self._options):
             raise ValueError("reset: expected no options; tasks are set by set_task")
@@ -130,10 +130,10 @@ class TaskVecEnv(VecEnv):
         return self._observe()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take ``[num_envs, *action]`` for `step_wait`; the family clips continuous ones to its bounds.
+        """Store actions ``[num_envs, *action]`` for `step_wait`; the family clips continuous ones to its bounds.
 
         Raises:
-            ValueError: actions of another shape, not finite, or that do not exist.
+            ValueError: actions of another shape, not finite, or outside a discrete action space.
         """
         space, given = self.action_space, np.asarray(actions)
         expected = (self.num_envs, *(space.shape or ()))
@@ -148,10 +148,10 @@ class TaskVecEnv(VecEnv):
         self._actions = torch.from_numpy(given.astype(dtype))  # a copy
 
     def step_wait(self) -> VecEnvStepReturn:
-        """One step of every row: observations, rewards (float32), dones and infos.
+        """Step every row; return observations, rewards (float32), dones and infos.
 
         Raises:
-            RuntimeError: no actions were given, or no reset.
+            RuntimeError: `reset` or `step_async` was not called before.
         """
         if self._actions is None or not self._state:
             raise RuntimeError("step_wait: expected reset and step_async before it; call them")
@@ -172,10 +172,10 @@ class TaskVecEnv(VecEnv):
         return observation, reward.numpy().astype(np.float32), done, infos
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """``render_mode``, which is None, or a constant of each row; nothing else belongs to a single row."""
+        """Return a task constant of each row, or ``render_mode``, which is None; rows have no other attributes."""
         count = len(list(self._get_indices(indices)))
         if attr_name == "render_mode":
             return [None] * count
@@ -184,32 +184,32 @@ class TaskVecEnv(VecEnv):
         raise AttributeError(f"rows have no {attr_name!r}; known are render_mode, {', '.join(self._rows)}")
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Rows have nothing to be set; see `set_task`."""
+        """Raise an error, as rows have no attributes to set; see `set_task`."""
         raise AttributeError(f"{attr_name}: rows have no attributes to be set; tasks are set by set_task")
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Rows are no objects and have no methods."""
+        """Raise an error, as rows are not objects and have no methods."""
         raise AttributeError(f"rows have no method {method_name!r}: they are rows of tensors")
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """False for every row."""
+        """Return False for every row."""
         return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """No pictures: `metarl` knows no environment."""
+        """Return None for every row: this module cannot render environments."""
         return [None] * self.num_envs
 
     def _repeated(self, task: Task) -> dict[str, Tensor]:
-        """The constants of every row; what the family cannot be played with shows here, not in an episode."""
+        """Return the constants of every row; validate them first, so that errors do not show up only in an episode."""
         validate = getattr(self._family, "validate", None)
         if validate is not None:
             validate(task)
         return {name: value.cpu().repeat_interleave(self._episodes) for name, value in task.items()}
 
     def _start_again(self, rows: np.ndarray) -> None:
-        """New episodes in some rows; never written in place, since a family may share tensors between states."""
+        """Reset some rows, out of place, because a family may share tensors between states."""
         index = torch.from_numpy(rows)
         if self._fresh is not None:
             drawn = self._fresh(len(rows))
@@ -225,22 +225,24 @@ class TaskVecEnv(VecEnv):
 
 
 def _shown(values: np.ndarray) -> str:
-    """An array in one line, its middle left out where it is long."""
+    """Return an array as one line of text, leaving out the middle if it is long."""
     return " ".join(np.array2string(values, threshold=20).split())
 
 
 def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: Any) -> PPO:
-    """Stable-Baselines3's PPO with this policy's action distribution; its value network is drawn afresh.
+    """Return a Stable-Baselines3 PPO model with this policy's action distribution and a newly drawn value network.
 
     Args:
-        policy: see `metarl.export.to_module`.
-        params: of one task: the initialization, or one task's adapted ones.
-        env: what SB3 takes, such as a `TaskVecEnv`; with the policy's spaces.
-        settings: of ``PPO``; SB3 draws the value network from torch's global numbers, or from ``seed``.
+        policy: a policy that `metarl.export.to_module` supports.
+        params: parameters of one task: the initialization, or adapted ones.
+        env: an environment for SB3 with the policy's spaces, such as a `TaskVecEnv`.
+        settings: keyword arguments of ``PPO``. SB3 draws the value network from torch's global generator, seeded by
+            ``seed`` if given.
 
     Raises:
-        TypeError: a policy that SB3 has no counterpart of.
-        ValueError: spaces that are not the policy's, or ``policy_kwargs`` that would change the network.
+        TypeError: a policy without a counterpart in SB3.
+        ValueError: an environment whose spaces do not fit the policy, or ``policy_kwargs`` that would change the
+            network.
     """
     network = mlp_of(policy)
     own = {"net_arch", "activation_fn"} & set(settings.get("policy_kwargs") or {})
@@ -267,23 +269,23 @@ def _network(model: PPO) -> nn.Sequential:
 
 
 def from_ppo(policy: Policy, model: PPO) -> Params:
-    """The parameters under which ``policy`` acts as the model does: `to_ppo` the other way round; copies.
+    """Return the parameters with which ``policy`` acts like the model, as copies; the inverse of `to_ppo`.
 
-    A model that is surer than the policy's least log σ is not followed beyond that.
+    If the model's log σ is below the policy's ``min_log_std``, the policy still acts with the latter.
 
     Args:
-        policy: as for `to_ppo`; its own parameters are only looked at for their names and shapes.
-        model: of `to_ppo`, or any PPO of the same architecture.
+        policy: as for `to_ppo`; only the names and shapes of its parameters are used.
+        model: the result of `to_ppo`, or any PPO model of the same architecture.
 
     Raises:
-        TypeError: a policy that SB3 has no counterpart of.
+        TypeError: a policy without a counterpart in SB3.
         ValueError: a model of another architecture.
     """
     network = mlp_of(policy)
     leaves = list(_network(model).parameters())
     if isinstance(policy, GaussianPolicy):
         leaves.append(model.policy.log_std)
-    params = dict(policy.named_parameters())  # frozen ones, too: the model may have trained them
+    params = dict(policy.named_parameters())  # including frozen ones, which the model may have trained
     names = [name for name in params if name != "log_std"] + ["log_std"] * ("log_std" in params)
     own = [tuple(params[name].shape) for name in names]
     theirs = [tuple(leaf.shape) for leaf in leaves]
@@ -293,17 +295,20 @@ def from_ppo(policy: Policy, model: PPO) -> Params:
 
 
 def with_learned_rates(model: PPO, learner: Learner) -> PPO:
-    """Continue training a model of `to_ppo` by the learner's step sizes: plain descent, a rate for every parameter.
+    """Make a model of `to_ppo` train with the learner's step sizes: plain gradient descent, one rate per parameter.
 
-    They were learned for the learner's own gradients: see `adaptation_settings`. The value network, for which none
-    were learned, gets `VALUE_RATE`. ``model.save`` and ``PPO.load`` keep the rates.
+    The rates were learned for the learner's own gradients, which `adaptation_settings` reproduces. The value network,
+    for which no rates were learned, uses `VALUE_RATE`. ``model.save`` and ``PPO.load`` preserve the rates.
 
     Args:
-        model: changed in place: its optimizer, and its learning-rate schedule, which from now on scales all rates.
-        learner: whose rule holds the rates; see `metarl.export.learned_rates`.
+        model: its optimizer and its learning-rate schedule, which now scales all rates, are replaced in place.
+        learner: its rule holds the rates; see `metarl.export.learned_rates`.
+
+    Returns:
+        The same model.
 
     Raises:
-        ValueError: the rule is more than a step size a parameter.
+        ValueError: the rule does more than multiply the gradient by a step size per parameter.
     """
     learned = learned_rates(learner)
     network = mlp_of(learner.policy)
@@ -317,39 +322,40 @@ def with_learned_rates(model: PPO, learner: Learner) -> PPO:
     parameters = list(model.policy.parameters())
     model.policy.optimizer = PerParameterSGD(parameters, [own.get(id(leaf), VALUE_RATE) for leaf in parameters])
     kept = {name: value for name, value in model.policy_kwargs.items() if name != "optimizer_kwargs"}
-    model.policy_kwargs = {**kept, "optimizer_class": _unset_rates}  # PPO.load makes it and fills in what was saved
+    model.policy_kwargs = {**kept, "optimizer_class": _unset_rates}  # PPO.load builds it, then restores the saved rates
     model.learning_rate, model.lr_schedule = 1.0, _one
     return model
 
 
 def _unset_rates(parameters: Iterable[nn.Parameter], lr: float) -> PerParameterSGD:
-    """In the order of `with_learned_rates`; SB3's ``lr`` is the 1 that its schedule gives."""
+    """Build the optimizer for ``PPO.load``, in the parameter order of `with_learned_rates`; ``lr`` is always 1."""
     del lr
     given = list(parameters)
     return PerParameterSGD(given, [0.0] * len(given))
 
 
 def adaptation_settings(advantages: Advantages, env: VecEnv, n_steps: int) -> dict[str, Any]:
-    """Settings for `to_ppo` under which one update of PPO has the gradient of one adaptation step.
+    """Return settings for `to_ppo` with which one PPO update has the gradient of one adaptation step.
 
-    At the parameters that acted, the gradient of PPO's clipped loss is that of `metarl.losses.lvc` and ``vpg``. It is
-    the learner's if the whole rollout is one minibatch of one epoch, nothing is clipped or added, and the advantages
-    are the learner's, of whole episodes: see `LearnerBuffer`, which makes ``gamma`` and ``gae_lambda`` idle. The
-    value network is left alone.
+    At the sampling parameters, the gradient of PPO's clipped loss is that of `metarl.losses.lvc` and ``vpg``. It is the
+    learner's gradient if the whole rollout is one minibatch of one epoch, no gradient is clipped, no entropy or value
+    loss is added, and the advantages are estimated as the learner does, from whole episodes. `LearnerBuffer` does the
+    latter, so that ``gamma`` and ``gae_lambda`` have no effect. The value network is not trained.
 
-    A rollout of n_steps holds short episodes more often than long ones, which do not end in it: on its own episodes the
-    step is the learner's, but over many rollouts its mean is that of a learner only for n_steps of several times the
-    longest episode. (CartPole of 60 steps at most, episodes of 22 on average, without baseline: with n_steps of 60 they
-    have 20 and the mean step is 0.68 of the learner's.) `train_on` takes as many whole episodes as a learner would.
+    A rollout of n_steps contains too few long episodes, because these are less likely to end in it. For the episodes it
+    contains, the step is the learner's; but averaged over many rollouts, it matches the learner's step only if n_steps
+    is several times the longest episode. (Example: CartPole with at most 60 steps, episodes of 22 on average and no
+    baseline. With n_steps of 60, the episodes used have 20 steps on average, and the mean step is 0.68 of the
+    learner's.) `train_on`, in contrast, uses the same number of whole episodes as a learner.
 
     Args:
-        advantages: of the learner's inner loss, as ``plan.support``.
-        env: what the model will be trained on.
-        n_steps: of a rollout in every row: several times as long as episodes.
+        advantages: those of the learner's inner loss, such as ``plan.support``.
+        env: the environment to train the model on.
+        n_steps: steps of a rollout in every row; several times the length of an episode.
 
     Raises:
-        TypeError: no advantages, or an environment that is no ``VecEnv``.
-        ValueError: advantages that bootstrap at the time limit, of which a rollout has no values.
+        TypeError: ``advantages`` is not an `Advantages`, or ``env`` is not a ``VecEnv``.
+        ValueError: advantages that bootstrap at the time limit, because a rollout does not store the last states.
     """
     checks.of_type("advantages", advantages, Advantages, "advantages, such as plan.support")
     checks.of_type("env", env, VecEnv, "an SB3 VecEnv, such as DummyVecEnv([lambda: env]) of one")
@@ -360,7 +366,7 @@ def adaptation_settings(advantages: Advantages, env: VecEnv, n_steps: int) -> di
         "n_steps": n_steps,
         "batch_size": n_steps * env.num_envs,
         "n_epochs": 1,
-        "gamma": 0.0,  # or else SB3 adds its value of the last state to the last reward before the time limit
+        "gamma": 0.0,  # otherwise SB3 adds the discounted value of the last state to the reward of a truncated step
         "normalize_advantage": False,
         "ent_coef": 0.0,
         "vf_coef": 0.0,
@@ -372,15 +378,16 @@ def adaptation_settings(advantages: Advantages, env: VecEnv, n_steps: int) -> di
 
 @final
 class LearnerBuffer(RolloutBuffer):
-    """PPO's rollouts ``[n_steps, n_envs]`` with advantages estimated as a learner does, from whole episodes.
+    """PPO's rollout buffer ``[n_steps, n_envs]`` with advantages estimated as a learner does, from whole episodes.
 
-    Steps of an episode that began before the rollout, or goes on after it, have advantage zero. The others' are scaled
-    by how many times more steps there are in all: a mean over the rollout is then the mean over whole episodes.
+    Steps of episodes that began before the rollout or continue after it get advantage zero. The other advantages are
+    scaled by the number of all steps over the number of steps in whole episodes, so that a mean over the rollout equals
+    the mean over whole episodes.
 
     Args:
-        args: of SB3's buffer.
-        advantages: the learner's, as ``plan.support``.
-        kwargs: of SB3's buffer.
+        args: positional arguments of SB3's buffer.
+        advantages: those of the learner, such as ``plan.support``.
+        kwargs: keyword arguments of SB3's buffer.
     """
 
     def __init__(self, *args: Any, advantages: Advantages, **kwargs: Any) -> None:
@@ -388,13 +395,13 @@ class LearnerBuffer(RolloutBuffer):
         super().__init__(*args, **kwargs)
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """Fill in ``advantages``, and ``returns`` as SB3 defines them: advantages plus values.
+        """Fill in ``advantages``, and ``returns`` as SB3 defines them (advantages plus values).
 
         Raises:
             ValueError: no episode began and ended within the rollout.
         """
         starts = self.episode_starts.astype(bool)
-        number = starts.cumsum(0)  # of the episode within its row, from 1; 0 began earlier
+        number = starts.cumsum(0)  # number of the episode within its row, from 1; 0 if it began before the rollout
         whole = (number > 0) & ((number < number[-1]) | dones.astype(bool))
         if not whole.any():
             raise ValueError(f"no episode began and ended within {len(starts)} steps: expected a longer n_steps")
@@ -402,7 +409,7 @@ class LearnerBuffer(RolloutBuffer):
         age = (time - np.maximum.accumulate(np.where(starts, time, 0), axis=0))[whole]
         column = np.unique((number + number[-1].cumsum() - number[-1])[whole], return_inverse=True)[1]
 
-        def packed(values: np.ndarray) -> Tensor:  # [H, episodes, ...], each from its own start
+        def packed(values: np.ndarray) -> Tensor:  # to [H, episodes, ...], each episode aligned at its start
             padded = np.zeros((age.max() + 1, column.max() + 1, *values.shape[2:]), dtype=np.float32)
             padded[age, column] = values[whole]
             return torch.from_numpy(padded)
@@ -410,7 +417,7 @@ class LearnerBuffer(RolloutBuffer):
         observation, reward = packed(self.observations), packed(self.rewards)
         mask = packed(np.ones_like(self.rewards))
         empty, never = torch.zeros_like(reward), torch.zeros_like(reward, dtype=torch.bool)
-        last = torch.zeros_like(observation[0])  # without bootstrapping nobody asks what came after
+        last = torch.zeros_like(observation[0])  # not used without bootstrapping
         everywhere = torch.empty(0, dtype=torch.int64)
         batch = Batch(observation, empty, None, empty, reward, mask, never, last, empty, empty, everywhere)
         self.advantages = np.zeros_like(self.rewards)
@@ -419,14 +426,15 @@ class LearnerBuffer(RolloutBuffer):
 
 
 def train_on(model: PPO, batch: Batch) -> None:
-    """One update of PPO on whole episodes that were collected elsewhere, such as by `metarl.rollouts.collect`.
+    """Take one PPO update on whole episodes that were collected elsewhere, such as by `metarl.rollouts.collect`.
 
-    As many episodes as a learner gets, where SB3 itself can only collect a number of steps. Advantages and returns are
-    SB3's, with its value network; an episode cut off by the time limit is bootstrapped, as SB3 does.
+    PPO thus trains on the same number of episodes as a learner; SB3 itself can only collect a fixed number of steps.
+    Advantages and returns are computed as in SB3, with the model's value network; an episode cut off by the time limit
+    is bootstrapped.
 
     Args:
-        model: changed in place, by as many epochs and of as large minibatches as it is set to.
-        batch: of one task, ``[H, N, ...]``, sampled by `from_ppo`'s parameters.
+        model: trained in place, with its own numbers of epochs and minibatch size.
+        batch: episodes of one task, ``[H, N, ...]``, sampled with the parameters of `from_ppo`.
 
     Raises:
         ValueError: episodes of several tasks.
@@ -450,13 +458,13 @@ def train_on(model: PPO, batch: Batch) -> None:
     buffer.values, buffer.log_probs = flat(value), flat(batch.log_prob)
     buffer.advantages, buffer.returns = flat(advantage), flat(advantage + value)
     buffer.pos, buffer.full = buffer.buffer_size, True
-    if not hasattr(model, "_logger"):  # SB3 makes one when it starts to collect
+    if not hasattr(model, "_logger"):  # SB3 creates one only when it starts to collect
         model.set_logger(Logger(None, []))
     own, model.rollout_buffer = model.rollout_buffer, buffer
     try:
         model.train()
     finally:
-        model.rollout_buffer = own  # to go on learning by itself
+        model.rollout_buffer = own  # so that `model.learn` still works
 
 
 def _one(progress: float) -> float:

@@ -1,34 +1,39 @@
-"""Statistics over meta-training seeds and held-out tasks: point estimates and honest intervals.
+"""Statistics over meta-training seeds and held-out tasks: point estimates and confidence intervals.
 
 A result is a matrix ``scores [seeds, tasks]``: every seed (one independent meta-training run) is scored on the *same*
-held-out tasks. Both are samples, of runs and of tasks, and they cross::
+held-out tasks. Seeds and tasks are both random samples, and they are crossed::
 
     score[s, t] = mean + seed[s] + task[t] + noise[s, t],    Var(average) = A + B + E
     A = Var(seed) / S,    B = Var(task) / T,    E = Var(noise) / (S T)
 
-Pooling the S T numbers as if independent leaves out nearly all of A and B, and its intervals are far too narrow. The
-pigeonhole bootstrap (Owen 2007, arXiv:0712.1111) resamples seeds and, independently, tasks; it estimates A + B + 3 E
-up to (S - 1) / S and (T - 1) / T, so it is too wide when noise dominates and too narrow with few seeds. Here the
-three components are told apart as in a two-way analysis of variance, with the bootstrap in place of mean squares so
-that any statistic can be used: resampling seeds alone gives ``R = A + E``, tasks alone ``C = B + E``, and all cells
-``P``, where ``S T P = (S - 1) R + (T - 1) C + (S - 1)(T - 1) E``. The pigeonhole percentiles keep their
-shape but are rescaled about the estimate to the variance ``R + C - E``, and widened by Student's t over the normal
-quantile at Satterthwaite's (1946) degrees of freedom, in the spirit of Hesterberg's (2015, arXiv:1411.5279) expanded
-percentile interval. A nominal 95% interval then covers 94 to 97% with 5 seeds and normal effects, more where noise is
-all there is, and about 88% where the effects of 5 seeds are as skewed as an exponential. With fewer seeds it covers too
-little: 93% with 4, 91% with 3, 88% with 2.
+Pooling the S T numbers as if they were independent ignores nearly all of A and B, and gives intervals that are far too
+narrow. The pigeonhole bootstrap (Owen 2007, arXiv:0712.1111) resamples seeds and, independently, tasks. It estimates
+A + B + 3 E up to factors (S - 1) / S and (T - 1) / T, and is therefore too wide when noise dominates and too narrow
+with few seeds.
 
-A statistic of a tail, such as :func:`worst_decile`, rests on few tasks and is worse known than so many tasks suggest.
-The jackknife's influence of every task tells: its kurtosis sets the freedom of C, its skewness moves the quantiles
-(Efron 1987). The worst decile of 100 tasks with normal effects is then covered in 94 to 96% instead of 88 to 95%, of 50
-tasks, whose tail is five, in 92 to 95%; of effects as skewed as an exponential in 88 to 90% instead of 82 to 86%. For
-means and the like it changes next to nothing. Fewer tasks do not tell how their tail varies: of 20, whose tail is two,
-it is covered in 89% with 5 seeds and in 72% with one, of 10 and fewer, whose tail is a single task, in 81 and 47%.
+:func:`interval` estimates the three components separately, as a two-way analysis of variance does, but from bootstrap
+variances instead of mean squares, so that any statistic can be used. Resampling only seeds gives ``R = A + E``, only
+tasks ``C = B + E``, and all cells ``P``, where ``S T P = (S - 1) R + (T - 1) C + (S - 1)(T - 1) E``. The percentiles of
+the pigeonhole bootstrap are rescaled about the estimate to the variance ``R + C - E``, and widened by the ratio of
+Student's t quantile to the normal quantile, with Satterthwaite's (1946) degrees of freedom, in the spirit of
+Hesterberg's (2015, arXiv:1411.5279) expanded percentile interval.
+
+A nominal 95% interval then covers 94 to 97% with 5 seeds and normal effects, more if there is nothing but noise, and
+about 88% if the effects of 5 seeds are as skewed as an exponential distribution. With fewer seeds the coverage is too
+low: 93% with 4, 91% with 3, 88% with 2.
+
+A statistic of a tail, such as :func:`worst_decile`, depends on few tasks and is less certain than the total number of
+tasks suggests. The jackknife influence of each task corrects for that: its kurtosis determines the degrees of freedom
+of C, and its skewness shifts the quantiles (Efron 1987). The worst decile of 100 tasks with normal effects is then
+covered in 94 to 96% of cases instead of 88 to 95%, that of 50 tasks (a tail of five) in 92 to 95%, and with effects as
+skewed as an exponential distribution in 88 to 90% instead of 82 to 86%. For means and similar statistics this changes
+next to nothing. Fewer tasks do not reveal how much their tail varies: with 20 tasks (a tail of two) the coverage is 89%
+with 5 seeds and 72% with one; with 10 tasks or fewer (a tail of one) it is 81% and 47%.
 
 The other statistics are those of Agarwal et al. (2021, arXiv:2108.13264), except the worst decile. Their stratified
-bootstrap (:func:`stratified_interval`) redraws runs within each task: it takes tasks as given, and the runs of one task
-as independent of the next one's. Here a run's luck is common to all tasks, and that would leave out nearly all of A and
-all of B, so that nothing in this project's tables rests on it; it is there to compare with papers that use it.
+bootstrap (:func:`stratified_interval`) resamples runs within each task. It treats tasks as fixed, and runs on different
+tasks as independent. Here a seed affects the scores on all tasks, so the stratified bootstrap ignores nearly all of A
+and all of B. None of this project's tables uses it; it is provided for comparison with papers that do.
 """
 
 from __future__ import annotations
@@ -42,13 +47,13 @@ from scipy import special, stats
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Any]
-"""Takes ``[..., seeds, tasks]`` to ``[...]``; :func:`iqm` and :func:`mean` are two."""
+"""Maps ``[..., seeds, tasks]`` to ``[...]``, such as :func:`iqm` and :func:`mean`."""
 
-_CELLS = 2_000_000  # numbers held at once by a bootstrap, 16 MB
+_CELLS = 2_000_000  # numbers held in memory at once by a bootstrap, 16 MB
 
 
 class Interval(NamedTuple):
-    """A confidence interval, its estimate, and what was resampled to get it."""
+    """A confidence interval, the point estimate, and what was resampled."""
 
     low: float
     high: float
@@ -57,12 +62,12 @@ class Interval(NamedTuple):
 
 
 def iqm(scores: ArrayLike) -> Any:
-    """Interquartile mean: the mean of all seed-task scores without the lowest and the highest quarter.
+    """Return the interquartile mean: the mean of all seed-task scores without the lowest and the highest quarter.
 
-    Equals ``scipy.stats.trim_mean(scores, 0.25, axis=None)`` for one matrix.
+    For one matrix this equals ``scipy.stats.trim_mean(scores, 0.25, axis=None)``.
 
     Args:
-        scores: ``[..., seeds, tasks]``, to ``[...]``; one matrix to a scalar.
+        scores: ``[..., seeds, tasks]``; the result is ``[...]``, a scalar for one matrix.
 
     Raises:
         ValueError: fewer than two dimensions, no scores, or a number that is not finite.
@@ -78,19 +83,22 @@ def iqm(scores: ArrayLike) -> Any:
 
 
 def mean(scores: ArrayLike) -> Any:
-    """Mean over seeds and tasks, ``[..., seeds, tasks]`` to ``[...]``. Raises as :func:`iqm` does."""
+    """Return the mean over seeds and tasks, ``[..., seeds, tasks]`` to ``[...]``. Raises the errors of :func:`iqm`."""
     return _finite(scores, "scores").mean((-2, -1))
 
 
 def median(scores: ArrayLike) -> Any:
-    """Median over tasks of the mean over seeds, ``[..., seeds, tasks]`` to ``[...]``. Raises as :func:`iqm` does."""
+    """Return the median over tasks of the mean over seeds, ``[..., seeds, tasks]`` to ``[...]``.
+
+    Raises the errors of :func:`iqm`.
+    """
     return np.median(_finite(scores, "scores").mean(-2), axis=-1)
 
 
 def worst_decile(scores: ArrayLike) -> Any:
-    """Mean of the worst tenth of the tasks (rounded up) of each seed, then over seeds; raises as :func:`iqm` does.
+    """Return the mean of each seed's worst tenth of the tasks (rounded up), averaged over seeds.
 
-    Every seed has worst tasks of its own, as the user of one trained learner would meet them.
+    The worst tasks may differ between seeds, as a user has only one trained learner. Raises the errors of :func:`iqm`.
 
     >>> float(worst_decile([[5.0, 1.0, 9.0], [5.0, 9.0, 3.0]]))  # one task of three: (1 + 3) / 2
     2.0
@@ -101,23 +109,24 @@ def worst_decile(scores: ArrayLike) -> Any:
 
 
 def optimality_gap(scores: ArrayLike, *, target: float = 1.0) -> Any:
-    """How far normalised scores fall short of ``target`` on average; better ones count as it. Lower is better.
+    """Return how far normalised scores fall short of ``target`` on average. Lower is better.
 
-    Takes ``[..., seeds, tasks]``, as :func:`normalize` gives them, to ``[...]``. Raises as :func:`iqm` does.
+    Scores above the target count as zero shortfall. Maps ``[..., seeds, tasks]``, as returned by :func:`normalize`, to
+    ``[...]``. Raises the errors of :func:`iqm`.
     """
     return np.maximum(target - _finite(scores, "scores"), 0.0).mean((-2, -1))
 
 
 def normalize(scores: ArrayLike, floor: ArrayLike, ceiling: ArrayLike) -> Array:
-    """Each task's scores on the scale of that task: 0 at its floor, 1 at its ceiling; not clipped.
+    """Return scores rescaled per task so that 0 is the task's floor and 1 its ceiling; not clipped.
 
     Args:
         scores: ``[..., seeds, tasks]``.
-        floor: ``[tasks]`` or one number, in units of the score: what doing nothing is worth.
-        ceiling: ``[tasks]`` or one number: what the best possible policy is worth.
+        floor: ``[tasks]`` or one number, in units of the score: the score of doing nothing.
+        ceiling: ``[tasks]`` or one number: the score of the best possible policy.
 
     Raises:
-        ValueError: references of another shape or not above each other, or as for :func:`iqm`.
+        ValueError: floor or ceiling of another shape, a ceiling not above its floor, or as for :func:`iqm`.
     """
     array = _finite(scores, "scores")
     low, high = np.asarray(floor, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
@@ -133,20 +142,21 @@ def normalize(scores: ArrayLike, floor: ArrayLike, ceiling: ArrayLike) -> Array:
 def interval(
     scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Confidence interval of a statistic over seeds and tasks; the module docstring derives it.
+    """Return a confidence interval of a statistic over seeds and tasks; the module docstring derives it.
 
-    With one seed nothing is known about other seeds: the interval is over tasks and says so (one task: over seeds).
-    When all scores are equal the width is zero, which then says how little was tried and not how much is known.
+    With a single seed nothing is known about the variation between seeds: the interval is then over tasks only, which
+    its field ``over`` reports (with a single task it is over seeds). If all scores are equal, the width is zero; this
+    means that too little was tried, not that the statistic is known exactly.
 
     Args:
         scores: ``[seeds, tasks]``, every seed scored on the same tasks in the same order.
-        statistic: takes ``[..., seeds, tasks]`` to ``[...]``.
+        statistic: maps ``[..., seeds, tasks]`` to ``[...]``.
         level: nominal coverage, between 0 and 1.
         resamples: bootstrap draws of each kind, at least 100.
-        seed: of the bootstrap; the same seed gives the same interval.
+        seed: seed of the bootstrap; the same seed gives the same interval.
 
     Raises:
-        ValueError: scores that are no finite matrix or a single number, or an argument out of range.
+        ValueError: scores that are not a finite matrix or only a single number, or an argument out of range.
     """
     matrix = _matrix(scores, "scores")
     if matrix.size < 2:
@@ -185,10 +195,10 @@ def interval(
 def paired_interval(
     a: ArrayLike, b: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Interval of the statistic of the differences ``a - b``, cell by cell.
+    """Return the interval of a statistic of the differences ``a - b``, paired by seed and task.
 
-    What both share (a hard task, a common seed) cancels, so this separates methods that two intervals cannot. Note that
-    the IQM of differences is not the difference of IQMs.
+    Effects that both share (a hard task, a common seed) cancel, so that a paired interval can separate methods whose
+    individual intervals overlap. The IQM of differences is not the difference of IQMs.
 
     Args:
         a: ``[seeds, tasks]``.
@@ -196,7 +206,7 @@ def paired_interval(
         statistic: as for :func:`interval`, like ``level``, ``resamples`` and ``seed``.
         level: nominal coverage.
         resamples: bootstrap draws.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
         ValueError: shapes that differ, or as for :func:`interval`.
@@ -208,17 +218,17 @@ def paired_interval(
 def stratified_interval(
     scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Percentile interval of the stratified bootstrap of Agarwal et al. (2021), as in their library ``rliable``.
+    """Return the percentile interval of the stratified bootstrap of Agarwal et al. (2021), as in ``rliable``.
 
-    Runs are redrawn within every task, so that it says how the statistic *of these tasks* varies where every task had
-    runs of its own. For one learner scored on many tasks it is far too narrow: use :func:`interval`.
+    Runs are resampled within every task. The interval thus describes how the statistic *of these tasks* varies if every
+    task has separate runs. If each learner is scored on many tasks, it is far too narrow: use :func:`interval`.
 
     Args:
         scores: ``[runs, tasks]``.
         statistic: as for :func:`interval`, like ``level``, ``resamples`` and ``seed``.
         level: nominal coverage.
         resamples: bootstrap draws.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
         ValueError: a single run, or as for :func:`interval`.
@@ -239,7 +249,7 @@ def stratified_interval(
 
 
 class Curve(NamedTuple):
-    """A statistic along a curve, and pointwise confidence intervals of it; ``[points]`` each."""
+    """A statistic at every point of a curve with pointwise confidence intervals; each field is ``[points]``."""
 
     estimate: Array
     low: Array
@@ -249,16 +259,16 @@ class Curve(NamedTuple):
 def sample_efficiency(
     scores: ArrayLike, statistic: Statistic = iqm, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Curve:
-    """The statistic after every amount of experience, with :func:`interval`'s intervals.
+    """Return the statistic after increasing amounts of experience, with pointwise intervals of :func:`interval`.
 
-    What the amounts are, such as gradient steps, episodes, environment steps or seconds, only matters to who draws it.
+    The unit of the points, such as gradient steps, episodes, environment steps or seconds, does not matter here.
 
     Args:
-        scores: ``[seeds, tasks, points]``; a single seed and task has no width.
+        scores: ``[seeds, tasks, points]``; with a single seed and a single task the intervals have zero width.
         statistic: as for :func:`interval`, like ``level``, ``resamples`` and ``seed``.
         level: nominal coverage.
         resamples: bootstrap draws.
-        seed: of the bootstrap, the same at every point.
+        seed: seed of the bootstrap, the same at every point.
 
     Raises:
         ValueError: scores of another shape, or as for :func:`interval`.
@@ -275,14 +285,15 @@ def sample_efficiency(
 
 
 def share_worse(before: ArrayLike, after: ArrayLike, *, margin: float = 0.0) -> float:
-    """Share of seed-task pairs whose score fell by more than ``margin`` through adapting.
+    """Return the share of seed-task pairs whose score fell by more than ``margin`` through adapting.
 
-    Noise alone makes half of the pairs "worse" where adapting does nothing: set the margin to what matters.
+    If adapting has no effect, noise alone makes half of the pairs "worse": set the margin to the smallest relevant
+    loss.
 
     Args:
         before: ``[seeds, tasks]`` before adapting.
         after: ``[seeds, tasks]`` after adapting, the same seeds and tasks in the same order.
-        margin: the smallest loss that counts, in units of the score; not negative.
+        margin: only larger losses count, in units of the score; not negative.
 
     Raises:
         ValueError: shapes that differ, scores that are not finite, or a negative margin.
@@ -294,7 +305,7 @@ def share_worse(before: ArrayLike, after: ArrayLike, *, margin: float = 0.0) -> 
 
 
 class Profile(NamedTuple):
-    """The share of scores above each threshold, and pointwise confidence intervals of it; ``[thresholds]`` each."""
+    """The share of scores above each threshold with pointwise confidence intervals; each field is ``[thresholds]``."""
 
     share: Array
     low: Array
@@ -304,9 +315,17 @@ class Profile(NamedTuple):
 def performance_profile(
     scores: ArrayLike, thresholds: ArrayLike, *, level: float = 0.95, resamples: int = 500, seed: int = 0
 ) -> Profile:
-    """Share of seed-task pairs that score more than each of ``thresholds [N]``, with :func:`interval`'s intervals.
+    """Return the share of seed-task pairs that score above each threshold, with the intervals of :func:`interval`.
 
-    Takes ``[seeds, tasks]``. Raises as :func:`interval` does, or for thresholds that are no finite vector.
+    Args:
+        scores: ``[seeds, tasks]``.
+        thresholds: ``[N]``.
+        level: as for :func:`interval`, like ``resamples`` and ``seed``.
+        resamples: bootstrap draws.
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: thresholds that are not a finite vector, or as for :func:`interval`.
     """
     matrix, points = _matrix(scores, "scores"), np.asarray(thresholds, dtype=np.float64)
     if points.ndim != 1 or not points.size or not np.isfinite(points).all():
@@ -317,10 +336,12 @@ def performance_profile(
 
 
 def cost_to_reach(scores: ArrayLike, cost: ArrayLike, target: float) -> Array:
-    """The cost at which each curve ``[..., points]`` first scores ``target``, ``[...]``; infinite where it never does.
+    """Return the cost at which each curve ``[..., points]`` first reaches ``target``, ``[...]``; infinity if never.
 
-    The cost (environment steps, ...) is broadcast to the scores, of which a NaN has reached nothing. Raises ValueError
-    for curves without points and for shapes that do not fit.
+    The cost (such as environment steps) broadcasts to the scores. A NaN score never reaches the target.
+
+    Raises:
+        ValueError: curves without points, or shapes that do not broadcast.
     """
     try:
         curve, paid = np.broadcast_arrays(np.asarray(scores, np.float64), np.asarray(cost, np.float64))
@@ -334,9 +355,10 @@ def cost_to_reach(scores: ArrayLike, cost: ArrayLike, target: float) -> Array:
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
-    """Probability that a random seed of ``a`` beats a random seed of ``b`` on a task, averaged over tasks.
+    """Return the probability that a random seed of ``a`` beats a random seed of ``b`` on a task, averaged over tasks.
 
-    Mann and Whitney's U over the number of pairs; a tie counts one half, so identical arrays give 0.5.
+    On each task it is Mann and Whitney's U divided by the number of pairs. A tie counts one half, so that identical
+    arrays give 0.5.
 
     Args:
         a: ``[seeds of a, tasks]``.
@@ -356,21 +378,21 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
 def improvement_interval(
     a: ArrayLike, b: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Interval of :func:`probability_of_improvement` over seeds and tasks.
+    """Return the interval of :func:`probability_of_improvement` over seeds and tasks.
 
-    The probability is the mean of placements: how often ``a[s, t]`` beats the runs of ``b`` on the task, and how often
-    the runs of ``a`` beat ``b[s, t]``. Both move with the seed s (DeLong et al. 1988), and their sum, centred to keep
-    the mean, is what :func:`interval` is applied to. Its ends are carried over to the scale of the log odds, where
-    nothing crowds against 0 or 1: with 5 seeds it then covers in 93 to 97% instead of in 88 to 95%, up to
-    probabilities of 0.85. Beyond 0.98 few pairs are left to tell a spread by: it covers in 83 to 99%, or is all of
-    0 to 1.
+    The probability is a mean of placements: how often ``a[s, t]`` beats the runs of ``b`` on the task, and how often
+    the runs of ``a`` beat ``b[s, t]``. Both depend on the seed s (DeLong et al. 1988). :func:`interval` is applied to
+    their sum, centred so that its mean is the probability. The ends of the interval are then transformed to the scale
+    of log odds, which 0 and 1 do not bound. With 5 seeds and probabilities up to 0.85 this covers in 93 to 97% of
+    cases, instead of 88 to 95%. Beyond 0.98 too few pairs are left to estimate a spread: the coverage is 83 to 99%, or
+    the interval is the whole range from 0 to 1.
 
     Args:
         a: ``[seeds, tasks]``.
         b: ``[seeds, tasks]``, the same seeds and tasks in the same order.
         level: as for :func:`interval`, like ``resamples`` and ``seed``.
         resamples: bootstrap draws.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
         ValueError: shapes that differ, or as for :func:`interval`.
@@ -380,7 +402,7 @@ def improvement_interval(
     placed = wins.mean(1) + wins.mean(0) - wins.mean((0, 1))
     found = interval(placed, mean, level=level, resamples=resamples, seed=seed)
     share = found.estimate
-    if not 0.0 < share < 1.0:  # nothing but wins, or none: all placements are alike, and the width is zero
+    if not 0.0 < share < 1.0:  # only wins or only losses: all placements are equal, and the width is zero
         return found
     odds, slope = special.logit(share), share * (1.0 - share)
     low, high = (float(special.expit(odds + (end - share) / slope)) for end in found[:2])
@@ -388,7 +410,7 @@ def improvement_interval(
 
 
 def _check_bootstrap(statistic: Statistic, matrix: Array, level: float, resamples: int) -> None:
-    """Refuses a statistic of one matrix alone, and a coverage or a number of draws that gives no interval."""
+    """Reject a statistic without leading dimensions, and a level or number of resamples that gives no interval."""
     if not callable(statistic) or np.shape(statistic(matrix[None])) != (1,):
         name = getattr(statistic, "__name__", repr(statistic))
         raise ValueError(f"expected a statistic of scores [..., seeds, tasks] to [...], got {name}; stats.mean is one")
@@ -401,7 +423,7 @@ def _check_bootstrap(statistic: Statistic, matrix: Array, level: float, resample
 def _draws(
     rng: np.random.Generator, shape: tuple[int, ...], resamples: int, over_seeds: bool, over_tasks: bool
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Chunks of row indices ``[chunk, seeds]`` and column indices ``[chunk, tasks]``."""
+    """Yield chunks of row indices ``[chunk, seeds]`` and column indices ``[chunk, tasks]``."""
     seeds, tasks = shape
     at_once = max(1, _CELLS // (seeds * tasks))
     for start in range(0, resamples, at_once):
@@ -412,7 +434,7 @@ def _draws(
 
 
 def _bootstrap_cells(rng: np.random.Generator, matrix: Array, statistic: Statistic, resamples: int) -> Array:
-    """The statistic of all cells resampled as if independent, ``[resamples]``."""
+    """Return the statistic of all cells resampled as if they were independent, ``[resamples]``."""
     flat = matrix.reshape(-1)
     draws = _draws(rng, (1, flat.size), resamples, False, True)
     values = [statistic(flat[cells].reshape(len(cells), *matrix.shape)) for _, cells in draws]
@@ -420,7 +442,7 @@ def _bootstrap_cells(rng: np.random.Generator, matrix: Array, statistic: Statist
 
 
 def _influence(matrix: Array, statistic: Statistic, axis: int = 1) -> Array:
-    """How far each of T tasks (seeds: axis 0) moves the statistic, ``[T]``: the jackknife's values, of sum 0."""
+    """Return the jackknife influence of each of T tasks (of each seed with axis 0) on the statistic, ``[T]``; sum 0."""
     count = matrix.shape[axis]
     left_out = np.array([float(statistic(np.delete(matrix, one, axis=axis))) for one in range(count)])
     influence: Array = (left_out.mean() - left_out) * (count - 1) / count
@@ -428,10 +450,10 @@ def _influence(matrix: Array, statistic: Statistic, axis: int = 1) -> Array:
 
 
 def _freedom(influence: Array) -> float:
-    """Degrees of freedom of a variance over T tasks: T - 1, or fewer where it rests on few of them.
+    """Return the degrees of freedom of a variance over T tasks: T - 1, or fewer if it depends on few of them.
 
-    From T numbers of kurtosis k it is known as well as from 2 T / (k - 1) normal ones. All but a tail's own tasks have
-    next to no influence on it, so that its k is large.
+    T numbers of kurtosis k determine a variance as well as 2 T / (k - 1) normal ones. For a statistic of a tail, only
+    the tasks in the tail have much influence, so that k is large.
     """
     most, square = len(influence) - 1.0, float((influence**2).mean())
     if square <= 0.0:
@@ -441,10 +463,10 @@ def _freedom(influence: Array) -> float:
 
 
 def _accelerated(levels: tuple[float, float], influence: Array, variance: float) -> list[float]:
-    """Efron's (1987) quantile levels for a statistic whose spread grows with it, by the skewness of the influence.
+    """Return Efron's (1987) accelerated quantile levels, computed from the skewness of the influence.
 
-    The part of his "better bootstrap confidence intervals" that a tail needs: a sample without its extreme tasks has
-    both a tail that is too good and too small a spread.
+    Acceleration corrects for a spread that depends on the value of the statistic. Tail statistics need it: a sample
+    without extreme tasks has both a tail that is too good and too small a spread.
     """
     if variance <= 0.0:
         return list(levels)
@@ -456,14 +478,14 @@ def _accelerated(levels: tuple[float, float], influence: Array, variance: float)
 def _crossed(
     rows: float, columns: float, cells: float, shape: tuple[int, int], task_freedom: float
 ) -> tuple[float, float]:
-    """Variance ``R + C - E`` and Satterthwaite's degrees of freedom, from the unbiased R and C and the raw P.
+    """Return the variance ``R + C - E`` and its Satterthwaite degrees of freedom, from the unbiased R and C and raw P.
 
-    ``task_freedom`` is how well C is known; `_freedom`.
+    ``task_freedom`` is the degrees of freedom of C; see `_freedom`.
     """
     seed_freedom, tasks_less_one = shape[0] - 1, shape[1] - 1
     noise_freedom = seed_freedom * tasks_less_one
     noise = (shape[0] * shape[1] * cells - seed_freedom * rows - tasks_less_one * columns) / noise_freedom
-    noise = min(max(noise, 0.0), rows, columns)  # no component of variance is negative
+    noise = min(max(noise, 0.0), rows, columns)  # a component of variance cannot be negative
     variance = rows + columns - noise
     if variance <= 0.0:
         return 0.0, float(seed_freedom)
@@ -472,7 +494,7 @@ def _crossed(
 
 
 def _finite(scores: ArrayLike, name: str) -> Array:
-    """Scores as ``[..., seeds, tasks]`` float64, or one line saying what is wrong with them."""
+    """Return scores as ``[..., seeds, tasks]`` float64, or raise an error of one line that says what is wrong."""
     try:
         array = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -486,12 +508,12 @@ def _finite(scores: ArrayLike, name: str) -> Array:
 
 
 def _short(error: Exception) -> str:
-    """The first line of an error's message."""
+    """Return the first line of an error's message."""
     return str(error).split("\n", 1)[0]
 
 
 def _matrix(scores: ArrayLike, name: str) -> Array:
-    """Scores as a finite matrix ``[seeds, tasks]``."""
+    """Return scores as a finite matrix ``[seeds, tasks]``."""
     array = _finite(scores, name)
     if array.ndim != 2:
         raise ValueError(f"expected {name} [seeds, tasks], got {list(array.shape)}; choose a step: scores[..., -1]")
@@ -499,7 +521,7 @@ def _matrix(scores: ArrayLike, name: str) -> Array:
 
 
 def _same(a: ArrayLike, b: ArrayLike, first: str, second: str) -> tuple[Array, Array]:
-    """Two finite matrices of one shape."""
+    """Return two finite matrices of the same shape."""
     left, right = _matrix(a, first), _matrix(b, second)
     if left.shape != right.shape:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A network that judges single transitions, for inner losses that learn what to make of them."""
+"""A network that maps single transitions to numbers, used by inner losses with a learned training signal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from metarl.types import Batch
 
 
 class TransitionNetwork(nn.Module):
-    """A number for every step, from ``(s, a, s' - s, r, end)`` and what else is given; zero until it has learned.
+    """Maps every step's ``(s, a, s' - s, r, end)`` and optional further inputs to a number, which is zero at first.
 
-    The change s' - s is the sum of what the action did and of what would have happened anyway. With ``effects`` the
-    network sees the action's part by itself, too: what it does at once and a step later, taken together, by a linear
-    fit to the task's episodes, for which few steps are enough (`metarl.dynamics.effects`).
+    The change s' - s is the sum of the action's effect and of what would have happened anyway. With ``effects``, the
+    action's effect alone is an additional input. It is the sum of the immediate effect and the effect one step later,
+    estimated by a linear fit to the task's episodes, for which few steps suffice (`metarl.dynamics.effects`).
     """
 
     def __init__(
@@ -34,15 +34,15 @@ class TransitionNetwork(nn.Module):
         hidden: Sequence[int] = (32, 32),
         generator: torch.Generator,
     ) -> None:
-        """Draw the weights.
+        """Build the network.
 
         Args:
             observations: O, size of an observation.
-            actions: how many there are to choose from, or the size A of a continuous action; 0 hides it.
-            discrete: which of the two.
-            more: further numbers a step.
-            effects: whether to see what actions do by themselves.
-            hidden: units of the hidden layers; none is a linear judgement.
+            actions: A, the number of discrete actions or the size of a continuous action; 0 hides actions.
+            discrete: whether actions are discrete.
+            more: number of further inputs per step.
+            effects: whether the actions' effects are inputs.
+            hidden: units of the hidden layers; without any, the network is linear.
             generator: draws the weights.
         """
         super().__init__()
@@ -52,26 +52,26 @@ class TransitionNetwork(nn.Module):
         self.head = zero_head(sizes[-1])
 
     def forward(self, batch: Batch, *more: Tensor) -> Tensor:
-        """``[H, N]`` for a batch ``[H, N, ...]`` of one task, and as many further ``[H, N]`` as were announced."""
+        """Return ``[H, N]`` for a batch ``[H, N, ...]`` of one task and its further inputs, ``[H, N]`` each."""
         seen = symlog(torch.cat([self.transitions(batch), *(one.unsqueeze(-1) for one in more)], -1))
         judged: Tensor = on_live(self.judge, batch, seen)
         return judged
 
     def judge(self, seen: Tensor) -> Tensor:
-        """``[...]`` for steps in numbers ``[..., F]``."""
+        """Return the network's output ``[...]`` for steps with features ``[..., F]``."""
         for layer in self.layers:
             seen = layer(seen).tanh()
         judged: Tensor = self.head(seen)
         return judged.squeeze(-1)
 
     def transitions(self, batch: Batch) -> Tensor:
-        """Every step in numbers, ``[H, N, 2 O + A + 2]``, and O more with effects; A is 0 where actions are hidden.
+        """Return the features of every step, ``[H, N, 2 O + A + 2]``, or ``[H, N, 3 O + A + 2]`` with effects.
 
-        The next state of an episode's last step is not known (a batch holds no observations beyond the end): its
-        change is 0 and ``end`` is 1.
+        The state after an episode's last step is unknown, as a batch holds no observations after the end; the change is
+        then 0 and ``end`` is 1.
 
         Raises:
-            ValueError: continuous actions of another size than was announced.
+            ValueError: continuous actions whose size differs from ``actions``.
         """
         seen = batch.observation
         after, known = successors(batch)
@@ -80,7 +80,7 @@ class TransitionNetwork(nn.Module):
         if self.discrete:
             action = action.unsqueeze(-1) == torch.arange(
                 self.actions, device=action.device
-            )  # one_hot cannot be lifted
+            )  # one_hot does not work under vmap
         elif self.actions not in (0, action.shape[-1]):
             raise ValueError(f"expected actions of size {self.actions} as announced, got {action.shape[-1]}")
         action = action[..., : self.actions]

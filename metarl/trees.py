@@ -1,4 +1,4 @@
-"""Arithmetic on parameter trees: plain ``dict[str, Tensor]``, out of place, order preserved; and on nested ones."""
+"""Out-of-place operations on parameter trees (plain ``dict[str, Tensor]``, order preserved) and on nested trees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Tree = dict[str, Tensor]
 
 
 def tree_map(function: Callable[..., Tensor], first: Mapping[str, Tensor], *rest: Mapping[str, Tensor]) -> Tree:
-    """Apply ``function`` leaf by leaf. All trees must have the names of the first.
+    """Apply ``function`` leaf by leaf; all trees must have the names of the first.
 
     Raises:
         KeyError: a name of ``first`` is missing in one of the others.
@@ -21,7 +21,7 @@ def tree_map(function: Callable[..., Tensor], first: Mapping[str, Tensor], *rest
 
 
 def map_leaves(function: Callable[..., Any], first: Any, *rest: Any) -> Any:
-    """Apply ``function`` to every tensor of nested dicts and (named) tuples; ``rest`` is nested as the first is."""
+    """Apply ``function`` to every tensor of nested dicts and (named) tuples; ``rest`` is nested like ``first``."""
     if isinstance(first, Tensor):
         return function(first, *rest)
     if isinstance(first, dict):
@@ -31,7 +31,7 @@ def map_leaves(function: Callable[..., Any], first: Any, *rest: Any) -> Any:
 
 
 def leaves_of(tree: Any) -> list[Tensor]:
-    """The tensors of nested dicts and tuples, in the order of `map_leaves`."""
+    """Return the tensors of nested dicts and tuples, in the order of `map_leaves`."""
     if isinstance(tree, Tensor):
         return [tree]
     found: list[Tensor] = []
@@ -44,49 +44,49 @@ def leaves_of(tree: Any) -> list[Tensor]:
 
 
 def joined(trees: Sequence[Any]) -> Any:
-    """Nested dicts and tuples of tensors, joined along their first axis; a single one is given back as it is."""
+    """Concatenate nested dicts and tuples of tensors along the first axis; a single one is returned as it is."""
     return map_leaves(lambda *leaves: torch.cat(leaves), *trees) if len(trees) > 1 else trees[0]
 
 
 def sliced(tree: Any, low: int, high: int) -> Any:
-    """The part from ``low`` up to ``high`` along the first axis, without copying."""
+    """Return the slice from ``low`` up to ``high`` along the first axis, without copying."""
     return map_leaves(lambda leaf: leaf[low:high], tree)
 
 
 def tree_add(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tree:
-    """``left + right``, leaf by leaf."""
+    """Return ``left + right``, leaf by leaf."""
     return tree_map(torch.add, left, right)
 
 
 def tree_detach(tree: Mapping[str, Tensor]) -> Tree:
-    """The same values without their graph."""
+    """Return the same values without their graph."""
     return tree_map(Tensor.detach, tree)
 
 
 def tree_dot(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
-    """Scalar product of all leaves taken together, a 0-d tensor."""
+    """Return the scalar product over all leaves, a 0-d tensor."""
     return torch.stack([(leaf * right[name]).sum() for name, leaf in left.items()]).sum()
 
 
 def global_norm(tree: Mapping[str, Tensor]) -> Tensor:
-    """Euclidean norm of all leaves taken together, a 0-d tensor.
+    """Return the Euclidean norm over all leaves, a 0-d tensor.
 
-    The tiny constant keeps the gradient at the origin zero instead of NaN.
+    The squared norm is bounded from below, so that the gradient at the origin is zero instead of NaN.
     """
     return torch.stack([leaf.square().sum() for leaf in tree.values()]).sum().clamp_min(1e-24).sqrt()
 
 
 def expand(tree: Mapping[str, Tensor], tasks: int) -> Tree:
-    """One copy per task without copying: ``[...]`` becomes ``[T, ...]``."""
+    """Expand every leaf from ``[...]`` to ``[T, ...]``, without copying."""
     return {name: leaf.unsqueeze(0).expand(tasks, *leaf.shape) for name, leaf in tree.items()}
 
 
 def subtree(tree: Mapping[str, Tensor], prefix: str) -> Tree:
-    """The leaves below ``prefix``, named without it: ``network.0.weight`` becomes ``0.weight``."""
+    """Return the leaves below ``prefix``, named without it: ``network.0.weight`` becomes ``0.weight``."""
     start = prefix + "."
     return {name.removeprefix(start): leaf for name, leaf in tree.items() if name.startswith(start)}
 
 
 def with_prefix(prefix: str, tree: Mapping[str, Tensor]) -> Tree:
-    """The inverse of `subtree`: ``0.weight`` becomes ``network.0.weight``."""
+    """Prepend a prefix to all names: ``0.weight`` becomes ``network.0.weight``; the inverse of `subtree`."""
     return {f"{prefix}.{name}": leaf for name, leaf in tree.items()}

@@ -1,9 +1,9 @@
-"""RL^2: an agent that adapts by remembering instead of by gradient steps.
+"""RL^2: an agent that adapts through its memory instead of by gradient steps.
 
-A recurrent actor-critic plays *trials*, several episodes of one unknown task in a row. It is told its previous
-action, the reward and the ends of episodes, and keeps its memory from episode to episode; it is trained on the
-return of whole trials, so that finding out what the task is pays where it pays later (Duan et al. 2016,
-arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763). At test nothing is trained: adapting is acting.
+A recurrent actor-critic plays *trials*, each of which is several consecutive episodes of one unknown task. It observes
+its previous action, the reward and the ends of episodes, and keeps its memory from episode to episode. It is trained on
+the return of whole trials, so that exploring the task pays off if it leads to higher returns later (Duan et al. 2016,
+arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763). At test time nothing is trained: the agent adapts by acting.
 
 The memory is a gated recurrent unit (Cho et al. 2014, arXiv:1406.1078, in the variant of ``torch.nn.GRU``),
 
@@ -11,13 +11,13 @@ The memory is a gated recurrent unit (Cho et al. 2014, arXiv:1406.1078, in the v
     n  = tanh(W_n x + r * (U_n h))     h' = (1 - z) n + z h
 
 with biases in all products, and h = 0 before a trial. Training is clipped PPO (Schulman et al. 2017,
-arXiv:1707.06347) with generalised advantages over whole trials: an episode's end inside a trial is something
-the agent sees, and cuts neither discount nor memory. Gradients go back through time within segments of
-`MemoryPlan.segment` steps, each begun at the memory that the agent had when it acted (stored states;
+arXiv:1707.06347) with generalised advantages over whole trials: the agent observes the end of an episode inside a
+trial, but it interrupts neither discounting nor memory. Backpropagation through time is truncated to segments of
+`MemoryPlan.segment` steps. Each segment starts from the memory that the agent had when it acted (stored states;
 Kapturowski et al. 2019, "Recurrent experience replay in distributed reinforcement learning").
 
-An agent with a memory is an agent without one in a larger environment, whose state the memory joins:
-that is how trials are rolled out by `metarl.rollouts`, with the same records and the same refusals.
+`metarl.rollouts` rolls out trials with the same records and checks as other episodes. To this end the memory is added
+to the environment's state: in this larger environment, the agent is a policy without memory.
 """
 
 from metarl.memory.agent import MemoryPolicy, memory_policy

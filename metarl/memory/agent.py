@@ -1,4 +1,4 @@
-"""An actor-critic with a gated recurrent unit between what it sees and what it does."""
+"""An actor-critic with a gated recurrent unit (GRU) between observations and actions."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from metarl.distributions import Distribution
 from metarl.policies import MLP, CategoricalPolicy, GaussianPolicy, Policy
 from metarl.types import TaskFamily
 
-FARTHEST = 10.0  # standard deviations: beyond, a scaled input is clipped
-RECENT = 0.1  # least share of the latest trials in the scale of values, which grow as the agent learns
+FARTHEST = 10.0  # scaled inputs are clipped to this many standard deviations
+RECENT = 0.1  # minimum weight of the latest trials in the scale of values, as values grow while the agent learns
 
 
 class MemoryPolicy(nn.Module):
-    """A GRU that reads observations, and from its memory the actions (by a head) and the value (by a critic).
+    """A GRU that reads observations, a head that maps its memory to actions, and a critic that maps it to values.
 
-    Observations are scaled and values predicted in units of their own mean and standard deviation, which follow
-    what was met in training: see `rescale_inputs` and `rescale_values`. All of it is in ``state_dict()``.
+    Observations are standardised and values are predicted in standardised units; their means and standard deviations
+    are running estimates from training, see `rescale_inputs` and `rescale_values`. ``state_dict()`` includes them.
     """
 
     input_mean: Tensor  # [O]
     input_std: Tensor  # [O]
     value_mean: Tensor  # []
     value_std: Tensor  # []
-    trained: Tensor  # [] how often the scales of the inputs have been set
+    trained: Tensor  # [] how often the scales of the inputs have been updated
 
     def __init__(
         self, inputs: int, units: int, head: Policy, *, hidden: Sequence[int] = (), generator: torch.Generator
     ) -> None:
-        """Puts an agent together; see `memory_policy` for one that fits a family.
+        """Assemble an agent; `memory_policy` builds one that fits a family.
 
         Args:
             inputs: O, size of an observation.
             units: M, size of the memory.
-            head: from memories ``[..., M]`` to action distributions.
+            head: maps memories ``[..., M]`` to action distributions.
             hidden: units of the critic's hidden layers.
-            generator: draws the weights: orthogonal for every gate, the biases zero.
+            generator: draws the weights, which are orthogonal for every gate; biases are zero.
 
         Raises:
             ValueError: a size below 1.
@@ -62,44 +62,44 @@ class MemoryPolicy(nn.Module):
             self.register_buffer(name, value)
 
     def blank(self, rows: tuple[int, ...]) -> Tensor:
-        """The memory before a trial, ``[*rows, M]``."""
+        """Return the memory before a trial, which is zero, ``[*rows, M]``."""
         return self.look.weight.new_zeros(*rows, self.units)
 
     def remember(self, observation: Tensor, memory: Tensor) -> Tensor:
-        """The memory ``[..., M]`` after an observation ``[..., O]``, from the memory before it."""
+        """Return the memory ``[..., M]`` after an observation ``[..., O]``, given the memory before it."""
         return self._cell(*self._looked(observation), memory)
 
     def unroll(self, observation: Tensor, memory: Tensor) -> Tensor:
-        """The memory after each of H observations in turn.
+        """Return the memory after each of H successive observations.
 
         Args:
             observation: ``[H, R, O]``.
-            memory: before the first of them, ``[R, M]``.
+            memory: memory before the first observation, ``[R, M]``.
 
         Returns:
             ``[H, R, M]``.
         """
         memories = []
-        looked = (part.unbind(0) for part in self._looked(observation))  # what does not recur, for all steps at once
+        looked = (part.unbind(0) for part in self._looked(observation))  # the non-recurrent part, for all steps at once
         for gates, new in zip(*looked, strict=True):
             memory = self._cell(gates, new, memory)
             memories.append(memory)
         return torch.stack(memories)
 
     def forward(self, observation: Tensor, memory: Tensor) -> tuple[Distribution, Tensor]:
-        """Distributions of actions and values in their own units ``[H, R]``; arguments as of `unroll`."""
+        """Return action distributions, and values in standardised units ``[H, R]``; arguments as for `unroll`."""
         memories = self.unroll(observation, memory)
         return self.head(self.head.initial(), memories), self._relative_value(memories)
 
     def value(self, memory: Tensor) -> Tensor:
-        """Value of what follows, in units of reward, ``[...]`` from memories ``[..., M]``."""
+        """Return the value, in units of reward, ``[...]`` for memories ``[..., M]``."""
         return self._relative_value(memory) * self.value_std + self.value_mean
 
     @torch.no_grad()
     def rescale_values(self, target: Tensor, weight: Tensor) -> None:
-        """Let the scale of values follow their targets ``[L, S]``; no value changes by it.
+        """Update the scale of values from their targets ``[L, S]``, without changing any value.
 
-        The critic's last layer is rewritten to make up for the new scale (van Hasselt et al. 2016, "Learning values
+        The critic's last layer is adjusted to compensate for the new scale (van Hasselt et al. 2016, "Learning values
         across many orders of magnitude", arXiv:1602.07714).
         """
         mean, std = _moments(target.unsqueeze(-1), weight)
@@ -113,7 +113,7 @@ class MemoryPolicy(nn.Module):
 
     @torch.no_grad()
     def rescale_inputs(self, observation: Tensor, weight: Tensor) -> None:
-        """Let the scale of inputs be the mean over all calls with observations ``[L, S, O]``; the agent changes.
+        """Update the scale of inputs from observations ``[L, S, O]``, as a mean over all calls. This changes the agent.
 
         Call it only after training on all trials that were played with the old scale.
         """
@@ -126,12 +126,12 @@ class MemoryPolicy(nn.Module):
         return self._split(self.look(scaled))
 
     def _split(self, products: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of r and z ``[..., 2 M]`` and that of n ``[..., M]``."""
+        """Split products into those of the gates r and z ``[..., 2 M]`` and that of n ``[..., M]``."""
         gates, new = products.split_with_sizes((2 * self.units, self.units), -1)
         return gates, new
 
     def _cell(self, gates: Tensor, new: Tensor, memory: Tensor) -> Tensor:
-        """A step of the GRU from the products with the observation."""
+        """Take a step of the GRU, given the products of its weights with the observation."""
         recalled_gates, recalled = self._split(self.recall(memory))
         reset, update = torch.sigmoid(gates + recalled_gates).chunk(2, -1)
         return torch.lerp(torch.tanh(torch.addcmul(new, reset, recalled)), memory, update)
@@ -142,7 +142,7 @@ class MemoryPolicy(nn.Module):
 
 
 def _moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean and standard deviation ``[F]`` of ``x`` ``[L, S, F]``; what hardly varies is left at its size."""
+    """Return weighted mean and standard deviation ``[F]`` of ``x`` ``[L, S, F]``; a deviation near zero is set to 1."""
     share = (weight / weight.sum()).unsqueeze(-1)
     mean = (x * share).sum((0, 1))
     std = ((x - mean).square() * share).sum((0, 1)).sqrt()
@@ -157,17 +157,18 @@ def memory_policy(
     log_std: float = 0.0,
     generator: torch.Generator,
 ) -> MemoryPolicy:
-    """An agent that fits a family's spaces: categorical actions, or Gaussian ones for a flat Box.
+    """Build an agent that fits a family's spaces, with categorical actions, or Gaussian ones for a flat Box.
 
     Args:
-        family: of trials.
+        family: a family of trials.
         units: M, size of the memory.
-        hidden: units of the tanh layers between the memory and the actions, and between it and the value.
-        log_std: first log standard deviation of Gaussian actions.
+        hidden: units of the tanh layers from the memory to the actions, and of those from the memory to the value.
+        log_std: initial log standard deviation of Gaussian actions.
         generator: draws the weights.
 
     Raises:
-        ValueError: observations that are no flat Box, other actions, or a size below 1.
+        ValueError: observations that are not a flat Box, actions that are neither Discrete nor a flat Box, or a size
+            below 1.
     """
     seen, actions = family.observation_space, family.action_space
     if not isinstance(seen, Box) or len(seen.shape) != 1:

@@ -1,4 +1,4 @@
-"""Clipped PPO on segments of whole trials."""
+"""Training of agents with a memory: clipped PPO on segments of trials."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class MemoryPlan:
     """How an agent with a memory is trained.
 
     Attributes:
-        tasks: T, tasks an iteration.
-        trials: N, trials a task.
-        discount: γ over the steps of a whole trial, not cut where an episode ends.
+        tasks: T, tasks per iteration.
+        trials: N, trials per task.
+        discount: γ over the steps of a whole trial, across the ends of episodes.
         decay: GAE's λ.
-        segment: steps that gradients go back in time; None for whole trials.
-        minibatch: segments a gradient step.
-        epochs: times that every segment is used.
+        segment: length in steps of truncated backpropagation through time; None for whole trials.
+        minibatch: segments per gradient step.
+        epochs: number of passes over all segments.
         clip: PPO's ε.
-        value_weight: of the critic's squared error, in units of the values' variance.
-        entropy_weight: of the policy's entropy.
+        value_weight: weight of the critic's squared error, which is in units of the values' variance.
+        entropy_weight: weight of the entropy bonus.
         max_norm: clip gradients to this norm.
     """
 
@@ -55,7 +55,7 @@ class MemoryPlan:
     max_norm: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be trained by."""
+        """Reject values of a wrong type or out of range."""
         for name in ("tasks", "trials", "minibatch", "epochs", *(["segment"] if self.segment is not None else [])):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
@@ -73,21 +73,22 @@ class MemoryPlan:
 
 
 class Segments(NamedTuple):
-    """Pieces of trials, side by side: L steps of S segments, the unit of training.
+    """S segments of trials, with L steps each; the unit of training.
 
-    The batch's ``mask`` holds weights, under which the steps of every task add up to the same; they are 1 on
-    average and 0 on padding, so that the losses' masked means are means over tasks.
+    The batch's ``mask`` holds weights that have the same sum for every task, so that masked means in losses are means
+    over tasks. The weights are 1 on average, and 0 on padding.
     """
 
     batch: Batch  # [L, S, ...]
-    target: Tensor  # [L, S] what the critic is to predict, in units of reward
-    start: Tensor  # [S, M] the memory before the first step
+    target: Tensor  # [L, S], target of the critic, in units of reward
+    start: Tensor  # [S, M], memory before the first step
 
 
 def trial_advantages(trials: TrialBatch, plan: MemoryPlan) -> Tensor:
-    """Generalised advantages ``[T, H, N]`` over whole trials, not normalised.
+    """Return generalised advantages ``[T, H, N]`` over whole trials, not normalised.
 
-    Nothing cuts the discount but the end of the trial, and nothing is bootstrapped there: the trial is all there is.
+    Discounting continues across the ends of episodes. At the end of the trial nothing is bootstrapped, because nothing
+    follows it.
     """
     batch = trials.batch
     return gae(
@@ -102,11 +103,11 @@ def trial_advantages(trials: TrialBatch, plan: MemoryPlan) -> Tensor:
 
 
 def segments(trials: TrialBatch, plan: MemoryPlan) -> Segments:
-    """Cut trials ``[T, H, N, ...]`` into segments ``[L, S, ...]``; those that are all padding are left out.
+    """Cut trials ``[T, H, N, ...]`` into segments ``[L, S, ...]``, leaving out segments that are all padding.
 
-    Advantages are normalised per task and tasks weigh the same, as everywhere in metarl. It matters more here: an
-    agent that does well on some tasks only, without looking which it is in, collects most of its steps there, and
-    would be confirmed by them.
+    Advantages are normalised per task and all tasks have equal weight, as everywhere in metarl. This matters even more
+    here: an agent that does well on some tasks only, without identifying the task, collects most of its steps on them,
+    and these steps would reinforce its behaviour.
     """
     batch, horizon = trials.batch, trials.batch.mask.shape[1]
     length = min(plan.segment or horizon, horizon)
@@ -121,10 +122,10 @@ def segments(trials: TrialBatch, plan: MemoryPlan) -> Segments:
     whole = batch._replace(
         mask=batch.mask * steps.mean() / steps,
         advantage=normalize(advantage, batch.mask),
-        last_observation=batch.observation,  # no loss reads these two, and their own shapes could not be cut
+        last_observation=batch.observation,  # placeholders: no loss uses these two fields, whose shapes cannot be cut
         live=batch.mask,
     )
-    later = trials.memory[:, length - 1 : horizon - 1 : length]  # after the last step of the segment before
+    later = trials.memory[:, length - 1 : horizon - 1 : length]  # after the last step of the previous segment
     start = torch.cat((torch.zeros_like(trials.memory[:, :1]), later), 1).flatten(0, 2)
     real = cut(batch.mask).any(0)
     pieces: Batch = map_leaves(lambda leaf: cut(leaf)[:, real], whole)
@@ -132,16 +133,17 @@ def segments(trials: TrialBatch, plan: MemoryPlan) -> Segments:
 
 
 class MemoryTrainer:
-    """Improves an agent, in place, from recorded trials: clipped PPO by Adam.
+    """Improves an agent in place, from recorded trials, by clipped PPO with Adam.
 
     Attributes:
-        share: the fraction of the step size in use, in (0, 1]; the training loop lowers it as the budget is spent.
+        share: factor on the step size, in (0, 1], for a learning-rate schedule: a training loop may lower it as the
+            budget is used up.
     """
 
     share: float = 1.0
 
     def __init__(self, agent: MemoryPolicy, plan: MemoryPlan, *, lr: float) -> None:
-        """Build the optimizer over everything the agent learns.
+        """Build the optimizer for all parameters of the agent.
 
         Raises:
             ValueError: a step size that is not positive and finite.
@@ -153,10 +155,10 @@ class MemoryTrainer:
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr, eps=1e-5)
 
     def step(self, trials: TrialBatch, *, generator: torch.Generator) -> Metrics:
-        """Train for some epochs on these trials; ``generator``, on the CPU, shuffles.
+        """Train for ``plan.epochs`` epochs on these trials; ``generator``, on the CPU, shuffles the segments.
 
         Returns:
-            Means over all gradient steps.
+            Metrics by name, averaged over all gradient steps.
 
         Raises:
             DivergedError: a gradient that is not finite.
@@ -173,7 +175,7 @@ class MemoryTrainer:
         return {f"ppo/{name}": sum(one[name] for one in told) / len(told) for name in told[0]}
 
     def loss(self, parts: Segments) -> tuple[Tensor, Metrics]:
-        """0-d loss of some segments, with its graph, and what it is made of."""
+        """Return the 0-d loss of some segments, with its graph, and its components as metrics."""
         batch, plan = parts.batch, self.plan
         distribution, value = self.agent(batch.observation, parts.start)
         target = (parts.target - self.agent.value_mean) / self.agent.value_std
@@ -197,7 +199,7 @@ class MemoryTrainer:
 
 
 def _pick(parts: Segments, chosen: Tensor) -> Segments:
-    """Some of the segments."""
+    """Return the chosen segments."""
     batch = map_leaves(lambda leaf: leaf[:, chosen], parts.batch)
     return Segments(batch, parts.target[:, chosen], parts.start[chosen])
 
@@ -211,19 +213,19 @@ def train_memory(
     task_generator: torch.Generator,
     start: int = 0,
 ) -> Iterator[tuple[int, Metrics]]:
-    """Train on the benchmark's training tasks for as long as the caller goes on, yielding every iteration.
+    """Train on the benchmark's training tasks, yielding after every iteration, until the caller stops.
 
     Args:
-        trainer: holds the agent, improved in place, and the plan.
+        trainer: holds the agent, which is improved in place, and the plan.
         family: trials of the benchmark's family, such as ``envs.wrappers.Trials(benchmark.family, 3)``.
-        benchmark: its ``"train"`` tasks are sampled afresh every iteration.
-        generator: noise of rollouts and shuffling, on the CPU.
-        task_generator: tasks.
-        start: iterations already done, when resuming.
+        benchmark: every iteration samples new tasks from its ``"train"`` split.
+        generator: draws the noise of rollouts and shuffling; on the CPU.
+        task_generator: draws the tasks.
+        start: number of iterations already done, when resuming.
 
     Yields:
-        The number of iterations done, and the metrics of the last: ``return/episode_0``, ..., ``env_steps``,
-        times, and what PPO tells.
+        The number of iterations done, and the metrics of the last one: ``return/episode_0``, ..., ``env_steps``,
+        times, and PPO's metrics.
 
     Raises:
         NonFiniteError: see `collect_trials`.

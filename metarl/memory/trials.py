@@ -1,4 +1,4 @@
-"""Trials: several episodes of one task in a row, played by an agent that remembers; recorded and scored."""
+"""Play, record and score trials: several consecutive episodes of one task, played by an agent with a memory."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from metarl.policies import Policy
 from metarl.rollouts import Act, collect, to_device
 from metarl.types import Batch, Params, State, Task, TaskFamily, Transition
 
-MEMORY = "memory of the agent"  # name in the state; no family calls anything so
+MEMORY = "memory of the agent"  # key in the state, chosen so that it does not clash with any family's names
 
 
 class TrialFamily(TaskFamily, Protocol):
-    """A family whose "episodes" are trials of several episodes on one task, and which tells them apart.
+    """A family whose "episodes" are trials, each made of several episodes of one task.
 
-    It ends every trial (terminated) with its last episode, and its observations hold what the agent is told
-    about its previous step.
+    A trial terminates at the end of its last episode. Observations include what the agent needs to know about its
+    previous step.
     """
 
     @property
     def episodes(self) -> int:
-        """E, how many episodes make a trial."""
+        """E, the number of episodes in a trial."""
 
     def episode(self, state: State) -> Tensor:
-        """Number of the episode that each row's next step belongs to, int ``[*rows]`` from 0 to E - 1."""
+        """Return the number, from 0 to E - 1, of the episode that each row's next step belongs to, int ``[*rows]``."""
 
 
 class _Remembering:
-    """A family whose state holds the agent's memory, and whose observation is what the agent knows.
+    """A family whose state includes the agent's memory.
 
-    That is ``[observation O | memory after it M | number of the episode 1]``.
+    Its observations are ``[observation O | memory after it M | number of the episode 1]``.
     """
 
     def __init__(self, family: TrialFamily, agent: MemoryPolicy) -> None:
@@ -67,7 +67,7 @@ class _Remembering:
 
 
 class _Head(Policy):
-    """The agent's head on the observations of `_Remembering`."""
+    """The agent's head as a policy that reads the observations of `_Remembering`."""
 
     def __init__(self, agent: MemoryPolicy) -> None:
         super().__init__()
@@ -86,14 +86,14 @@ def _memory(known: Tensor, agent: MemoryPolicy) -> Tensor:
 
 
 class TrialBatch(NamedTuple):
-    """Recorded trials: N of each of T tasks, of at most H steps."""
+    """Recorded trials: N trials of each of T tasks, with at most H steps."""
 
     batch: Batch  # [T, H, N, ...]; an "episode" of the batch is a whole trial, and values are filled in
-    memory: Tensor  # [T, H, N, M] after each observation: what the action was drawn from
+    memory: Tensor  # [T, H, N, M] after each observation, from which the action was computed
     episode: Tensor  # [T, H, N] int64, number of the episode a step belongs to; 0 on padding
 
     def by_episode(self, values: Tensor, episodes: int) -> Tensor:
-        """Sums of ``values`` ``[T, H, N]`` over the steps of each of E episodes, ``[T, N, E]``."""
+        """Sum ``values`` ``[T, H, N]`` over the steps of each of E episodes, to ``[T, N, E]``."""
         tasks, _, rows = values.shape
         sums = values.new_zeros(tasks, episodes, rows).scatter_add(1, self.episode, values)
         return sums.movedim(1, 2)
@@ -109,21 +109,21 @@ def collect_trials(
     generator: torch.Generator,
     act: Act = "sample",
 ) -> TrialBatch:
-    """Play ``trials`` whole trials on every task.
+    """Play ``trials`` whole trials of every task.
 
     Args:
         agent: not changed.
-        family: of trials.
+        family: a family of trials.
         task: values ``[T]``, on the agent's device.
         trials: N.
-        generator: first states and noise.
+        generator: draws initial states and noise.
         act: ``"sample"`` or ``"mode"``, see `metarl.rollouts.roll_out`.
 
     Returns:
         Trials ``[T, H, N, ...]`` without a graph; advantages are zero.
 
     Raises:
-        ValueError: no trials, or observations that do not fit the agent.
+        ValueError: ``trials`` is below 1, or the observations do not fit the agent.
         NonFiniteError: see `metarl.rollouts.roll_out`.
     """
     if trials < 1:
@@ -144,11 +144,11 @@ def collect_trials(
 
 
 class TrialScores(NamedTuple):
-    """How every task's episodes went, by their number within the trial; all ``[tasks, E]``."""
+    """Scores of every task's episodes, by their number within the trial; all fields are ``[tasks, E]``."""
 
     sampled: Tensor  # mean return with sampled actions
-    mode: Tensor  # mean return of trials in which all actions are mean (Gaussian) or most likely (categorical)
-    steps: Tensor  # environment steps spent before the episode, in the sampled trials
+    mode: Tensor  # mean return of trials played entirely with mean (Gaussian) or most likely (categorical) actions
+    steps: Tensor  # mean number of environment steps before the episode, in the sampled trials
 
 
 @torch.no_grad()
@@ -161,18 +161,19 @@ def score_trials(
     generator: torch.Generator,
     chunk: int = 10,
 ) -> TrialScores:
-    """Mean return of the first, second, ..., E-th episode of ``trials`` trials of every task; results on the CPU.
+    """Return the mean return of the first, second, ..., E-th episode of every task's trials, on the CPU.
 
     Args:
         agent: not changed.
-        family: of trials.
-        task: values ``[T]``. Nothing here knows whether they were trained on: see `metarl.evaluation`.
-        trials: of each task, side by side, and as many again with mode actions.
-        generator: noise; agents scored with equal generators, trials and ``chunk`` see common noise.
+        family: a family of trials.
+        task: values ``[T]``. They may be training tasks; `metarl.evaluation.refuse_training_tasks` checks that they
+            are not.
+        trials: trials per task with sampled actions, and as many again with mode actions.
+        generator: draws the noise; agents scored with equal generators, ``trials`` and ``chunk`` see common noise.
         chunk: tasks at a time, to bound memory.
 
     Raises:
-        ValueError: no tasks, no trials or an empty chunk, or see `collect_trials`.
+        ValueError: no tasks, or ``trials`` or ``chunk`` below 1; also see `collect_trials`.
         NonFiniteError: see `collect_trials`.
     """
     device, episodes = next(agent.parameters()).device, family.episodes
@@ -182,7 +183,7 @@ def score_trials(
         sampled = collect_trials(agent, family, part, trials, generator=generator)
         mode = collect_trials(agent, family, part, trials, generator=generator, act="mode")
         earned, most_likely = (one.by_episode(one.batch.reward, episodes).mean(1) for one in (sampled, mode))
-        lengths = sampled.by_episode(sampled.batch.mask, episodes).mean(1).cpu()  # a GPU may refuse cumsum
+        lengths = sampled.by_episode(sampled.batch.mask, episodes).mean(1).cpu()  # cumsum is not deterministic on a GPU
         return TrialScores(earned, most_likely, lengths.cumsum(1) - lengths)
 
     found: TrialScores = in_chunks(score, task, chunk)

@@ -1,4 +1,4 @@
-"""Meta-optimizers: what to do with a trace. All differentiate (or ignore) the same replay, ``learner(trace)``."""
+"""Meta-optimizers improve a learner from a trace; most of them differentiate the replay ``learner(trace)``."""
 
 from metarl.optimizers.base import MetaOptimizer, meta_loss
 from metarl.optimizers.descent import Descent

@@ -1,4 +1,4 @@
-"""What every meta-optimizer shares: the interface, and the objective as a differentiable replay of a trace."""
+"""The interface of meta-optimizers, and the meta-objective as a differentiable replay of a trace."""
 
 from __future__ import annotations
 
@@ -21,48 +21,49 @@ Metrics = dict[str, float]
 
 
 class MetaOptimizer(ABC):
-    """Improves a learner, in place, from one trace.
+    """Improves a learner in place, from one trace.
 
     Attributes:
-        share: the fraction of its step sizes in use, in (0, 1]; the training loop lowers it as the budget is spent.
-        team: E, how many explore in an iteration: as many as `explorers` gives.
+        share: factor on its step sizes, in (0, 1], for a learning-rate schedule: a training loop may lower it as the
+            budget is used up.
+        team: E, the number of learners that `explorers` returns.
     """
 
     share: float = 1.0
     team: int = 1
 
     def explorers(self, learner: Learner, *, generator: torch.Generator) -> list[Learner]:
-        """Who explores in this iteration: the learner itself, or E variations of it whose traces are to be joined."""
+        """Return the learners that explore in this iteration: the learner itself, or E perturbed copies of it."""
         del generator
         return [learner]
 
     @abstractmethod
     def step(self, learner: Learner, trace: Trace) -> Metrics:
-        """Change the learner; return metrics by name.
+        """Improve the learner in place; return metrics by name.
 
-        ``trace`` holds batches ``[T, H, N, ...]``, or ``[E * T, H, N, ...]`` of all explorers, one after another.
+        ``trace`` holds batches ``[T, H, N, ...]``, or the concatenated batches ``[E * T, H, N, ...]`` of all explorers.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs beside the learner's own state: tensors and plain values. Nothing by default."""
+        """Return what resuming needs besides the learner's state, as tensors and plain values; empty by default."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore a state returned by `state_dict`."""
         del state
 
 
 def meta_loss(learner: Learner, trace: Trace) -> Tensor:
-    """Mean of the meta-objective over the tasks of a trace, 0-d, with its graph; all tasks lifted at once.
+    """Return the mean of the meta-objective over the tasks of a trace, 0-d, with its graph; all tasks lifted at once.
 
-    The plain form, which `meta_gradient` and `assess` are tested against.
+    This is the simple implementation that `meta_gradient` and `assess` are tested against.
     """
     losses: Tensor = torch.vmap(learner)(trace)
     return losses.mean()
 
 
 class Pieces(TypedDict):
-    """How to lift a function of one task's trace: see `metarl.lifting`."""
+    """Keyword arguments for lifting a function of one task's trace; see `metarl.lifting`."""
 
     tasks: int
     size: int
@@ -70,16 +71,16 @@ class Pieces(TypedDict):
 
 
 def pieces(learner: Learner, trace: Trace, name: str) -> Pieces:
-    """How to lift the function of this learner that is called ``name``, over the tasks of a trace."""
+    """Return the arguments for lifting a function of this learner, called ``name``, over the tasks of a trace."""
     size = piece_size(trace.query, learner.policy.initial())
     return {"tasks": len(trace.outcome), "size": size, "run": learner.run(name)}
 
 
 def groups(learner: Learner, lr: float, rate_lr: float | None) -> list[dict[str, Any]]:
-    """What is `trainable`, as a torch optimizer's groups: the initialization, and what rule and objective learn.
+    """Return parameter groups for a torch optimizer: the initialization, and what the rule and the losses learn.
 
     Raises:
-        TypeError: no learner, such as its parameters, or a step size that is no number.
+        TypeError: not a learner, but for example its parameters; or a step size that is not a number.
         ValueError: a step size that is not positive and finite, or nothing to learn.
     """
     checks.of_type("learner", learner, Learner, "a Learner")
@@ -98,14 +99,15 @@ def groups(learner: Learner, lr: float, rate_lr: float | None) -> list[dict[str,
 
 
 def trainable(learner: Learner) -> list[nn.Parameter]:
-    """What there is to improve, in a fixed order."""
+    """Return the parameters to optimize, in a fixed order."""
     return [p for p in learner.parameters() if p.requires_grad]
 
 
 def give(learner: Learner, gradient: Sequence[Tensor]) -> None:
-    """Put the gradient of what is `trainable` where torch's optimizers look for it, in ``.grad``.
+    """Store the gradient of the `trainable` parameters in ``.grad``, for torch's optimizers.
 
-    What is not (or no longer) learned gets none: they step every parameter that has a gradient.
+    All other gradients are removed, because torch's optimizers step every parameter that has one, also one that was
+    frozen in the meantime.
     """
     learner.zero_grad(set_to_none=True)
     for p, slope in zip(trainable(learner), gradient, strict=True):
@@ -113,10 +115,10 @@ def give(learner: Learner, gradient: Sequence[Tensor]) -> None:
 
 
 def refuse_another(learner: Learner, *optimizers: torch.optim.Optimizer) -> None:
-    """Check that these optimizers hold what the learner learns: they step the parameters they were built with.
+    """Check that these optimizers hold the learner's parameters; an optimizer steps only those it was built with.
 
     Raises:
-        ValueError: they were built for another learner, and would leave this one as it is.
+        ValueError: they were built for another learner, and would leave this one unchanged.
     """
     held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
     if any(id(p) not in held for p in trainable(learner)):
@@ -124,15 +126,15 @@ def refuse_another(learner: Learner, *optimizers: torch.optim.Optimizer) -> None
 
 
 def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor]]:
-    """`meta_loss` and its gradient in what is `trainable`, a piece of the tasks at a time."""
+    """Return `meta_loss` and its gradient with respect to the `trainable` parameters, computed piece by piece."""
     return gradient_over_tasks(learner, trace, trainable(learner), **pieces(learner, trace, "gradient"))
 
 
 @torch.no_grad()
 def assess(learner: Learner, trace: Trace) -> tuple[float, float]:
-    """`meta_loss`, and the mean KL from the policies that sampled the queries to those adapted now.
+    """Return `meta_loss`, and the mean KL from the policies that sampled the queries to the policies adapted now.
 
-    A piece of the tasks at a time and without a graph.
+    Computed piece by piece and without a graph.
     """
 
     def one(task_trace: Trace) -> tuple[Tensor, Tensor]:
@@ -144,12 +146,12 @@ def assess(learner: Learner, trace: Trace) -> tuple[float, float]:
 
 
 def fisher_product(learner: Learner, trace: Trace, vector: Sequence[Tensor]) -> list[Tensor]:
-    """The Fisher matrix of the adapted policies times a vector over what is `trainable`.
+    """Return the Fisher matrix of the adapted policies times a vector over the `trainable` parameters.
 
-    ``Jᵀ H J v``, where J is the derivative of the adapted policies' distribution parameters on the query
-    states, through adaptation, and H the Hessian of the KL in them (the Gauss-Newton form; Schraudolph
-    2002). Where the replayed policies are those that sampled, this is the Hessian of the mean KL that
-    `assess` tells: the terms left out have the KL's own gradient as a factor, which is zero there.
+    The product is ``Jᵀ H J v`` (the Gauss-Newton form; Schraudolph 2002). J is the derivative, through adaptation, of
+    the adapted policies' distribution parameters on the query states, and H is the Hessian of the KL with respect to
+    these distribution parameters. If the replayed policies are those that sampled, ``Jᵀ H J`` is the exact Hessian of
+    the mean KL that `assess` returns: the omitted terms contain the gradient of the KL, which is zero there.
     """
     params = trainable(learner)
     tasks = len(trace.outcome)
@@ -159,7 +161,7 @@ def fisher_product(learner: Learner, trace: Trace, vector: Sequence[Tensor]) -> 
         _, adapted = lifted(learner.replay)(part)
         found = leaves_of(adapted)
         probes = [torch.zeros_like(leaf, requires_grad=True) for leaf in found]
-        # the pull-back Jᵀu is linear in u, so that its derivative along v, taken in u, is Jv
+        # Jᵀu (a vector-Jacobian product) is linear in u, so the gradient of ⟨Jᵀu, v⟩ with respect to u is Jv
         pulled = grad(dot(found, probes), params, create_graph=True, materialize_grads=True)
         moved = grad(dot(pulled, [leaf[0] for leaf in copies]), probes, retain_graph=True, materialize_grads=True)
         fixed = map_leaves(lambda leaf: leaf.detach().requires_grad_(), adapted)
@@ -173,5 +175,5 @@ def fisher_product(learner: Learner, trace: Trace, vector: Sequence[Tensor]) -> 
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """Scalar product of two lists of tensors, 0-d."""
+    """Return the scalar product of two lists of tensors, 0-d."""
     return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()

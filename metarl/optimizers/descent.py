@@ -18,13 +18,13 @@ from metarl.types import Trace
 
 
 class Descent(MetaOptimizer):
-    """Gradient descent on the meta-objective with any torch optimizer, for one or more epochs a trace.
+    """Gradient descent on the meta-objective with any torch optimizer, for one or more epochs per trace.
 
-    A non-finite meta-gradient changes nothing: what is left of the trace is skipped. The run is stopped by the first
-    one after ``patience`` skips in a row.
+    A non-finite meta-gradient is not applied, and the rest of the trace is skipped. After ``patience`` skips in a row,
+    the next one raises an error.
 
     Attributes:
-        patience: how many skips in a row are allowed; as in `metarl.training.meta_train`.
+        patience: how many skips in a row are allowed, as in `metarl.training.meta_train`.
     """
 
     patience: int = 10
@@ -41,22 +41,22 @@ class Descent(MetaOptimizer):
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         rate_optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     ) -> None:
-        """Build the optimizer over everything the learner learns.
+        """Build the optimizer for all parameters that the learner learns.
 
         Args:
-            learner: whose parameters to optimize.
-            lr: step size of the policy's initialization.
-            rate_lr: step size of what rule and inner objective learn; ``lr`` unless given.
-            epochs: replays of one trace; more than one needs an outer loss that bounds the change.
-            minibatches: parts of equal size, up to one task, into which the tasks of a trace are dealt; an epoch takes
-                a step on each (as PPO does on parts of its steps).
+            learner: the learner to optimize.
+            lr: step size for the policy's initialization.
+            rate_lr: step size for what the rule and the losses learn; ``lr`` by default.
+            epochs: replays of each trace; more than one requires an outer loss that bounds the change.
+            minibatches: number of parts into which the tasks of a trace are split, with sizes that differ by at most
+                one task; an epoch takes one step on each part (as PPO does on parts of its steps).
             max_norm: clip the meta-gradient to this norm.
-            optimizer: any constructor taking parameter groups.
-            rate_optimizer: another one for what rule and inner objective learn, such as `ExponentiatedGradient`.
+            optimizer: a constructor that takes parameter groups, such as a torch optimizer class.
+            rate_optimizer: another constructor for what the rule and the losses learn, such as `ExponentiatedGradient`.
 
         Raises:
-            TypeError: a learner or optimizer that is none, counts that are no whole numbers.
-            ValueError: a step size or norm that is not positive and finite, no epoch, nothing to learn.
+            TypeError: a learner or optimizer of the wrong type, or counts that are not whole numbers.
+            ValueError: a step size or norm that is not positive and finite, counts below 1, or nothing to learn.
         """
         if max_norm is not None and not 0.0 < max_norm < float("inf"):
             raise ValueError(f"max_norm must be positive and finite, got {max_norm}")
@@ -78,7 +78,7 @@ class Descent(MetaOptimizer):
 
         Raises:
             DivergedError: a meta-gradient that is not finite, after ``patience`` skips in a row.
-            ValueError: another learner than it was built for.
+            ValueError: a learner other than the one it was built for.
         """
         refuse_another(learner, *self.optimizers)
         for one, rates in zip(self.optimizers, self.rates, strict=True):
@@ -90,7 +90,7 @@ class Descent(MetaOptimizer):
             loss, gradient = meta_gradient(learner, part)
             give(learner, gradient)
             size = nn.utils.clip_grad_norm_(learner.parameters(), self.max_norm or float("inf"))
-            found, norm = torch.stack([loss.detach(), size]).tolist()  # one look: a device is waited for
+            found, norm = torch.stack([loss.detach(), size]).tolist()  # one host-device synchronisation
             losses.append(found)
             if not norm < float("inf"):
                 return self._skip(losses[0], norm)
@@ -121,9 +121,9 @@ class Descent(MetaOptimizer):
 
 
 def split(trace: Trace, parts: int) -> list[Trace]:
-    """A trace cut by its tasks, in order, into parts whose sizes differ by one at most; empty parts are left out.
+    """Split a trace along its tasks, in order, into parts whose sizes differ by at most one; leave out empty parts.
 
-    There is no need to shuffle: tasks are drawn independently of each other, so that any order is a random one.
+    Shuffling is not needed, because tasks are drawn independently of each other.
     """
     if parts == 1:
         return [trace]

@@ -16,13 +16,13 @@ from metarl.types import Trace
 
 
 class Evolution(MetaOptimizer):
-    """ES-MAML (Song et al. 2020, arXiv:1910.01215, algorithm 1 with antithetic pairs) on everything that is learned.
+    """ES-MAML (Song et al. 2020, arXiv:1910.01215, algorithm 1 with antithetic pairs) for everything that is learned.
 
-    P learners ``θ + σ ε_i`` and P learners ``θ - σ ε_i`` explore the same tasks with the same noise; the gradient of
-    the return F after adapting, smoothed by σ, is estimated by ``1 / (2 P σ) Σ_i (F_i⁺ - F_i⁻) ε_i`` and given to Adam.
-    F counts what is earned while adapting, too, by the learner's ``every_step``. Adaptation may be anything: nothing
-    is differentiated but the inner loss itself. An iteration costs 2P times the environment steps of another
-    meta-optimizer's.
+    P learners ``θ + σ ε_i`` and P learners ``θ - σ ε_i`` explore the same tasks with the same noise. The gradient of
+    the return F after adapting, smoothed by σ, is estimated by ``1 / (2 P σ) Σ_i (F_i⁺ - F_i⁻) ε_i`` and passed to
+    Adam. F also includes the returns during adaptation, weighted by the learner's ``every_step``. Adaptation need not
+    be differentiable, because only the inner loss itself is differentiated. An iteration takes 2P times as many
+    environment steps as with other meta-optimizers.
     """
 
     def __init__(
@@ -34,17 +34,17 @@ class Evolution(MetaOptimizer):
         perturbation: float = 0.05,
         pairs: int = 8,
     ) -> None:
-        """Build over everything the learner learns.
+        """Build the optimizer for all parameters that the learner learns.
 
         Args:
-            learner: whose parameters to improve.
+            learner: the learner to optimize.
             lr: Adam's step size for the policy's initialization.
-            rate_lr: the same for what rule and inner objective learn; ``lr`` unless given.
-            perturbation: σ.
-            pairs: P.
+            rate_lr: Adam's step size for what the rule and the losses learn; ``lr`` by default.
+            perturbation: σ, the standard deviation of the perturbations.
+            pairs: P, the number of antithetic pairs.
 
         Raises:
-            TypeError: pairs that are no whole number.
+            TypeError: ``pairs`` is not a whole number.
             ValueError: a value that is not positive.
         """
         checks.whole("pairs", pairs)
@@ -54,15 +54,15 @@ class Evolution(MetaOptimizer):
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.perturbation, self.pairs = perturbation, pairs
         self.team = 2 * pairs
-        self._directions: list[list[Tensor]] = []  # of the iteration under way
-        self._twins: list[Learner] = []  # kept from one iteration to the next, because compiled programs are theirs
+        self._directions: list[list[Tensor]] = []  # of the current iteration
+        self._twins: list[Learner] = []  # kept between iterations, because they hold compiled programs
 
     @torch.no_grad()
     def explorers(self, learner: Learner, *, generator: torch.Generator) -> list[Learner]:
-        """2P variations of the learner, each beside its mirror image; the same objects every time.
+        """Return 2P perturbed learners, each next to its mirror image; the same objects in every iteration.
 
         Raises:
-            ValueError: another learner than it was built for.
+            ValueError: a learner other than the one it was built for.
         """
         refuse_another(learner, self.optimizer)
         self._directions = [
@@ -83,11 +83,11 @@ class Evolution(MetaOptimizer):
 
     @torch.no_grad()
     def step(self, learner: Learner, trace: Trace) -> Metrics:
-        """See `MetaOptimizer.step`; the trace is that of all explorers, one after another.
+        """See `MetaOptimizer.step`; the trace concatenates those of all explorers.
 
         Raises:
             DivergedError: a return that is not finite.
-            ValueError: another learner than it was built for.
+            ValueError: a learner other than the one it was built for.
         """
         refuse_another(learner, self.optimizer)
         earned = trace.query.episode_return.mean(-1)

@@ -9,22 +9,23 @@ import torch
 
 
 class ExponentiatedGradient(torch.optim.Optimizer):
-    """``p ← p · exp(-η ĝ)``: for meta-learned step sizes, which it keeps positive without a parameterisation.
+    """``p ← p · exp(-η ĝ)``, for meta-learned step sizes, which it keeps positive without a reparameterisation.
 
-    ĝ is the gradient divided by the root of its mean square over time, as in RMSprop and Adam: meta-gradients of
-    single step sizes are of very different sizes, and so η is a change of log-rate. One step changes a rate by a
-    factor of at most ``exp(±1)``. (Unnormalised: Amid et al. 2022, arXiv:2202.00145, for step sizes within training.)
+    ĝ is the gradient divided by its root mean square over time, as in RMSprop and Adam, because the meta-gradients of
+    single step sizes differ widely in magnitude. η is thus a change of the log-rate. One step changes a rate by a
+    factor between ``exp(-1)`` and ``exp(1)``. (Without normalisation: Amid et al. 2022, arXiv:2202.00145, for step
+    sizes within training.)
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.03, *, decay: float = 0.99) -> None:
         """Build over positive parameters.
 
         Args:
-            params: tensors or groups of them, as for any torch optimizer; step sizes themselves: a logarithm or logit
-                that happens to start above zero would be kept there, too, and the number it stands for above one half
-                or one.
-            lr: η, a change of log-rate.
-            decay: of the mean square.
+            params: tensors or groups of tensors, as for any torch optimizer. They must be the step sizes themselves.
+                A logarithm or logit that starts positive would be kept positive as well, and the number it stands for
+                above one (logarithm) or one half (logit).
+            lr: η, the change of the log-rate per step.
+            decay: decay rate of the mean square.
 
         Raises:
             ValueError: a step size or decay out of range, or a parameter that is not positive everywhere.
@@ -42,7 +43,7 @@ class ExponentiatedGradient(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step on the gradients in ``.grad``."""
+        """Take one step on the gradients in ``.grad``."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

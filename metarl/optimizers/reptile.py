@@ -1,4 +1,4 @@
-"""Reptile: no meta-gradient at all."""
+"""Reptile: meta-learning of the initialization without a meta-gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metarl.types import Params, Trace
 
 
 def adapted_mean(learner: Learner, trace: Trace) -> Params:
-    """The mean over tasks of the parameters after a step on every support batch and one on the query batch."""
+    """Return the parameters after a step on every support batch and one on the query batch, averaged over tasks."""
     adapted: Params = over_tasks(
         lambda one: learner.adapt((*one.support, one.query), one.noise), trace, **pieces(learner, trace, "reptile")
     )
@@ -22,15 +22,15 @@ def adapted_mean(learner: Learner, trace: Trace) -> Params:
 class Reptile(MetaOptimizer):
     """Moves the initialization towards the adapted parameters (Nichol et al. 2018, arXiv:1803.02999, algorithm 2).
 
-    Adapts on the support and once more on the query batch, so that with one support batch there are the
-    two steps Reptile needs to differ from joint training. Leaves what the rule learns alone.
+    Adapts on the support batches and once more on the query batch. With one support batch these are two steps, the
+    minimum for Reptile to differ from joint training. What the rule learns stays unchanged.
     """
 
     def __init__(self, *, step_size: float = 0.1) -> None:
-        """``step_size`` is ε.
+        """Set ``step_size``, the ε of the paper.
 
         Raises:
-            ValueError: outside (0, 1].
+            ValueError: it is outside (0, 1].
         """
         if not 0.0 < step_size <= 1.0:
             raise ValueError(f"Reptile's step size must lie in (0, 1], got {step_size}")

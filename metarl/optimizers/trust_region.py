@@ -1,4 +1,4 @@
-"""A natural-gradient step of bounded KL, with conjugate gradients and a line search that restores on failure."""
+"""Natural-gradient steps of bounded KL, by conjugate gradients and a backtracking line search."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from metarl.types import Trace
 
 
 class TrustRegion(MetaOptimizer):
-    """Natural-gradient step of bounded KL on everything learned (TRPO, Schulman et al. 2015, arXiv:1502.05477).
+    """Natural-gradient steps of bounded KL on everything learned (TRPO, Schulman et al. 2015, arXiv:1502.05477).
 
     The KL is that of the *adapted* policies on the query states, differentiated through adaptation, as in
-    MAML and Meta-SGD. If no step of the line search improves the objective within the bound, every
-    parameter is restored bit for bit.
+    MAML and Meta-SGD. If no step of the line search improves the objective within the bound, all
+    parameters are restored exactly.
     """
 
     def __init__(
@@ -30,17 +30,17 @@ class TrustRegion(MetaOptimizer):
         backtracks: int = 15,
         shrink: float = 0.8,
     ) -> None:
-        """Set the size of a step.
+        """Set the options of the step.
 
         Args:
-            max_kl: δ, in nats.
+            max_kl: δ, the bound on the KL, in nats.
             cg_steps: conjugate-gradient iterations.
-            damping: added to the Fisher matrix's diagonal.
-            backtracks: step lengths tried.
-            shrink: factor from one to the next.
+            damping: added to the diagonal of the Fisher matrix.
+            backtracks: maximum number of step lengths to try.
+            shrink: ratio of successive step lengths.
 
         Raises:
-            TypeError: counts that are no whole numbers, or others that are no numbers.
+            TypeError: counts that are not whole numbers, or other values that are not numbers.
             ValueError: a value outside its range.
         """
         checks.whole("cg_steps", cg_steps)
@@ -57,8 +57,8 @@ class TrustRegion(MetaOptimizer):
         """See `MetaOptimizer.step`.
 
         Raises:
-            ValueError: a rule that acts at random. How likely its decisions are changes no adapted policy: nothing
-                bounds how far it is moved.
+            ValueError: a rule that makes random decisions. The probabilities of its decisions do not affect the adapted
+                policies, so that the KL would not bound how far they are moved.
         """
         if learner.decides():
             raise ValueError(
@@ -101,7 +101,7 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def _split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The inverse of `_flat`."""
+    """Split a vector into tensors of the shapes of ``like``; the inverse of `_flat`."""
     parts = torch.split(vector, [t.numel() for t in like])
     return [part.view_as(t) for part, t in zip(parts, like, strict=True)]
 
@@ -109,13 +109,13 @@ def _split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], target: Tensor, steps: int, tolerance: float = 1e-10
 ) -> Tensor:
-    """Approximate ``x`` with ``A x = target`` for a symmetric positive definite ``A`` given by its product.
+    """Solve ``A x = target`` approximately, for a symmetric positive definite ``A`` given by its matrix-vector product.
 
     Args:
         product: ``v -> A v``.
         target: ``[n]``.
-        steps: iterations at most.
-        tolerance: stop when the squared residual is below this share of the squared target.
+        steps: maximum number of iterations.
+        tolerance: stop when the squared norm of the residual is at most this fraction of that of the target.
     """
     x, residual = torch.zeros_like(target), target.clone()
     direction, squared = residual.clone(), residual @ residual
