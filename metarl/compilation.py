@@ -26,7 +26,7 @@ from metarl.trees import leaves_of, map_leaves
 
 # "fast" allows fused multiply-add, which reduces the cost of a polynomial to two thirds
 CPU_OPTIONS: Mapping[str, Any] = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast"}
-LOOKS_AT_VALUES = torch.ops.aten._linalg_check_errors.default  # can go: a singular system gives NaN, detected later
+LOOKS_AT_VALUES = torch.ops.aten._linalg_check_errors.default  # not needed: the NaN of a singular system shows later
 ON_THE_HOST = {torch.ops.aten.linalg_matrix_exp.default}  # runs partly on the host, so it cannot be recorded
 
 

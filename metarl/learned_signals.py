@@ -97,8 +97,8 @@ class LearnedLoss(nn.Module):
     def __init__(self, loss: Loss, network: TransitionNetwork) -> None:
         """Add a term to ``loss``.
 
-        The ``network`` reads ``batch.advantage`` and the D numbers that describe the policy's distribution (its
-        `told`), and is therefore built with ``more=1 + D``.
+        The ``network`` reads ``batch.advantage`` and the D numbers that describe the policy's distribution
+        (`metarl.distributions.Distribution.told`), and is therefore built with ``more=1 + D``.
         """
         super().__init__()
         self.loss, self.network = loss, network

@@ -1,4 +1,4 @@
-"""Exponentiated gradient as a torch optimizer: what starts positive stays positive (Kivinen & Warmuth 1997)."""
+"""Exponentiated gradient as a torch optimizer: positive parameters stay positive (Kivinen & Warmuth 1997)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ExponentiatedGradient(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.03, *, decay: float = 0.99) -> None:
-        """Build over positive parameters.
+        """Build the optimizer for positive parameters.
 
         Args:
             params: tensors or groups of tensors, as for any torch optimizer. They must be the step sizes themselves.
