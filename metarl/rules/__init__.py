@@ -1,4 +1,4 @@
-"""Update rules: how an agent steps. One idea a file; each rule is an `UpdateRule` of two methods."""
+"""Update rules turn gradients into parameter updates. One idea per file; a rule is an `UpdateRule` with two methods."""
 
 from metarl.rules.base import RuleState, Step, UpdateRule, decided, draw_noise, kept
 from metarl.rules.clip import ClipByNorm, UnitNorm

@@ -1,13 +1,18 @@
 """The interface of every update rule: two methods, written for one task.
 
-What a rule *learns* are its ``nn.Parameter``s; what it *remembers* between steps is a dict of tensors
-that it returns and gets back, so that ``vmap`` lifts it over tasks and replay repeats it exactly.
+The *learned* numbers of a rule are its ``nn.Parameter``s. Its *state* between steps is a dict of tensors that each
+call receives and returns, so that ``vmap`` can lift the rule over tasks and replay can repeat it exactly.
 
-A rule that acts at random asks for its dice by name: a remembered tensor called ``noise`` is zero in `UpdateRule.init`
-and replaced by standard normal numbers, fresh for every task, when a learner explores. What it remembers as ``drawn``
-when exploring ends is what a replay begins with: decisions are data, whatever has been learned since. ``odds`` holds
-how many times as likely they are now as they were when they were made, by which the rule is given credit for what
-adapting gained. No parameter of a policy may be called so, as rules remember things by the names of parameters.
+A rule that makes random decisions uses three reserved state names:
+
+- ``noise``: zeros in `UpdateRule.init`; the learner replaces them by standard normal numbers, fresh for every task,
+  when it explores.
+- ``drawn``: the decisions made. Replay starts from their values at the end of exploration, so decisions are data and
+  do not depend on what has been learned since.
+- ``odds``: the likelihood of these decisions under the current rule divided by their likelihood when they were made.
+  Through this ratio the rule gets credit for what adapting gained.
+
+State entries are also named after the policy's parameters, so no policy parameter may have one of these names.
 """
 
 from __future__ import annotations
@@ -29,68 +34,68 @@ NOISE, DRAWN, ODDS = "noise", "drawn", "odds"
 
 
 class Step(NamedTuple):
-    """What is known when a step is to be taken."""
+    """The inputs of one adaptation step."""
 
     grads: Tree
-    """gradient of the inner loss (downhill is negative)"""
+    """gradient of the inner loss; it points uphill"""
     params: Mapping[str, Tensor]
-    """what it was taken at"""
+    """the parameters at which the gradient was taken"""
     loss: Tensor
-    """the inner loss there, 0-d"""
+    """the inner loss at these parameters, 0-d"""
     moments: Callable[[], Mapping[str, Tensor]] | None = None
-    """gives of every affine layer, by name, the mean of ``x̄ x̄ᵀ`` over the steps of the batch, ``[F + 1, F + 1]``, with
-    ``x̄ = (x, 1)`` for the F numbers x that the layer reads; None without a batch"""
+    """returns, for every affine layer by name, the mean of ``x̄ x̄ᵀ`` over the steps of the batch, ``[F + 1, F + 1]``,
+    with ``x̄ = (x, 1)`` for the F inputs x of the layer; None without a batch"""
     dynamics: Callable[[str], Tensor] | None = None
-    """gives of an affine layer D ``[F + 1, F + 1]``, how ``x̄`` changes in a step in which nothing is done; see
-    `metarl.dynamics.linear_dynamics`"""
+    """returns, for the affine layer of the given name, the matrix D ``[F + 1, F + 1]`` of the change of ``x̄`` in one
+    step without any action; see `metarl.dynamics.linear_dynamics`"""
     information: Callable[[], Tensor] | None = None
-    """gives the Fisher information of what the policy's network puts out, a mean over the steps of the batch,
+    """returns the Fisher information of the outputs of the policy's network, averaged over the steps of the batch,
     ``[A, A]``; see `metarl.distributions.Distribution.information`"""
 
 
 class UpdateRule(nn.Module, ABC):
-    """How to step: turns gradients into updates to be *added* to the parameters.
+    """Turns gradients into updates, which are *added* to the parameters.
 
     Attributes:
-        made_for: shapes of the parameters that it holds something for, by name, or None where any will do; empty if it
-            steps all.
+        made_for: the parameters that the rule holds something for: their shapes by name, with None where any shape
+            will do. Empty for a rule that can step any parameters.
     """
 
     made_for: Mapping[str, tuple[int, ...] | None] = MappingProxyType({})
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """What the rule remembers before its first step; nothing by default."""
+        """Return the rule's state before its first step; empty by default."""
         del params
         return {}
 
     @abstractmethod
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """Updates of the gradients' names and shapes, and the next state.
+        """Return the updates, with the names and shapes of the gradients, and the next state.
 
         Args:
-            step: the gradient, where it was taken, and the loss there.
-            state: of `init` or of the previous `update`; not changed in place.
+            step: the gradient, the parameters at which it was taken, and the loss there.
+            state: from `init` or from the previous `update`; not modified in place.
         """
 
 
 class Wrapper(UpdateRule):
-    """A rule that changes what another one sees or gives, and remembers what that one remembers."""
+    """A rule that changes the inputs or outputs of another rule and shares its state."""
 
     def __init__(self, rule: UpdateRule) -> None:
-        """Wraps ``rule``."""
+        """Wrap ``rule``."""
         super().__init__()
         self.rule = instance(rule)
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The wrapped rule's state."""
+        """Return the wrapped rule's state."""
         return self.rule.init(params)
 
 
 def instance(rule: object) -> UpdateRule:
-    """The rule.
+    """Return ``rule`` if it is an update rule.
 
     Raises:
-        TypeError: it is none, such as a rule's class.
+        TypeError: it is not one, for example a rule's class instead of an instance.
     """
     if not isinstance(rule, UpdateRule):
         raise TypeError(
@@ -100,10 +105,10 @@ def instance(rule: object) -> UpdateRule:
 
 
 def shapes_of(params: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shapes by name.
+    """Return the shapes of parameters by name.
 
     Raises:
-        TypeError: no parameters by name, such as a policy or a list of them.
+        TypeError: ``params`` is not a mapping from names to parameters, but for example a policy or a list.
     """
     checks.of_type("params", params, Mapping, "parameters by name, such as policy.initial()")
     return {name: tuple(leaf.shape) for name, leaf in params.items()}
@@ -111,14 +116,14 @@ def shapes_of(params: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 @torch.no_grad()
 def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
-    """Check that a rule steps these parameters, as far as a step without a batch can tell.
+    """Check that a rule can step these parameters, as far as a trial step without a batch can show.
 
     Raises:
-        ValueError: it was made for others, or returns anything but updates of their names and shapes and a state; a
-            parameter whose name means something to rules.
+        ValueError: the rule was made for other parameters; it does not return a pair of updates, with the names and
+            shapes of these parameters, and a state; or a parameter has a name that is reserved for rules.
     """
     if not params:
-        return  # there is nothing to step
+        return  # nothing to step
     given = {name: leaf.detach() for name, leaf in params.items()}
     grads = {name: torch.ones_like(leaf) for name, leaf in given.items()}
     name = type(rule).__name__
@@ -145,7 +150,7 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
             f"the rule {name} cannot step this policy, {type(error).__name__}: {error}; "
             "make it from the parameters of this very policy, policy.initial()"
         ) from error
-    except Exception as error:  # an update may need more than is known here
+    except Exception as error:  # the update may need inputs that this trial step lacks, such as a batch
         if state is None and isinstance(error, ValueError):
             raise
         return
@@ -161,7 +166,7 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
 
 
 def draw_noise(state: RuleState, tasks: int, *, generator: torch.Generator) -> RuleState:
-    """Standard normal numbers ``[T, ...]`` for every tensor of a rule's first state that is called ``noise``."""
+    """Draw standard normal numbers ``[T, ...]`` for every tensor called ``noise`` in a rule's initial state."""
     return {
         name: torch.randn(tasks, *leaf.shape, generator=generator, device=generator.device).to(leaf)
         for name, leaf in state.items()
@@ -170,12 +175,12 @@ def draw_noise(state: RuleState, tasks: int, *, generator: torch.Generator) -> R
 
 
 def kept(state: RuleState) -> RuleState:
-    """What a replay begins with of what a rule remembers when exploring ends: its dice, and what it drew."""
+    """Return the part of a rule's final state from exploration that replay starts from: its noise and its decisions."""
     return {name: leaf for name, leaf in state.items() if _is_called(name, NOISE) or _is_called(name, DRAWN)}
 
 
 def decided(state: RuleState) -> list[Tensor]:
-    """How many times as likely, 0-d, what a rule has decided at random is now; empty for most rules."""
+    """Return the likelihood ratios, 0-d, of a rule's random decisions, now over then; empty for most rules."""
     return [leaf for name, leaf in state.items() if _is_called(name, ODDS)]
 
 

@@ -1,4 +1,4 @@
-"""Gradient transformations to be put before a rule with `Chain`."""
+"""Gradient transformations, to be put before a rule with `Chain`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ClipByNorm(UpdateRule):
         """``max_norm`` is c.
 
         Raises:
-            ValueError: not positive.
+            ValueError: ``max_norm`` is not positive.
         """
         super().__init__()
         if not max_norm > 0.0:
@@ -21,15 +21,15 @@ class ClipByNorm(UpdateRule):
         self.max_norm = max_norm
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """The gradient, shortened where it is too long; see `UpdateRule.update`."""
+        """Return the gradient, scaled down if its norm exceeds c; see `UpdateRule.update`."""
         scale = (self.max_norm / global_norm(step.grads)).clamp_max(1.0)
         return tree_map(lambda g: g * scale, step.grads), state
 
 
 class UnitNorm(UpdateRule):
-    """``g / ‖g‖`` over all parameters together: the direction alone; a gradient of zero stays zero."""
+    """``g / ‖g‖`` over all parameters together: keeps only the direction; a zero gradient stays zero."""
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """The direction of the gradient; see `UpdateRule.update`."""
+        """Return the direction of the gradient; see `UpdateRule.update`."""
         norm = global_norm(step.grads)
         return tree_map(lambda g: g / norm, step.grads), state

@@ -1,4 +1,4 @@
-"""Rules made of rules: in sequence, one a step, on some parameters only, without second derivatives."""
+"""Rules made of other rules: in sequence, one per step, on some parameters only, without second derivatives."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from metarl.trees import Tree, subtree, tree_detach, tree_map, with_prefix
 
 
 class _Several(UpdateRule):
-    """Rules in a row, with their states side by side, prefixed by their position."""
+    """Several rules in order; their states are stored together, each prefixed by the rule's position."""
 
     def __init__(self, *rules: UpdateRule) -> None:
-        """At least one rule.
+        """Take at least one rule.
 
         Raises:
-            ValueError: no rule.
+            ValueError: no rule is given.
         """
         super().__init__()
         if not rules:
@@ -27,22 +27,22 @@ class _Several(UpdateRule):
         self.rules = nn.ModuleList(map(instance, rules))
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The states of all rules."""
+        """Return the states of all rules."""
         states = (with_prefix(str(i), _rule(rule).init(params)) for i, rule in enumerate(self.rules))
         return {key: value for own in states for key, value in own.items()}
 
 
 class Chain(_Several):
-    """Feeds the gradient through transformations and then into the last rule.
+    """Passes the gradient through transformations and then to the last rule.
 
-    All but the last must map gradients to gradients (such as `ClipByNorm`); the last gives the update.
+    All rules but the last must map gradients to gradients (as `ClipByNorm` does); the last one returns the update.
     """
 
     def __init__(self, *rules: UpdateRule) -> None:
-        """At least one rule.
+        """Take at least one rule.
 
         Raises:
-            ValueError: no rule; `FirstOrder` behind what learns, which would get no gradient.
+            ValueError: no rule is given, or `FirstOrder` comes after a rule that learns and would get no meta-gradient.
         """
         super().__init__(*rules)
         learning: list[str] = []
@@ -61,10 +61,15 @@ class Chain(_Several):
 
 
 def refuse_first_order(rule: UpdateRule, learning: str, whole: str) -> None:
-    """Check that a rule lets a meta-gradient through to what is learned before it.
+    """Check that the meta-gradient passes through a rule to what is learned before it.
+
+    Args:
+        rule: the rule to check.
+        learning: what comes before it and learns, for the error message.
+        whole: the rule that contains both, for the error message.
 
     Raises:
-        ValueError: it does not, being `FirstOrder` or containing one.
+        ValueError: ``rule`` is or contains `FirstOrder`, which stops the meta-gradient.
     """
     if any(isinstance(part, FirstOrder) for part in rule.modules()):
         raise ValueError(
@@ -74,30 +79,30 @@ def refuse_first_order(rule: UpdateRule, learning: str, whole: str) -> None:
 
 
 def _rule(module: nn.Module) -> UpdateRule:
-    assert isinstance(module, UpdateRule)  # a ModuleList forgets the type of what it holds
+    assert isinstance(module, UpdateRule)  # type checkers see only nn.Module in a ModuleList
     return module
 
 
 class PerStep(_Several):
-    """A rule of its own for every adaptation step; steps beyond the last reuse the last rule.
+    """Uses a different rule for every adaptation step; steps beyond the last rule reuse it.
 
     With `PerLayerSGD` these are the per-layer per-step rates of MAML++ (LSLR; Antoniou et al. 2019,
-    arXiv:1810.09502, section 4), with `MetaSGD` one learned rate a parameter and step.
+    arXiv:1810.09502, section 4); with `MetaSGD`, one learned rate per parameter and step.
     """
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The step counter, a 0-d tensor, and the states of all rules."""
+        """Return the step counter, a 0-d tensor, and the states of all rules."""
         return {"step": next(iter(params.values())).new_zeros((), dtype=torch.long), **super().init(params)}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """The update of the step's rule, whose state alone goes on; see `UpdateRule.update`."""
+        """Return the update of the current step's rule and advance only that rule's state; see `UpdateRule.update`."""
         now = state["step"].clamp_max(len(self.rules) - 1)
         chosen: list[Tree] = []
         after: RuleState = {"step": state["step"] + 1}
         for i, rule in enumerate(self.rules):
             before = subtree(state, str(i))
             updates, own = _rule(rule).update(step, before)
-            # masks instead of indexing: the counter is a tensor that vmap may have batched
+            # mask instead of indexing, because vmap may have batched the counter
             chosen.append({name: torch.where(now == i, u, torch.zeros_like(u)) for name, u in updates.items()})
             after |= with_prefix(str(i), tree_map(lambda new, old, i=i: torch.where(now == i, new, old), own, before))
         return tree_map(lambda *leaves: torch.stack(leaves).sum(0), *chosen), after
@@ -106,11 +111,12 @@ class PerStep(_Several):
 class Masked(Wrapper):
     """Adapts only the parameters whose name contains ``part`` (ANIL, Raghu et al. 2020: ``part="head"``).
 
-    The wrapped rule sees no others; build one that learns something for each of them with `part_of`.
+    The wrapped rule sees only these. If it learns something for every parameter, build it from `part_of` the
+    policy's parameters.
     """
 
     def __init__(self, rule: UpdateRule, part: str, params: Mapping[str, Tensor]) -> None:
-        """``params`` are the policy's, to refuse a name that selects nothing.
+        """Wrap ``rule``; ``params`` are the policy's parameters, used to check that ``part`` selects any.
 
         Raises:
             ValueError: no parameter's name contains ``part``.
@@ -120,11 +126,11 @@ class Masked(Wrapper):
         self.part = part
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The wrapped rule's state for these parameters."""
+        """Return the wrapped rule's state for the selected parameters."""
         return self.rule.init(part_of(params, self.part))
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """The wrapped rule's updates where the name matches, zero elsewhere."""
+        """Return the wrapped rule's updates for the selected parameters and zero for all others."""
         mine = step._replace(grads=part_of(step.grads, self.part), params=part_of(step.params, self.part))
         updates, state = self.rule.update(mine, state)
         return {
@@ -133,10 +139,10 @@ class Masked(Wrapper):
 
 
 def part_of(params: Mapping[str, Tensor], part: str) -> Tree:
-    """The parameters whose name contains ``part``.
+    """Return the parameters whose name contains ``part``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are none.
     """
     found = {name: leaf for name, leaf in params.items() if part in name}
     if not found:
@@ -147,12 +153,12 @@ def part_of(params: Mapping[str, Tensor], part: str) -> Tree:
 class FirstOrder(Wrapper):
     """Treats the inner gradient as a constant (first-order MAML, Finn et al. 2017, section 5.2).
 
-    Learned rates still get their gradient; the parameters get none through the inner gradient, nor through what else a
-    step tells of the batch: the moments, dynamics and information that rules make of a network's layers and outputs.
+    Learned rates still get their meta-gradient. The parameters get none through the inner gradient, nor through the
+    moments, dynamics and information that a step computes from the batch.
     """
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """The wrapped rule on a detached gradient and loss, and detached moments, dynamics and information."""
+        """Call the wrapped rule with gradient, loss, moments, dynamics and information detached."""
         seen = step._replace(
             grads=tree_detach(step.grads),
             loss=step.loss.detach(),
@@ -164,7 +170,7 @@ class FirstOrder(Wrapper):
 
 
 def _detached(told: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """The function, if there is one, with results of the same values without their graph."""
+    """Wrap a function so that its results are detached; None stays None."""
     if told is None:
         return None
 

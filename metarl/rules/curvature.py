@@ -1,4 +1,4 @@
-"""Learned linear maps of the gradient, to be put before a rule with `Chain`: step directions across parameters."""
+"""Learned linear maps of the gradient, to be put before a rule with `Chain`; they mix gradient entries."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from metarl.trees import Tree
 class MetaCurvature(UpdateRule):
     """One learned matrix for every axis of every parameter (Meta-Curvature, Park & Oliva 2019, arXiv:1902.03356).
 
-    A weight's gradient ``G [out, in]`` becomes ``M_out G M_inᵀ``, a bias' ``M_out g``; a 0-d parameter's is
-    left alone. All matrices start as the identity, so that the rule is at first the one behind it.
+    A weight's gradient ``G [out, in]`` becomes ``M_out G M_inᵀ``, a bias's becomes ``M_out g``, and a 0-d parameter's
+    is unchanged. All matrices start as the identity, so the gradient is passed on unchanged at first.
     """
 
     def __init__(self, params: Mapping[str, Tensor]) -> None:
-        """Matrices for the axes of ``params``."""
+        """Create identity matrices for the axes of ``params``."""
         super().__init__()
         self.made_for = shapes_of(params)
         self.maps = Table(
@@ -32,7 +32,7 @@ class MetaCurvature(UpdateRule):
         )
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """The gradient, mapped; see `UpdateRule.update`."""
+        """Return the mapped gradient; see `UpdateRule.update`."""
         maps, mapped = self.maps(), {}
         for name, g in step.grads.items():
             for axis in range(g.dim()):
@@ -42,13 +42,13 @@ class MetaCurvature(UpdateRule):
 
 
 class BlockDiagonal(UpdateRule):
-    """A learned matrix for every block of consecutive entries of a parameter; starts as the identity."""
+    """One learned matrix for every block of consecutive entries of a parameter; all start as the identity."""
 
     def __init__(self, params: Mapping[str, Tensor], *, size: int = 16) -> None:
-        """Blocks of ``size`` entries; a parameter's last block is filled up with zeros.
+        """Divide parameters into blocks of ``size`` entries; the last block is padded with zeros.
 
         Raises:
-            ValueError: ``size`` below 1.
+            ValueError: ``size`` is below 1.
         """
         super().__init__()
         if size < 1:
@@ -61,7 +61,7 @@ class BlockDiagonal(UpdateRule):
         return torch.eye(self.size, dtype=leaf.dtype, device=leaf.device).repeat(blocks, 1, 1)
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """The gradient, mapped; see `UpdateRule.update`."""
+        """Return the mapped gradient; see `UpdateRule.update`."""
         maps = self.maps()
         return {name: self._mapped(g, maps[name]) for name, g in step.grads.items()}, state
 

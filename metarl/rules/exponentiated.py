@@ -1,7 +1,7 @@
 """Multiplicative step sizes: a gain for every parameter and one scale for all (Amid et al. 2022, arXiv:2202.00145).
 
-Nothing is meta-learned. Gains and scale stay positive because they are only ever multiplied: where the present
-gradient agrees with the past they grow, where it turns they shrink, as in a smooth RProp.
+Nothing is meta-learned. Gains and scale stay positive because they only change by positive factors: they grow where
+the current gradient agrees with past ones and shrink where it reverses, as in a smooth RProp.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from metarl.trees import Tree, subtree, tree_dot, tree_map, with_prefix
 class Exponentiated(UpdateRule):
     """A gain p for every parameter and a scale s, both updated by exponentiated gradient.
 
-    With m the mean of past gradients and h the past direction::
+    With m the moving average of past gradients and h the past direction::
 
         p ← p ∘ exp(γ_p m ∘ g)    s ← s · exp(γ_s ⟨h, g⟩)    m ← β m + (1 - β) g    h ← μ h + α p ∘ g
 
-    and the update is ``-s h``. With ``γ_s = β = μ = 0`` this is the simplified form ``p ← p ∘ exp(γ g' ∘ g)`` with
-    the last gradient ``g'``; with all of them and ``γ_p`` zero it is SGD.
+    and the update is ``-s h``. With ``γ_s = β = μ = 0`` this is the simplified form ``p ← p ∘ exp(γ g' ∘ g)``, where
+    ``g'`` is the previous gradient; with ``γ_p = 0`` as well, it is SGD.
     """
 
     def __init__(
@@ -38,18 +38,18 @@ class Exponentiated(UpdateRule):
         momentum: float = 0.0,
         limits: tuple[float, float] = (1e-3, 1e3),
     ) -> None:
-        """Set the sizes of the steps.
+        """Set the constants of the equations.
 
         Args:
             rate: α.
             gain_lr: γ_p.
             scale_lr: γ_s.
-            averaging: β, the decay of the mean of gradients.
+            averaging: β, the decay of the moving average of gradients.
             momentum: μ.
-            limits: gains and scale are kept between these, as RProp's step sizes are.
+            limits: gains and scale are clamped to this range, as RProp's step sizes are.
 
         Raises:
-            ValueError: a value outside its range.
+            ValueError: a value is outside its range.
         """
         super().__init__()
         self.rate, low, high = finite(rate), *limits
@@ -64,17 +64,17 @@ class Exponentiated(UpdateRule):
         self.limits = limits
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """Gains and scale of one, no past."""
+        """Return gains and a scale of one, and zeros for past gradients and direction."""
         ones, zeros = (tree_map(like, params) for like in (torch.ones_like, torch.zeros_like))
         past = with_prefix("mean", zeros) | with_prefix("direction", zeros)
         return {"scale": next(iter(params.values())).new_ones(()), **with_prefix("gain", ones), **past}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """See the class and `UpdateRule.update`."""
+        """Apply the equations of the class; see `UpdateRule.update`."""
         grads, mean, past = step.grads, subtree(state, "mean"), subtree(state, "direction")
 
         def grown(gain: Tensor, agreement: Tensor) -> Tensor:
-            # in logarithms, so that no exponent overflows
+            # on a log scale, so that exp cannot overflow
             low, high = (math.log(limit) for limit in self.limits)
             return (gain.log() + agreement).clamp(low, high).exp()
 

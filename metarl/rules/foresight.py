@@ -1,7 +1,7 @@
-"""Steps for what is to come: credit for an action goes to where things were heading when it was taken.
+"""Gradient steps on predicted inputs: an action is credited to the state that was predicted when it was taken.
 
-What a policy sees now is a noisy guide to what it should do; where that is going to lead, if nothing is done, is a
-better one. A linear model of the dynamics is known well from a few episodes, long before it is known what is good.
+The current observation is a noisy guide to the right action; where the state would drift without any action is a
+better one. A few episodes suffice to fit a linear model of the dynamics, long before they show which actions are good.
 """
 
 from __future__ import annotations
@@ -17,35 +17,37 @@ from metarl.trees import Tree
 
 
 class Foresight(Wrapper):
-    """Lets a rule step as if a layer read what its inputs will be τ steps later, if nothing is done.
+    """Lets a rule step as if a layer read its inputs τ steps ahead, predicted for the case that no action is taken.
 
     ::
 
         E = exp(τ D) / c,    x̄(t + τ) ≈ exp(τ D) x̄(t)
         update of W̄ = rule(G Eᵀ) E
 
-    with homogeneous inputs ``x̄ = (x, 1)``, the layer's ``W̄ = (W, b)`` and gradient G, and D the linear dynamics of x̄,
-    fitted on the task's own episodes (`metarl.dynamics.linear_dynamics`): the change in one step, so that τ steps are
-    (I + D)^τ, which the exponential is for small D; it exists for every D and τ. The layer still reads x̄: a policy that
-    read x̄(t + τ) through V̄ would compute ``V̄ E x̄``, of which G Eᵀ is the gradient.
+    with homogeneous inputs ``x̄ = (x, 1)``, the layer's parameters ``W̄ = (W, b)`` and their gradient G. D is the linear
+    dynamics of x̄, fitted on the episodes of the same task (`metarl.dynamics.linear_dynamics`): ``D x̄`` is the change
+    in one step. τ steps are (I + D)^τ, which the matrix exponential approximates for small D; unlike the power, it
+    exists for every D and τ. The layer itself still reads x̄: a policy that read x̄(t + τ) through V̄ would compute
+    ``V̄ E x̄``, and the gradient with respect to V̄ is G Eᵀ.
 
-    Where the rule multiplies by a positive definite matrix, as `WhitenedInputs` and step sizes do, so does this one:
-    the step stays downhill. The constant c keeps its length, being the growth of x̄ in the units of its second moment A,
-    ``c² = tr(A⁻¹ exp(τ D) A exp(τ D)ᵀ) / (F + 1)``; E does not depend on how sensors are wired or scaled any more than
-    A does. τ is meta-learned, in steps.
+    If the wrapped rule multiplies the gradient by a positive definite matrix, as `WhitenedInputs` and positive step
+    sizes do, so does this one, and the step stays downhill. The constant c keeps the length of the step: it is the
+    growth of x̄ in units of its second moment A, ``c² = tr(A⁻¹ exp(τ D) A exp(τ D)ᵀ) / (F + 1)``. E depends no more
+    than A does on how sensors are wired or scaled. τ is meta-learned, in steps.
     """
 
     def __init__(self, rule: UpdateRule, params: Mapping[str, Tensor], layer: str, *, horizon: float = 10.0) -> None:
         """Wrap ``rule``.
 
         Args:
-            rule: steps, or maps gradients to gradients, as a part of a `metarl.rules.Chain`.
+            rule: an update rule, or a map from gradients to gradients that is part of a `metarl.rules.Chain`.
             params: the policy's initial parameters.
-            layer: whose parameters are called ``LAYER.weight`` and ``LAYER.bias``.
-            horizon: the first τ, in steps.
+            layer: name of the layer, whose parameters are called ``LAYER.weight`` and ``LAYER.bias``.
+            horizon: the initial τ, in steps.
 
         Raises:
-            ValueError: no such layer, a horizon that is not above 0, or `FirstOrder` within.
+            ValueError: there is no such layer, the horizon is not positive and finite, or ``rule`` contains
+                `FirstOrder`.
         """
         super().__init__(rule)
         refuse_first_order(self.rule, "what looks ahead", "Foresight")
@@ -58,10 +60,10 @@ class Foresight(Wrapper):
         self.log_horizon = nn.Parameter(torch.tensor(float(horizon)).log())
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """See the class and `UpdateRule.update`.
+        """Apply the equations of the class; see `UpdateRule.update`.
 
         Raises:
-            ValueError: the step does not tell what the layer read and how that changed.
+            ValueError: the step has no moments of the layer's inputs, or no dynamics.
         """
         moments = {} if step.moments is None else step.moments()
         if step.dynamics is None or self.layer not in moments:
@@ -72,8 +74,8 @@ class Foresight(Wrapper):
         return self._times(updates, ahead), state
 
     def ahead(self, drift: Tensor, moment: Tensor) -> Tensor:
-        """E ``[F + 1, F + 1]`` of the linear dynamics D and the second moment A of what the layer reads."""
-        # in double precision, for what doubles at every step to stay finite
+        """Return E ``[F + 1, F + 1]``, from the linear dynamics D and the second moment A of the layer's inputs."""
+        # in double precision, so that inputs that double at every step stay finite
         power = torch.linalg.matrix_exp(self.log_horizon.exp() * drift.double())
         loaded = (moment + torch.diag_embed(1e-3 * moment.diagonal() + 1e-12)).double()
         growth = torch.linalg.solve(loaded, power @ loaded @ power.mT).diagonal().mean()
@@ -81,7 +83,7 @@ class Foresight(Wrapper):
         return ahead.to(moment.dtype)
 
     def _times(self, tree: Mapping[str, Tensor], matrix: Tensor) -> Tree:
-        """The layer's weight and bias, side by side, times a matrix; all else as it is."""
+        """Multiply the layer's concatenated weight and bias by a matrix; leave all other entries unchanged."""
         weight, bias = f"{self.layer}.weight", f"{self.layer}.bias"
         moved = torch.cat([tree[weight], tree[bias].unsqueeze(-1)], -1) @ matrix
         return {**tree, weight: moved[..., :-1], bias: moved[..., -1]}

@@ -1,11 +1,11 @@
-"""Optimizers that are networks: the whole update is learned, the same for every coordinate.
+"""Optimizers that are networks: the update itself is learned, one network shared by all coordinates.
 
-Both read a gradient on a logarithmic scale, as numbers of the size of one (Andrychowicz et al. 2016,
+Both read the gradient on a logarithmic scale, as numbers of order one (Andrychowicz et al. 2016,
 arXiv:1606.04474, appendix A)::
 
     (log|g| / p, sgn g)    where |g| >= exp(-p),    (-1, exp(p) g)    where it is smaller;    p = 10
 
-Their papers drop second derivatives: wrap them in `FirstOrder`.
+Their papers drop second derivatives; to do the same, wrap them in `FirstOrder`.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ SCALE = 10.0  # p
 
 
 def preprocess(x: Tensor) -> Tensor:
-    """Size and sign of ``x`` ``[...]`` as two numbers ``[..., 2]``; see the module."""
+    """Encode size and sign of ``x`` ``[...]`` as two numbers ``[..., 2]``; see the module docstring."""
     small = x.abs() < math.exp(-SCALE)
-    # the logarithm of one where it is not used: that of zero would make its gradient NaN
+    # log(1) where the result is not used, because log(0) would make the gradient NaN
     size = torch.where(small, torch.ones_like(x), x.abs()).log() / SCALE
     first = torch.where(small, -torch.ones_like(x), size)
     return torch.stack([first, torch.where(small, math.exp(SCALE) * x, x.sign())], -1)
 
 
 class LSTMOptimizer(UpdateRule):
-    """``θ' = θ - α g + o_k``: a coordinatewise LSTM adds what it makes of the gradients (Andrychowicz et al. 2016).
+    """``θ' = θ - α g + o_k``, where o_k is the output of a coordinatewise LSTM (Andrychowicz et al. 2016).
 
-    Two layers share their weights over all coordinates; every coordinate has a memory of its own. With α = 0 this is
-    the paper's optimizer; the head starts at zero, so that with another α learning starts from SGD.
+    The LSTM has two layers. All coordinates share its weights, and every coordinate has its own state. With α = 0 this
+    is the paper's optimizer; the head starts at zero, so that with any other α learning starts from SGD.
     """
 
     def __init__(self, *, rate: float = 0.0, units: int = 20, scale: float = 0.1, generator: torch.Generator) -> None:
-        """Set the sizes.
+        """Create the network.
 
         Args:
             rate: α.
-            units: of each layer.
-            scale: the output is multiplied by this.
-            generator: draws the weights.
+            units: width of each layer.
+            scale: factor on the network's output.
+            generator: draws the initial weights.
 
         Raises:
-            ValueError: a rate that is not finite, or a scale that is not or through which nothing could be learned.
+            ValueError: ``rate`` or ``scale`` is not finite, or ``scale`` is zero, which would stop all learning.
         """
         super().__init__()
         if finite(scale) == 0.0:
@@ -60,12 +60,12 @@ class LSTMOptimizer(UpdateRule):
         self.head = zero_head(units)
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """Empty memories ``[coordinates, units]`` of both layers."""
+        """Return zero states ``[coordinates, units]`` for both layers."""
         like, count = next(iter(params.values())), sum(p.numel() for p in params.values())
         return with_prefix("first", self.first.init(count, like)) | with_prefix("second", self.second.init(count, like))
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """See the class and `UpdateRule.update`."""
+        """Apply the equations of the class; see `UpdateRule.update`."""
         hidden, first = self.first(preprocess(flatten(step.grads)), subtree(state, "first"))
         hidden, second = self.second(hidden, subtree(state, "second"))
         output = unflatten(self.scale * self.head(hidden).squeeze(-1), step.grads)
@@ -74,10 +74,10 @@ class LSTMOptimizer(UpdateRule):
 
 
 class MetaLSTM(UpdateRule):
-    """The parameters are the cell state of an LSTM (Ravi & Larochelle 2017, "Optimization as a model", eq. 2-4).
+    """Treats the parameters as the cell state of an LSTM (Ravi & Larochelle 2017, "Optimization as a model", eq. 2-4).
 
-    ``θ' = f ∘ θ - i ∘ g``, where the forget gate f and the rate i of every coordinate come from the gradient, the loss,
-    the parameter and the gate's own last value::
+    ``θ' = f ∘ θ - i ∘ g``, where the forget gate f and the rate i of every coordinate are computed from the gradient,
+    the loss, the parameter and the gate's previous value (f' and i')::
 
         i = L σ(W_i [h, θ, i'/L] + b_i)    f = σ(W_f [h, θ, f'] + b_f)    h = LSTM(g, loss)
 
@@ -93,17 +93,17 @@ class MetaLSTM(UpdateRule):
         units: int = 20,
         generator: torch.Generator,
     ) -> None:
-        """Set where it starts.
+        """Create the networks and set the initial gate values.
 
         Args:
-            rate: the first i.
-            limit: L, what i stays below.
-            remember: the first f.
-            units: of the LSTM below the gates.
-            generator: draws the weights.
+            rate: the initial i.
+            limit: L, the upper bound of i.
+            remember: the initial f.
+            units: width of the LSTM that feeds the gates.
+            generator: draws the initial weights.
 
         Raises:
-            ValueError: a first gate that is not within its bounds.
+            ValueError: an initial gate value is not within its bounds.
         """
         super().__init__()
         if not (0.0 < rate < limit and 0.0 < remember < 1.0):
@@ -116,13 +116,13 @@ class MetaLSTM(UpdateRule):
             self.forget.bias.fill_(math.log(remember / (1.0 - remember)))
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """Empty memory ``[coordinates, units]``; last values of the gates ``[coordinates]``, zero at first."""
+        """Return zeros for the LSTM's state ``[coordinates, units]`` and for the previous gates ``[coordinates]``."""
         like, count = next(iter(params.values())), sum(p.numel() for p in params.values())
         zeros = like.new_zeros(count)
         return {**with_prefix("cell", self.cell.init(count, like)), "enter": zeros, "forget": zeros.clone()}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """See the class and `UpdateRule.update`."""
+        """Apply the equations of the class; see `UpdateRule.update`."""
         g, theta = flatten(step.grads), flatten(step.params)
         loss = preprocess(step.loss).expand(len(g), 2)
         hidden, cell = self.cell(torch.cat([preprocess(g), loss], -1), subtree(state, "cell"))
@@ -140,11 +140,11 @@ class MetaLSTM(UpdateRule):
 
 
 def flatten(tree: Mapping[str, Tensor]) -> Tensor:
-    """All leaves one after another, ``[coordinates]``."""
+    """Concatenate all leaves to ``[coordinates]``."""
     return torch.cat([leaf.reshape(-1) for leaf in tree.values()])
 
 
 def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> Tree:
-    """The inverse of `flatten`."""
+    """Invert `flatten`: split ``flat`` into the names and shapes of ``like``."""
     parts = torch.split(flat, [leaf.numel() for leaf in like.values()])
     return {name: part.reshape(leaf.shape) for (name, leaf), part in zip(like.items(), parts, strict=True)}

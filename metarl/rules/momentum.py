@@ -13,23 +13,23 @@ from metarl.trees import Tree, subtree, tree_map, with_prefix
 
 
 class Momentum(UpdateRule):
-    """Replaces the gradient by ``v ← μ v + g`` with μ in (0, 1) meta-learned; the first step is not changed."""
+    """Replaces the gradient by ``v ← μ v + g`` with a meta-learned μ in (0, 1); the first step is unchanged."""
 
     def __init__(self, decay: float = 0.5) -> None:
-        """``decay`` is the first μ.
+        """``decay`` is the initial μ.
 
         Raises:
-            ValueError: outside (0, 1).
+            ValueError: ``decay`` is outside (0, 1).
         """
         super().__init__()
         self.raw = nn.Parameter(torch.tensor(Bounded(0.0, 1.0).raw(decay)))
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The velocity, zero."""
+        """Return a velocity of zero."""
         return with_prefix("velocity", tree_map(torch.zeros_like, params))
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """The velocity; see `UpdateRule.update`."""
+        """Return the new velocity; see `UpdateRule.update`."""
         decay = Bounded(0.0, 1.0).rate(self.raw)
         velocity = tree_map(lambda g, v: decay * v + g, step.grads, subtree(state, "velocity"))
         return velocity, with_prefix("velocity", velocity)

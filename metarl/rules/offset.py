@@ -1,7 +1,7 @@
-"""A learned move that does not wait for data: the first step is ``-α ∘ g + β`` instead of ``-α ∘ g``.
+"""A learned shift that does not depend on data: the first step is ``-α ∘ g + β`` instead of ``-α ∘ g``.
 
-In meta-reinforcement learning the initialization has two duties: to explore, so that the first gradient says
-something, and to be a good place to step from. β lets them part: θ explores, θ + β is stepped from.
+In meta-reinforcement learning the initialization has two roles: it explores, so that the first gradient is
+informative, and it is the starting point of the step. β separates them: θ explores, and the step starts from θ + β.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from metarl.trees import Tree, tree_map
 
 
 class Offset(UpdateRule):
-    """Adds a meta-learned β of the parameters' shapes to the first update of a rule; later steps are the rule's own."""
+    """Adds a meta-learned β, in the parameters' shapes, to the first update of a rule; later updates are unchanged."""
 
     def __init__(self, rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
-        """β starts at zero, so that the rule is at first the wrapped one; only ``params`` of the policy have one."""
+        """Wrap ``rule``; β starts at zero and exists only for ``params``, some or all of the policy's parameters."""
         super().__init__()
         self.rule, self.made_for = instance(rule), shapes_of(params)
         self.offsets = Table(tree_map(torch.zeros_like, params))
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """The wrapped rule's state, and one until the first step is taken."""
+        """Return the wrapped rule's state and ``offset``, which is one until the first step is taken, then zero."""
         return {**self.rule.init(params), "offset": next(iter(params.values())).new_ones(())}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """See the class and `UpdateRule.update`."""
+        """Return the wrapped rule's update, plus β at the first step; see `UpdateRule.update`."""
         own = {key: value for key, value in state.items() if key != "offset"}
         updates, own = self.rule.update(step, own)
         offsets = self.offsets()

@@ -1,4 +1,4 @@
-"""One learned step size a layer, shared by the layer's weight and bias."""
+"""One learned step size per layer, shared by the layer's weight and bias."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class PerLayerSGD(UpdateRule):
     def __init__(
         self, params: Mapping[str, Tensor], *, initial: float, parameterisation: Parameterisation | None = None
     ) -> None:
-        """Rates for the layers of ``params``; ``initial`` is the first rate of all."""
+        """Create a rate for every layer of ``params``; all start at ``initial``."""
         super().__init__()
-        self.made_for = dict.fromkeys(shapes_of(params))  # of any widths
+        self.made_for = dict.fromkeys(shapes_of(params))  # any shape will do: only the names matter
         layers = {layer_of(name): () for name in params}
         self.rates = Rates(layers, initial=initial, parameterisation=parameterisation)
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """``-α_layer g``; see `UpdateRule.update`."""
+        """Return ``-α_l g`` for the parameters of layer l; see `UpdateRule.update`."""
         rates = self.rates()
         return {name: -rates[layer_of(name)] * g for name, g in step.grads.items()}, state

@@ -1,7 +1,7 @@
-"""Learned step sizes: raw parameters, and the map that makes rates of them.
+"""Learned step sizes: raw parameters and the map that turns them into rates.
 
-A rate is ``parameterisation(raw)``. *Free* rates may cross zero and turn a gradient's sign, as in the
-Meta-SGD paper; *positive* ones are learned on a log scale; *bounded* ones stay inside an interval.
+A rate is ``parameterisation.rate(raw)``. *Free* rates may become negative and reverse a gradient, as in the Meta-SGD
+paper; *positive* ones are learned on a log scale; *bounded* ones stay inside an interval.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Parameterisation(ABC):
 
     @abstractmethod
     def rate(self, raw: Tensor) -> Tensor:
-        """Rates of raw parameters, elementwise."""
+        """Return the rates of raw parameters, elementwise."""
 
     @abstractmethod
     def raw(self, rate: float) -> float:
-        """The raw parameter of a rate.
+        """Return the raw parameter of a rate.
 
         Raises:
             ValueError: the rate cannot be represented.
@@ -34,10 +34,10 @@ class Parameterisation(ABC):
 
 
 def finite(rate: float) -> float:
-    """The rate, unchanged.
+    """Return the rate unchanged if it is finite.
 
     Raises:
-        ValueError: it is NaN or infinite.
+        ValueError: the rate is NaN or infinite.
     """
     if not math.isfinite(rate):
         raise ValueError(f"a step size must be a finite number, got {rate}")
@@ -49,11 +49,11 @@ class Free(Parameterisation):
     """The rate itself is the parameter; it may become negative."""
 
     def rate(self, raw: Tensor) -> Tensor:
-        """Unchanged."""
+        """Return ``raw`` unchanged."""
         return raw
 
     def raw(self, rate: float) -> float:
-        """Unchanged; see `Parameterisation.raw`."""
+        """Return ``rate`` unchanged; see `Parameterisation.raw`."""
         return finite(rate)
 
 
@@ -62,11 +62,11 @@ class Positive(Parameterisation):
     """``rate = exp(raw)``: additive steps on ``raw`` multiply the rate."""
 
     def rate(self, raw: Tensor) -> Tensor:
-        """See the class."""
+        """Return ``exp(raw)``."""
         return raw.exp()
 
     def raw(self, rate: float) -> float:
-        """``log(rate)``; see `Parameterisation.raw`."""
+        """Return ``log(rate)``; see `Parameterisation.raw`."""
         if not finite(rate) > 0.0:
             raise ValueError(f"a positive step size must start above 0, got {rate}")
         return math.log(rate)
@@ -80,16 +80,16 @@ class Bounded(Parameterisation):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuses an empty interval."""
+        """Check that the interval is not empty."""
         if not finite(self.low) < finite(self.high):
             raise ValueError(f"bounded step sizes need low < high, got ({self.low}, {self.high})")
 
     def rate(self, raw: Tensor) -> Tensor:
-        """See the class."""
+        """Return the rate of the class's equation."""
         return self.low + (self.high - self.low) * raw.sigmoid()
 
     def raw(self, rate: float) -> float:
-        """The logit; see `Parameterisation.raw`."""
+        """Return the logit of the rate's position in the interval; see `Parameterisation.raw`."""
         if not self.low < finite(rate) < self.high:
             raise ValueError(f"the first step size must lie inside ({self.low}, {self.high}), got {rate}")
         share = (rate - self.low) / (self.high - self.low)
@@ -99,18 +99,18 @@ class Bounded(Parameterisation):
 class Table(nn.Module):
     """Learned tensors by name.
 
-    ``nn.ParameterDict`` refuses dots and policy parameters are called ``network.head.weight``; here a dot
-    is stored as a slash, which ``state_dict`` keeps.
+    Policy parameters have names with dots, such as ``network.head.weight``, which ``nn.ParameterDict`` refuses. Dots
+    are therefore stored as slashes, also in ``state_dict``.
     """
 
     def __init__(self, first: Mapping[str, Tensor]) -> None:
-        """``first`` values by name; they are taken over, not copied."""
+        """``first`` holds the initial values by name; they are not copied."""
         super().__init__()
         for name, value in first.items():
             self.register_parameter(name.replace(".", "/"), nn.Parameter(value))
 
     def forward(self) -> dict[str, Tensor]:
-        """The tensors by name, with their graph."""
+        """Return the tensors by name; gradients flow through them."""
         return {name.replace("/", "."): value for name, value in self.named_parameters(recurse=False)}
 
 
@@ -125,14 +125,15 @@ class Rates(Table):
         parameterisation: Parameterisation | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Start every rate at ``initial``, or anywhere in ``(low, high)``, drawn from ``generator``.
+        """Start every rate at ``initial``, or draw it from ``initial = (low, high)`` with ``generator``.
 
-        Uniformly in what is learned: the rate itself where it is free, its logarithm where it is positive, its logit
-        where it is bounded.
+        Draws are uniform in the raw parameter: in the rate itself if it is free, in its logarithm if it is positive,
+        in its logit if it is bounded.
 
         Raises:
-            TypeError: a parameterisation or generator that is none.
-            ValueError: a rate that is not finite or not representable, a range that is empty or without a generator.
+            TypeError: ``parameterisation`` or ``generator`` is of the wrong type.
+            ValueError: a rate is not finite or cannot be represented, or a range is reversed or comes without a
+                generator.
         """
         given = parameterisation if parameterisation is not None else Free()
         checks.of_type("parameterisation", given, Parameterisation, "one such as Positive()")
@@ -142,7 +143,7 @@ class Rates(Table):
         self.parameterisation = given
 
     def forward(self) -> dict[str, Tensor]:
-        """The rates by name, with their graph."""
+        """Return the rates by name; gradients flow through them."""
         return {name: self.parameterisation.rate(raw) for name, raw in super().forward().items()}
 
 
@@ -165,5 +166,5 @@ def _first(
 
 
 def layer_of(name: str) -> str:
-    """The layer a parameter belongs to: its name without the last part, or the name itself."""
+    """Return the layer of a parameter: its name without the last dotted part, or the whole name if it has no dot."""
     return name.rpartition(".")[0] or name

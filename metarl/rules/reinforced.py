@@ -1,8 +1,9 @@
-"""A schedule learned by reinforcement: no gradient passes through the inner loop.
+"""A schedule learned by reinforcement, without a gradient through the inner loop.
 
 The schedule is itself an agent. At every step it sees the training state, draws a change of log-rate for each
-parameter tensor from a Gaussian policy, and is paid what adapting gained. Its meta-gradient is the score function's
-(REINFORCE, Williams 1992), as for step sizes in Daniel et al. (2016) and Xu et al. (2017, arXiv:1705.11159).
+parameter tensor from a Gaussian policy, and is rewarded by what adapting gained. Its meta-gradient is the
+score-function estimate (REINFORCE, Williams 1992), as for step sizes in Daniel et al. (2016) and Xu et al. (2017,
+arXiv:1705.11159).
 """
 
 from __future__ import annotations
@@ -18,25 +19,27 @@ from metarl.rules.scheduled import SIGNALS, Schedule
 
 
 class RLSchedule(Schedule):
-    """``s_k ~ N(m(signals), σ²)`` with a small network m and a learned σ; scored by what adapting gained.
+    """``s_k ~ N(m(signals), σ²)`` with a small network m and a learned σ, rewarded by what adapting gained.
 
-    What was drawn is data: replay sees the same changes and differentiates how likely they are, relative to how likely
-    they were; that ratio keeps later epochs, when the schedule has changed, from driving off what did not pay for good.
-    Without noise, as in evaluation, the schedule acts by its mean. Wrap the scheduled rule in `FirstOrder` to leave out
-    the second derivatives of the wrapped rule, too.
+    The draws are data: replay uses the same changes and differentiates their likelihood now relative to their
+    likelihood when they were drawn. In later epochs, when the schedule has changed, this ratio keeps it from moving
+    without bound away from changes that did not pay.
+
+    Without noise, as in evaluation, the schedule outputs its mean. To drop the second derivatives of the scheduled rule
+    as well, wrap it in `FirstOrder`.
     """
 
     def __init__(self, *, steps: int, units: int = 16, spread: float = 0.2, generator: torch.Generator) -> None:
-        """Start with changes about zero.
+        """Create a network whose mean starts at zero.
 
         Args:
-            steps: draw noise for this many steps; later ones act by the mean.
-            units: in one hidden layer.
-            spread: the first σ, before the bound of `Scheduled`.
-            generator: draws the weights.
+            steps: number of steps with noise; later steps use the mean.
+            units: width of the hidden layer.
+            spread: the initial σ, before the bound of `Scheduled` is applied.
+            generator: draws the initial weights.
 
         Raises:
-            ValueError: no step, or a spread that is not positive.
+            ValueError: ``steps`` is below 1, or ``spread`` is not positive.
         """
         super().__init__()
         if steps < 1 or not spread > 0.0:
@@ -46,15 +49,15 @@ class RLSchedule(Schedule):
         self.log_std = nn.Parameter(torch.tensor(math.log(spread)))
 
     def init(self, count: int, like: Tensor) -> RuleState:
-        """No noise ``[steps, P]``, nothing drawn, and the odds of that.
+        """Return zero noise ``[steps, P]``, zeros for the draws ``[steps, P + 2]``, and odds of one.
 
-        A row of what was drawn ``[steps, P + 2]`` ends with its log-probability at the time and a 1.
+        A row of draws ends with their log-probability when they were made and with a 1 that marks the row as filled.
         """
         noise, drawn = like.new_zeros(self.steps, count), like.new_zeros(self.steps, count + 2)
         return {NOISE: noise, DRAWN: drawn, ODDS: like.new_ones(())}
 
     def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
-        """See `Schedule.forward`."""
+        """Return this step's draws (in a replay, the recorded ones) and the next state; see `Schedule.forward`."""
         mean = self.head(self.hidden(signals.detach()).tanh()).squeeze(-1)
         at = torch.arange(self.steps, dtype=step.dtype, device=step.device) == step
         noise, before = ((state[name] * at.unsqueeze(-1)).sum(0) for name in (NOISE, DRAWN))

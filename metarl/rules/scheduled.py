@@ -1,8 +1,8 @@
-"""Differentiable learning-rate schedules: a small model that watches the steps and scales their length.
+"""Differentiable learning-rate schedules: a small model that observes the steps and scales their length.
 
-``θ' = θ - α · exp(R tanh(s_k)) · g``: the rate α is learned or fixed by the wrapped rule, and the schedule's
-output ``s_k``, one number for every parameter tensor, changes it by a factor between ``exp(-R)`` and ``exp(R)``.
-The bound is smooth, so that the schedule always gets a gradient, and zero output leaves the wrapped rule as it is.
+``θ' = θ - α · exp(R tanh(s_k)) · g``. The rate α is that of the wrapped rule, learned or fixed. The schedule's output
+``s_k``, one number per parameter tensor, multiplies it by a factor between ``exp(-R)`` and ``exp(R)``. The bound is
+smooth, so that the schedule always gets a gradient; an output of zero leaves the wrapped rule unchanged.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from metarl.rules.base import RuleState, Step, UpdateRule, instance
 from metarl.rules.networks import LSTMCell, linear, zero_head
 from metarl.trees import Tree, subtree, tree_map, with_prefix
 
-SIGNALS = 5  # what `signals` gives for a parameter tensor
+SIGNALS = 5  # numbers that `signals` returns per parameter tensor
 
 
 class Schedule(nn.Module, ABC):
-    """From what was seen at a step to one number for each of P parameter tensors."""
+    """Maps the signals of a step to one number for each of P parameter tensors."""
 
     def init(self, count: int, like: Tensor) -> RuleState:
-        """What the schedule remembers of ``count`` = P tensors; of dtype and device of ``like``. Nothing by default."""
+        """Return the initial state for ``count`` = P tensors, with dtype and device of ``like``; empty by default."""
         del count, like
         return {}
 
     @abstractmethod
     def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
-        """``s_k`` ``[P]`` and the next state.
+        """Return ``s_k`` ``[P]`` and the next state.
 
         Args:
             signals: ``[P, SIGNALS]``, see `signals`.
-            step: k, 0-d, from 0.
-            state: of `init` or of the last call.
+            step: k, 0-d, starting at 0.
+            state: from `init` or from the previous call.
         """
 
 
@@ -45,10 +45,10 @@ class Scheduled(UpdateRule):
     """Scales a rule's updates by a schedule."""
 
     def __init__(self, rule: UpdateRule, schedule: Schedule, *, reach: float = math.log(10.0)) -> None:
-        """``reach`` is R: the rate changes by at most this much on a log scale (default: tenfold).
+        """``reach`` is R, the largest change of the rate on a log scale (by default a factor of ten).
 
         Raises:
-            ValueError: not positive.
+            ValueError: ``reach`` is not positive.
         """
         super().__init__()
         if not reach > 0.0:
@@ -57,7 +57,7 @@ class Scheduled(UpdateRule):
         self.rule, self.schedule, self.reach = instance(rule), schedule, reach
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
-        """States of rule and schedule, the step counter, and the last updates."""
+        """Return the states of rule and schedule, the step counter, and previous updates of zero."""
         leaf = next(iter(params.values()))
         states = with_prefix("rule", self.rule.init(params))
         states |= with_prefix("schedule", self.schedule.init(len(params), leaf))
@@ -65,7 +65,7 @@ class Scheduled(UpdateRule):
         return {"step": leaf.new_zeros(()), **states}
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """See the module and `UpdateRule.update`."""
+        """Apply the equation of the module docstring; see `UpdateRule.update`."""
         updates, own = self.rule.update(step, subtree(state, "rule"))
         seen = signals(step, subtree(state, "last"), state["step"])
         output, memory = self.schedule(seen, state["step"], subtree(state, "schedule"))
@@ -76,13 +76,13 @@ class Scheduled(UpdateRule):
 
 
 def signals(step: Step, last: Tree, count: Tensor) -> Tensor:
-    """The training state as a schedule sees it, ``[P, 5]``, every entry of the size of one; data, without a graph.
+    """Return the training state as a schedule sees it, ``[P, 5]``, with entries of order one; detached.
 
-    The logarithm of a small gradient has a huge derivative: differentiated, it drowned the meta-gradient, and the
-    initialization ran away. (Andrychowicz et al. 2016 drop these derivatives, too.)
+    For each parameter tensor: sign and logarithm of the loss, logarithm of the gradient's root mean square, cosine
+    between the last update and the downhill direction (zero at the first step), and the step index.
 
-    For each parameter tensor: sign and logarithm of the loss, logarithm of the gradient's root mean square,
-    cosine between the last update and the direction downhill (zero at the first step), and the step index.
+    The result is detached because the logarithm of a small gradient has a huge derivative, which swamped the
+    meta-gradient and made the initialization diverge. (Andrychowicz et al. 2016 drop these derivatives, too.)
     """
     loss = step.loss
     shared = [loss.tanh(), loss.square().add(1e-12).log() / 10, count / 10]
@@ -95,33 +95,33 @@ def signals(step: Step, last: Tree, count: Tensor) -> Tensor:
 
 
 class MLPSchedule(Schedule):
-    """A small network of the signals; the same for every parameter tensor."""
+    """A small network on the signals, shared by all parameter tensors."""
 
     def __init__(self, *, units: int = 16, generator: torch.Generator) -> None:
-        """``units`` in one hidden layer; the output starts at zero."""
+        """Create one hidden layer of ``units``; the output starts at zero."""
         super().__init__()
         self.hidden, self.head = linear(SIGNALS, units, generator), zero_head(units)
 
     def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
-        """See `Schedule.forward`."""
+        """Return ``s_k`` and the next state; see `Schedule.forward`."""
         del step
         return self.head(self.hidden(signals).tanh()).squeeze(-1), state
 
 
 class LSTMSchedule(Schedule):
-    """An LSTM over the steps (Hochreiter & Schmidhuber 1997), coordinatewise over the parameter tensors."""
+    """An LSTM over the steps (Hochreiter & Schmidhuber 1997); weights are shared by all parameter tensors."""
 
     def __init__(self, *, units: int = 16, generator: torch.Generator) -> None:
-        """``units`` of memory a parameter tensor; the output starts at zero."""
+        """Create an LSTM with ``units`` per parameter tensor; the output starts at zero."""
         super().__init__()
         self.cell, self.head = LSTMCell(SIGNALS, units, generator=generator), zero_head(units)
 
     def init(self, count: int, like: Tensor) -> RuleState:
-        """Empty memory ``[P, units]``."""
+        """Return a zero state ``[P, units]``."""
         return self.cell.init(count, like)
 
     def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
-        """See `Schedule.forward`."""
+        """Return ``s_k`` and the next state; see `Schedule.forward`."""
         del step
         hidden, state = self.cell(signals, state)
         return self.head(hidden).squeeze(-1), state
@@ -130,21 +130,21 @@ class LSTMSchedule(Schedule):
 class GPSchedule(Schedule):
     """Posterior mean of a Gaussian process over the step index (Rasmussen & Williams 2006, eq. 2.25).
 
-    ``s_k = k(k, Z) (K(Z, Z) + σ² I)⁻¹ u`` at inducing steps Z with learned values ``u`` for every parameter tensor
-    and a learned length-scale: smooth in k, and back to zero far from the inducing steps.
+    ``s_k = k(k, Z) (K(Z, Z) + σ² I)⁻¹ u`` at inducing steps Z, with learned values ``u`` for every parameter tensor
+    and a learned length scale. It is smooth in k and returns to zero far from the inducing steps.
     """
 
     def __init__(self, tensors: int, *, steps: int, length: float = 2.0, noise: float = 1e-3) -> None:
-        """A process for each of ``tensors``.
+        """Create a process for each of ``tensors`` parameter tensors.
 
         Args:
             tensors: P.
-            steps: inducing steps 0, 1, ..., as many as are trained.
-            length: the first length-scale, in steps.
+            steps: number of inducing steps 0, 1, ...: the number of adaptation steps in training.
+            length: the initial length scale, in steps.
             noise: σ².
 
         Raises:
-            ValueError: a value that is not positive.
+            ValueError: a value is not positive.
         """
         super().__init__()
         if not (tensors >= 1 and steps >= 1 and length > 0.0 and noise > 0.0):
@@ -154,22 +154,22 @@ class GPSchedule(Schedule):
         self.noise = noise
 
     def init(self, count: int, like: Tensor) -> RuleState:
-        """Nothing is remembered.
+        """Return an empty state.
 
         Raises:
-            ValueError: another number of tensors than it was made for.
+            ValueError: ``count`` is not the number of tensors that the schedule was made for.
         """
         if count != len(self.values):
             raise ValueError(f"expected a GPSchedule of {count} tensors, as the policy has, got {len(self.values)}")
         return super().init(count, like)
 
     def kernel(self, left: Tensor, right: Tensor) -> Tensor:
-        """Squared exponential, ``[len(left), len(right)]``."""
+        """Return the squared-exponential kernel matrix, ``[len(left), len(right)]``."""
         apart = (left.unsqueeze(-1) - right) / self.log_length.exp()
         return (-0.5 * apart.square()).exp()
 
     def forward(self, signals: Tensor, step: Tensor, state: RuleState) -> tuple[Tensor, RuleState]:
-        """See `Schedule.forward`."""
+        """Return ``s_k`` and the next state; see `Schedule.forward`."""
         del signals
         count = self.values.shape[-1]
         at = torch.arange(count, dtype=self.values.dtype, device=self.values.device)

@@ -1,4 +1,4 @@
-"""Gradient descent with one step size for everything: ``θ' = θ - α ∇L(θ)`` (MAML, Finn et al. 2017, algorithm 1)."""
+"""Gradient descent with one scalar step size: ``θ' = θ - α ∇L(θ)`` (MAML, Finn et al. 2017, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class SGD(UpdateRule):
         """``rate`` is α.
 
         Raises:
-            ValueError: not a finite number.
+            ValueError: ``rate`` is not finite.
         """
         super().__init__()
         self.rate = finite(rate)
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """``-α g``; see `UpdateRule.update`."""
+        """Return ``-α g``; see `UpdateRule.update`."""
         return tree_map(lambda g: -self.rate * g, step.grads), state
 
 
@@ -28,11 +28,11 @@ class LearnedSGD(UpdateRule):
     """A meta-learned scalar step size."""
 
     def __init__(self, rate: float, *, parameterisation: Parameterisation | None = None) -> None:
-        """``rate`` is the first α."""
+        """``rate`` is the initial α."""
         super().__init__()
         self.rates = Rates({"all": ()}, initial=rate, parameterisation=parameterisation)
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """``-α g``; see `UpdateRule.update`."""
+        """Return ``-α g``; see `UpdateRule.update`."""
         rate = self.rates()["all"]
         return tree_map(lambda g: -rate * g, step.grads), state

@@ -1,7 +1,7 @@
-"""The two factors of a layer's natural gradient (K-FAC): what it reads, and what comes of what it puts out.
+"""The two factors of a layer's natural gradient (K-FAC): one for its inputs, one for its outputs.
 
-With the first, a step does not depend on the units, the order or the signs of the inputs; with the second, not on how
-sure the policy already is.
+The first makes a step independent of the units, order and signs of the inputs; the second makes it independent of how
+certain the policy already is.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from metarl.trees import Tree
 
 
 class WhitenedInputs(UpdateRule):
-    """A layer's gradient times the inverse second moment of what it reads on the task.
+    """Multiplies a layer's gradient by the inverse second moment of the layer's inputs on the task.
 
-    With homogeneous inputs ``x̄ = (x, 1)`` and the layer's gradient ``G = ∂L/∂(W, b)``, of which every row is a sum of
-    ``x̄``::
+    With homogeneous inputs ``x̄ = (x, 1)`` and the layer's gradient ``G = ∂L/∂(W, b)``, each of whose rows is a weighted
+    sum of ``x̄``::
 
         G (A + ρ diag A)⁻¹ (1 + ρ),    A = mean x̄ x̄ᵀ over the steps of the batch
 
-    the input's factor of the natural gradient (K-FAC, Martens & Grosse 2015, arXiv:1503.05671, section 3). Of the
-    first layer: at ρ = 0 the step changes what the network computes in the same way however the task presents its
-    observations, as long as it is invertibly and linearly: in other units, in another order, with other signs or mixed.
-    At ρ = ∞ every input is divided by its own second moment: the step is then the same for other units, orders and
-    signs, but not for mixtures. Whiten all layers for a step whose direction does not depend on how wide each input
-    happens to be: what the first layer passes on to the others is mostly its widest input. ρ is meta-learned, for
-    every layer.
+    This is the input factor of the natural gradient (K-FAC, Martens & Grosse 2015, arXiv:1503.05671, section 3).
 
-    A map from gradients to gradients, for `metarl.rules.Chain`; other layers pass unchanged.
+    For the first layer with ρ = 0, the step changes the function that the network computes in the same way under any
+    invertible linear transformation of the observations: other units, another order, other signs, or mixtures. With
+    ρ = ∞ every input is divided by its own second moment: the step is then the same for other units, orders and signs,
+    but not for mixtures.
+
+    Whiten all layers to make the direction of the step independent of the widths of the inputs: what the first layer
+    passes on is otherwise dominated by its widest input. ρ is meta-learned for every layer.
+
+    A map from gradients to gradients, for `metarl.rules.Chain`; gradients of other layers pass unchanged.
     """
 
     def __init__(self, params: Mapping[str, Tensor], layers: Sequence[str], *, ridge: float = 1.0) -> None:
@@ -40,11 +42,12 @@ class WhitenedInputs(UpdateRule):
 
         Args:
             params: the policy's initial parameters.
-            layers: names; see `affine_layers`.
-            ridge: the first ρ.
+            layers: names of the layers, see `affine_layers`.
+            ridge: the initial ρ.
 
         Raises:
-            ValueError: no such layer, or a ridge that is not positive.
+            ValueError: there is no such layer, no layer is given or one is given twice, or ``ridge`` is not positive
+                and finite.
         """
         super().__init__()
         shapes = shapes_of(params)
@@ -58,10 +61,10 @@ class WhitenedInputs(UpdateRule):
         self.log_ridge = nn.Parameter(torch.full((len(layers),), float(ridge)).log())
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """See `UpdateRule.update`.
+        """Return the whitened gradient; see `UpdateRule.update`.
 
         Raises:
-            ValueError: the step does not tell what a layer read, or the layer reads something else.
+            ValueError: the step has no moments of a layer's inputs, or moments of the wrong size.
         """
         moments = {} if step.moments is None else step.moments()
         updates = dict(step.grads)
@@ -80,29 +83,30 @@ class WhitenedInputs(UpdateRule):
 
 
 class WhitenedOutputs(UpdateRule):
-    """The last layer's gradient times the inverse Fisher information of what it puts out.
+    """Multiplies the last layer's gradient by the inverse Fisher information of the layer's outputs.
 
-    With the layer's gradient ``G = ∂L/∂(W, b)``, whose columns are sums of scores of the policy's logits or means::
+    With the layer's gradient ``G = ∂L/∂(W, b)``, whose columns are weighted sums of scores of the policy's logits or
+    means::
 
         (Γ + λ I)⁻¹ G,    Γ = mean Fisher information over the steps of the batch
 
-    the output's factor of the natural gradient (K-FAC, Martens & Grosse 2015, arXiv:1503.05671, section 3); for a
-    bandit with one logit an arm it is the natural policy gradient (Kakade 2001). A plain gradient moves the logits of
-    unlikely actions in proportion to how likely they are; this one moves them by what the actions were worth, but
-    for those less likely than about λ. λ is meta-learned.
+    This is the output factor of the natural gradient (K-FAC, Martens & Grosse 2015, arXiv:1503.05671, section 3); for a
+    bandit with one logit per arm it is the natural policy gradient (Kakade 2001). A plain gradient moves the logits of
+    unlikely actions in proportion to their probability. This one moves them by what the actions were worth, except
+    for actions less likely than about λ. λ is meta-learned.
 
-    A map from gradients to gradients, for `metarl.rules.Chain`; other parameters pass unchanged.
+    A map from gradients to gradients, for `metarl.rules.Chain`; gradients of other parameters pass unchanged.
     """
 
     def __init__(self, params: Mapping[str, Tensor], *, damping: float = 0.1) -> None:
-        """For a policy whose last layer puts out what its distribution is made of.
+        """Whiten the last layer, whose outputs must be the logits or means of the policy's distribution.
 
         Args:
             params: the policy's initial parameters.
-            damping: the first λ, in the units of Γ: a probability for logits, one over a squared action for means.
+            damping: the initial λ, in the units of Γ: a probability for logits, one over a squared action for means.
 
         Raises:
-            ValueError: no layer with a weight, or a damping that is not positive.
+            ValueError: no layer has a weight, or ``damping`` is not positive.
         """
         super().__init__()
         shapes = shapes_of(params)
@@ -113,10 +117,10 @@ class WhitenedOutputs(UpdateRule):
         self.log_damping = nn.Parameter(torch.tensor(float(damping)).log())
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
-        """See `UpdateRule.update`.
+        """Return the whitened gradient; see `UpdateRule.update`.
 
         Raises:
-            ValueError: the step does not tell the information, or the layer puts out something else.
+            ValueError: the step has no Fisher information, or one of the wrong size.
         """
         if step.information is None:
             raise ValueError(f"{self.layer} cannot be whitened: the step does not tell how its outputs are distributed")
@@ -133,6 +137,6 @@ class WhitenedOutputs(UpdateRule):
 
 
 def affine_layers(params: Mapping[str, Tensor]) -> list[str]:
-    """Names of the layers that have a weight and a bias, in their order."""
+    """Return the names of the layers that have both a weight and a bias, in order."""
     layers = [name.removesuffix(".weight") for name in params if name.endswith(".weight")]
     return [layer for layer in layers if f"{layer}.bias" in params]
