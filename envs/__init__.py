@@ -1,4 +1,4 @@
-"""Environment families with named constants, and benchmarks over them. Knows nothing of learning."""
+"""Environment families with named constants, and benchmarks over them. Independent of any learning code."""
 
 from .acrobot import Acrobot
 from .bandits import BernoulliBandit

@@ -1,8 +1,8 @@
-"""Arithmetic of task sets: cells, a hash of cells, and intervals.
+"""Cells of task space, their assignment to splits by a hash, and comparisons of ranges.
 
-Every task falls in a cell, the vector of its constants' cell indices. Whole cells are dealt to the
-splits by a hash that is salted with the benchmark's name. Membership is thus a function of a task's
-values alone: no list of tasks is kept, and no seed can make a test task a training task.
+Every task falls into a cell, given by the vector of its constants' cell indices. Whole cells are assigned to splits by
+a hash that is salted with the benchmark's name. Membership thus depends on a task's values alone: no list of tasks is
+stored, and no seed can turn a test task into a training task.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from .counter import mix
 from .family import Family, Task
 from .ranges import Choice, Distribution, stored
 
-BUCKETS = 8  # shares of the cells that the hash deals out
+BUCKETS = 8  # the hash divides the cells into this many equal shares
 
 
 def task_ids(task: Task) -> list[str]:
-    """A name for each task of ``[T]`` values: the first 16 hex digits of SHA-256 over names and float32 values."""
+    """Return an id for each task of ``[T]`` values: the first 16 hex digits of SHA-256 of names and float32 values."""
     names = sorted(task)
-    rows = torch.stack([task[name].detach().float().cpu() + 0.0 for name in names], -1)  # -0 and 0 are one task
+    rows = torch.stack([task[name].detach().float().cpu() + 0.0 for name in names], -1)  # + 0.0 turns -0 into 0
     header = "\0".join(names).encode()
     return [hashlib.sha256(header + row.numpy().tobytes()).hexdigest()[:16] for row in rows]
 
 
 def salt(name: str) -> int:
-    """A signed 64-bit number from a name, the same in every process."""
+    """Hash a name to a signed 64-bit number, the same in every process."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True)
 
 
 def bucket(index: Tensor, start: int) -> Tensor:
-    """Hash vectors of cell indices ``[..., C]`` (int64) to ``0..7``, evenly. ``start`` is the salt."""
+    """Hash vectors of cell indices ``[..., C]`` (int64) evenly to ``0..7``. ``start`` is the salt."""
     state = torch.full_like(index[..., 0], start)
     for column in index.unbind(-1):
         state = mix(state + column)
@@ -43,18 +43,18 @@ def bucket(index: Tensor, start: int) -> Tensor:
 
 
 def indices(family: Family, task: Task, bins: int) -> Tensor:
-    """Cell indices of every constant with respect to the family's ranges, ``[..., C]`` in declared order."""
+    """Return the cell index of every constant within the family's ranges, ``[..., C]`` in declared order."""
     return torch.stack([_cell(family, name, task[name], bins) for name in family.ranges], -1)
 
 
 def _cell(family: Family, name: str, values: Tensor, bins: int) -> Tensor:
-    """Cells of one constant's values; no cell's edge may part values that are the same environment."""
+    """Return the cells of one constant's values; values that are the same environment get the same cell."""
     counted = values.float().floor() if family.parameters[name].whole else values
     return family.ranges[name].cell(counted, bins)
 
 
 def in_hole(hole: Family, train: Family, index: Tensor, bins: int) -> Tensor:
-    """Which training cells ``[..., C]`` touch the hole. Whole cells are cut out, so a point is a hole too."""
+    """Return which training cells ``[..., C]`` touch the hole. Whole cells are cut out, so a hole may be a point."""
     touched = torch.ones_like(index[..., 0], dtype=torch.bool)
     for column, (name, distribution) in zip(index.unbind(-1), hole.ranges.items(), strict=True):
         inside = torch.zeros_like(touched)
@@ -66,7 +66,7 @@ def in_hole(hole: Family, train: Family, index: Tensor, bins: int) -> Tensor:
 
 
 def lies_inside(inner: Family, outer: Family) -> bool:
-    """Whether every constant's intervals lie within those of ``outer``."""
+    """Return whether every constant's intervals lie within those of ``outer``."""
     return all(
         any(stored(low) <= stored(a) and stored(b) <= stored(high) for low, high in outer.ranges[name].intervals)
         for name, distribution in inner.ranges.items()
@@ -75,7 +75,7 @@ def lies_inside(inner: Family, outer: Family) -> bool:
 
 
 def lies_apart(one: Family, other: Family) -> bool:
-    """Whether some constant's intervals overlap nowhere (a shared end point has no weight and is allowed)."""
+    """Return whether some constant's intervals are disjoint; a shared end point has measure zero and is allowed."""
     return any(_apart(distribution, other.ranges[name]) for name, distribution in one.ranges.items())
 
 
@@ -88,7 +88,7 @@ def _apart(one: Distribution, other: Distribution) -> bool:
 
 
 def varied(family: Family) -> Mapping[str, Distribution]:
-    """The constants that differ between tasks."""
+    """Return the constants that differ between tasks."""
     return {
         name: distribution
         for name, distribution in family.ranges.items()
@@ -97,7 +97,7 @@ def varied(family: Family) -> Mapping[str, Distribution]:
 
 
 def distinct(family: Family, bins: int) -> int:
-    """How many cells the family's tasks can fall in, at most."""
+    """Return an upper bound on the number of cells that the family's tasks can fall into."""
     count = 1
     for name, distribution in varied(family).items():
         low, high = distribution.bounds

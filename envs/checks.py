@@ -1,4 +1,4 @@
-"""Checks of what callers give, which say in one line what was expected, what came and what to do."""
+"""Checks of arguments, whose messages say in one line what was expected, what was given and what to do."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 
 def whole(what: str, value: int, low: int = 1) -> int:
-    """``value`` as a Python int.
+    """Return ``value`` as a Python int.
 
     Raises:
-        TypeError: not an integer.
-        ValueError: below ``low``.
+        TypeError: ``value`` is not an integer.
+        ValueError: ``value`` is below ``low``.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{what}: expected an integer, got {value!r}; give an int")
@@ -24,17 +24,17 @@ def whole(what: str, value: int, low: int = 1) -> int:
 
 
 def refuse_seed(generator: torch.Generator) -> None:
-    """Refuse what is no generator of random numbers, such as a seed.
+    """Check that ``generator`` is a ``torch.Generator`` and not, for example, a seed.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not a generator.
     """
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator, got {generator!r}; torch.Generator().manual_seed(0)")
 
 
 def chosen(what: str, word: str, known: Iterable[str]) -> str:
-    """``word``, if it is a known one.
+    """Return ``word`` if it is among the known ones.
 
     Raises:
         ValueError: it is not.
@@ -45,16 +45,16 @@ def chosen(what: str, word: str, known: Iterable[str]) -> str:
 
 
 def close_to(name: str, known: Iterable[str]) -> str:
-    """A question for error messages, with a space behind it; empty where no known name comes close."""
+    """Return "did you mean ...? " for error messages, or an empty string if no known name is similar."""
     close = difflib.get_close_matches(str(name), list(known), 1)
     return f"did you mean {close[0]!r}? " if close else ""
 
 
 def refuse_unknown(owner: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse what the owner does not have, such as a constant.
+    """Check that the owner has everything named, for example its constants.
 
     Raises:
-        ValueError: one of the names is not known.
+        ValueError: one of the names is unknown.
     """
     there = list(known)
     for name in names:

@@ -1,9 +1,8 @@
-"""Which constants decide the split: draws as before, but in fewer cells.
+"""Control of which constants decide the split: the same draws, in fewer cells.
 
-By default every varied constant has a say in which split a task belongs to: a task whose wiring was
-trained on is a test task as soon as its gravity falls in a test cell. Where one constant alone shall decide,
-the others are given a single cell each; and where several values of a constant are the same thing to an
-agent, they are given one cell together.
+By default every varied constant influences which split a task belongs to: a task whose wiring was trained on may still
+be a test task because of the cell of its gravity. To let a single constant decide, give each of the others a single
+cell. If several values of a constant are the same to an agent, give them one common cell.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from .ranges import Choice, Distribution, Interval
 @final
 @dataclass(frozen=True)
 class Coarse(Distribution):
-    """Another distribution in ``cells`` cells, however many bins a benchmark has.
+    """Another distribution with ``cells`` cells, whatever the number of bins of the benchmark.
 
     Args:
-        of: what is drawn from.
-        cells: 1, and the constant has no part in the split; or more. Choices are dealt to cells in their
-            order, equally many to each where ``cells`` divides their number.
+        of: the distribution to draw from.
+        cells: number of cells. With 1, the constant does not influence the split. Choices are assigned to cells in
+            order, the same number to each if ``cells`` divides their number.
 
     Raises:
-        ValueError: no cells, or more than there are choices.
+        ValueError: ``cells`` is below 1 or exceeds the number of choices.
     """
 
     of: Distribution
@@ -42,23 +41,23 @@ class Coarse(Distribution):
 
     @property
     def intervals(self) -> tuple[Interval, ...]:
-        """Those of ``of``."""
+        """The intervals of ``of``."""
         return self.of.intervals
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """The draws of ``of``, ``[count]``."""
+        """Draw ``[count]`` values from ``of``."""
         return self.of.sample(count, generator)
 
     def contains(self, values: Tensor) -> Tensor:
-        """Which values ``of`` covers, bool of the values' shape."""
+        """Return whether ``of`` covers each value, bool of the values' shape."""
         return self.of.contains(values)
 
     def cell(self, values: Tensor, bins: int) -> Tensor:
-        """Index in ``0..cells-1`` of each value's cell, int64; ``bins`` plays no part."""
+        """Return the cell index of each value, int64 in ``0..cells-1``; ``bins`` is ignored."""
         if isinstance(self.of, Choice):
             return self.of.cell(values, bins) * self.cells // len(self.of.values)
         return self.of.cell(values, self.cells)
 
     def describe(self) -> dict[str, Any]:
-        """The distribution as plain JSON values."""
+        """Return the distribution as plain JSON values."""
         return {"kind": type(self).__name__, "of": self.of.describe(), "cells": self.cells}

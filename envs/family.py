@@ -1,8 +1,8 @@
-"""Environment families: one set of equations, named constants that differ from task to task.
+"""Environment families: one set of equations with named constants that differ from task to task.
 
-A task is a mapping from constant to value. Constants are independent: whatever follows from them
-(a total mass, a moment) is computed inside ``step`` and never stored, so a changed constant cannot
-leave a stale product behind.
+A task maps the name of each constant to its value. Constants are independent: quantities that follow from them
+(a total mass, a moment) are computed inside ``step`` and never stored, so changing a constant cannot leave a stale
+derived value behind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Task = Mapping[str, Tensor]
 """Constants by name: ``[T]`` for a set of tasks, ``[T, 1]`` against rows ``[T, N]``."""
 
 State = dict[str, Tensor]
-"""What changes within an episode, by name; every tensor has the rows' shape."""
+"""The variables that change within an episode, by name; every tensor has the rows' shape."""
 
 Setting = str | float | None
 
@@ -34,32 +34,33 @@ class Transition(NamedTuple):
 
     state: State
     reward: Tensor  # [...]
-    terminated: Tensor  # [...] bool: ended by the rules of the task, not by the clock
+    terminated: Tensor  # [...] bool: ended by the rules of the task, not by the time limit
 
 
 class Family(ABC):
     """Environments that share spaces and equations and differ in declared constants.
 
-    A subclass declares ``parameters`` and is final; a variant is data, ``CartPole(half_length=Range(1, 2))``.
-    It has an ``observation_space`` and an ``action_space``, the same for every task: of the class or, where they
-    depend on its settings, assigned by its constructor.
+    A subclass declares ``parameters`` and is final. A variant is not a further subclass but an instance with other
+    ranges: ``CartPole(half_length=Range(1, 2))``. Every family has an ``observation_space`` and an ``action_space``
+    that are the same for every task; they are class attributes or, if they depend on settings, assigned by the
+    constructor.
 
     Args:
         horizon: time limit in steps.
-        ranges: for any declared constant a number, which fixes it, or a distribution, which varies it;
-            constants not named keep their default.
-        settings: the choices besides ranges that make two families different, for ``describe``.
+        ranges: for any declared constant, a number, which fixes it, or a distribution, which varies it; all other
+            constants keep their defaults.
+        settings: choices other than ranges that distinguish two families; ``describe`` includes them.
 
     Raises:
-        ValueError: an unknown constant, one outside its valid values, or a horizon below 1.
-        TypeError: a range that is neither number nor distribution, or a horizon that is no integer.
+        ValueError: a constant is unknown or outside its valid values, or the horizon is below 1.
+        TypeError: a range is neither a number nor a distribution, or the horizon is not an integer.
     """
 
     parameters: ClassVar[Mapping[str, Parameter]]
     observation_space: Space[Any]
     action_space: Space[Any]
     live = False
-    """whether an episode lives elsewhere, so that only its last state can be stepped, once"""
+    """whether episodes live in external environments, so that only the latest state can be stepped, and only once"""
 
     def __init__(
         self, horizon: int, ranges: Mapping[str, Distribution | float], settings: Mapping[str, Setting] | None = None
@@ -74,15 +75,15 @@ class Family(ABC):
 
     @abstractmethod
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """First states of shape ``rows``, to which the task's values broadcast; the task is not touched."""
+        """Return initial states of shape ``rows``; the task's values broadcast to it and are not modified."""
 
     @abstractmethod
     def observe(self, task: Task, state: State) -> Tensor:
-        """What the agent sees, ``[*rows, *observation_space.shape]``."""
+        """Return the agent's observations, ``[*rows, *observation_space.shape]``."""
 
     @abstractmethod
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One step of every row; ``action`` is ``[*rows, *action_space.shape]``."""
+        """Step every row; ``action`` is ``[*rows, *action_space.shape]``."""
 
     @property
     def horizon(self) -> int:
@@ -95,16 +96,16 @@ class Family(ABC):
         return MappingProxyType(self._ranges)
 
     def sample(self, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw every constant independently, ``[T]`` float32 each, on the generator's device."""
+        """Draw every constant independently; return ``[T]`` float32 values on the generator's device."""
         count = whole("tasks", tasks)
         refuse_seed(generator)
         return {name: distribution.sample(count, generator) for name, distribution in self._ranges.items()}
 
     def task(self, **constants: float) -> dict[str, Tensor]:
-        """One task ``[1]`` of given constants; what is not named is as this family fixes it, or else has its default.
+        """Return one task ``[1]`` with the given constants; others have this family's fixed value or their default.
 
         Raises:
-            ValueError: as of `validate`.
+            ValueError: see `validate`.
         """
         fixed = {name: low for name, one in self._ranges.items() for low, high in [one.bounds] if low == high}
         values = {name: parameter.default for name, parameter in self.parameters.items()} | fixed | constants
@@ -113,7 +114,7 @@ class Family(ABC):
         return task
 
     def contains(self, task: Task) -> Tensor:
-        """Which tasks this family could draw, bool of the values' shape.
+        """Return whether this family could draw each task, bool of the values' shape.
 
         Raises:
             ValueError: a constant is missing or unknown.
@@ -123,7 +124,7 @@ class Family(ABC):
         return torch.stack(inside).all(0)
 
     def validate(self, task: Task) -> None:
-        """Refuse a task that the equations do not hold for. Reads the values, so keep it out of loops.
+        """Check that the equations hold for a task. Reads the values, so keep it out of loops.
 
         Raises:
             ValueError: a constant is missing, unknown, not finite or outside its valid values.
@@ -136,7 +137,7 @@ class Family(ABC):
                 raise ValueError(f"{name}: expected {parameter.valid} {parameter.unit}, got {came}; correct it")
 
     def describe(self) -> dict[str, Any]:
-        """Everything that makes this family what it is, as plain JSON values."""
+        """Return everything that defines this family, as plain JSON values."""
         return {
             "family": type(self).__name__,
             "horizon": self._horizon,

@@ -16,14 +16,14 @@ class Parameter:
     """Declaration of one constant of a family: its default and its physically valid values.
 
     Args:
-        default: the value where nothing else is asked for.
+        default: the value of the constant unless another is given.
         low: smallest valid value.
         high: largest valid value.
         unit: SI unit, or ``"1"``.
-        doc: what it is, in a few words.
-        choices: the only valid values, if just a few are; empty otherwise.
-        whole: whether the whole part alone counts. Two tasks that differ in the rest are one to an agent, so splits
-            look at the whole part too, and ranges must begin and end at whole numbers.
+        doc: short description.
+        choices: the valid values, if there are only a few; empty otherwise.
+        whole: whether only the integer part matters. Two tasks that differ only in the fractional part are the same
+            environment, so splits also use the integer part, and ranges must begin and end at integers.
     """
 
     default: float
@@ -40,13 +40,13 @@ class Parameter:
 
     @property
     def valid(self) -> str:
-        """The valid values, in words for error messages."""
+        """Description of the valid values for error messages."""
         if self.choices:
             return f"one of {self.choices}"
         return f"{'whole numbers ' if self.whole else ''}within [{self.low}, {self.high}]"
 
     def accepts(self, distribution: Distribution) -> bool:
-        """Whether every value of the distribution is valid."""
+        """Return whether every value of the distribution is valid."""
         if self.choices:
             return all(low == high and low in self.choices for low, high in distribution.intervals)
         if self.whole and not all(float(end).is_integer() for ends in distribution.intervals for end in ends):
@@ -55,6 +55,6 @@ class Parameter:
         return self.low <= low and high <= self.high
 
     def covers(self, values: Tensor) -> Tensor:
-        """Which values are valid, bool of the same shape; false for NaN and infinities."""
+        """Return whether each value is valid, bool of the same shape; false for NaN and infinities."""
         valid: Distribution = Choice(self.choices) if self.choices else Range(self.low, self.high)
         return valid.contains(values)

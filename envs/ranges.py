@@ -1,8 +1,8 @@
-"""Distributions of one physical constant.
+"""Distributions of one constant.
 
-A distribution draws values, says which values it covers and quantises them into fine cells. Draws
-are made in float64 and stored as float32; coverage and cells are then computed from the float32
-value by comparisons alone, so that a stored task gives the same answer on CPU and GPU.
+A distribution draws values, reports which values it covers and quantises them into fine cells. Values are drawn in
+float64 and stored as float32. Coverage and cells are computed from the float32 value by comparisons alone, so that a
+stored task gives the same answer on CPU and GPU.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ Interval = tuple[float, float]
 
 
 def stored(value: float) -> float:
-    """The float32 that a tensor keeps of ``value``, as a Python float."""
+    """Return ``value`` rounded to float32, as a tensor stores it, as a Python float."""
     with np.errstate(over="ignore"):
         return float(np.float32(value))
 
 
 def plain(value: Any) -> Any:
-    """A number of NumPy's as Python's, tuples of them too; anything else as it is, for JSON knows no others."""
+    """Convert a NumPy number, or a tuple of them, to Python numbers for JSON; return anything else unchanged."""
     if isinstance(value, tuple):
         return tuple(plain(part) for part in value)
     return value.item() if isinstance(value, np.number) else value
 
 
 class Distribution(ABC):
-    """Where the values of one constant come from."""
+    """The distribution of the values of one constant."""
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
-            object.__setattr__(self, name, plain(value))  # frozen
+            object.__setattr__(self, name, plain(value))  # subclasses are frozen dataclasses
 
     @property
     @abstractmethod
     def intervals(self) -> tuple[Interval, ...]:
-        """The closed intervals ``(low, high)`` that hold every value; a point is ``(value, value)``."""
+        """The closed intervals ``(low, high)`` that contain all values; a single point is ``(value, value)``."""
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw ``[count]`` float32 values on the generator's device, uniform over the intervals."""
@@ -55,7 +55,7 @@ class Distribution(ABC):
         return min(low for low, _ in self.intervals), max(high for _, high in self.intervals)
 
     def contains(self, values: Tensor) -> Tensor:
-        """Which values lie in an interval, bool of the values' shape; false for NaN."""
+        """Return whether each value lies in one of the intervals, bool of the values' shape; false for NaN."""
         exact = values.float().double()
         inside = torch.zeros_like(exact, dtype=torch.bool)
         for low, high in self.intervals:
@@ -63,9 +63,9 @@ class Distribution(ABC):
         return inside
 
     def cell(self, values: Tensor, bins: int) -> Tensor:
-        """Index in ``0..bins-1`` of each value's cell, int64; values outside fall in the end cells."""
-        # Edges are computed on the CPU and rounded to float32: whatever the last bit of ``exp`` may be
-        # on another machine, a value falls in the same cell there.
+        """Return the cell index of each value, int64 in ``0..bins-1``; values outside fall into the end cells."""
+        # Edges are computed on the CPU and rounded to float32, so that a value falls into the same cell on
+        # every machine even if the last bit of ``exp`` differs.
         edges = self._edges(torch.arange(1, bins, dtype=torch.float64) / bins).float().to(values.device)
         return torch.bucketize(values.float().contiguous(), edges, right=True)
 
@@ -74,19 +74,19 @@ class Distribution(ABC):
         return low + (high - low) * fraction
 
     def describe(self) -> dict[str, Any]:
-        """The distribution as plain JSON values: its kind and its numbers."""
+        """Return the distribution's kind and numbers as plain JSON values."""
         return {"kind": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
 
 
 def _uniform(intervals: tuple[Interval, ...], count: int, generator: torch.Generator) -> Tensor:
-    """Uniform float64 draws ``[count]`` from a union of intervals, weighted by length."""
+    """Draw ``[count]`` float64 values uniformly from a union of intervals, weighted by length."""
     device = generator.device
     low, high = torch.tensor(intervals, dtype=torch.float64, device=device).unbind(-1)
     ends = torch.tensor([*accumulate(b - a for a, b in intervals)], dtype=torch.float64, device=device)
     position = torch.rand(count, generator=generator, dtype=torch.float64, device=device) * ends[-1]
     index = torch.bucketize(position, ends[:-1], right=True)
     starts = ends - (high - low)
-    return torch.minimum(low[index] + (position - starts[index]), high[index])  # rounding must not leave the interval
+    return torch.minimum(low[index] + (position - starts[index]), high[index])  # rounding could exceed the interval
 
 
 def _check_intervals(kind: str, intervals: tuple[Interval, ...]) -> None:
@@ -135,7 +135,7 @@ class Fixed(Distribution):
         return ((self.value, self.value),)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """``[count]`` copies; draws nothing."""
+        """Return ``[count]`` copies of the value, without using the generator's random numbers."""
         return torch.full((count,), self.value, dtype=torch.float32, device=generator.device)
 
 
@@ -194,7 +194,7 @@ class LogRange(Distribution):
         return ((self.low, self.high),)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw ``[count]`` values, uniform in the logarithm."""
+        """Draw ``[count]`` log-uniform values."""
         return _uniform(_log(self.intervals), count, generator).exp().clamp(*self.bounds).float()
 
     def _edges(self, fraction: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ class LogUnion(Distribution):
         return self.parts
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw ``[count]`` values, uniform in the logarithm over the union."""
+        """Draw ``[count]`` values, log-uniform over the union."""
         return _uniform(_log(self.intervals), count, generator).exp().clamp(*self.bounds).float()
 
     def _edges(self, fraction: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class LogUnion(Distribution):
 @final
 @dataclass(frozen=True)
 class Choice(Distribution):
-    """One of a few distinct values, all equally likely. A cell is the index of the choice."""
+    """One of a few distinct, equally likely values. The cell of a value is its index among the choices."""
 
     values: tuple[float, ...]
 
@@ -254,6 +254,6 @@ class Choice(Distribution):
         return torch.tensor(self.values, dtype=torch.float32, device=device)[index]
 
     def cell(self, values: Tensor, bins: int) -> Tensor:
-        """Index of the nearest choice, int64; ``bins`` plays no part."""
+        """Return the index of the nearest choice, int64; ``bins`` is ignored."""
         choices = torch.tensor(self.values, dtype=torch.float64, device=values.device)
         return (values.float().double().unsqueeze(-1) - choices).abs().argmin(-1)

@@ -1,11 +1,13 @@
-"""A benchmark: a training distribution and held-out splits that no training task can enter.
+"""A benchmark: a training distribution and held-out splits that contain no training task.
 
-``validation`` and ``test`` come from the training range, each from an eighth of its cells (see
-``cells``), which ``train`` never enters. Further splits are families of their own: one inside the
-training range is a hole, cut out of training, validation and test (interpolation); one outside it
-asks for extrapolation. A split may also be a published list of tasks, whose cells training, validation
-and test keep out of. Disjointness is a property of the values, not of seeds. Test tasks may lie
-close to training tasks, one cell apart: they measure generalisation within the distribution.
+``validation`` and ``test`` each own an eighth of the cells of the training range (see ``cells``); ``train`` never
+draws from these cells. Further splits are given as separate families. A split inside the training range is a hole: it
+is cut out of training, validation and test, and measures interpolation. A split outside the range measures
+extrapolation. A split may also be a published list of tasks; training, validation and test avoid the cells of these
+tasks.
+
+Whether a task belongs to a split depends on its values, not on seeds. Test tasks may be close to training tasks, one
+cell apart: they measure generalisation within the distribution.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from .checks import refuse_seed, refuse_unknown, whole
 from .family import Family, Task
 from .ranges import plain
 
-SAME_RANGE = {"test": 0, "validation": 1}  # the hash bucket that each split owns; training has the rest
-FEW = 64  # cells; an eighth of more is hardly ever none: 0.875^64 is 0.0002
-ROUNDS = 1000  # redraws before a split is taken to be empty
+SAME_RANGE = {"test": 0, "validation": 1}  # the hash bucket that each split owns; training owns the rest
+FEW = 64  # cells; with more, a bucket is hardly ever empty: 0.875^64 is 0.0002
+ROUNDS = 1000  # redraws before a split is considered empty
 
 
 @final
@@ -36,19 +38,19 @@ class TaskBenchmark:
     """A family with a training distribution and disjoint held-out splits.
 
     Args:
-        name: how reports call it; it also salts the hash that deals cells to splits.
-        train: the training family. Its whole range holds training, validation and test tasks, so
-            sample the benchmark, never this family.
-        heldout: further splits by name, of the same environments: each wholly inside the training
-            range (a hole) or apart from it in at least one constant.
-        listed: further splits by name, each a list of tasks: every constant's values, one a task.
+        name: name in reports; it also salts the hash that assigns cells to splits.
+        train: the training family. Its range contains training, validation and test tasks, so draw tasks from the
+            benchmark, never from this family.
+        heldout: further splits by name, families of the same environments: each lies either entirely inside the
+            training range (a hole) or outside it in at least one constant.
+        listed: further splits by name, each a list of tasks: for every constant, one value per task.
         bins: cells per varied constant.
 
     Raises:
-        TypeError: a family of another make.
-        ValueError: other environments than ``train``'s, a reserved name, a split that overlaps the
-            training range in part, listed tasks that are none of the family's, are none at all or lack
-            values, or a training range too small to split.
+        TypeError: a family is not an ``envs.Family``.
+        ValueError: a split's family differs from ``train`` in more than ranges; a split's name is reserved; a split
+            overlaps the training range in part; a list of tasks is empty, lacks values or has tasks that are invalid
+            for the family; or the training range is too small to be split.
     """
 
     name: str
@@ -126,12 +128,12 @@ class TaskBenchmark:
     def sample(self, split: str, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw tasks of ``"train"`` or of a held-out split, ``[T]`` float32 on the generator's device.
 
-        Draws are repeated until enough fall in the split. Of a list, every task comes once, in any order, before
-        one comes again.
+        Draws are repeated until enough tasks fall into the split. From a list, every task is drawn once, in random
+        order, before any is drawn again.
 
         Raises:
-            ValueError: no such split, or fewer than one task.
-            RuntimeError: the split holds next to no tasks.
+            ValueError: there is no such split, or ``tasks`` is below 1.
+            RuntimeError: the split contains next to no tasks.
         """
         refuse_unknown(self.name, "split", [split], ("train", *self.splits))
         if split in self.listed:
@@ -148,7 +150,7 @@ class TaskBenchmark:
         raise RuntimeError(f"{self.name}: {ROUNDS} rounds found fewer than {tasks} tasks of {split!r}; widen the range")
 
     def is_training(self, task: Task) -> Tensor:
-        """Which tasks training could have drawn, bool of the values' shape. A function of the values alone.
+        """Return whether training could draw each task, bool of the values' shape. Depends on the values alone.
 
         Raises:
             ValueError: a constant is missing or unknown.
@@ -156,10 +158,10 @@ class TaskBenchmark:
         return self.belongs("train", task)
 
     def belongs(self, split: str, task: Task) -> Tensor:
-        """Which tasks a split could hold, bool of the values' shape. A function of the values alone.
+        """Return whether each task belongs to a split, bool of the values' shape. Depends on the values alone.
 
         Raises:
-            ValueError: no such split, or a constant is missing or unknown.
+            ValueError: there is no such split, or a constant is missing or unknown.
         """
         refuse_unknown(self.name, "split", [split], ("train", *self.splits))
         if split in self.heldout:
@@ -184,7 +186,7 @@ class TaskBenchmark:
         return {name: torch.tensor(values, dtype=torch.float32) for name, values in self.listed[split].items()}
 
     def _deal(self, task: Task, tasks: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Shuffled decks of all the tasks, as many as needed."""
+        """Draw from a list without replacement, starting a new shuffle whenever the list is used up."""
         whole("tasks", tasks)
         refuse_seed(generator)
         count = len(next(iter(task.values())))
@@ -195,7 +197,7 @@ class TaskBenchmark:
         return {name: values.to(order.device)[order] for name, values in task.items()}
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides which task belongs to which split, as plain JSON values."""
+        """Return everything that decides which task belongs to which split, as plain JSON values."""
         lists = {name: {k: list(plain(tuple(v))) for k, v in columns.items()} for name, columns in self.listed.items()}
         return {
             "name": self.name,
@@ -207,21 +209,21 @@ class TaskBenchmark:
         }
 
     def fingerprint(self) -> str:
-        """`hashed` description."""
+        """Return the hash of the description; see `hashed`."""
         return hashed(self.describe())
 
 
 @final
 @dataclass(frozen=True)
 class SameTasks:
-    """The tasks of a benchmark, split as they are there, in environments that show or deal them otherwise.
+    """A benchmark's tasks and splits with different environments, for example with the task revealed or shuffled.
 
     Args:
-        of: whose tasks.
-        family: the environments; with the same constants, such as a wrapper that adds none.
+        of: the benchmark that provides tasks and splits.
+        family: the environments. They must have the same constants, for example a wrapper that adds none.
 
     Raises:
-        ValueError: other constants.
+        ValueError: the family has other constants.
     """
 
     of: TaskBenchmark
@@ -237,35 +239,35 @@ class SameTasks:
 
     @property
     def name(self) -> str:
-        """The benchmark's."""
+        """The benchmark's name."""
         return self.of.name
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The benchmark's."""
+        """The benchmark's held-out splits."""
         return self.of.splits
 
     def sample(self, split: str, tasks: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """As the benchmark draws them."""
+        """Draw tasks as the benchmark does; see `TaskBenchmark.sample`."""
         return self.of.sample(split, tasks, generator=generator)
 
     def is_training(self, task: Task) -> Tensor:
-        """As the benchmark has it."""
+        """Return whether training could draw each task; see `TaskBenchmark.is_training`."""
         return self.of.is_training(task)
 
     def fingerprint(self) -> str:
-        """The benchmark's: it hashes what decides which tasks are training tasks, and that is unchanged."""
+        """Return the benchmark's fingerprint: it hashes what decides which tasks are training tasks, here the same."""
         return self.of.fingerprint()
 
 
 def hashed(description: Mapping[str, Any]) -> str:
-    """SHA-256 of plain JSON values, in hex; equal in every process and on every machine."""
+    """Return the SHA-256 of plain JSON values in hex, the same in every process and on every machine."""
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _remedy(count: int) -> str:
-    """For error messages: what helps against an empty split of so few cells; empty where they are many."""
+    """Return advice for error messages about a split left empty by too few cells; empty if there are many cells."""
     if count < 1 + len(SAME_RANGE):
         return f"{1 + len(SAME_RANGE)} splits need as many; "
     if count > FEW:

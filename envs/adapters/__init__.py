@@ -1,6 +1,6 @@
 """Families as Gymnasium environments, and Gymnasium environments as families.
 
-Importing this package registers nothing: see `register`.
+Importing this package does not register any environments; call `register` to do so.
 """
 
 from .gymnasium_family import GymnasiumFamily

@@ -1,7 +1,7 @@
-"""Pictures of one environment, drawn with numpy alone: no display, no graphics library.
+"""Pictures of one environment, drawn with NumPy only, without a display or graphics library.
 
-Every primitive colours the pixels whose centre it covers, on a canvas with world coordinates: x to the
-right, y upwards. Pictures are for looking at; nothing is read back from them.
+Every primitive colours the pixels whose centres it covers, on a canvas with world coordinates: x to the right, y
+upwards.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class View:
-    """How a picture is taken.
+    """Settings of a picture.
 
     Attributes:
-        scale: pixels a side for each of the ``WIDTH`` and ``HEIGHT``; larger ones can be smoothed afterwards.
-        past: earlier states of the episode; where a point moves in the plane they are its trail.
-        reach: how far from the origin the plane must be seen at least, in its units: a film needs one for all.
+        scale: factor on ``WIDTH`` and ``HEIGHT``; larger pictures can be smoothed afterwards.
+        past: earlier states of the episode, drawn as a trail if a point moves in the plane.
+        reach: smallest visible distance from the origin of the plane, in its units; all frames of a film need the same.
     """
 
     scale: int = 1
@@ -56,10 +56,10 @@ Drawing = Callable[[Numbers, Numbers, View], Frame]
 
 
 class Canvas:
-    """A white picture of the world around ``centre``, ``height`` of its units high.
+    """A white picture centred at ``centre``; ``height`` is its height in world units.
 
     Attributes:
-        pixels: ``[scale * HEIGHT, scale * WIDTH, 3]`` uint8, the first row on top.
+        pixels: ``[scale * HEIGHT, scale * WIDTH, 3]`` uint8, the first row at the top.
     """
 
     def __init__(self, height: float, centre: Point = (0.0, 0.0), scale: int = 1) -> None:
@@ -70,19 +70,19 @@ class Canvas:
         self._y = centre[1] - unit * (np.arange(rows) + 0.5 - rows / 2)
 
     def disc(self, centre: Point, radius: float, colour: Colour) -> None:
-        """All within ``radius`` of ``centre``."""
+        """Colour everything within ``radius`` of ``centre``."""
         self.line(centre, centre, 2 * radius, colour)
 
     def box(self, low: Point, high: Point, colour: Colour) -> None:
-        """The rectangle between two corners."""
+        """Colour the rectangle between two corners."""
         self.pixels[self._window(low, high)] = colour
 
     def line(self, start: Point, end: Point, width: float, colour: Colour) -> None:
-        """All within half of ``width`` of the straight line between two points."""
+        """Colour everything within half of ``width`` of the straight line between two points."""
         radius = width / 2
         low = (min(start[0], end[0]) - radius, min(start[1], end[1]) - radius)
         high = (max(start[0], end[0]) + radius, max(start[1], end[1]) + radius)
-        rows, columns = window = self._window(low, high)  # only what can be within reach is looked at
+        rows, columns = window = self._window(low, high)  # compute distances only in the bounding box
         dx, dy = end[0] - start[0], end[1] - start[1]
         x, y = self._x[None, columns] - start[0], self._y[rows, None] - start[1]
         square = dx * dx + dy * dy
@@ -91,7 +91,7 @@ class Canvas:
         self.pixels[window][inside] = colour
 
     def _window(self, low: Point, high: Point) -> tuple[slice, slice]:
-        """Rows and columns of the pixels whose centre lies between two corners."""
+        """Return the rows and columns of the pixels whose centres lie between two corners."""
         columns = np.searchsorted(self._x, low[0], "left"), np.searchsorted(self._x, high[0], "right")
         rows = np.searchsorted(-self._y, -high[1], "left"), np.searchsorted(-self._y, -low[1], "right")
         return slice(int(rows[0]), int(rows[1])), slice(int(columns[0]), int(columns[1]))
@@ -100,15 +100,16 @@ class Canvas:
 def picture(
     family: Family, task: Numbers, state: Numbers, observation: npt.NDArray[np.float32], view: View = PLAIN
 ) -> Frame:
-    """One environment as it stands, ``[200, 300, 3]`` uint8, or as much larger as the view says.
+    """Draw the current state of one environment, ``[200, 300, 3]`` uint8, enlarged by the scale of the view.
 
     Args:
-        family: decides what is drawn: the machine for the classic ones, the plane from above for points that
-            move in it, and a bar for every number observed for the rest. Of a wrapped one, what is inside.
-        task: its constants.
-        state: where it stands.
+        family: determines what is drawn: the machine for the classic control families, the plane from above for
+            points that move in it, and otherwise a bar for every number of the observation. For a wrapped family, the
+            innermost family decides.
+        task: the constants.
+        state: the current state.
         observation: ``[...]``.
-        view: how to look at it.
+        view: settings of the picture.
     """
     draw = _drawing(family, state)
     if not draw:
@@ -118,7 +119,7 @@ def picture(
 
 
 def has_picture(family: Family, state: Numbers) -> bool:
-    """Whether there is more to be drawn of it than a bar for every number."""
+    """Return whether the family has a picture other than bars for the numbers of the observation."""
     return _drawing(family, state) is not None
 
 
@@ -128,7 +129,7 @@ def _drawing(family: Family, state: Numbers) -> Drawing | None:
 
 
 def _inside(family: Family, state: Numbers) -> tuple[Family, Numbers]:
-    """What is wrapped, if anything, and its own state, whose names a wrapper may have made longer."""
+    """Return the innermost family and its state, without the prefixes that wrappers may add to names."""
     own: Any = dict(state)
     while isinstance(family, Wrapper):
         own, family = family._state(own), family._family
@@ -136,7 +137,7 @@ def _inside(family: Family, state: Numbers) -> tuple[Family, Numbers]:
 
 
 def scalars(values: Mapping[str, Tensor], row: int | None = None) -> dict[str, float]:
-    """What is one number in a row ``[...]`` of tensors by name, or in tensors of one row; the rest is left out."""
+    """Convert one row of tensors, or tensors of a single row, to Python numbers; leave out all that are not 0-d."""
     own = values if row is None else {name: value[row] for name, value in values.items()}
     return {name: value.item() for name, value in own.items() if value.dim() == 0}
 
@@ -160,7 +161,7 @@ def _pendulum(task: Numbers, state: Numbers, view: View) -> Frame:
 
 
 def _acrobot(task: Numbers, state: Numbers, view: View) -> Frame:
-    """Links of equal length, as the height to be reached counts them."""
+    """Draw links of length 1, as the goal height also assumes, whatever their real lengths."""
     canvas = Canvas(height=4.4, scale=view.scale)
     canvas.line((-5.0, task["goal_height"]), (5.0, task["goal_height"]), 0.03, GREEN)
     first, second = state["theta_1"], state["theta_1"] + state["theta_2"]
@@ -172,7 +173,7 @@ def _acrobot(task: Numbers, state: Numbers, view: View) -> Frame:
 
 
 def _mountain_car(task: Numbers, state: Numbers, view: View) -> Frame:
-    """The road is sin(3 x), whose slope is what pulls the car."""
+    """Draw the road as sin(3 x), whose slope accelerates the car."""
     canvas = Canvas((ROAD_END - WALL) * HEIGHT / WIDTH, ((ROAD_END + WALL) / 2, 0.05), view.scale)
 
     def road(x: float) -> Point:
@@ -197,12 +198,12 @@ def _grid(task: Numbers, state: Numbers, view: View) -> Frame:
 
 
 def _plane(task: Numbers, state: Numbers, view: View) -> Frame:
-    """The point, its goal and, where there is one, the wall; the goal is drawn although the agent cannot see it."""
+    """Draw the point, its goal (which the agent may not see) and the wall, if there is one."""
     goal = (task.get("goal_x", 0.0), task.get("goal_y", 0.0))
     if {"angle", "radius"} <= task.keys():
         goal = (task["radius"] * math.cos(task["angle"]), task["radius"] * math.sin(task["angle"]))
     places = (*goal, task.get("start_x", 0.0), task.get("start_y", 0.0), state["x"], state["y"])
-    extent = max(view.reach, *(abs(place) for place in places))  # all of it is always in view
+    extent = max(view.reach, *(abs(place) for place in places))  # keep everything in view
     canvas = Canvas(height=2.4 * extent, scale=view.scale)
     if {"gap_y", "gap_half_width"} <= task.keys():
         for side in (-1.0, 1.0):
@@ -217,7 +218,7 @@ def _plane(task: Numbers, state: Numbers, view: View) -> Frame:
 
 
 def _bars(numbers: npt.NDArray[np.float32], view: View) -> Frame:
-    """Upwards for positive numbers, downwards for negative ones, squashed into the picture."""
+    """Draw a bar for every number, upwards if positive and downwards if negative, squashed by tanh."""
     canvas = Canvas(height=2.0, scale=view.scale)
     width = 2.0 * WIDTH / HEIGHT / len(numbers)
     for i, number in enumerate(numbers):

@@ -1,18 +1,19 @@
-"""Any Gymnasium environment as a family: named constants with ranges, a task for each of their values.
+"""Any Gymnasium environment as a family with named constants and their ranges.
 
-The family protocol is a set of functions; a Gymnasium environment is an object that lives. So here the state
-of an episode is a ticket, the number of its row and of its step, and the family keeps the environments that
-the tickets stand for:
+The family protocol is functional: ``step`` takes a state and returns the next one. A Gymnasium environment is an
+object that keeps its own state. Here the state of an episode is therefore a ticket, consisting of its row number and
+its step number, and the family holds the environments that the tickets refer to:
 
-* ``reset`` begins an episode in as many environments as there are rows, each with its task's constants and
-  with a seed of its own drawn from the generator.
-* ``step`` moves all rows of one or more resets together, from their last state only: nothing can be replayed
-  from an earlier one. A row whose episode has ended repeats its last observation with reward 0.
-* The next ``reset`` takes back the environments of every reset that has been stepped since. Those that wait
-  for their first step are left alone, so that several resets may be rolled out as one. Those taken back are used
-  again for as many rows, and closed once other numbers of rows have been asked for since.
+* ``reset`` starts an episode in one environment per row, each with the constants of its task and its own seed, drawn
+  from the generator.
+* ``step`` steps all rows of one or more resets together, and only from their latest state: earlier states cannot be
+  replayed. A row whose episode has ended repeats its last observation with reward 0.
+* The next ``reset`` reclaims the environments of every earlier reset that has been stepped. Resets that have not been
+  stepped yet are left alone, so that several resets can be rolled out together. Reclaimed environments are reused for
+  a reset with the same number of rows, and closed once several other row counts have been requested since.
 
-``metarl``'s rollouts, meta-training and evaluation work so. Compiled programs do not, and say so.
+Rollouts, meta-training and evaluation in ``metarl`` respect these rules. Compilation is not supported and raises an
+error.
 """
 
 from __future__ import annotations
@@ -55,15 +56,15 @@ from .rows import (
     write_attributes,
 )
 
-KEPT = 3  # numbers of rows of which idle environments are kept: support, query and validation have one each
-CONSTRUCTOR, ATTRIBUTES = "constructor", "attributes"  # where constants go without a function of the user's
-LARGEST = 3e38  # about the largest float32, in which tasks are stored
+KEPT = 3  # idle environments are kept for this many row counts: support, query and validation use one each
+CONSTRUCTOR, ATTRIBUTES = "constructor", "attributes"  # destination of constants without a user-defined function
+LARGEST = 3e38  # about the largest float32; tasks are stored in float32
 Numbers = npt.NDArray[Any]
 WRAPPED = {
     "observation": "have a rebuild function wrap it, as by gymnasium.wrappers.FlattenObservation",
     "action": "have a rebuild function wrap it, as by gymnasium.wrappers.TransformAction",
 }
-"""What to do about a space that no policy serves."""
+"""Advice in error messages about spaces that no policy supports."""
 
 
 class _Reset:
@@ -78,38 +79,38 @@ class _Reset:
 class GymnasiumFamily(Family):
     """A Gymnasium environment with named constants.
 
-    How a constant reaches the environment:
+    A constant is passed to the environment in one of four ways:
 
-    * by default it is written to the attribute of that name of ``env.unwrapped``. Where the constructor
-      computes something else from that attribute (CartPole's ``total_mass``) or from the argument that it
-      keeps there, this is refused, because the product would keep its old value;
-    * with ``setter`` by a function ``(env.unwrapped, constants) -> None``;
-    * with ``rebuild=True`` as an argument of the constructor: every task has an environment made for it;
-    * with ``rebuild`` a function ``(constants) -> Env`` by calling it for every task.
+    * By default, it is written to the attribute of the same name of ``env.unwrapped``. This is refused if the
+      constructor computes something else from that attribute (such as CartPole's ``total_mass``) or from the argument
+      stored in it, because the derived value would not be updated.
+    * With ``setter``, a function ``(env.unwrapped, constants) -> None`` writes it.
+    * With ``rebuild=True``, it is an argument of the constructor, and an environment is made for every task.
+    * With ``rebuild`` as a function ``(constants) -> Env``, this function is called for every task.
 
-    Constants arrive as Python floats of their float32 values, or as bool or int where the attribute or
-    the constructor's default is one; of those no range is taken, but a ``Choice``. A constant's default is the
-    environment's own value of that name, or the constructor's; where there is none, the low end of its range.
-    The family keeps the time limit and turns Gymnasium's own off.
-    Observations are those of a ``Box``, or one-hot for ``Discrete``; actions are those of a ``Discrete``, counted
-    from 0, or of a ``Box``, clipped to its bounds.
+    Constants are passed as Python floats of their float32 values, or as bool or int if the attribute or the
+    constructor's default is one; such constants take a ``Choice`` but no range. A constant's default is the
+    environment's or constructor's own value of that name or, if there is none, the lower end of its range. The family
+    applies the time limit; Gymnasium's own is turned off. Observations are from a ``Box``, or one-hot for ``Discrete``;
+    actions are from a ``Discrete`` space, counted from 0, or from a ``Box``, clipped to its bounds.
 
     Args:
         env: a registered id, or ``"module:id"`` to import a module that registers it.
-        ranges: a number or a distribution for every constant that is given; at least one.
-        horizon: time limit in steps; None for the id's own.
-        setter: writes the constants.
+        ranges: a number or a distribution for each constant to declare; at least one.
+        horizon: time limit in steps; None for that of the id.
+        setter: function that writes the constants.
         rebuild: True, or a function that makes an environment.
-        workers: processes that step the environments; 0 for none. What is run is the same.
-        timeout: seconds to wait for workers; a wait covers one step of all environments, or their reset.
-        kwargs: further arguments of the constructor, the same for every task; none where ``rebuild`` is a function.
+        workers: number of processes that step the environments; 0 for none. The results are the same.
+        timeout: seconds to wait for workers; one wait covers a step or a reset of all environments.
+        kwargs: further arguments of the constructor, the same for every task; none if ``rebuild`` is a function.
 
     Raises:
-        ValueError: no such id, version, attribute or argument; an attribute that others are computed from;
-            values that the environment refuses; a range of a whole number; no constants; no time limit; settings that
-            contradict; a setter or rebuild function without a name, such as a lambda.
+        ValueError: there is no such id, version, attribute or argument; other attributes are computed from the
+            attribute; the environment refuses the values; an integer constant has a range; there are no constants or
+            no time limit; settings contradict each other; or a setter or rebuild function has no name, like a lambda.
         ImportError: the module, or one that the environment needs, is not installed.
-        TypeError: no id, an observation or action space of another kind, or a rebuild function of constants by name.
+        TypeError: ``env`` is not an id, an observation or action space is of another kind, or a rebuild function takes
+            constants by name.
 
     >>> from envs import Range
     >>> family = GymnasiumFamily("Pendulum-v1", {"g": Range(5.0, 15.0), "m": 1.0})
@@ -146,7 +147,7 @@ class GymnasiumFamily(Family):
             raise ValueError(f"{env}: expected workers >= 0 and timeout > 0, got {workers} and {timeout}; correct it")
         self._name, self._workers, self._timeout = env, workers, timeout
         given = dict(kwargs or {})
-        if " at 0x" in repr(given):  # it goes into the fingerprint of benchmarks, by which a stored run is known again
+        if " at 0x" in repr(given):  # an address would change the benchmark's fingerprint in every process
             raise ValueError(f"{env}: expected kwargs of plain values, got {given}; make objects in a rebuild function")
         low = {name: one.bounds[0] if isinstance(one, Distribution) else one for name, one in ranges.items()}
         example = _example(env, {} if callable(rebuild) else given, low if rebuild is True else {})
@@ -154,7 +155,7 @@ class GymnasiumFamily(Family):
         if spec is None:
             raise ValueError(f"{env}: expected an environment with a spec; register it")
         recipe, how = _recipe(spec, example, list(ranges), setter, rebuild, given)
-        # Declared for all instances alike by the base class; here each has those of its environment.
+        # The base class declares this per class; here it depends on the environment, so it is set per instance.
         self.parameters = {  # type: ignore[misc]
             name: _parameter(f"{name} of {spec.id}", one, _own(name, example, recipe, how))
             for name, one in ranges.items()
@@ -169,12 +170,12 @@ class GymnasiumFamily(Family):
         self._next = 0
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Tickets of episodes begun in ``rows`` environments; see the module for what it does to earlier ones.
+        """Start an episode in ``rows`` environments and return their tickets; may reclaim earlier ones (see module).
 
         Raises:
             ValueError: a constant is missing, unknown or not finite.
-            RuntimeError: an environment raised, or a worker died.
-            TimeoutError: a worker gave no answer in time.
+            RuntimeError: an environment raised an error, or a worker died.
+            TimeoutError: a worker did not answer in time.
         """
         self.validate(task)
         device = next(iter(task.values())).device
@@ -193,10 +194,10 @@ class GymnasiumFamily(Family):
         return {"row": ticket, "step": torch.zeros_like(ticket)}
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """``[*rows, *observation_space.shape]``, on the device and in the precision of the task.
+        """Return ``[*rows, *observation_space.shape]``, with device and dtype of the task's values.
 
         Raises:
-            RuntimeError: the state is not the last of its rows.
+            RuntimeError: the state is not the latest of its rows.
         """
         found = self._find(state)
         seen = np.empty((state["row"].numel(), *(self._kind.observation_space.shape or ())))
@@ -209,12 +210,12 @@ class GymnasiumFamily(Family):
         return torch.from_numpy(seen).to(like).reshape(*state["row"].shape, *self.observation_space.shape)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One step of every row; ``action`` is ``[*rows, *action_space.shape]``. The constants are those of ``reset``.
+        """Step every row with the constants of its reset; ``action`` is ``[*rows, *action_space.shape]``.
 
         Raises:
-            RuntimeError: the state is not the last of its rows, or lacks rows that were reset with them; an
-                environment raised; or a worker died.
-            TimeoutError: a worker gave no answer in time.
+            RuntimeError: the state is not the latest of its rows, or lacks rows of the same reset; an environment
+                raised an error; or a worker died.
+            TimeoutError: a worker did not answer in time.
         """
         shape, like = state["row"].shape, next(iter(task.values()))
         found = self._find(state)
@@ -225,7 +226,7 @@ class GymnasiumFamily(Family):
             try:
                 outcome = reset.rows.step(given[order])
             except BaseException:
-                self._live.remove(reset)  # half of its rows may have moved
+                self._live.remove(reset)  # only some of its rows may have been stepped
                 reset.rows.close()
                 raise
             reset.observation, reward[order], terminated[order] = outcome
@@ -235,7 +236,7 @@ class GymnasiumFamily(Family):
         return Transition(after, torch.from_numpy(reward).to(like).reshape(shape), ended)
 
     def close(self) -> None:
-        """Close every environment and end every worker; the next reset makes new ones."""
+        """Close all environments and workers; the next reset creates new ones."""
         idle = [rows for free in self._idle.values() for rows in free]
         live = [reset.rows for reset in self._live]
         self._idle, self._live = {}, []
@@ -253,7 +254,7 @@ class GymnasiumFamily(Family):
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies have no environments yet."""
+        """Copy and pickle the family without its environments."""
         return {**self.__dict__, "_live": [], "_idle": {}}
 
     def _rows(self, count: int) -> Rows:
@@ -262,18 +263,18 @@ class GymnasiumFamily(Family):
         return LocalRows(self._kind, count)
 
     def _free(self, count: int) -> Rows:
-        """So many rows that nobody plays; of other numbers of rows only those asked for most recently are kept."""
+        """Return ``count`` idle rows, and close those of row counts that have not been requested recently."""
         for reset in [reset for reset in self._live if reset.steps]:
             self._live.remove(reset)
             self._idle.setdefault(reset.count, []).append(reset.rows)
-        idle = self._idle[count] = self._idle.pop(count, [])  # the last asked for stands last
+        idle = self._idle[count] = self._idle.pop(count, [])  # move to the end: ordered by most recent request
         for other in list(self._idle)[:-KEPT]:
             for rows in self._idle.pop(other):
                 rows.close()
         return idle.pop() if idle else self._rows(count)
 
     def _find(self, state: State) -> list[tuple[_Reset, Numbers]]:
-        """The resets that the tickets are of, each with the places of its rows ``[count]`` among them.
+        """Return the resets that the tickets belong to, each with the positions ``[count]`` of its rows among them.
 
         Raises:
             RuntimeError: see `step`.
@@ -303,7 +304,7 @@ class GymnasiumFamily(Family):
         return found
 
     def _probe(self, recipe: Recipe) -> Kind:
-        """Make an environment at both ends of all ranges, so that what is wrong shows before a run."""
+        """Make an environment at both ends of all ranges, so that errors appear before a run."""
         kinds: list[Kind] = []
         for end in (0, 1):
             constants = {name: float(np.float32(one.bounds[end])) for name, one in self.ranges.items()}
@@ -329,7 +330,7 @@ class GymnasiumFamily(Family):
 
 
 def _example(name: str, kwargs: Mapping[str, Any], constants: Mapping[str, Any]) -> Env:
-    """One environment of that id, to look at; made with the constants where its constructor asks for them."""
+    """Make one environment of that id for inspection, with the constants if its constructor requires them."""
     try:
         return make(name, kwargs)
     except (ModuleNotFoundError, DependencyNotInstalled) as error:
@@ -351,7 +352,7 @@ def _recipe(
     rebuild: bool | Callable[[Constants], Env],
     kwargs: Mapping[str, Any],
 ) -> tuple[Recipe, str]:
-    """The recipe that is asked for, and its name in the family's description."""
+    """Return the requested recipe and its name in the family's description."""
     if callable(rebuild):
         _refuse_by_name(rebuild, names)
         return Builder(rebuild), _title("rebuild", rebuild)
@@ -383,20 +384,20 @@ def _recipe(
 
 
 def _arguments(spec: EnvSpec) -> Mapping[str, inspect.Parameter]:
-    """What the constructor of an environment takes, by name."""
+    """Return the parameters of an environment's constructor by name."""
     creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     return inspect.signature(creator).parameters if creator else {}
 
 
 def _refuse_by_name(rebuild: Callable[[Constants], Env], names: list[str]) -> None:
-    """Refuse what takes constants one by one, as constructors do: it would get all of them as its first.
+    """Refuse a function that takes constants by name, as constructors do: it would get the mapping as its first.
 
     Raises:
-        TypeError: it does.
+        TypeError: ``rebuild`` takes constants by name.
     """
     try:
         taken = inspect.signature(rebuild).parameters
-    except (TypeError, ValueError):  # some callables do not tell
+    except (TypeError, ValueError):  # some callables have no signature
         return
     first = next(iter(taken.values()), None)
     if first is not None and (first.name in names or first.kind in (first.VAR_KEYWORD, first.KEYWORD_ONLY)):
@@ -407,9 +408,9 @@ def _refuse_by_name(rebuild: Callable[[Constants], Env], names: list[str]) -> No
 
 
 def _own(name: str, example: Env, recipe: Recipe, how: str) -> Any:
-    """The value that the environment itself has, or its constructor; None where neither tells.
+    """Return the environment's or constructor's own value of a constant; None if there is none.
 
-    It comes as a float where a function of the user's is given the constants, which are floats there.
+    The value is converted to float if a user-defined function gets the constants, which are then always floats.
     """
     own = recipe.defaults.get(name) if isinstance(recipe, Constructor) else getattr(example.unwrapped, name, None)
     if not isinstance(own, int | float | np.number | np.bool_) or abs(float(own)) > LARGEST:
@@ -418,10 +419,10 @@ def _own(name: str, example: Env, recipe: Recipe, how: str) -> Any:
 
 
 def _parameter(what: str, given: Distribution | float, own: Any) -> Parameter:
-    """The constant with the environment's own value as its default; without one, the first of those given.
+    """Declare a constant whose default is the environment's own value or, without one, the lowest value given.
 
     Raises:
-        ValueError: a range where values are rounded to whole numbers: most of it would be one environment.
+        ValueError: a range is given for an integer, whose values would be rounded to the same few environments.
     """
     if isinstance(own, bool | np.bool_):
         return Parameter(float(own), 0.0, 1.0, "as in Gymnasium", what, choices=(0.0, 1.0))
@@ -436,10 +437,10 @@ def _parameter(what: str, given: Distribution | float, own: Any) -> Parameter:
 
 
 def _title(what: str, function: Callable[..., Any]) -> str:
-    """A function by name, for the fingerprint of benchmarks, by which a stored run is known again.
+    """Return a function's qualified name for the fingerprint of benchmarks, by which stored runs are recognised.
 
     Raises:
-        ValueError: it has no name, or one that is not its own.
+        ValueError: the function has no name, or is a lambda or is defined inside one.
     """
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
     if not name or "<lambda>" in name:
@@ -450,10 +451,10 @@ def _title(what: str, function: Callable[..., Any]) -> str:
 
 
 def derived(cls: type, attribute: str) -> list[str]:
-    """Attributes that the constructors of a class compute from ``attribute``, as far as their source shows it.
+    """Return the attributes that the constructors of a class compute from ``attribute``, according to their source.
 
-    Follows assignments ``self.a = ...`` and ``a = ...`` in order, from the attribute itself and from the argument that
-    it is a copy of; blind to what other methods do.
+    Follows assignments ``self.a = ...`` and ``a = ...`` in order, starting from the attribute itself and from the
+    argument that it is a copy of; other methods are not analysed.
     """
     found: list[str] = []
     for base in reversed(cls.__mro__):
@@ -474,7 +475,7 @@ def derived(cls: type, attribute: str) -> list[str]:
 
 
 def _assigned(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
-    """Targets and their values in the order of the lines; of ``a, b = c, d`` each by itself."""
+    """Yield targets and their values in source order; ``a, b = c, d`` yields two pairs."""
     assignments = [node for node in ast.walk(tree) if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)]
     for node in sorted(assignments, key=lambda node: node.lineno):
         if (value := node.value) is None:
@@ -486,7 +487,7 @@ def _assigned(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
 
 
 def _copies(tree: ast.AST, assigned: list[tuple[ast.expr, ast.expr]], attribute: str) -> set[str]:
-    """Names by which a constructor has what it keeps as ``self.attribute``: that, its argument, a copy between them."""
+    """Return the names for the value of ``self.attribute``: itself, the argument of that name, and copies of it."""
     arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     names = {f"self.{attribute}", *(arguments & {attribute})}
     for target, value in reversed(assigned):
@@ -505,10 +506,10 @@ def _time_limit(name: str, horizon: int | None) -> int:
 
 
 def _supported(name: str, env: Env) -> tuple[Space[Any], Box | Discrete]:
-    """Its spaces.
+    """Return copies of the environment's observation and action space.
 
     Raises:
-        TypeError: we have no policies for them.
+        TypeError: no policy supports them.
     """
     for what, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, Box | Discrete):
@@ -522,7 +523,7 @@ def _our_spaces(kind: Kind) -> tuple[Box, Box | Discrete]:
     seen, acts = copy.deepcopy(kind.observation_space), copy.deepcopy(kind.action_space)
     if isinstance(seen, Discrete):
         seen = Box(0.0, 1.0, (int(seen.n),), dtype=np.float32)
-    elif isinstance(seen, Box) and seen.dtype != np.float32:  # as they are handed out
+    elif isinstance(seen, Box) and seen.dtype != np.float32:  # observations are returned as floats
         seen = Box(seen.low.astype(np.float32), seen.high.astype(np.float32), dtype=np.float32)
     if isinstance(acts, Discrete):
         acts = Discrete(int(acts.n))

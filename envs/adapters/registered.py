@@ -1,4 +1,4 @@
-"""Importing this module registers our families: ``gymnasium.make("envs.adapters.registered:metarl/CartPole-v0")``."""
+"""Registers our families when imported: ``gymnasium.make("envs.adapters.registered:metarl/CartPole-v0")``."""
 
 from .registration import register
 

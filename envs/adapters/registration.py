@@ -1,8 +1,7 @@
 """Our families under Gymnasium ids: ``gymnasium.make("metarl/CartPole-v0", gravity=12.0)``.
 
-Nothing is registered by importing this package: `register` does it, and importing ``envs.adapters.registered``
-calls it, so that a program that knows nothing of us can ask for
-``gymnasium.make("envs.adapters.registered:metarl/CartPole-v0")``.
+Importing this package registers nothing; `register` does. Importing ``envs.adapters.registered`` calls it, so that a
+program that does not import this package can use ``gymnasium.make("envs.adapters.registered:metarl/CartPole-v0")``.
 """
 
 from __future__ import annotations
@@ -53,11 +52,11 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def register() -> tuple[str, ...]:
-    """Make every family known to Gymnasium; calling it again changes nothing.
+    """Register every family with Gymnasium; calling it again changes nothing.
 
     Returns:
-        The ids, such as ``"metarl/CartPole-v0"``. Their keyword arguments are those of `make_single`. They have no
-        time limit of their own, since the family's horizon holds, which a benchmark may have another of.
+        The ids, such as ``"metarl/CartPole-v0"``. Their keyword arguments are those of `make_single`. The specs have
+        no time limit, because the family's horizon applies, which may differ between benchmarks.
     """
     ids = {f"{NAMESPACE}/{name}-v{VERSION}": name for name in FAMILIES}
     for env_id, name in ids.items():
@@ -79,19 +78,22 @@ def make_single(
     render_mode: str | None = None,
     **constants: Any,
 ) -> gymnasium.Env[Observation, Any]:
-    """What ``gymnasium.make`` calls. Its ``max_episode_steps`` is the time limit; without one the family's horizon.
+    """Make one environment; the entry point of ``gymnasium.make``.
+
+    The time limit is ``max_episode_steps`` of ``gymnasium.make`` or, without it, the family's horizon.
 
     Args:
-        family: a name in `FAMILIES`; filled in by the id.
-        benchmark: draws the tasks, in place of constants: one of this family, or its name in ``envs.BENCHMARKS``.
-        split: of the benchmark.
-        task: constants to pin; with a benchmark the others are drawn such that the task is one of the split.
+        family: a name in `FAMILIES`; set by the id.
+        benchmark: draws the tasks, in place of constants: a benchmark of this family, or a name in
+            ``envs.BENCHMARKS``.
+        split: split of the benchmark.
+        task: constants to pin; with a benchmark, the others are drawn so that the task belongs to the split.
         render_mode: None or ``"rgb_array"``.
-        constants: of the family: numbers, distributions, and its settings, such as ``reward="squared"``.
+        constants: numbers or distributions for the family's constants, and its settings, such as ``reward="squared"``.
 
     Raises:
-        ValueError: an unknown benchmark, one of another family, or one beside constants; a horizon; or see the
-            family and ``FamilyEnv``.
+        ValueError: the benchmark is unknown, belongs to another family or is combined with constants; ``horizon`` is
+            given; or see the family and ``FamilyEnv``.
     """
     source = _source(family, benchmark, constants)
     env = FamilyEnv(source, task, split=split, max_episode_steps=-1, render_mode=render_mode)
@@ -99,7 +101,7 @@ def make_single(
     return env if _limited(inspect.currentframe()) else TimeLimit(env, horizon)
 
 
-# Where Gymnasium looks for what it may wrap in a collection of pictures.
+# Gymnasium reads the render modes here to decide whether it can add a wrapper that collects frames.
 make_single.metadata = FamilyEnv.metadata  # type: ignore[attr-defined]
 
 
@@ -113,20 +115,20 @@ def make_vector(
     render_mode: str | None = None,
     **constants: Any,
 ) -> FamilyVectorEnv:
-    """What ``gymnasium.make_vec`` calls: `make_single` for many rows; ``task`` comes with the constants.
+    """Make a vector environment; the entry point of ``gymnasium.make_vec`` and the counterpart of `make_single`.
 
     Args:
-        num_envs: how many rows.
-        family: a name in `FAMILIES`; filled in by the id.
+        num_envs: number of rows.
+        family: a name in `FAMILIES`; set by the id.
         benchmark: draws the tasks, in place of constants.
-        split: of the benchmark.
+        split: split of the benchmark.
         autoreset_mode: see ``FamilyVectorEnv``.
-        max_episode_steps: time limit; the family's horizon where none is given.
+        max_episode_steps: time limit; None for the family's horizon.
         render_mode: None or ``"rgb_array"``.
-        constants: of the family.
+        constants: the family's constants and settings, and optionally ``task``, as in `make_single`.
 
     Raises:
-        ValueError: as `make_single`.
+        ValueError: see `make_single`.
     """
     task = constants.pop("task", None)
     source = _source(family, benchmark, constants)
@@ -142,9 +144,9 @@ def make_vector(
 
 
 def _limited(frame: FrameType | None) -> bool:
-    """Whether ``gymnasium.make``, if it called what runs in ``frame``, puts a time limit on what it is given.
+    """Return whether the caller of ``frame`` is ``gymnasium.make`` and will itself add a time limit.
 
-    It does not hand the limit on, and a wrapper inside of its own would cut a longer one short.
+    It does not pass the limit on, and a second limit inside its own would cut a longer one short.
     """
     caller = frame.f_back if frame else None
     if caller is None or caller.f_code is not gymnasium.make.__code__:

@@ -1,9 +1,9 @@
-"""Live Gymnasium environments in rows: in this process, or shared out to worker processes.
+"""Rows of live Gymnasium environments, in this process or distributed over worker processes.
 
-A row runs one episode and then waits: after its end it repeats its last observation, with reward 0, at no
-cost, until the next episode is begun with constants and a seed of its own. Rows are stepped together by
-Gymnasium's vector environments. Their autoreset calls ``reset`` without options, and a row takes that for
-the first of the filler steps after its end, so no episode ever runs on into another.
+A row runs one episode and then waits: after the end it repeats its last observation with reward 0, at no cost, until
+the next episode is started with its own constants and seed. Rows are stepped together by Gymnasium's vector
+environments. Their autoreset calls ``reset`` without options; a row treats this as the first filler step after the
+end, so that no episode runs into the next one.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ Constants = dict[str, float]
 Env = gymnasium.Env[Any, Any]
 Array = npt.NDArray[Any]
 
-GRACE = 2.0  # seconds that workers have to close their environments before they are killed
+GRACE = 2.0  # seconds for workers to close their environments before they are killed
 
 
 def line(error: Exception) -> str:
-    """The message of an error in one line."""
+    """Return the message of an error as one line."""
     return " ".join(str(error).split())
 
 
 def like(value: float, example: Any) -> Any:
-    """``value`` as a bool or int where the example is one, since environments look at the type."""
+    """Convert ``value`` to bool or int if the example is one, since environments may depend on the type."""
     if isinstance(example, bool | np.bool_):
         return bool(round(value))
     return round(value) if isinstance(example, int | np.integer) else value
 
 
 class Recipe(ABC):
-    """How to come by an environment with given constants."""
+    """A way to obtain an environment with given constants."""
 
     @abstractmethod
     def renew(self, env: Env | None, constants: Constants) -> Env:
-        """An environment with these constants: ``env`` itself, changed, or another one in its place."""
+        """Return an environment with these constants: ``env`` itself, modified, or a new one that replaces it."""
 
 
 @final
 @dataclass(frozen=True)
 class Constructor(Recipe):
-    """Constants are arguments of the environment's constructor, with these defaults."""
+    """Passes constants as arguments to the environment's constructor, which has these defaults."""
 
     spec: EnvSpec
     defaults: Mapping[str, Any]
     kwargs: Mapping[str, Any]
 
     def renew(self, env: Env | None, constants: Constants) -> Env:
-        """A new environment; the old one is closed."""
+        """Return a new environment and close the old one."""
         _close(env)
         chosen = {name: like(value, self.defaults.get(name)) for name, value in constants.items()}
         return make(self.spec, {**self.kwargs, **chosen})
@@ -72,12 +72,12 @@ class Constructor(Recipe):
 @final
 @dataclass(frozen=True)
 class Builder(Recipe):
-    """Constants are what a function of the user's makes of them."""
+    """Passes constants to a user-defined function that makes the environment."""
 
     build: Callable[[Constants], Env]
 
     def renew(self, env: Env | None, constants: Constants) -> Env:
-        """A new environment; the old one is closed."""
+        """Return a new environment and close the old one."""
         _close(env)
         return self.build(dict(constants))
 
@@ -85,26 +85,26 @@ class Builder(Recipe):
 @final
 @dataclass(frozen=True)
 class Setter(Recipe):
-    """Constants are written into the unwrapped environment."""
+    """Writes constants into the unwrapped environment."""
 
     spec: EnvSpec
     write: Callable[[Any, Constants], None]
     kwargs: Mapping[str, Any]
 
     def renew(self, env: Env | None, constants: Constants) -> Env:
-        """The environment itself, made if there is none."""
+        """Return the same environment, made first if there is none."""
         env = env or make(self.spec, self.kwargs)
         self.write(env.unwrapped, dict(constants))
         return env
 
 
 def make(spec: EnvSpec | str, kwargs: Mapping[str, Any]) -> Env:
-    """Without Gymnasium's time limit, which the family keeps, and without its checks of every step."""
+    """Make an environment without Gymnasium's time limit, which the family applies, and without its step checks."""
     return gymnasium.make(spec, max_episode_steps=-1, disable_env_checker=True, **kwargs)
 
 
 def write_attributes(unwrapped: Any, constants: Constants, examples: Mapping[str, Any]) -> None:
-    """One attribute a constant, of the type that it had when the environment was made."""
+    """Write each constant to its attribute, in the type that the attribute had when the environment was made."""
     for name, value in constants.items():
         setattr(unwrapped, name, like(value, examples[name]))
 
@@ -115,9 +115,9 @@ def _close(env: Env | None) -> None:
 
 
 class Kind(NamedTuple):
-    """What all rows of a family have in common."""
+    """The properties shared by all rows of a family."""
 
-    name: str  # for messages
+    name: str  # for error messages
     recipe: Recipe
     observation_space: Space[Any]
     action_space: Box | Discrete
@@ -125,7 +125,7 @@ class Kind(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One step of n rows."""
+    """The outcome of one step of n rows."""
 
     observation: Array  # [n, ...]
     reward: Array  # [n] float64
@@ -134,7 +134,7 @@ class Outcome(NamedTuple):
 
 @final
 class Row(gymnasium.Env[Any, Any]):
-    """One environment, whose episodes are begun with ``options={"constants": [...]}``, of which it takes its own."""
+    """One environment; ``options={"constants": [...]}`` of ``reset`` has the constants of all rows, one entry each."""
 
     metadata: dict[str, Any] = {"render_modes": []}
 
@@ -148,13 +148,14 @@ class Row(gymnasium.Env[Any, Any]):
         self._over = True
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; without options stay where the last one ended."""
+        """Start an episode; without options, stay at the end of the last one."""
         if options is None:
             return self._observation, {}
         constants: Constants = options["constants"][self._index]
         self._steps, self._over = 0, False
         try:
-            # A step may have changed what was written, so it is written again; what is made anew costs more than that.
+            # Setters always write again, since steps may have changed the values; rebuilding costs more, so only if
+            # the constants differ.
             if self._env is None or constants != self._constants or isinstance(self._kind.recipe, Setter):
                 self._env = self._kind.recipe.renew(self._env, constants)
                 self._constants = constants
@@ -165,7 +166,7 @@ class Row(gymnasium.Env[Any, Any]):
         return self._observation, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step, or a filler step after the end."""
+        """Take one step, or a filler step after the end."""
         if self._over or self._env is None:
             return self._observation, 0.0, False, False, {}
         self._steps += 1
@@ -185,7 +186,7 @@ class Row(gymnasium.Env[Any, Any]):
         self._env = None
 
     def _own(self, action: Any) -> Any:
-        """The action as the environment knows it: shifted to its first number, or clipped to its bounds."""
+        """Convert the action to the environment's: add the first number of a discrete space, or clip to bounds."""
         space = self._kind.action_space
         if isinstance(space, Discrete):
             return np.int64(action + space.start)
@@ -210,9 +211,9 @@ def _vector_of_rows(kind: Kind, count: int) -> SyncVectorEnv:
 
 @final
 class Bundle(gymnasium.Env[Any, Any]):
-    """Several rows as one environment with arrays for actions and observations: what one worker process runs.
+    """Several rows as one environment with arrays for actions and observations; each worker process runs one.
 
-    Rewards, ends and faults travel in the info; what ``step`` returns in their place says nothing.
+    Rewards, terminations and errors are in the info; the corresponding return values of ``step`` are placeholders.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -221,10 +222,10 @@ class Bundle(gymnasium.Env[Any, Any]):
         self._kind, self._index, self._count = kind, index, count
         self.observation_space = batch_space(kind.observation_space, count)
         self.action_space = batch_space(kind.action_space, count)
-        self._rows: SyncVectorEnv | None = None  # made where it is first used: in the worker
+        self._rows: SyncVectorEnv | None = None  # made at the first reset, in the worker process
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode in every row with ``options["parts"][index]``: their seeds and constants."""
+        """Start an episode in every row with its seed and constants from ``options["parts"][index]``."""
         seeds, constants = (options or {})["parts"][self._index]
         try:
             self._rows = self._rows or _vector_of_rows(self._kind, self._count)
@@ -233,7 +234,7 @@ class Bundle(gymnasium.Env[Any, Any]):
             return self._nothing(error)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step of every row."""
+        """Step every row."""
         if self._rows is None:
             raise RuntimeError("Bundle: expected a reset before the first step; call reset")
         try:
@@ -255,49 +256,49 @@ class Bundle(gymnasium.Env[Any, Any]):
 
 
 class Rows(ABC):
-    """n rows that begin and step together."""
+    """n rows that start and step together."""
 
     @abstractmethod
     def begin(self, seeds: list[int], constants: list[Constants]) -> Array:
-        """Begin an episode in every row; first observations ``[n, ...]``."""
+        """Start an episode in every row and return the first observations ``[n, ...]``."""
 
     @abstractmethod
     def step(self, actions: Array) -> Outcome:
-        """One step of every row; ``actions`` is ``[n, ...]``."""
+        """Step every row; ``actions`` is ``[n, ...]``."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close every environment, whatever state it is in; again does nothing."""
+        """Close every environment in whatever state it is; a second call does nothing."""
 
 
 @final
 class LocalRows(Rows):
-    """Rows in this process, one after the other."""
+    """Rows in this process, stepped one after the other."""
 
     def __init__(self, kind: Kind, count: int) -> None:
         self._rows = _vector_of_rows(kind, count)
 
     def begin(self, seeds: list[int], constants: list[Constants]) -> Array:
-        """See `Rows`."""
+        """Start an episode in every row; see `Rows.begin`."""
         return np.asarray(self._rows.reset(seed=list(seeds), options={"constants": constants})[0])
 
     def step(self, actions: Array) -> Outcome:
-        """See `Rows`."""
+        """Step every row; see `Rows.step`."""
         observation, reward, terminated, _, _ = self._rows.step(actions)
         return Outcome(np.asarray(observation), reward, terminated)
 
     def close(self) -> None:
-        """See `Rows`."""
+        """Close every environment."""
         self._rows.close()
 
 
 @final
 @dataclass
 class WorkerRows(Rows):
-    """Rows shared out evenly to worker processes.
+    """Rows distributed evenly over worker processes.
 
-    Workers are spawned, not forked: a fork copies locks and threads that it cannot use, and keeps its
-    siblings' pipes open, so that workers would outlive a parent that was killed.
+    Workers are spawned, not forked: a forked process inherits locks and threads that it cannot use, and keeps the
+    pipes of its siblings open, so that workers would outlive a parent that was killed.
     """
 
     kind: Kind
@@ -305,7 +306,7 @@ class WorkerRows(Rows):
     workers: int
     timeout: float
     _vector: AsyncVectorEnv = field(init=False)
-    _places: Array = field(init=False)  # [workers, rows each]: who serves which row; the last may serve it twice
+    _places: Array = field(init=False)  # [workers, rows each]: the rows of each worker; padded with the last row
 
     def __post_init__(self) -> None:
         workers = min(self.workers, self.count)
@@ -317,11 +318,11 @@ class WorkerRows(Rows):
             self._vector = AsyncVectorEnv(bundles, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
 
     def begin(self, seeds: list[int], constants: list[Constants]) -> Array:
-        """See `Rows`.
+        """Start an episode in every row; see `Rows.begin`.
 
         Raises:
-            TimeoutError: a worker gave no answer in time.
-            RuntimeError: an environment raised, or a worker died.
+            TimeoutError: a worker did not answer in time.
+            RuntimeError: an environment raised an error, or a worker died.
         """
         parts = [([seeds[i] for i in places], [constants[i] for i in places]) for places in self._places]
         with _Watch(self):
@@ -331,11 +332,11 @@ class WorkerRows(Rows):
         return self._gather(observation)
 
     def step(self, actions: Array) -> Outcome:
-        """See `Rows`.
+        """Step every row; see `Rows.step`.
 
         Raises:
-            TimeoutError: a worker gave no answer in time.
-            RuntimeError: an environment raised, or a worker died.
+            TimeoutError: a worker did not answer in time.
+            RuntimeError: an environment raised an error, or a worker died.
         """
         with _Watch(self):
             self._vector.step_async(actions[self._places])
@@ -344,7 +345,7 @@ class WorkerRows(Rows):
         return Outcome(self._gather(observation), self._gather(infos["reward"]), self._gather(infos["terminated"]))
 
     def close(self) -> None:
-        """See `Rows`."""
+        """Close every environment and stop the workers, killing those that do not finish in time."""
         if self._vector.closed:
             return
         self._vector.closed = True  # Gymnasium's own close waits for workers that may never answer
@@ -361,7 +362,7 @@ class WorkerRows(Rows):
             pipe.close()
 
     def _gather(self, values: Any) -> Array:
-        """``[workers, rows each, ...]`` as ``[n, ...]``."""
+        """Reshape ``[workers, rows each, ...]`` to ``[n, ...]``, without the padding."""
         array = np.asarray(values)
         return array.reshape(-1, *array.shape[2:])[: self.count]
 
@@ -372,7 +373,7 @@ class WorkerRows(Rows):
 
 
 class _Watch:
-    """Says in one line what became of workers that do not answer."""
+    """A context manager that turns errors of unresponsive or dead workers into a one-line message."""
 
     def __init__(self, rows: WorkerRows) -> None:
         self._rows = rows

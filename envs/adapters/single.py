@@ -21,33 +21,33 @@ from .sources import Source, Tasks, Values, known_options, own_spaces, read_acti
 RENDER_MODES = (None, "rgb_array")
 FPS = 30
 
-Observation = npt.NDArray[Any] | int  # an int of a Discrete space
+Observation = npt.NDArray[Any] | int  # an int if the space is Discrete
 
 
 @final
 class FamilyEnv(gymnasium.Env[Observation, Any]):
-    """One environment of a family, with one task until it is told otherwise.
+    """One environment of a family, which keeps its task until a new one is requested.
 
-    The task is drawn at the first reset and at every reset with a seed; a reset without one starts the next
-    episode of the same task. ``reset(options={"task": {"gravity": 12.0}})`` pins constants, and keeps them
-    pinned until the option comes again; ``options={"task": "sample"}`` unpins all and draws a new task. Of a
-    benchmark, the other constants are drawn anew where pinning would take the task out of the split.
+    The task is drawn at the first reset and at every reset with a seed; a reset without a seed starts the next episode
+    of the same task. ``reset(options={"task": {"gravity": 12.0}})`` pins constants until this option is given again;
+    ``options={"task": "sample"}`` unpins all and draws a new task. With a benchmark, the other constants are redrawn if
+    pinning would move the task out of the split.
 
-    An episode that the rules of the task end is ``terminated``; one that lives to the time limit is
-    ``truncated`` (both, if it happens in the same step, as with Gymnasium's ``TimeLimit``).
+    An episode ended by the rules of the task is ``terminated``; one that reaches the time limit is ``truncated`` (or
+    both, if they coincide, as with Gymnasium's ``TimeLimit``).
 
     Args:
-        source: a family, whose ranges tasks are drawn from; or a benchmark. Of a live family this environment plays a
-            copy of its own, so that others may share it.
+        source: a family, from whose ranges tasks are drawn, or a benchmark. A live family is copied, so that
+            environments can share it.
         task: constants to pin from the start, by name.
-        split: of the benchmark: ``"train"`` or a held-out split.
+        split: split of the benchmark: ``"train"`` or a held-out split.
         max_episode_steps: time limit; None for the family's horizon, -1 for none.
         render_mode: None, or ``"rgb_array"``: ``[200, 300, 3]`` uint8, drawn without a display.
 
     Raises:
-        ValueError: an unknown split, constant, render mode, a value that a constant cannot have, or actions that
-            are not counted from 0.
-        TypeError: a source that is neither family nor benchmark, or of whose spaces one is no numbers.
+        ValueError: a split, constant or render mode is unknown, a constant has an invalid value, or actions are not
+            counted from 0.
+        TypeError: ``source`` is neither a family nor a benchmark, or one of its spaces does not consist of numbers.
 
     >>> from envs import CartPole
     >>> env = FamilyEnv(CartPole(), {"gravity": 12.0})
@@ -81,7 +81,7 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
 
     @property
     def task(self) -> dict[str, float]:
-        """The constants of the episode, by name; empty before the first reset. The agent does not see them."""
+        """The constants of the current episode by name; empty before the first reset. Hidden from the agent."""
         return {name: value.item() for name, value in self._task.items()}
 
     def reset(
@@ -90,15 +90,15 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
         """Start an episode.
 
         Args:
-            seed: from here on everything is a function of it: the task, the first state, later resets.
+            seed: determines everything from here on: the task, the first state and later resets.
             options: ``{"task": {name: value}}`` pins constants, ``{"task": "sample"}`` draws a new task.
 
         Returns:
             The first observation and an empty info.
 
         Raises:
-            ValueError: an unknown option or constant, a value that a constant cannot have, or pinned constants that
-                leave no task of the split. All is then as it was before, but for the random numbers used up.
+            ValueError: an option or constant is unknown, a constant has an invalid value, or pinned constants leave no
+                task in the split. The environment is then unchanged, except that random numbers have been consumed.
         """
         chosen = known_options(options).get("task")
         again = check_choice(chosen)
@@ -122,17 +122,17 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
         return self._observe(), {}
 
     def step(self, action: Any) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One step.
+        """Take one step.
 
         Args:
-            action: of ``action_space``; a continuous one beyond its bounds is clipped by the family.
+            action: an element of ``action_space``; the family clips continuous actions to its bounds.
 
         Returns:
             Observation, reward, terminated, truncated and an empty info.
 
         Raises:
-            ResetNeeded: before the first reset, after the end of an episode, or after ``close``.
-            ValueError: an action of another shape, not finite, or that does not exist.
+            ResetNeeded: no episode is running: before the first reset, after the end of an episode or after ``close``.
+            ValueError: the action has the wrong shape, is not finite or does not exist.
         """
         if not self._running:
             raise ResetNeeded("step: there is no episode, or it has ended; call reset first")
@@ -145,7 +145,7 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
         return self._observe(), float(reward), terminated, truncated, {}
 
     def render(self) -> Frame | None:
-        """The environment as it stands, ``[200, 300, 3]`` uint8; None without a render mode.
+        """Return a picture of the current state, ``[200, 300, 3]`` uint8; None without a render mode.
 
         Raises:
             ResetNeeded: before the first reset.
@@ -157,9 +157,9 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
         return picture(self._family, self.task, scalars(self._state), np.asarray(self._observe()))
 
     def close(self) -> None:
-        """End the episode, and close what a live family has open; a reset begins another."""
+        """End the episode and close the environments of a live family; a reset starts another episode."""
         self._state, self._running = {}, False
-        self._family = _own(self._family)  # what is live ends with the old copy
+        self._family = _own(self._family)  # discarding the old copy closes its live environments
 
     def _observe(self) -> Observation:
         seen = self._family.observe(self._task, self._state).numpy()
@@ -169,15 +169,15 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
 
 
 def _own(family: Family) -> Family:
-    """The family, or a copy if it is live: it forgets an episode when another begins, whoever else plays it."""
+    """Return the family, or a copy if it is live: its resets end earlier episodes, also those of other users."""
     return copy.deepcopy(family) if family.live else family
 
 
 def check_choice(chosen: Any) -> bool:
-    """Whether the option ``task`` asks for a new draw.
+    """Return whether the option ``task`` requests a new draw.
 
     Raises:
-        ValueError: neither ``"sample"`` nor constants by name.
+        ValueError: the option is neither ``"sample"`` nor a mapping of constants.
     """
     if chosen is None or isinstance(chosen, Mapping):
         return False
@@ -187,10 +187,10 @@ def check_choice(chosen: Any) -> bool:
 
 
 def checked_render_mode(render_mode: str | None) -> str | None:
-    """The render mode, if there is such a one.
+    """Return the render mode if it is supported.
 
     Raises:
-        ValueError: there is not.
+        ValueError: it is not.
     """
     if render_mode not in RENDER_MODES:
         raise ValueError(f"render_mode: expected 'rgb_array' or None, got {render_mode!r}; choose one")

@@ -1,4 +1,4 @@
-"""What the single and the vector environment share: where tasks and random numbers come from, and what actions pass."""
+"""Shared by the single and the vector environment: sources of tasks and random numbers, and checks of actions."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from ..family import Family, Task
 from ..splits import TaskBenchmark
 
 Source = Family | TaskBenchmark
-Values = Mapping[str, Any]  # constants by name: numbers, or arrays with one number a row
+Values = Mapping[str, Any]  # constants by name: numbers, or arrays with one number per row
 OPTIONS = ("task",)
-TRIES = 300  # draws before pinned constants are taken to leave no task of a split
+TRIES = 300  # draws before pinned constants are considered to leave no task in a split
 Indices = npt.NDArray[np.int64]
 
 
 class Tasks:
-    """Tasks of many rows, drawn from a family or from a split of a benchmark, some constants pinned by hand.
+    """Tasks of many rows, drawn from a family or from a split of a benchmark, with constants optionally pinned.
 
-    A pinned constant moves a task to another place in the benchmark, so tasks are drawn until they belong to the split
-    there.
+    Pinning a constant may move a task to another split of the benchmark, so tasks are redrawn until they belong to the
+    requested split with the pinned values.
 
     Args:
-        source: a family, whose ranges are drawn from; or a benchmark.
-        split: of the benchmark: ``"train"`` or a held-out split.
-        pinned: constants that are not drawn.
-        count: how many rows.
+        source: a family, from whose ranges tasks are drawn, or a benchmark.
+        split: split of the benchmark: ``"train"`` or a held-out split.
+        pinned: constants with given values, which are not drawn.
+        count: number of rows.
 
     Attributes:
-        pins: what is pinned by the name of every constant, ``[count]``; NaN where nothing is.
+        pins: pinned values ``[count]`` by constant, NaN where nothing is pinned.
 
     Raises:
-        ValueError: no such split, or a pinned constant that does not exist or cannot have that value.
-        TypeError: a source that is neither, or a pinned value that is no number.
+        ValueError: there is no such split, or a pinned constant does not exist or has an invalid value.
+        TypeError: ``source`` is neither a family nor a benchmark, or a pinned value is not a number.
     """
 
     def __init__(self, source: Source, split: str, pinned: Values | None, count: int) -> None:
@@ -54,24 +54,24 @@ class Tasks:
         self.pin(pinned or {}, np.arange(count))
 
     def pin(self, values: Values, rows: Indices) -> None:
-        """Replace what is pinned in these rows; each value is one number, or one for each of all rows."""
+        """Replace the pinned values in these rows; each value is one number, or ``[count]``: one per existing row."""
         given = {name: _numbers(name, value, self._count) for name, value in values.items()}
         self.family.validate({**self.family.sample(self._count, generator=torch.Generator().manual_seed(0)), **given})
         index, free = torch.from_numpy(rows), torch.full((self._count,), torch.nan)
-        # Never written in place: whoever kept the pins from before can put them back.
+        # Not in place, so that callers can restore the previous pins.
         self.pins = {name: pins.index_copy(0, index, given.get(name, free)[index]) for name, pins in self.pins.items()}
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """``count`` tasks ``[count]``, nothing pinned yet."""
+        """Draw ``count`` tasks ``[count]``, without the pinned values."""
         if not isinstance(self._source, Family):
             return self._source.sample(self._split, count, generator=generator)
         return self._source.sample(count, generator=generator)
 
     def keep(self, task: Task, rows: Indices, generator: torch.Generator) -> dict[str, Tensor]:
-        """``task``, one ``[len(rows)]`` of these rows, drawn anew where what is pinned takes it out of the split.
+        """Return the tasks ``[len(rows)]`` of these rows, redrawn where pinned values move them out of the split.
 
         Raises:
-            ValueError: with what is pinned there is next to no task of the split.
+            ValueError: the pinned values leave next to no task in the split.
         """
         kept, index = dict(task), torch.from_numpy(rows)
         pins = {name: pins[index] for name, pins in self.pins.items()}
@@ -91,7 +91,7 @@ class Tasks:
         )
 
     def put(self, task: Task) -> dict[str, Tensor]:
-        """The tasks of all rows with what is pinned in its place; nothing of the result is shared."""
+        """Return new tensors with the tasks of all rows and the pinned values inserted."""
         return _pinned(task, self.pins)
 
 
@@ -108,10 +108,10 @@ def _numbers(name: str, value: Any, count: int) -> Tensor:
 
 
 def known_options(options: Mapping[str, Any] | None, known: Sequence[str] = OPTIONS) -> dict[str, Any]:
-    """A copy of what ``reset`` was given.
+    """Return a copy of the options of ``reset``.
 
     Raises:
-        ValueError: an option that means nothing here.
+        ValueError: an option is unknown.
     """
     given = dict(options or {})
     refuse_unknown("reset", "option", given, known)
@@ -119,15 +119,15 @@ def known_options(options: Mapping[str, Any] | None, known: Sequence[str] = OPTI
 
 
 def stream(numbers: np.random.Generator) -> torch.Generator:
-    """A torch generator seeded with the next number of Gymnasium's."""
+    """Return a torch generator seeded with the next number of Gymnasium's generator."""
     return torch.Generator().manual_seed(int(numbers.integers(2**63 - 1)))
 
 
 class Streams:
-    """Random numbers for many rows: one stream for all of them, or a stream a row.
+    """Random numbers for many rows: one stream for all rows, or one stream per row.
 
-    One stream is fast: rows that start together are drawn together. With a stream a row, what a row draws
-    depends on its own seed only, as if it were an environment of its own.
+    One shared stream is fast: rows that start together are drawn together. With one stream per row, the numbers of a
+    row depend only on its own seed, as if it were a separate environment.
     """
 
     def __init__(self) -> None:
@@ -136,30 +136,30 @@ class Streams:
 
     @property
     def shared(self) -> bool:
-        """Whether there is one stream."""
+        """Whether all rows share one stream."""
         return self._shared is not None
 
     def copy(self) -> Streams:
-        """The same streams, to go back to; what is seeded later is not among them."""
+        """Return a copy to restore from; seeding the original later does not change it."""
         other = Streams()
         other._shared, other._each = self._shared, dict(self._each)
         return other
 
     def seed(self, numbers: np.random.Generator) -> None:
-        """One stream from here on."""
+        """Use one stream for all rows from here on."""
         self._shared, self._each = stream(numbers), {}
 
     def seed_row(self, row: int, numbers: np.random.Generator) -> None:
-        """A stream a row from here on."""
+        """Seed the stream of one row and use one stream per row from here on."""
         self._shared = None
         self._each[row] = stream(numbers)
 
     def has(self, row: int) -> bool:
-        """Whether the row's numbers can be drawn."""
+        """Return whether there is a stream for this row."""
         return self.shared or row in self._each
 
     def draw(self, rows: Indices, draw: Callable[[Indices, torch.Generator], Task]) -> dict[str, Tensor]:
-        """What ``draw(rows, generator)`` returns, ``[len(rows)]`` each, drawn together or row by row."""
+        """Return the tensors ``[len(rows)]`` of ``draw(rows, generator)``, drawn together or row by row."""
         if self._shared is not None:
             return dict(draw(rows, self._shared))
         parts = [draw(rows[i : i + 1], self._each[int(row)]) for i, row in enumerate(rows)]
@@ -167,13 +167,13 @@ class Streams:
 
 
 def own_spaces(family: Family) -> tuple[Space[Any], Space[Any]]:
-    """Copies of a family's observation and action space: each has random numbers, which environments must not share.
+    """Return copies of a family's observation and action space, since each has a random state that must not be shared.
 
-    Gymnasium warns of observations that are constant (the bandits' 1), so their bounds are widened by 1.
+    Gymnasium warns about constant observations (the bandits' 1), so the lower bound of these is lowered by 1.
 
     Raises:
-        TypeError: a space whose elements are no arrays of numbers.
-        ValueError: discrete actions that are not counted from 0.
+        TypeError: the elements of a space are not arrays of numbers.
+        ValueError: discrete actions are not counted from 0.
     """
     for what, space in (("observation", family.observation_space), ("action", family.action_space)):
         if not isinstance(space, Box | Discrete | MultiBinary | MultiDiscrete):
@@ -187,10 +187,10 @@ def own_spaces(family: Family) -> tuple[Space[Any], Space[Any]]:
 
 
 def read_action(space: Space[Any], action: Any, rows: tuple[int, ...]) -> Tensor:
-    """An action ``[*rows, *space.shape]`` as a tensor.
+    """Convert an action ``[*rows, *space.shape]`` to a tensor.
 
     Raises:
-        ValueError: another shape, a number that is not finite, or an action that does not exist.
+        ValueError: the action has the wrong shape, is not finite or does not exist.
     """
     given = np.asarray(action)
     expected = (*rows, *(space.shape or ()))
@@ -206,14 +206,14 @@ def read_action(space: Space[Any], action: Any, rows: tuple[int, ...]) -> Tensor
 
 
 def time_limit(family: Family, max_episode_steps: int | None) -> int | None:
-    """Steps after which an episode is truncated; None for never.
+    """Return the number of steps after which an episode is truncated; None for never.
 
     Args:
-        family: its horizon holds where nothing else is asked for.
-        max_episode_steps: None for the family's, -1 for no limit, as in ``gymnasium.make``.
+        family: provides the default, its horizon.
+        max_episode_steps: None for the family's horizon, -1 for no limit, as in ``gymnasium.make``.
 
     Raises:
-        ValueError: 0, or a negative number other than -1.
+        ValueError: ``max_episode_steps`` is 0, or negative other than -1.
     """
     if max_episode_steps is None:
         return family.horizon

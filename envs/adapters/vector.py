@@ -1,9 +1,8 @@
 """Many environments of a family as one ``gymnasium.vector.VectorEnv``: all rows step in the same few kernels.
 
-Gymnasium has three ways to go on after an episode's end, and this environment keeps to each as
-``SyncVectorEnv`` does: in the *next step*, whose action is ignored and whose reward is 0; in the *same step*,
-with the last observation in ``infos["final_obs"]``; or not at all (*disabled*), where the caller resets
-the rows that ended with ``options={"reset_mask": mask}``.
+Gymnasium defines three autoreset modes, and this environment implements each as ``SyncVectorEnv`` does: reset in the
+*next step*, whose action is ignored and whose reward is 0; reset in the *same step*, with the last observation in
+``infos["final_obs"]``; or *disabled*, so that the caller resets the ended rows with ``options={"reset_mask": mask}``.
 """
 
 from __future__ import annotations
@@ -32,28 +31,28 @@ Outcome = tuple[Array, Array, Array, Array, dict[str, Any]]
 
 @final
 class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
-    """``num_envs`` environments of a family, each with a task of its own.
+    """``num_envs`` environments of a family, each with its own task.
 
-    Tasks are drawn at the first reset and at every reset with a seed; a row keeps its task over episodes and
-    autoresets. ``reset(options={"task": ...})`` is that of ``FamilyEnv``, with a number or ``[num_envs]`` of
-    them for every constant. After ``reset(seed=7)`` one stream of random numbers serves all rows;
-    after ``reset(seed=[7, 8, ...])`` every row has its own and lives exactly as a ``FamilyEnv`` of that seed,
-    at the price of resets one by one.
+    Tasks are drawn at the first reset and at every reset with a seed; a row keeps its task across episodes and
+    autoresets. ``reset(options={"task": ...})`` works as in ``FamilyEnv``, with one number or ``[num_envs]`` numbers
+    for every constant. After ``reset(seed=7)`` all rows share one stream of random numbers. After
+    ``reset(seed=[7, 8, ...])`` every row has its own and behaves exactly like a ``FamilyEnv`` of that seed, but rows
+    are reset one by one, which is slower.
 
     Args:
-        source: a family, whose ranges tasks are drawn from; or a benchmark.
-        num_envs: how many rows.
+        source: a family, from whose ranges tasks are drawn, or a benchmark.
+        num_envs: number of rows.
         task: constants to pin from the start, by name; each a number or ``[num_envs]``.
-        split: of the benchmark: ``"train"`` or a held-out split.
+        split: split of the benchmark: ``"train"`` or a held-out split.
         autoreset_mode: an ``AutoresetMode`` or its value: ``"NextStep"``, ``"SameStep"``, ``"Disabled"``.
         max_episode_steps: time limit; None for the family's horizon, -1 for none.
         render_mode: None, or ``"rgb_array"``.
 
     Raises:
-        ValueError: an unknown split, constant, autoreset mode or render mode, a value that a constant cannot
-            have, or no rows.
-        TypeError: a source that is neither family nor benchmark, or a live family, of which no row can start again
-            alone.
+        ValueError: a split, constant, autoreset mode or render mode is unknown, a constant has an invalid value, or
+            ``num_envs`` is below 1.
+        TypeError: ``source`` is neither a family nor a benchmark, or is a live family, whose rows cannot be reset one
+            at a time.
     """
 
     def __init__(
@@ -102,20 +101,20 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         """Start episodes.
 
         Args:
-            seed: one for all rows, or one a row (None keeps the row's stream; all None is None).
+            seed: one for all rows, or one per row (None keeps the row's stream; all None is the same as None).
             options: ``{"task": ...}`` as in ``FamilyEnv``; ``{"reset_mask": [num_envs] bool}`` resets only the
-                rows where it is true and leaves tasks and episodes of the others alone.
+                rows where it is true and leaves tasks and episodes of the others unchanged.
 
         Returns:
             Observations of all rows ``[num_envs, ...]`` and an empty info.
 
         Raises:
-            ValueError: an unknown option or constant, pinned constants that leave no task of the split, a wrong
-                number of seeds, a mask of another shape or without a true entry. All is then as it was before, but
-                for the random numbers used up.
-            TypeError: a mask that is no numpy array of bool.
-            ResetNeeded: a mask at the first reset that leaves rows out.
-            ClosedEnvironmentError: after ``close``.
+            ValueError: an option or constant is unknown, pinned constants leave no task in the split, the number of
+                seeds is wrong, or the mask has another shape or no true entry. The environment is then unchanged,
+                except that random numbers have been consumed.
+            TypeError: the mask is not a NumPy array of bool.
+            ResetNeeded: the mask of the first reset leaves out rows.
+            ClosedEnvironmentError: the environment has been closed.
         """
         self._refuse_closed()
         given = known_options(options, ("task", "reset_mask"))
@@ -136,7 +135,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         return self._observe(), {}
 
     def step(self, actions: Array) -> Outcome:
-        """One step of every row.
+        """Step every row.
 
         Args:
             actions: ``[num_envs, *single_action_space.shape]``.
@@ -146,9 +145,9 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
             same-step mode.
 
         Raises:
-            ResetNeeded: before the first reset; or, with autoreset disabled, where a row's episode has ended.
-            ValueError: actions of another shape, not finite, or that do not exist.
-            ClosedEnvironmentError: after ``close``.
+            ResetNeeded: there was no reset yet, or a row's episode has ended and autoreset is disabled.
+            ValueError: the actions have the wrong shape, are not finite or do not exist.
+            ClosedEnvironmentError: the environment has been closed.
         """
         self._refuse_closed()
         if not self._state:
@@ -175,10 +174,11 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         return observation, reward, terminated, late, infos
 
     def render(self) -> tuple[Frame, ...] | None:
-        """A picture of every row, ``[200, 300, 3]`` uint8 each; None without a render mode.
+        """Return a picture of every row, ``[200, 300, 3]`` uint8 each; None without a render mode.
 
         Raises:
-            ResetNeeded: before the first reset.
+            ResetNeeded: there was no reset yet.
+            ClosedEnvironmentError: the environment has been closed.
         """
         self._refuse_closed()
         if self.render_mode is None:
@@ -190,7 +190,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         return tuple(picture(self._family, *one, seen) for one, seen in zip(shown, observation, strict=True))
 
     def _masked(self, options: Mapping[str, Any]) -> Indices:
-        """The rows to reset."""
+        """Return the rows to reset."""
         if "reset_mask" not in options:
             return np.arange(self.num_envs)
         mask = options["reset_mask"]
@@ -203,7 +203,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         return np.flatnonzero(mask)
 
     def _seed(self, seed: int | Sequence[int | None] | None, rows: Indices) -> Indices:
-        """Which of the rows have new random numbers and therefore need a new task."""
+        """Seed the streams and return those of the rows that got a new stream and therefore need a new task."""
         if not (seed is None or isinstance(seed, int | np.integer)):
             if len(seed) != self.num_envs:
                 raise ValueError(f"seed: expected one, or one for each of {self.num_envs} rows, got {len(seed)}")
@@ -223,7 +223,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         return np.array(fresh, dtype=np.int64)
 
     def _renew_tasks(self, fresh: Indices, rows: Indices) -> None:
-        """New tasks in the fresh rows, and in any of the reset rows that a pin takes out of the split."""
+        """Draw new tasks for the fresh rows, and for reset rows that pinned values move out of the split."""
 
         def kept(some: Indices, generator: torch.Generator) -> Task:
             index = torch.from_numpy(some)
@@ -236,7 +236,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         self._task = self._tasks.put(self._drawn)
 
     def _start(self, rows: Indices) -> None:
-        """New episodes in these rows."""
+        """Start new episodes in these rows."""
 
         def first(some: Indices, generator: torch.Generator) -> Task:
             index = torch.from_numpy(some)
@@ -262,7 +262,7 @@ def _mode(mode: AutoresetMode | str) -> AutoresetMode:
 
 
 def _into(whole: Task, rows: Indices, part: Task, count: int) -> dict[str, Tensor]:
-    """``whole`` with ``part`` in the given rows; never written in place, for its tensors may be shared."""
+    """Return ``whole`` with ``part`` in the given rows; not in place, because its tensors may be shared."""
     if len(rows) == count:
         return dict(part)
     index = torch.from_numpy(rows)
@@ -270,7 +270,7 @@ def _into(whole: Task, rows: Indices, part: Task, count: int) -> dict[str, Tenso
 
 
 def _final(observation: Array, over: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Infos of the same-step mode, in the form that ``SyncVectorEnv`` gives them."""
+    """Return the infos of the same-step mode in the format of ``SyncVectorEnv``."""
     last = np.full(len(over), None, dtype=object)
     for row in np.flatnonzero(over):
         last[row] = observation[row].copy()

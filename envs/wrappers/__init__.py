@@ -1,13 +1,13 @@
-"""Variants by wrapping: each takes a family and gives a family, and they nest in any order.
+"""Wrappers, which turn a family into a variant of it; they nest in any order.
 
-What a wrapper adds is declared as constants of the task, hidden from the agent like all others; they are
-drawn, validated, hashed and split like the wrapped family's own. At the default constants a wrapper changes
-nothing. The outermost wrapper is the nearest to the agent: its action passes through that wrapper first,
-and its observation last.
+A wrapper declares what it varies as additional constants of the task. Like all constants, these are hidden from the
+agent, and they are drawn, validated, hashed and split like those of the wrapped family. At the default constants a
+wrapper changes nothing. The outermost wrapper is closest to the agent: actions pass through it first and observations
+last.
 
-Five add no constants: ``Trials`` joins several episodes into one, for agents with a memory, ``Slipping`` makes
-training harder than the test, ``CentredReward`` asks for room to spare, ``Revealed`` shows the task, and ``Shuffled``
-deals the tasks anew.
+Five add no constants: ``Trials`` joins several episodes into one, for agents with a memory; ``Slipping`` makes
+training harder than the test; ``CentredReward`` rewards staying away from limits; ``Revealed`` shows the task to the
+agent; and ``Shuffled`` reassigns the tasks at every reset.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all wrappers share: the wrapped family's constants and state are kept apart from the wrapper's own."""
+"""The base class of all wrappers, which separates the wrapped family's constants and state from the wrapper's."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from ..ranges import Distribution
 
 
 class Wrapper(Family, ABC):
-    """A family made of another; whatever a subclass does not define is the wrapped family's.
+    """A family that modifies another one; everything that a subclass does not define is delegated to it.
 
-    The wrapped family is handed its own constants and its own state and nothing else, so that it cannot
-    tell that it is wrapped.
+    The wrapped family gets only its own constants and its own state, so it behaves as if it were not wrapped.
 
     Args:
-        family: what to wrap.
+        family: the family to wrap.
         own: the constants that the wrapper adds.
-        ranges: a number or distribution for any of ``own``; those of ``family`` are its own business.
-        memory: names of what the wrapper adds to the state.
-        settings: the choices besides ranges that make two wrappers different, for ``describe``.
+        ranges: a number or distribution for any of ``own``; the ranges of ``family`` stay as they are.
+        memory: names of the entries that the wrapper adds to the state.
+        settings: choices other than ranges that distinguish two wrappers; ``describe`` includes them.
 
     Raises:
-        TypeError: ``family`` is no family, or see ``Family``.
-        ValueError: ``family`` has one of these constants already, as one that was wrapped so before
-            has; a range for an unknown constant; or see ``Family``.
+        TypeError: ``family`` is not a family, or see ``Family``.
+        ValueError: ``family`` already has one of these constants, for example because it is already wrapped in this
+            way; a range is given for an unknown constant; or see ``Family``.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Wrapper(Family, ABC):
             )
         if unknown := [constant for constant in ranges if constant not in own]:
             raise ValueError(f"{name} adds no constant {unknown[0]!r}; it adds {', '.join(own)}")
-        # Declared for all instances alike by the base class; here each has those of what it wraps.
+        # The base class declares this per class; here it depends on the wrapped family, so it is set per instance.
         self.parameters = {**family.parameters, **own}  # type: ignore[misc]
         super().__init__(family.horizon, {**family.ranges, **ranges}, settings)
         self._family = family
@@ -59,49 +58,49 @@ class Wrapper(Family, ABC):
         self._memory = frozenset(memory)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """The wrapped family's first states."""
+        """Return the wrapped family's initial states."""
         return self._family.reset(self._task(task), rows, generator=generator)
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """The wrapped family's observation."""
+        """Return the wrapped family's observation."""
         return self._family.observe(self._task(task), self._state(state))
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step."""
+        """Step the wrapped family."""
         return self._family.step(self._task(task), self._state(state), action)
 
     @abstractmethod
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Those of the wrapped family's reference returns, if it has any, that hold for the wrapped one too."""
+        """Return those reference returns of the wrapped family, if it has any, that remain valid for this wrapper."""
 
     def describe(self) -> dict[str, Any]:
-        """As of any family; ``wrapped`` is what is inside, without its ranges, which are among ``ranges``."""
+        """Return `Family.describe` plus ``wrapped``: the wrapped family's description without ranges, given above."""
         inside = self._family.describe()
         return super().describe() | {"wrapped": {name: inside[name] for name in inside if name != "ranges"}}
 
     def _task(self, task: Task) -> dict[str, Tensor]:
-        """The wrapped family's constants."""
+        """Return the wrapped family's constants."""
         return {name: task[name] for name in self._family.parameters}
 
     def _state(self, state: State) -> State:
-        """The wrapped family's state."""
+        """Return the wrapped family's state."""
         return {name: values for name, values in state.items() if name not in self._memory}
 
     def _references(self, task: Task) -> dict[str, Tensor]:
-        """The wrapped family's references; empty if it has none."""
+        """Return the wrapped family's references; empty if it has none."""
         known = getattr(self._family, "references", None)
         return {} if known is None else dict(known(self._task(task)))
 
     def _ceiling(self, task: Task) -> dict[str, Tensor]:
-        """Of the wrapped family's references, the upper bound on all that any policy can do."""
+        """Return only ``ceiling`` of the wrapped family's references, the upper bound for every policy."""
         return {name: values for name, values in self._references(task).items() if name == "ceiling"}
 
 
 def wrapped(wrapper: str, family: Family) -> Family:
-    """``family``, checked to be one. Whatever looks at a family before ``Wrapper.__init__`` does looks through this.
+    """Return ``family`` if it is one. Wrappers that read it before calling ``Wrapper.__init__`` check it with this.
 
     Raises:
-        TypeError: no family.
+        TypeError: ``family`` is not a family.
     """
     if not isinstance(family, Family):
         raise TypeError(f"{wrapper}: expected a family to wrap, got {family!r}; give an object such as CartPole()")
@@ -109,7 +108,7 @@ def wrapped(wrapper: str, family: Family) -> Family:
 
 
 def holds(family: Family, kind: type[Wrapper]) -> bool:
-    """Whether ``family`` is wrapped by that wrapper, at whatever depth."""
+    """Return whether ``family`` contains a wrapper of this kind, at any depth."""
     while isinstance(family, Wrapper):
         if isinstance(family, kind):
             return True
@@ -118,10 +117,10 @@ def holds(family: Family, kind: type[Wrapper]) -> bool:
 
 
 def components(wrapper: str, family: Family) -> int:
-    """How many numbers a continuous action has; 0 where actions are discrete.
+    """Return the number of components of a continuous action, or 0 if actions are discrete.
 
     Raises:
-        TypeError: no family, or actions of another kind.
+        TypeError: ``family`` is not a family, or its actions are neither discrete nor a flat ``Box``.
     """
     space = wrapped(wrapper, family).action_space
     if isinstance(space, Discrete):
@@ -132,10 +131,10 @@ def components(wrapper: str, family: Family) -> int:
 
 
 def channels(wrapper: str, family: Family) -> Box:
-    """The space of flat observations.
+    """Return the family's observation space if it is a flat ``Box``.
 
     Raises:
-        TypeError: no family, or observations of another kind.
+        TypeError: ``family`` is not a family, or its observations are not a flat ``Box``.
     """
     space = wrapped(wrapper, family).observation_space
     if isinstance(space, Box) and len(space.shape) == 1:
@@ -144,10 +143,10 @@ def channels(wrapper: str, family: Family) -> Box:
 
 
 def refuse_live(wrapper: str, family: Family, needed: str) -> None:
-    """Refuse what lives elsewhere where a wrapper asks for more than to play from start to end.
+    """Refuse a live family in a wrapper that needs more than playing episodes from start to end.
 
     Raises:
-        TypeError: no family, or ``family`` is live.
+        TypeError: ``family`` is not a family, or it is live.
     """
     if wrapped(wrapper, family).live:
         raise TypeError(
@@ -156,11 +155,11 @@ def refuse_live(wrapper: str, family: Family, needed: str) -> None:
 
 
 def neutral_action(wrapper: str, family: Family, value: float) -> float:
-    """``value``, checked to be an action, or every number of one.
+    """Return ``value`` if it is a discrete action, or valid for every component of a continuous one.
 
     Raises:
         TypeError: see `components`.
-        ValueError: outside the action space.
+        ValueError: ``value`` is outside the action space.
     """
     space: Any = family.action_space
     if components(wrapper, family):

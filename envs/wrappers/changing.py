@@ -1,7 +1,7 @@
-"""Physics that change in mid-life: some constants take other values from a given step of an episode on.
+"""Dynamics that change within an episode: some constants take other values from a given step on.
 
-A family keeps nothing between episodes, so the change comes at the same step of every episode. For a change
-between episodes no wrapper is needed: adapt to a task, then go on with another.
+A family keeps no state between episodes, so the change happens at the same step of every episode. A change between
+episodes needs no wrapper: adapt to one task, then continue with another.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ NEVER = 1e6  # steps
 
 @final
 class Changing(Wrapper):
-    """Constants that are one thing before step ``change_at`` of an episode and another from that step on.
+    """Gives constants one value before step ``change_at`` of an episode and another from that step on.
 
-    Adds ``change_at``, in steps, and for each constant named a ``later_`` one with its own valid values:
-    ``Changing(CartPole(), change_at=100, polarity=-1.0)`` adds ``later_polarity``, and the actuator of every
-    episode turns around after 100 steps. Before and after are drawn independently. Steps are counted from
-    0, in steps of the wrapped family, and of ``change_at`` the whole part counts; at 0 the change has come
-    already when the episode starts. What the wrapped family shows is decided by the constants in force as well.
+    Adds ``change_at``, in steps, and for each constant named in ``later`` a constant ``later_<name>`` with the same
+    valid values: ``Changing(CartPole(), change_at=100, polarity=-1.0)`` adds ``later_polarity``, and the actuator
+    reverses after 100 steps of every episode. The values before and after are drawn independently.
+
+    Steps are counted from 0, in steps of the wrapped family; a fractional part of ``change_at`` is ignored. With 0, the
+    change is in effect from the start of the episode. Observations also use the constants currently in effect.
 
     Args:
-        family: what to wrap.
-        change_at: a number or distribution; a change after the horizon never comes, which is the default.
-        later: by the name of a constant of ``family``, a number or distribution for what it changes to.
+        family: the family to wrap.
+        change_at: a number or distribution. By default it is beyond every horizon, so the change never happens.
+        later: for the name of a constant of ``family``, a number or distribution for its later value.
 
     Raises:
-        TypeError: a live family, which reads its constants at the reset only, or see ``Wrapper``.
+        TypeError: ``family`` is live and reads its constants only at the reset, or see ``Wrapper``.
         ValueError: nothing changes, ``family`` has no such constant, or see ``Wrapper``.
     """
 
@@ -56,26 +57,26 @@ class Changing(Wrapper):
         super().__init__(family, own, ranges, (CLOCK,))
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """The wrapped family's first states, at step 0."""
+        """Return the wrapped family's initial states, with the step counter at 0."""
         clock = torch.zeros_like(task["change_at"])
         state = self._family.reset(self._now(task, clock), rows, generator=generator)
         return state | {CLOCK: clock.new_zeros(rows)}
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """The wrapped family's observation under the constants in force."""
+        """Return the wrapped family's observation with the constants currently in effect."""
         return self._family.observe(self._now(task, state[CLOCK]), self._state(state))
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step under the constants in force."""
+        """Step the wrapped family with the constants currently in effect."""
         moved = self._family.step(self._now(task, state[CLOCK]), self._state(state), action)
         return moved._replace(state=moved.state | {CLOCK: state[CLOCK] + 1})
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """None: the wrapped family's hold for one set of constants throughout an episode."""
+        """Return none: the wrapped family's references assume the same constants throughout an episode."""
         return {}
 
     def _now(self, task: Task, clock: Tensor) -> dict[str, Tensor]:
-        """The wrapped family's constants at a step ``[*rows]``, all of that shape: it may stack them."""
-        early = clock + 1 <= task["change_at"]  # the clock is whole, and so what is behind the point does not count
+        """Return the constants in effect at step ``clock`` ``[*rows]``, all of that shape, so that they can be stacked."""
+        early = clock + 1 <= task["change_at"]  # the clock is an integer, so a fractional part has no effect
         now = self._task(task) | {name: torch.where(early, task[name], task[new]) for name, new in self._later.items()}
         return {name: values.expand(clock.shape) for name, values in now.items()}

@@ -1,4 +1,4 @@
-"""Two ends to measure adaptation between: tasks that need not be found out, and tasks that cannot be."""
+"""Upper and lower references for adaptation: the task is shown to the agent, or it cannot be identified at all."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PREFIX = "shuffled_"
 
 @final
 class Revealed(Wrapper):
-    """The task's constants are shown: the oracle that an adapted policy is compared with.
+    """Shows the task's constants to the agent: the oracle that an adapted policy is compared with.
 
-    Every constant that varies is put after the observation, scaled so that its range is [-1, 1]; beyond
-    the range it goes on linearly. Adds no constants.
+    Every constant that varies is appended to the observation, scaled linearly so that its range maps to [-1, 1]; values
+    outside the range are extrapolated. Adds no constants.
 
     Args:
-        family: what to wrap, with flat observations.
+        family: the family to wrap, with flat observations.
 
     Raises:
-        TypeError: other observations, or see ``Wrapper``.
-        ValueError: a family of which nothing varies has nothing to show.
+        TypeError: observations are not flat, or see ``Wrapper``.
+        ValueError: no constant of the family varies.
     """
 
     observation_space: Box  # the wrapped family's, then a number for every constant that varies
@@ -47,14 +47,14 @@ class Revealed(Wrapper):
             ((family.parameters[name].low - middle) / half, (family.parameters[name].high - middle) / half)
             for name, (middle, half) in self._scales.items()
         ]
-        with np.errstate(over="ignore"):  # a constant may be as large as a float32: no bound then
+        with np.errstate(over="ignore"):  # limits near the largest float32 may overflow to infinity, meaning no bound
             low, high = np.asarray(ends).astype(np.float32).T
         self.observation_space = Box(
             np.concatenate([seen.low, low]), np.concatenate([seen.high, high]), dtype=np.float32
         )
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """The wrapped family's observation and the constants, ``[*rows, sensors + constants]``."""
+        """Return the wrapped family's observation and the constants, ``[*rows, sensors + constants]``."""
         seen = super().observe(task, state)
         shown = [
             ((task[name] - middle) / half).expand(seen.shape[:-1]) for name, (middle, half) in self._scales.items()
@@ -62,34 +62,34 @@ class Revealed(Wrapper):
         return torch.cat([seen, torch.stack(shown, -1).to(seen.dtype)], -1)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """The wrapped family's ceiling: what can be done does not change, but more is known."""
+        """Return only ``ceiling``: what can be achieved does not change, but the agent knows more."""
         return self._ceiling(task)
 
 
 @final
 class Shuffled(Wrapper):
-    """Every time episodes start, the tasks are dealt anew among the rows: what one batch taught is no use to the next.
+    """Reassigns the tasks to rows at every reset, so that one batch teaches nothing about the next.
 
-    The control for adaptation itself. A learner trained on it sees the same environments as often and has
-    nothing to adapt to, so that what it gains on held-out tasks is not owed to adapting. The tasks
-    are dealt along the first of the rows' dimensions, which are the tasks of a meta-iteration. Adds no constants.
+    This is the control for adaptation itself. A learner trained on it sees the same environments equally often but has
+    nothing to adapt to, so whatever it gains on held-out tasks is not due to adaptation. The tasks are permuted along
+    the first dimension of the rows: the tasks of a meta-iteration. Adds no constants.
 
     Args:
-        family: what to wrap.
+        family: the family to wrap.
 
     Raises:
         TypeError: see ``Wrapper``.
-        ValueError: a family that is shuffled already.
+        ValueError: ``family`` is already shuffled.
     """
 
     def __init__(self, family: Family) -> None:
-        if holds(family, Shuffled):  # the names of what is dealt would clash
+        if holds(family, Shuffled):  # the state's names would clash
             raise ValueError("Shuffled: the wrapped family is shuffled already; shuffle it once")
         known = wrapped("Shuffled", family).parameters
         super().__init__(family, {}, {}, tuple(f"{PREFIX}{name}" for name in known))
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """First states of the tasks as they have been dealt; the deal stays with the state."""
+        """Return initial states of the permuted tasks, whose constants become part of the state."""
         count = rows[0] if rows else 1
         order = torch.randperm(count, generator=generator, device=generator.device)
         dealt = {}
@@ -100,17 +100,17 @@ class Shuffled(Wrapper):
         return state | {f"{PREFIX}{name}": values for name, values in dealt.items()}
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """The wrapped family's observation in the task dealt."""
+        """Return the wrapped family's observation in the task assigned at the reset."""
         return self._family.observe(_dealt(state), self._state(state))
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step in the task dealt."""
+        """Step the wrapped family in the task assigned at the reset."""
         moved = self._family.step(_dealt(state), self._state(state), action)
         kept = {name: values for name, values in state.items() if name in self._memory}
         return moved._replace(state=moved.state | kept)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """None: the task that a row is asked about is not the one it plays."""
+        """Return none: the task given here is not the one that the row plays."""
         return {}
 
 

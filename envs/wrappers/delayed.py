@@ -1,4 +1,4 @@
-"""Actions that arrive late: what is given at step t acts at step t + delay."""
+"""Delayed actions: an action given at step t takes effect at step t + delay."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from .base import Wrapper, components, neutral_action
 
 @final
 class Delayed(Wrapper):
-    """Every action acts ``delay`` steps after it was given; before the first one arrives, a neutral one acts.
+    """Executes every action ``delay`` steps after it was given; until the first one is due, a neutral action acts.
 
-    Adds the constant ``delay``, a whole number of steps from 0 to ``longest``. The actions under way are
-    part of the state and are not observed: with a delay, an observation alone no longer tells what comes
-    next.
+    Adds the constant ``delay``, a whole number of steps from 0 to ``longest``. Pending actions are part of the state
+    and are not observed: with a delay, the observations are no longer Markov.
 
     Args:
-        family: what to wrap, with discrete actions or flat continuous ones.
+        family: the family to wrap, with discrete or flat continuous actions.
         longest: the longest delay that any task may have, in steps.
-        neutral: acts until the first action arrives: the number of a discrete action, or the value of every
-            component of a continuous one. Of Acrobot and MountainCar, 1 does nothing; CartPole has no such
+        neutral: the action executed until the first one is due: the number of a discrete action, or the value of every
+            component of a continuous one. In Acrobot and MountainCar, action 1 does nothing; CartPole has no such
             action, and 0 pushes left.
         delay: a number or distribution.
 
     Raises:
-        TypeError: other actions, or see ``Wrapper``.
-        ValueError: ``longest`` below 1, a neutral action outside the action space, or see ``Wrapper``.
+        TypeError: actions are of another kind, or see ``Wrapper``.
+        ValueError: ``longest`` is below 1, ``neutral`` is outside the action space, or see ``Wrapper``.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Delayed(Wrapper):
     ) -> None:
         longest = whole("longest of Delayed", longest)
         count = components("Delayed", family) or 1
-        # One name for every step of delay and every component, the youngest action first.
+        # One name for every step of delay and every component, the latest action first.
         self._slots = [[f"delayed_{lag}_{part}" for part in range(count)] for lag in range(1, longest + 1)]
         self._neutral = neutral_action("Delayed", family, neutral)
         self._flat = bool(components("Delayed", family))
@@ -51,13 +50,13 @@ class Delayed(Wrapper):
         super().__init__(family, {"delay": delays}, {"delay": delay}, memory, settings)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """The wrapped family's first states, with neutral actions under way."""
+        """Return the wrapped family's initial states, with neutral actions pending."""
         state = super().reset(task, rows, generator=generator)
         waiting = {name: task["delay"].new_full(rows, self._neutral) for slot in self._slots for name in slot}
         return state | waiting
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step under the action that arrives now; ``action`` joins those under way."""
+        """Step the wrapped family with the action that is due now, and add ``action`` to the pending ones."""
         delay = task["delay"]
         given = action.unbind(-1) if self._flat else (action,)
         acting = list(given)
@@ -71,5 +70,5 @@ class Delayed(Wrapper):
         return moved._replace(state=moved.state | waiting)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """``ceiling`` alone: whatever is done late could also be done in time. Random play starts otherwise."""
+        """Return only ``ceiling``: what is done late could be done in time. Random play starts with neutral actions."""
         return self._ceiling(task)

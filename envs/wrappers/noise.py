@@ -20,18 +20,18 @@ KEY, COUNT = "noise_key", "noise_count"
 
 @final
 class NoisySensors(Wrapper):
-    """Observations plus a bias, the same throughout a task, and normal noise, new at every step.
+    """Adds to observations a bias, constant within a task, and normal noise, new at every step.
 
-    Adds for every sensor the constants ``noise_0``, ... (standard deviation) and ``bias_0``, ..., in the
-    unit of that sensor. A row draws one key at its reset; the noise of its t-th observation is counted off
-    that key (see ``counter``). To observe a state twice is to see the same noise.
+    Adds the constants ``noise_0``, ... (standard deviation) and ``bias_0``, ..., one of each per sensor, in the unit of
+    that sensor. Each row draws a key at its reset; the noise of its t-th observation is computed from that key and t
+    (see ``counter``). Observing a state twice therefore gives the same noise.
 
     Args:
-        family: what to wrap, with flat observations.
+        family: the family to wrap, with flat observations.
         ranges: a number or distribution for any constant added.
 
     Raises:
-        TypeError: other observations, or see ``Wrapper``.
+        TypeError: observations are not flat, or see ``Wrapper``.
         ValueError: see ``Wrapper``.
     """
 
@@ -47,13 +47,13 @@ class NoisySensors(Wrapper):
         self.observation_space = Box(-np.inf, np.inf, (self._count,), dtype=np.float32)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """The wrapped family's first states, drawn first, and a key for each row's noise."""
+        """Return the wrapped family's initial states and then draw a key for each row's noise."""
         state = super().reset(task, rows, generator=generator)
         key = counter.keys(rows, generator=generator).to(task["noise_0"].device)
         return state | {KEY: key, COUNT: torch.zeros_like(key)}
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """The wrapped family's observation ``[*rows, sensors]``, blurred."""
+        """Return the wrapped family's observation ``[*rows, sensors]`` with bias and noise."""
         seen = super().observe(task, state)
         numbers = state[COUNT].unsqueeze(-1) * (2 * self._count) + torch.arange(2 * self._count, device=seen.device)
         uniform = counter.uniform(state[KEY].unsqueeze(-1), numbers, seen.dtype)
@@ -62,13 +62,13 @@ class NoisySensors(Wrapper):
         return torch.addcmul(seen + bias, noise, standard)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step."""
+        """Step the wrapped family and advance the noise counter."""
         moved = super().step(task, state, action)
         return moved._replace(state=moved.state | {KEY: state[KEY], COUNT: state[COUNT] + 1})
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """The wrapped family's: its bounds stay bounds; blind and random play stay what they were.
+        """Return the wrapped family's references: bounds stay valid, and blind and random play are unaffected.
 
-        A ceiling that was attained by looking need not be attained any more.
+        A ceiling that could be reached with exact observations may no longer be reachable.
         """
         return self._references(task)

@@ -1,4 +1,4 @@
-"""Permutations by number, in elementwise arithmetic: no table has to be kept on every device."""
+"""Permutations computed from their index by elementwise arithmetic, so that no table is needed on each device."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def permutation(number: Tensor, count: int) -> Tensor:
-    """The permutation of ``0..count-1`` with a number, in the order of ``itertools.permutations``.
+    """Return the permutation of ``0..count-1`` with the given index in the order of ``itertools.permutations``.
 
     Args:
-        number: int64 ``[...]`` from 0, the identity, to ``count! - 1``.
-        count: how many things are permuted; at least 1.
+        number: the index, int64 ``[...]``, from 0, the identity, to ``count! - 1``.
+        count: number of permuted elements; at least 1.
 
     Returns:
         int64 ``[..., count]``.
     """
-    # A number's digits in the factorial system say which of those that are left comes next. From the back:
-    # once the first of ``size`` is known, those behind it that are not smaller move up by one.
+    # The digits of the index in the factorial number system say which of the remaining elements comes next.
+    # Built from the back: when a first element is prepended, those after it that are not smaller move up by one.
     tail = torch.zeros_like(number).unsqueeze(-1)
     for size in range(2, count + 1):
         first = (number // math.factorial(size - 1) % size).unsqueeze(-1)

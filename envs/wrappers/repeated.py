@@ -16,22 +16,21 @@ from .base import Wrapper, refuse_live
 
 @final
 class Repeated(Wrapper):
-    """Every action is repeated ``repeats`` times, and the rewards are added up; the agent sees the last state.
+    """Executes every action ``repeats`` times and sums the rewards; the agent observes the last state.
 
-    Adds the constant ``repeats``, a whole number from 1 to ``most``. An episode that ends during the repeats
-    ends there, and is paid no further. The horizon counts the agent's decisions, so that a task with more
-    repeats lasts longer.
+    Adds the constant ``repeats``, a whole number from 1 to ``most``. An episode that ends during the repeats ends
+    there, without further reward. The horizon counts the agent's decisions, so a task with more repeats lasts longer.
 
-    Every step takes as long as ``most`` steps of the wrapped family, in every task: rows do not branch.
+    In every task, one step costs as much as ``most`` steps of the wrapped family: rows do not branch.
 
     Args:
-        family: what to wrap.
-        most: the most repeats that any task may have.
+        family: the family to wrap.
+        most: the largest number of repeats that any task may have.
         repeats: a number or distribution.
 
     Raises:
-        TypeError: a live family, of which no row can stay behind, or see ``Wrapper``.
-        ValueError: ``most`` below 2, or see ``Wrapper``.
+        TypeError: ``family`` is live, so that all its rows must be stepped together, or see ``Wrapper``.
+        ValueError: ``most`` is below 2, or see ``Wrapper``.
     """
 
     def __init__(self, family: Family, most: int = 4, repeats: Distribution | float = 1.0) -> None:
@@ -42,17 +41,17 @@ class Repeated(Wrapper):
         super().__init__(family, {"repeats": own}, {"repeats": repeats}, settings={"most": self._most})
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """Up to ``repeats`` of the wrapped family's steps."""
+        """Take up to ``repeats`` steps of the wrapped family."""
         moved = super().step(task, state, action)
         for taken in range(1, self._most):
             again = super().step(task, moved.state, action)
             going = (task["repeats"] > taken) & ~moved.terminated
             after = {name: torch.where(going, values, moved.state[name]) for name, values in again.state.items()}
-            # Chosen, not multiplied: what runs on after its end may be infinite.
+            # torch.where, not a product with the mask: values after the end of an episode may be infinite.
             reward = torch.where(going, moved.reward + again.reward, moved.reward)
             moved = Transition(after, reward, moved.terminated | (going & again.terminated))
         return moved
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """None: a return is now a sum over other numbers of steps."""
+        """Return none: returns now sum over a different number of steps."""
         return {}

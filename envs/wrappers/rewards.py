@@ -1,8 +1,8 @@
-"""Rewards in other units, paid from another zero, or lowered for straying.
+"""Rewards that are scaled, shifted, or reduced by a penalty for straying from the centre.
 
-Neither of the first two changes which policy is best where episodes have a fixed length, but both change the size of
-gradients and what a baseline must learn. Where a policy decides when an episode ends, a shift changes what
-is best: enough of it makes a pole worth dropping.
+With episodes of fixed length, neither scale nor shift changes which policy is best, but both change the size of
+gradients and what a baseline must learn. If the policy influences when an episode ends, a shift may change the best
+policy: with a large enough cost per step, dropping the pole is best.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .base import Wrapper, refuse_live
 
 @final
 class ScaledReward(Wrapper):
-    """Rewards times the hidden constant ``reward_scale``, which is positive.
+    """Multiplies rewards by the hidden constant ``reward_scale``, which is positive.
 
     Args:
-        family: what to wrap.
+        family: the family to wrap.
         reward_scale: a number or distribution.
 
     Raises:
@@ -38,21 +38,21 @@ class ScaledReward(Wrapper):
         super().__init__(family, {"reward_scale": own}, {"reward_scale": reward_scale})
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step, its reward scaled."""
+        """Step the wrapped family and scale its reward."""
         moved = super().step(task, state, action)
         return moved._replace(reward=moved.reward * task["reward_scale"])
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """The wrapped family's, scaled: a return is linear in the rewards, and the scale keeps their order."""
+        """Return the wrapped family's references, scaled: returns are linear in rewards, and the scale is positive."""
         return {name: values * task["reward_scale"] for name, values in self._references(task).items()}
 
 
 @final
 class ShiftedReward(Wrapper):
-    """Rewards plus the hidden constant ``reward_shift``, at every step.
+    """Adds the hidden constant ``reward_shift`` to the reward of every step.
 
     Args:
-        family: what to wrap.
+        family: the family to wrap.
         reward_shift: a number or distribution.
 
     Raises:
@@ -65,31 +65,31 @@ class ShiftedReward(Wrapper):
         super().__init__(family, {"reward_shift": own}, {"reward_shift": reward_shift})
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step, its reward shifted."""
+        """Step the wrapped family and shift its reward."""
         moved = super().step(task, state, action)
         return moved._replace(reward=moved.reward + task["reward_shift"])
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """None: the shift counts once a step, and how long an episode lasts is not known beforehand."""
+        """Return none: the shift is added once per step, and the length of an episode is not known in advance."""
         return {}
 
 
 @final
 class CentredReward(Wrapper):
-    """Rewards less what straying costs: 0 where all that is watched is zero, ``straying`` where all is at its limit.
+    """Subtracts a cost for straying: 0 if all watched variables are zero, ``straying`` if all are at their limits.
 
-    Where just staying within limits is rewarded, it also tells how much room was left:
+    If an environment rewards only staying within limits, this reward also shows how much room was left:
     ``reward - straying * mean((value / limit)^2)`` after the step, each square at most 1.
 
     Args:
-        family: what to wrap.
-        limits: of what is watched, by its name in the state.
-        straying: a positive number.
+        family: the family to wrap.
+        limits: the limits of the watched state variables, by their names in the state.
+        straying: the largest cost per step; positive.
 
     Raises:
-        TypeError: a live family, whose state has only tickets to watch, or see ``Wrapper``.
-        ValueError: nothing to watch or an unknown name, a limit or cost that is not positive and finite, or see
-            ``Wrapper``.
+        TypeError: ``family`` is live, so that its state has no variables to watch, or see ``Wrapper``.
+        ValueError: ``limits`` is empty or has an unknown name, a limit or ``straying`` is not positive and finite, or
+            see ``Wrapper``.
     """
 
     def __init__(self, family: Family, limits: Mapping[str, float], straying: float = 0.9) -> None:
@@ -109,11 +109,11 @@ class CentredReward(Wrapper):
         self._limits, self._straying = dict(limits), straying
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step, its reward lowered."""
+        """Step the wrapped family and subtract the cost from its reward."""
         moved = super().step(task, state, action)
         strayed = [(moved.state[name] / limit).square().clamp_max(1.0) for name, limit in self._limits.items()]
         return moved._replace(reward=moved.reward - self._straying * torch.stack(strayed).mean(0))
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """``ceiling`` alone: straying only costs."""
+        """Return only ``ceiling``: the cost can only lower returns."""
         return self._ceiling(task)

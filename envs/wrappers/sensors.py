@@ -1,4 +1,4 @@
-"""Sensors that are swapped, turned around, weak or dead."""
+"""Sensors that are swapped, reversed, weak or dead."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ..ranges import Distribution
 from .base import Wrapper, channels
 from .permutations import permutation
 
-MOST_SENSORS = 5  # that may be rewired: 2^5 5! = 3840 ways are still named one by one
+MOST_SENSORS = 5  # largest number of sensors to rewire: the 2^5 5! = 3840 wirings are enumerated as valid values
 
 
 @final
 class ScaledSensors(Wrapper):
-    """Observations, each component times its own hidden gain: 1 as is, -1 flipped, 0 dead.
+    """Multiplies each component of an observation by its own hidden gain: 1 unchanged, -1 flipped, 0 dead.
 
-    Adds the constants ``sensor_0``, ``sensor_1``, ..., of size at most ``largest``.
+    Adds the constants ``sensor_0``, ``sensor_1``, ..., each between ``-largest`` and ``largest``.
 
     Args:
-        family: what to wrap, with flat observations.
-        largest: the largest gain that any task may have; it decides the observation space.
+        family: the family to wrap, with flat observations.
+        largest: the largest absolute gain that any task may have; it determines the observation space.
         ranges: a number or distribution for any gain.
 
     Raises:
-        TypeError: other observations, or see ``Wrapper``.
-        ValueError: ``largest`` below 1 or not finite, or see ``Wrapper``.
+        TypeError: observations are not flat, or see ``Wrapper``.
+        ValueError: ``largest`` is below 1 or not finite, or see ``Wrapper``.
     """
 
     observation_space: Box  # wide enough for every gain
@@ -51,38 +51,38 @@ class ScaledSensors(Wrapper):
         self.observation_space = Box(-ends, ends, dtype=np.float32)
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """The wrapped family's observation ``[*rows, sensors]``, scaled."""
+        """Return the wrapped family's observation ``[*rows, sensors]``, scaled."""
         return super().observe(task, state) * torch.stack([task[name] for name in self._names], -1)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """The wrapped family's: what can be done does not change, only what is seen."""
+        """Return the wrapped family's references: only observations change, not what can be achieved."""
         return self._references(task)
 
 
 @final
 class RewiredSensors(Wrapper):
-    """Observations in another order and with other signs: sensor i shows ``sign[i] * observation[p[i]]``.
+    """Permutes observations and flips their signs: sensor i shows ``sign[i] * observation[p[i]]``.
 
-    Adds the constant ``wiring``, one whole number for a permutation p and the signs of all n sensors, from
-    0, which changes nothing, to ``2^n n! - 1``: 384 wirings of four sensors, and 768 together with a polarity
-    of the actuator. ``wiring // 2^n`` is the number of p in the order of ``itertools.permutations``. Of the
-    n lowest bits, bit 0 turns all sensors around and bit i, from 1 on, sensor i besides. So the wirings 2k
-    and 2k + 1 differ in the signs of all sensors.
+    Adds the constant ``wiring``, an integer that encodes a permutation p and the signs of all n sensors, from 0, which
+    changes nothing, to ``2^n n! - 1``: 384 wirings of four sensors, or 768 environments when combined with the polarity
+    of the actuator. ``wiring // 2^n`` is the index of p in the order of ``itertools.permutations``. Of the n lowest
+    bits, bit 0 flips all sensors, and bit i, for i from 1, additionally flips sensor i. The wirings 2k and 2k + 1 thus
+    differ in the signs of all sensors.
 
-    That matters for held-out wirings. Where the equations are symmetric, as CartPole's are, turning around all
-    sensors and the actuator gives an environment that no agent can tell from the first. Of a pair (2k, 2k + 1)
-    both or none should be trained on.
+    This matters for held-out wirings. If the equations are symmetric, as CartPole's are, flipping all sensors and the
+    actuator gives an environment that no agent can distinguish from the original. Train on both wirings of a pair
+    (2k, 2k + 1) or on neither.
 
     Args:
-        family: what to wrap, with flat observations of at most 5 numbers.
+        family: the family to wrap, with flat observations of at most 5 numbers.
         wiring: a number, or a distribution such as ``Choice``.
 
     Raises:
-        TypeError: other observations, or see ``Wrapper``.
-        ValueError: too many sensors, or see ``Wrapper``.
+        TypeError: observations are not flat, or see ``Wrapper``.
+        ValueError: there are too many sensors, or see ``Wrapper``.
     """
 
-    observation_space: Box  # every sensor may show what any other showed, with either sign
+    observation_space: Box  # wide enough for any sensor in any place, with either sign
 
     def __init__(self, family: Family, wiring: Distribution | float = 0.0) -> None:
         space = channels("RewiredSensors", family)
@@ -100,27 +100,27 @@ class RewiredSensors(Wrapper):
         self._order, self._sign = _wired(torch.arange(len(choices)), self._count)  # looked up in every step
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """The wrapped family's observation ``[*rows, sensors]``, rewired."""
+        """Return the wrapped family's observation ``[*rows, sensors]``, rewired."""
         seen = super().observe(task, state)
         wiring = task["wiring"].long()
-        order, sign = (  # not by brackets, which torch below 2.11 cannot lift over a single number
+        order, sign = (  # index_select, because vmap of table[wiring] fails for 0-d wirings in torch below 2.11
             table.to(seen.device).index_select(0, wiring.flatten()).reshape(*wiring.shape, -1)
             for table in (self._order, self._sign)
         )
         return seen.gather(-1, order.expand(seen.shape)) * sign
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """The wrapped family's: what can be done does not change, only what is seen."""
+        """Return the wrapped family's references: only observations change, not what can be achieved."""
         return self._references(task)
 
 
 def _wired(number: Tensor, sensors: int) -> tuple[Tensor, Tensor]:
-    """Orders and signs of wirings ``[W]``, int64 ``[W, sensors]`` each."""
+    """Decode wirings ``[W]`` to orders and signs, int64 ``[W, sensors]`` each."""
     bits = torch.bitwise_and(number.unsqueeze(-1) >> torch.arange(sensors), 1)
     turned = torch.cat((bits[..., :1], bits[..., 1:] ^ bits[..., :1]), -1)
     return permutation(number >> sensors, sensors), 1 - 2 * turned
 
 
 def wirings(sensors: int) -> int:
-    """How many orders and signs so many sensors have, ``2^n n!``."""
+    """Return the number of wirings of n sensors, ``2^n n!``."""
     return (1 << sensors) * math.factorial(sensors)

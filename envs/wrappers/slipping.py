@@ -1,4 +1,4 @@
-"""Actions that now and then slip: something at random is done in their place."""
+"""Actions that are occasionally replaced by random ones."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ KEY, COUNT = "slip_key", "slip_count"
 
 @final
 class Slipping(Wrapper):
-    """At every step, with a fixed probability, an action drawn uniformly acts in place of the one that was given.
+    """At every step, with a fixed probability, executes a uniformly drawn action instead of the one given.
 
-    A way to train, not something to adapt to: whoever must recover from odd actions learns not to depend on the
-    next one. It adds no constants, so that a benchmark's tasks may be trained with it and tested without it (see
-    ``scored_in``). The agent is not told that an action slipped. A row draws one key at its reset; what happens in its
-    t-th step is counted off that key (see ``counter``).
+    This is a way to train, not something to adapt to: an agent that must recover from random actions learns not to
+    depend on its next action. The wrapper adds no constants, so a benchmark's tasks may be trained with it and tested
+    without it (see ``scored_in``). The agent does not observe whether an action slipped. Each row draws a key at its
+    reset; whether its t-th step slips, and to which action, is computed from that key and t (see ``counter``).
 
     Args:
-        family: what to wrap, with discrete actions or flat, bounded continuous ones.
+        family: the family to wrap, with discrete actions or flat, bounded continuous ones.
         chance: the probability of slipping, 0 to 1.
 
     Raises:
-        TypeError: other actions, or see ``Wrapper``.
-        ValueError: a chance that is none, continuous actions without bounds, or see ``Wrapper``.
+        TypeError: actions are of another kind, or see ``Wrapper``.
+        ValueError: ``chance`` is not a probability, continuous actions are unbounded, ``family`` already slips, or see
+            ``Wrapper``.
     """
 
     def __init__(self, family: Family, chance: float) -> None:
-        if holds(family, Slipping):  # with no constants to clash, only the state would tell
+        if holds(family, Slipping):  # no constants that would clash; only the state's names would
             raise ValueError("Slipping: the wrapped family slips already; give one chance for both")
         self._parts = components("Slipping", family)
         space = family.action_space
@@ -54,13 +55,13 @@ class Slipping(Wrapper):
         super().__init__(family, {}, {}, (KEY, COUNT), {"chance": self._chance})
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """The wrapped family's first states, drawn first, and a key for each row's slips."""
+        """Return the wrapped family's initial states and then draw a key for each row's slips."""
         state = super().reset(task, rows, generator=generator)
         key = counter.keys(rows, generator=generator).to(next(iter(state.values())).device)
         return state | {KEY: key, COUNT: torch.zeros_like(key)}
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step, under another action where this one slips."""
+        """Step the wrapped family, with another action in the rows that slip."""
         numbers = len(self._bounds) + 1
         dtype = action.dtype if action.is_floating_point() else torch.float32
         first, *drawn = (
@@ -71,10 +72,10 @@ class Slipping(Wrapper):
         if self._parts:
             acting = torch.where(slips.unsqueeze(-1), torch.stack(odd, -1), action)
         else:
-            acting = torch.where(slips, odd[0].to(action.dtype), action)  # rounded down to an action's number
+            acting = torch.where(slips, odd[0].to(action.dtype), action)  # rounded down to the number of an action
         moved = super().step(task, state, acting)
         return moved._replace(state=moved.state | {KEY: state[KEY], COUNT: state[COUNT] + 1})
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """``ceiling`` alone: nothing more can be done than without slips. Random play stays what it was."""
+        """Return only ``ceiling``: no more can be done than without slips; random play earns the same as before."""
         return self._ceiling(task)

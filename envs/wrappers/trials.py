@@ -1,9 +1,9 @@
-"""Episodes in a row on one task, as one long episode: what an agent with a memory learns a task in.
+"""Trials: several episodes of one task joined into one long episode, for agents that adapt through a memory.
 
-RL^2 (Duan et al. 2016, arXiv:1611.02779, section 2.2) and SNAIL (Mishra et al. 2018, arXiv:1707.03141) train
-an agent on trials: several episodes of one unknown task, with a memory that is kept from episode to episode
-and an objective that adds up the rewards of all. The agent is told its previous action, the reward it brought,
-and whether an episode ended with it, and so can find out what the task is and how well it is doing.
+RL^2 (Duan et al. 2016, arXiv:1611.02779, section 2.2) and SNAIL (Mishra et al. 2018, arXiv:1707.03141) train an agent
+on trials: several episodes of one unknown task, with a memory that is kept between episodes and an objective that sums
+all rewards. The agent observes its previous action, the reward it brought and whether it ended an episode; from these
+it can infer the task and how well it is doing.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from ..discrete import one_hot
 from ..family import Family, State, Task, Transition
 from .base import Wrapper, channels, components, refuse_live
 
-# The wrapped family's state goes by longer names here, and the wrapper's own names have no dot: they cannot clash.
+# Prefix of the wrapped family's state. The wrapper's own state names have no dot, so names cannot clash.
 NOW = "now."
 
 
 @final
 class Trials(Wrapper):
-    """``episodes`` episodes of one task, one after another; a memory is worth having from the second on.
+    """Joins ``episodes`` consecutive episodes of one task into a trial; a memory can help from the second one on.
 
-    An episode ends as the wrapped family ends it or by its time limit, and the next one starts by itself: the
-    observation after an ending step is the new episode's first. A trial ends, as terminated, with its last
-    episode. Its horizon is ``episodes`` times the wrapped one.
+    An episode ends when the wrapped family terminates it or at its time limit, and the next one starts automatically:
+    the observation after the last step of an episode is the first of the next. A trial ends, as terminated, with its
+    last episode. Its horizon is ``episodes`` times the wrapped one.
 
-    An observation is the wrapped family's, followed by the previous action (one-hot if discrete, else as it was
-    given), the previous reward, and 1 if the previous step ended an episode, else 0. All that follows is 0
-    before the first step of the trial.
+    An observation consists of the wrapped family's observation, the previous action (one-hot if discrete, otherwise as
+    it was given), the previous reward, and 1 if the previous step ended an episode, else 0. Everything but the wrapped
+    observation is 0 before the first step of the trial.
 
-    A step has no generator, so the first states of all episodes are drawn at the reset, in the order of the
-    episodes, and wait in the state: a row is as large as ``episodes + 1`` of the wrapped family's. Of the
-    state's names ``episode`` is the number of the episode that a row is in, from 0, and ``episodes`` once the
-    trial is over; ``clock`` counts the steps of that episode.
+    ``step`` takes no generator, so the initial states of all episodes are drawn at the reset, in order, and stored in
+    the state: a row takes as much memory as ``episodes + 1`` rows of the wrapped family. In the state, ``episode`` is
+    the index of the row's current episode, from 0, or ``episodes`` once the trial is over; ``clock`` counts the steps
+    of the current episode.
 
     Adds no constants.
 
     Args:
-        family: what to wrap, with flat observations and with discrete or flat continuous actions.
-        episodes: E, how many episodes make a trial; at least 1.
+        family: the family to wrap, with flat observations and with discrete or flat continuous actions.
+        episodes: E, the number of episodes in a trial; at least 1.
 
     Raises:
-        TypeError: a live family, whose episodes cannot wait for one another; other observations or actions; or see
-            ``Wrapper``.
-        ValueError: no episodes.
+        TypeError: ``family`` is live, so that its episodes cannot be reset in advance; observations or actions are of
+            another kind; or see ``Wrapper``.
+        ValueError: ``episodes`` is below 1.
     """
 
     observation_space: Box  # (observation, previous action, previous reward, 1 if an episode has just ended)
@@ -64,7 +64,7 @@ class Trials(Wrapper):
         space: Any = family.action_space
         self._count = None if count else int(space.n)
         self._actions = [f"action_{part}" for part in range(count)] or ["action"]
-        low, high = (0.0, 1.0) if self._count else (-np.inf, np.inf)  # a policy may give actions beyond the space
+        low, high = (0.0, 1.0) if self._count else (-np.inf, np.inf)  # policies may give actions outside the space
         actions = np.ones(self._count or count)
         self.observation_space = Box(
             np.concatenate((seen.low, low * actions, [-np.inf, 0.0])).astype(np.float32),
@@ -74,15 +74,15 @@ class Trials(Wrapper):
 
     @property
     def episodes(self) -> int:
-        """E, how many episodes make a trial."""
+        """E, the number of episodes in a trial."""
         return self._episodes
 
     def episode(self, state: State) -> Tensor:
-        """Number of the episode that each row is in, int64 ``[*rows]`` from 0; E once the trial is over."""
+        """Return the index of each row's current episode, int64 ``[*rows]`` from 0; E once the trial is over."""
         return state["episode"]
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """The first states of all episodes, in their order; nothing done and no reward yet."""
+        """Return the initial states of all episodes, drawn in order, without a previous action or reward."""
         starts = [super(Trials, self).reset(task, rows, generator=generator) for _ in range(self._episodes)]
         like = next(iter(task.values())).new_zeros(rows)
         count = torch.zeros_like(like, dtype=torch.int64)
@@ -95,7 +95,7 @@ class Trials(Wrapper):
         return state
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """``[*rows, sensors + actions + 2]``."""
+        """Return the observation of the class docstring, ``[*rows, sensors + actions + 2]``."""
         seen = super().observe(task, state)
         if self._count is None:
             action = torch.stack([state[name] for name in self._actions], -1)
@@ -105,7 +105,7 @@ class Trials(Wrapper):
         return torch.cat((seen, action.to(seen.dtype), rest.to(seen.dtype)), -1)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """The wrapped family's step; a row whose episode ends with it goes on at its next first state."""
+        """Step the wrapped family; a row whose episode ends continues at the next episode's initial state."""
         moved = super().step(task, state, action)
         clock = state["clock"] + 1
         done = moved.terminated | (clock >= self._family.horizon)
@@ -113,7 +113,7 @@ class Trials(Wrapper):
         now = moved.state
         for number in range(1, self._episodes):
             begins, start = done & (episode == number), _named_so(_waiting(number), state)
-            # Chosen, not multiplied: what lies beyond an end may be infinite.
+            # torch.where, not a product with the mask: values after the end of an episode may be infinite.
             now = {name: torch.where(begins, start[name], values) for name, values in now.items()}
         parts = (action,) if self._count is not None else action.unbind(-1)
         told = {name: part.to(state[name].dtype) for name, part in zip(self._actions, parts, strict=True)}
@@ -122,20 +122,20 @@ class Trials(Wrapper):
         return Transition(after, moved.reward, episode == self._episodes)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """The wrapped family's, times E: exactly E episodes are played, whatever comes of them.
+        """Return the wrapped family's references times E, since exactly E episodes are played.
 
-        Whoever knows the task gains nothing by playing it again, so E ceilings bound a trial; and blind, random
-        and motionless play do not learn. An agent that must learn the task within the trial stays below.
+        E ceilings bound a trial, because an agent that knows the task does not gain by repeating it; blind, random and
+        motionless play do not learn. An agent that must learn the task within the trial stays below the ceiling.
         """
         return {name: values * self._episodes for name, values in self._references(task).items()}
 
     def _state(self, state: State) -> State:
-        """The wrapped family's state."""
+        """Return the wrapped family's state."""
         return _named_so(NOW, state)
 
 
 def _waiting(number: int) -> str:
-    """Before the names of the first state of a later episode."""
+    """Return the prefix of the names of a later episode's initial state."""
     return f"first_{number}."
 
 
@@ -144,5 +144,5 @@ def _named(start: str, state: State) -> State:
 
 
 def _named_so(start: str, state: State) -> State:
-    """The inverse of `_named`, on a state that holds more."""
+    """Invert `_named`: select the names with the prefix and remove it."""
     return {name.removeprefix(start): values for name, values in state.items() if name.startswith(start)}
