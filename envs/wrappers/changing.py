@@ -76,7 +76,7 @@ class Changing(Wrapper):
         return {}
 
     def _now(self, task: Task, clock: Tensor) -> dict[str, Tensor]:
-        """Return the constants in effect at step ``clock`` ``[*rows]``, all of that shape, so that they can be stacked."""
+        """Return the constants in effect at step ``clock`` ``[*rows]``, all of that shape: families may stack them."""
         early = clock + 1 <= task["change_at"]  # the clock is an integer, so a fractional part has no effect
         now = self._task(task) | {name: torch.where(early, task[name], task[new]) for name, new in self._later.items()}
         return {name: values.expand(clock.shape) for name, values in now.items()}
