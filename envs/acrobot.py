@@ -1,8 +1,8 @@
 """Acrobot: swing a two-link arm up with a motor at the elbow only.
 
-The upper link hangs from a fixed joint at angle theta_1 from straight down; the lower link is at theta_2
-from the upper one's direction. With masses m_1, m_2, upper length l, centres of mass at c_1, c_2 from the
-links' upper ends, moments of inertia I_1, I_2 about them and elbow torque u, let
+The upper link hangs from a fixed joint at angle theta_1 from straight down; the lower link is at angle theta_2 from
+the direction of the upper one. With masses m_1, m_2, length l of the upper link, centres of mass at distances c_1, c_2
+from the upper ends of the links, moments of inertia I_1, I_2 about the centres of mass and elbow torque u, let
 
     h  = m_2 l c_2
     d2 = m_2 c_2^2 + I_2 + h cos theta_2
@@ -15,8 +15,8 @@ links' upper ends, moments of inertia I_1, I_2 about them and elbow torque u, le
 
 (Sutton & Barto 1998, "Reinforcement Learning", section 11.3; Sutton 1996 prints theta_2'' without its h
 term), integrated over a step by one classical Runge-Kutta step of order four. These are the equations of
-Gymnasium's Acrobot-v1 at any value of the constants. The lower link's length is in none of them, nor in
-Gymnasium's goal, which looks at the angles alone: hence there is no such constant.
+Gymnasium's Acrobot-v1 at any value of the constants. There is no constant for the length of the lower link, because
+neither these equations nor Gymnasium's goal, which depends on the angles alone, contain it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .parameters import Parameter
 from .ranges import Distribution
 
 SPEED_LIMIT_1, SPEED_LIMIT_2 = 4 * math.pi, 9 * math.pi  # rad/s, as in Gymnasium
-ENDS = np.array([1.0, 1.0, 1.0, 1.0, SPEED_LIMIT_1, SPEED_LIMIT_2], dtype=np.float32)  # of what is observed
+ENDS = np.array([1.0, 1.0, 1.0, 1.0, SPEED_LIMIT_1, SPEED_LIMIT_2], dtype=np.float32)  # bounds of the observation
 START = 0.1  # half-width of the uniform start, for all four variables
 NAMES = ("theta_1", "theta_2", "theta_1_dot", "theta_2_dot")
 
 
 class _Arm(NamedTuple):
-    """Products of a task's constants that the equations need, and the torque of this step."""
+    """Products of a task's constants that the equations use, and the torque of this step."""
 
     upper: Tensor  # m_1 c_1^2 + m_2 l^2 + I_1
     lower: Tensor  # m_2 c_2^2 + I_2
@@ -54,13 +54,14 @@ class _Arm(NamedTuple):
 class Acrobot(Family):
     """Gymnasium's Acrobot-v1 with twelve constants.
 
-    Reward -1 for every step, but 0 for one that ends the episode. It ends when after a step
-    ``-cos(theta_1) - cos(theta_1 + theta_2) > goal_height``, the height of the tip above the fixed joint
-    in links of equal length. All four variables start uniformly in ``[-0.1, 0.1)``; the arm then hangs
-    down. Actions 0, 1 and 2 turn the elbow back, not at all and forth; ``polarity=-1`` swaps 0 and 2.
+    The reward is -1 for every step, but 0 for the one that ends the episode. An episode ends when after a step
+    ``-cos(theta_1) - cos(theta_1 + theta_2) > goal_height``; the left side is the height of the tip above the fixed
+    joint in link lengths, with both links equally long. All four variables start uniformly in ``[-0.1, 0.1)``, with
+    the arm hanging down. Actions 0, 1 and 2 apply negative, no and positive torque to the elbow; ``polarity=-1`` swaps
+    0 and 2.
 
-    The lower link's mass and moment are given as ratios to the upper one's, so that ``link_mass`` and
-    ``link_moment`` alone change both links, as Gymnasium's one moment and Packer et al.'s one mass do.
+    The mass and moment of the lower link are given as ratios to those of the upper link, so that ``link_mass`` and
+    ``link_moment`` each change both links, like the single moment in Gymnasium and the single mass in Packer et al.
 
     Args:
         horizon: time limit in steps.
@@ -91,27 +92,27 @@ class Acrobot(Family):
     }
 
     observation_space = Box(-ENDS, ENDS, dtype=np.float32)  # cosine and sine of both angles, both speeds in rad/s
-    action_space = Discrete(3)  # 0 turns the elbow back, 1 leaves it alone, 2 turns it forth
+    action_space = Discrete(3)  # negative, no and positive torque on the elbow
 
     def __init__(self, horizon: int = 500, **ranges: Distribution | float) -> None:
         super().__init__(horizon, ranges)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Four independent uniform draws per row, on the device and in the precision of the task."""
+        """Draw four independent uniform numbers per row, with device and dtype of the task's values."""
         draws = (2 * torch.rand((4, *rows), generator=generator, device=generator.device) - 1) * START
         return dict(zip(NAMES, draws.to(task["gravity"]).unbind(0), strict=True))
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """Where the links point and how fast they turn, ``[*rows, 6]``; the constants stay hidden."""
+        """Return directions and speeds of the links, ``[*rows, 6]``; the constants stay hidden."""
         first, second = state["theta_1"], state["theta_2"]
         directions = (first.cos(), first.sin(), second.cos(), second.sin())
         return torch.stack((*directions, state["theta_1_dot"], state["theta_2_dot"]), -1)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One Runge-Kutta step. ``action`` is ``[*rows]`` of any dtype holding 0, 1 and 2."""
+        """Take one Runge-Kutta step. ``action`` is ``[*rows]`` with values 0, 1 and 2 of any dtype."""
         arm = _arm(task, action)
         start = torch.stack([state[name] for name in NAMES])  # [4, *rows]
-        # The four stages of the classical rule; addcmul(a, b, c) = a + b c in one kernel.
+        # The four stages of the classical method; addcmul(a, b, c) = a + b c in one kernel.
         time_step = task["time_step"]
         half = time_step / 2
         one = _slope(arm, start)
@@ -133,18 +134,18 @@ class Acrobot(Family):
         return Transition(after, terminated.to(first.dtype) - 1, terminated)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Bounds between which every return lies, each of the values' shape.
+        """Return bounds on the return of every policy, each of the values' shape.
 
-        ``floor`` is minus the horizon, the return of every policy that never gets up, such as one that
-        does nothing. ``ceiling`` is 0, of an episode that ends with its first step: a bound that no task
-        worth its name reaches (pushing along with the lower link, at the default constants, takes some 90 steps).
+        ``floor`` is minus the horizon, the return of every policy that never reaches the goal, such as one that does
+        nothing. ``ceiling`` is 0, the return of an episode that ends with its first step; no realistic task attains it
+        (at the default constants, pushing in the direction in which the lower link moves takes some 90 steps).
         """
         ceiling = torch.zeros_like(task["gravity"])
         return {"ceiling": ceiling, "floor": torch.full_like(ceiling, -float(self.horizon))}
 
 
 def _arm(task: Task, action: Tensor) -> _Arm:
-    """The products that hold throughout a step."""
+    """Compute the products that stay constant during a step."""
     mass_1, moment_1, gravity = task["link_mass"], task["link_moment"], task["gravity"]
     mass_2, moment_2 = mass_1 * task["mass_ratio"], moment_1 * task["moment_ratio"]
     centre_1, centre_2, length = task["centre_1"], task["centre_2"], task["link_length"]
@@ -159,7 +160,7 @@ def _arm(task: Task, action: Tensor) -> _Arm:
 
 
 def _slope(arm: _Arm, values: Tensor) -> Tensor:
-    """Time derivative ``[4, *rows]`` of angles and speeds ``[4, *rows]``."""
+    """Return the time derivative ``[4, *rows]`` of angles and speeds ``[4, *rows]``."""
     first, second, first_dot, second_dot = values.unbind(0)
     swing = arm.coupling * second.cos()
     twist = arm.coupling * second.sin()
@@ -177,5 +178,5 @@ def _slope(arm: _Arm, values: Tensor) -> Tensor:
 
 
 def _wrap(angle: Tensor) -> Tensor:
-    """The same angle within ``[-pi, pi)``."""
+    """Map an angle to ``[-pi, pi)``."""
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi

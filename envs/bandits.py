@@ -1,8 +1,8 @@
-"""Bernoulli bandits: arms that pay 1 with a probability of their own, which the agent does not know.
+"""Bernoulli bandits: each arm pays 1 with its own probability, which is hidden from the agent.
 
-The protocol of RL^2 (Duan et al. 2016, arXiv:1611.02779) and SNAIL (Mishra et al. 2018,
-arXiv:1707.03141): k arms with probabilities drawn from U(0, 1), n pulls, and the score is the sum of all
-pay-outs, those made while learning included. See ``gittins`` for what the best player can expect.
+The protocol of RL^2 (Duan et al. 2016, arXiv:1611.02779) and SNAIL (Mishra et al. 2018, arXiv:1707.03141): k arms with
+probabilities drawn from U(0, 1), n pulls, and as the score the sum of all pay-outs, including those while learning.
+See ``gittins`` for optimal play.
 """
 
 from __future__ import annotations
@@ -24,36 +24,35 @@ from .ranges import Distribution, Range
 
 @final
 class BernoulliBandit(Family):
-    """``arms`` arms; one episode is ``horizon`` pulls. Reward 1 or 0; only the time limit ends an episode.
+    """A bandit with ``arms`` arms and episodes of exactly ``horizon`` pulls; the reward of a pull is 1 or 0.
 
-    The constants are ``arm_0`` to ``arm_{arms-1}``, the probabilities of a pay-out, by default uniform in
-    ``[0, 1]``. They depend on the number of arms, so ``parameters`` belongs to an instance.
+    The constants are ``arm_0`` to ``arm_{arms-1}``, the probabilities of a pay-out, by default uniform in ``[0, 1]``.
+    They depend on the number of arms, so ``parameters`` is set per instance.
 
-    How long an episode should be depends on who learns. A recurrent policy learns within the episode: it
-    needs ``horizon=n`` and ``observation="feedback"``. A gradient step changes the policy between batches
-    only: with ``horizon=1`` a batch of N episodes is N pulls, and n pulls are K batches with K N = n,
-    whose rewards are all added up. With ``horizon=n`` one batch would be N n pulls, more than published
-    players are given.
+    The right length of an episode depends on the learner. A recurrent policy learns within the episode and needs
+    ``horizon=n`` and ``observation="feedback"``. A gradient step changes the policy only between batches: with
+    ``horizon=1`` a batch of N episodes is N pulls, and n pulls are K batches with K N = n, whose rewards are all
+    summed. With ``horizon=n`` one batch would be N n pulls, more than published learners are given.
 
-    Luck is one uniform number a pull, a hash of the row's key and of the number of pulls made (see
-    ``counter``); the arm pays if the number is below its probability. Luck does not depend on the arm, so
-    players compared on equal generators share theirs. All numbers of one key are odd multiples of
-    ``2^-24``, and so is the error in a probability at most.
+    Each pull uses one uniform number, a hash of the row's key and the number of pulls made (see ``counter``); the arm
+    pays if the number is below its probability. The number does not depend on the arm, so agents compared with equal
+    generators get the same numbers. All numbers of a key are odd multiples of ``2^-24``, so probabilities are exact to
+    within ``2^-24``.
 
-    Held-out tasks need nothing special: each probability has its cells, and the vector of cells decides
-    the split, as for every family of continuous constants (see ``splits``). Two arms or more have about a
-    million cells or more with the usual 1024 bins; one arm alone has 1024.
+    Held-out tasks need no special treatment: each probability has its cells, and the vector of cells decides the
+    split, as for every family with continuous constants (see ``splits``). With the usual 1024 bins, one arm has 1024
+    cells, and two or more arms have about a million or more.
 
     Args:
-        arms: how many; at least 1.
+        arms: number of arms; at least 1.
         horizon: pulls in one episode.
-        observation: ``"plain"``, the constant 1, since a bandit has nothing to show (a constant 0 would
-            stop every gradient to a network's first layer); or ``"feedback"``, that 1 followed by the
-            previous action and reward.
+        observation: ``"plain"`` for the constant 1, since a bandit has nothing to show (a constant 0 would block every
+            gradient to a network's first layer); or ``"feedback"`` for that 1 followed by the previous action and
+            reward.
         ranges: a number or distribution for any arm.
 
     Raises:
-        ValueError: no arms, an unknown observation, or see ``Family``.
+        ValueError: ``arms`` is below 1, ``observation`` is unknown, or see ``Family``.
         TypeError: see ``Family``.
 
     >>> family = BernoulliBandit(arms=3, arm_0=0.5)
@@ -63,14 +62,14 @@ class BernoulliBandit(Family):
     """
 
     observation_space: Box  # the constant 1; with feedback (1, previous action one-hot, previous reward)
-    action_space: Discrete  # which arm to pull
+    action_space: Discrete  # the number of the arm to pull
 
     def __init__(
         self, arms: int = 5, horizon: int = 1, observation: str = "plain", **ranges: Distribution | float
     ) -> None:
         self._arms = whole("arms", arms)
         names = [f"arm_{arm}" for arm in range(self._arms)]
-        # Declared for all instances alike by the base class; here each has as many as it has arms.
+        # The base class declares this per class; here it depends on the number of arms, so it is set per instance.
         self.parameters = {  # type: ignore[misc]
             name: Parameter(0.5, 0.0, 1.0, "1", f"probability that arm {arm} pays") for arm, name in enumerate(names)
         }
@@ -82,7 +81,7 @@ class BernoulliBandit(Family):
         self.action_space = Discrete(self._arms)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """A key for each row's luck; no pull made, no action (-1) and no reward yet."""
+        """Draw a key for the random numbers of each row; there is no previous action (-1) or reward yet."""
         like = task["arm_0"]
         key = counter.keys(rows, generator=generator).to(like.device)
         return {
@@ -93,12 +92,12 @@ class BernoulliBandit(Family):
         }
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """``[*rows, 1]``, or with feedback ``[*rows, arms + 2]``; the probabilities stay hidden."""
+        """Return ``[*rows, 1]``, or with feedback ``[*rows, arms + 2]``; the probabilities stay hidden."""
         constant = torch.ones_like(state["reward"]).unsqueeze(-1)
         return observed(constant, state, self._arms, self._observation)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One pull. ``action`` is ``[*rows]`` of any dtype holding the arm's number."""
+        """Pull an arm. ``action`` is ``[*rows]`` with the numbers of the arms in any dtype."""
         action = action.long()
         chances = self._chances(task).expand(*action.shape, self._arms)
         chance = chances.gather(-1, action.unsqueeze(-1)).squeeze(-1)
@@ -107,14 +106,14 @@ class BernoulliBandit(Family):
         return Transition(after, reward, torch.zeros_like(action, dtype=torch.bool))
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Exact expected returns of one episode, each of the values' shape.
+        """Return exact expected returns of one episode, each of the values' shape.
 
-        ``ceiling``: who knows the probabilities pulls the best arm ``horizon`` times. ``floor``: pull arms
-        at random. A player who must learn scores below the ceiling on average: see ``gittins``.
+        ``ceiling``: pull the best arm ``horizon`` times, knowing the probabilities. ``floor``: pull arms at random. An
+        agent that must learn the probabilities scores below the ceiling on average; see ``gittins``.
         """
         chances = self._chances(task)
         return {"ceiling": chances.amax(-1) * self.horizon, "floor": chances.mean(-1) * self.horizon}
 
     def _chances(self, task: Task) -> Tensor:
-        """``[..., arms]``."""
+        """Return the probabilities of all arms, ``[..., arms]``."""
         return torch.stack([task[name] for name in self.parameters], -1)

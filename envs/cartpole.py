@@ -1,4 +1,4 @@
-"""Cart-pole: balance a pole on a cart pushed left or right by a force of fixed strength.
+"""Cart-pole: balance a pole on a cart that is pushed left or right by a force of fixed strength.
 
 With total mass M = cart + pole, pole mass m, half-length l, push F, cart friction c and joint
 friction p,
@@ -8,10 +8,10 @@ friction p,
     x''     = u - (m l / M) theta'' cos theta
 
 (Barto, Sutton & Anderson 1983, "Neuronlike adaptive elements that can solve difficult learning control
-problems", appendix), integrated by the explicit Euler rule. Without friction these are the equations
-of Gymnasium's CartPole-v1 at any value of the constants. The Coulomb force on the cart has constant
-size, as in that paper: Florian (2007, "Correct equations for the dynamics of the cart-pole system")
-scales it with the track's normal force and thus makes the equations implicit, which is left out here.
+problems", appendix), integrated by the explicit Euler method. Without friction these are the equations of Gymnasium's
+CartPole-v1 at any value of the constants. The Coulomb force on the cart has constant size, as in that paper. Florian
+(2007, "Correct equations for the dynamics of the cart-pole system") scales it with the normal force of the track,
+which makes the equations implicit; this is not done here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .ranges import Distribution
 
 POSITION_LIMIT = 2.4  # m, as in Gymnasium
 ANGLE_LIMIT = 12 * 2 * math.pi / 360  # rad, as in Gymnasium
-ENDS = np.array([2 * POSITION_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf], dtype=np.float32)  # of what is observed
+ENDS = np.array([2 * POSITION_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf], dtype=np.float32)  # bounds of the observation
 START = 0.05  # half-width of the uniform start, for all four variables
 
 
@@ -38,9 +38,9 @@ START = 0.05  # half-width of the uniform start, for all four variables
 class CartPole(Family):
     """Gymnasium's CartPole-v1 with nine constants.
 
-    Reward 1 for every step taken, the ending one included. The episode ends when ``|x| > 2.4 m`` or
-    ``|theta| > 12 deg`` after a step. All four variables start uniformly in ``[-0.05, 0.05)``. Actions
-    are 0 (left) and 1 (right); ``polarity=-1`` swaps them.
+    The reward is 1 for every step, including the last one. The episode ends when ``|x| > 2.4 m`` or
+    ``|theta| > 12 deg`` after a step. All four variables start uniformly in ``[-0.05, 0.05)``. Actions are 0 (left) and
+    1 (right); ``polarity=-1`` swaps them.
 
     Args:
         horizon: time limit in steps.
@@ -75,24 +75,24 @@ class CartPole(Family):
         super().__init__(horizon, ranges)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Four independent uniform draws per row, on the device and in the precision of the task."""
+        """Draw four independent uniform numbers per row, with device and dtype of the task's values."""
         draws = (2 * torch.rand((4, *rows), generator=generator, device=generator.device) - 1) * START
         x, x_dot, theta, theta_dot = draws.to(task["gravity"]).unbind(0)
         return {"x": x, "x_dot": x_dot, "theta": theta, "theta_dot": theta_dot}
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """The whole state, ``[*rows, 4]``; the constants stay hidden."""
+        """Return the whole state, ``[*rows, 4]``; the constants stay hidden."""
         return torch.stack((state["x"], state["x_dot"], state["theta"], state["theta_dot"]), -1)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One Euler step. ``action`` is ``[*rows]`` of any dtype holding 0 and 1."""
+        """Take one Euler step. ``action`` is ``[*rows]`` with values 0 and 1 of any dtype."""
         x, x_dot, theta, theta_dot = state["x"], state["x_dot"], state["theta"], state["theta_dot"]
         pole_mass, half_length, time_step = task["pole_mass"], task["half_length"], task["time_step"]
         sine, cosine = theta.sin(), theta.cos()
         total_mass = task["cart_mass"] + pole_mass
         moment = pole_mass * half_length
 
-        # addcmul(a, b, c) = a + b c in one kernel: small tensors are bound by the number of kernels.
+        # addcmul(a, b, c) = a + b c in one kernel; for small tensors the number of kernels determines the time.
         push = task["polarity"] * task["force_magnitude"] * (action * 2.0 - 1.0)
         force = torch.addcmul(push, task["cart_friction"], x_dot.sign(), value=-1)
         drive = torch.addcmul(force, moment * theta_dot.square(), sine) / total_mass
@@ -112,11 +112,11 @@ class CartPole(Family):
         return Transition(after, torch.ones_like(x), terminated)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Returns between which scores are normalised, each of the values' shape.
+        """Return the references for normalised scores, each of the values' shape.
 
-        ``ceiling`` is the horizon, an upper bound that a task too weak or too coarse to balance need not
-        reach. ``floor`` is 0, so that a normalised score is the fraction of the horizon survived (no
-        policy scores below 1, because the ending step is rewarded too).
+        ``ceiling`` is the horizon, an upper bound; it is not attainable if the force is too weak or the time step too
+        coarse to balance the pole. ``floor`` is 0, so that a normalised score is the fraction of the horizon survived
+        (no policy scores below 1, because the last step is rewarded too).
         """
         ceiling = torch.full_like(task["gravity"], float(self.horizon))
         return {"ceiling": ceiling, "floor": torch.zeros_like(ceiling)}

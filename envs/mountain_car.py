@@ -1,6 +1,6 @@
-"""Mountain car: an engine too weak for the hill must first back up the other one.
+"""Mountain car: a car too weak to climb the hill directly must first gain speed on the opposite slope.
 
-The road's height is proportional to sin(3 x). With push u, force f, gravity g and rolling friction r,
+The height of the road is proportional to sin(3 x). With push u, force f, gravity g and rolling friction r,
 
     v <- (1 - r) v + f u - g cos(3 x),  clipped to 0.07
     x <- x + v,                         clipped to [-1.2, 0.6]
@@ -27,14 +27,14 @@ from .ranges import Distribution
 WALL, ROAD_END = -1.2, 0.6  # as in Gymnasium
 SPEED_LIMIT = 0.07  # a step, as in Gymnasium
 LOW, HIGH = (np.array(ends, dtype=np.float32) for ends in ((WALL, -SPEED_LIMIT), (ROAD_END, SPEED_LIMIT)))
-START_LOW, START_HIGH = -0.6, -0.4  # ends of the uniform start, about the valley at -pi/6
-PRIZE, PUSH_COST = 100.0, 0.1  # of the continuous car, as in Gymnasium
+START_LOW, START_HIGH = -0.6, -0.4  # ends of the uniform start, around the valley at -pi/6
+PRIZE, PUSH_COST = 100.0, 0.1  # rewards of the continuous car, as in Gymnasium
 
 
 def _constants(force: float, gravity: float, goal: float) -> dict[str, Parameter]:
-    """The declared constants of both cars, which differ in defaults."""
-    # Stronger gravity than 0.1 outruns the step; a goal left of -0.3 can be reached by rolling freely;
-    # one at the road's very end, 0.6, may be missed by rounding.
+    """Declare the constants of both cars, which differ only in defaults."""
+    # Gravity above 0.1 is too strong for the step length; a goal left of -0.3 can be reached by rolling freely;
+    # a goal exactly at the end of the road, 0.6, may be missed because of rounding.
     return {
         "force": Parameter(force, 0.0, 1.0, "length/step^2", "acceleration by a full push"),
         "gravity": Parameter(gravity, 0.0, 0.1, "length/step^2", "acceleration where the road is steepest"),
@@ -46,24 +46,24 @@ def _constants(force: float, gravity: float, goal: float) -> dict[str, Parameter
 
 
 class _Car(Family, ABC):
-    """The road, which both cars share."""
+    """The dynamics shared by both cars."""
 
-    observation_space = Box(LOW, HIGH, dtype=np.float32)  # (x, v), the velocity per step
+    observation_space = Box(LOW, HIGH, dtype=np.float32)  # (x, v): position and velocity per step
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """At rest, uniform in ``[-0.6, -0.4)``, on the device and in the precision of the task."""
+        """Draw positions uniformly in ``[-0.6, -0.4)``, at rest, with device and dtype of the task's values."""
         share = torch.rand(rows, generator=generator, device=generator.device).to(task["force"])
         return {"x": START_LOW + (START_HIGH - START_LOW) * share, "v": torch.zeros_like(share)}
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """Position and velocity, ``[*rows, 2]``; the constants stay hidden."""
+        """Return position and velocity, ``[*rows, 2]``; the constants stay hidden."""
         return torch.stack((state["x"], state["v"]), -1)
 
     def _roll(self, task: Task, state: State, push: Tensor) -> tuple[State, Tensor]:
-        """One step under a push ``[*rows]`` in ``[-1, 1]``: the state after it, and whether it is the goal."""
+        """Take a step with a push ``[*rows]`` in ``[-1, 1]``; return the next state and whether it is the goal."""
         rolling = state["v"] * (1 - task["friction"])
         pushed = rolling + task["polarity"] * task["force"] * push
-        # addcmul(a, b, c) = a + b c in one kernel: small tensors are bound by the number of kernels.
+        # addcmul(a, b, c) = a + b c in one kernel; for small tensors the number of kernels determines the time.
         v = torch.addcmul(pushed, task["gravity"], (3 * state["x"]).cos(), value=-1).clamp(-SPEED_LIMIT, SPEED_LIMIT)
         moved = state["x"] + v
         x = moved.clamp(WALL, ROAD_END)
@@ -75,9 +75,9 @@ class _Car(Family, ABC):
 class MountainCar(_Car):
     """Gymnasium's MountainCar-v0 with six constants.
 
-    Reward -1 for every step taken, the ending one included. The episode ends when after a step
-    ``x >= goal_position`` and ``v >= goal_velocity``. The car starts at rest, uniformly in ``[-0.6, -0.4)``.
-    Actions are 0 (push left), 1 (coast) and 2 (push right); ``polarity=-1`` swaps 0 and 2.
+    The reward is -1 for every step, including the last one. The episode ends when after a step ``x >= goal_position``
+    and ``v >= goal_velocity``. The car starts at rest, uniformly in ``[-0.6, -0.4)``. Actions are 0 (push left),
+    1 (coast) and 2 (push right); ``polarity=-1`` swaps 0 and 2.
 
     Args:
         horizon: time limit in steps.
@@ -100,17 +100,17 @@ class MountainCar(_Car):
         super().__init__(horizon, ranges)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One step. ``action`` is ``[*rows]`` of any dtype holding 0, 1 and 2."""
+        """Take one step. ``action`` is ``[*rows]`` with values 0, 1 and 2 of any dtype."""
         after, terminated = self._roll(task, state, action - 1.0)
         return Transition(after, -torch.ones_like(after["x"]), terminated)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Bounds between which every return lies, each of the values' shape.
+        """Return bounds on the return of every policy, each of the values' shape.
 
-        ``floor`` is minus the horizon, the return of every policy that does not arrive, such as one that
-        coasts. ``ceiling`` is minus the fewest steps in which a car could arrive from -0.4 if engine and
-        slope both pushed it forward all the way: a bound that real roads do not reach (at the default
-        constants 23 steps, where pushing along with the motion takes about 119).
+        ``floor`` is minus the horizon, the return of every policy that does not reach the goal, such as coasting.
+        ``ceiling`` is minus the number of steps that a car would need from -0.4 if engine and slope pushed it forward
+        all the way. It cannot be attained: at the default constants it is 23 steps, whereas pushing in the direction
+        of motion takes about 119.
         """
         full = (task["force"] + task["gravity"]).double()
         steps = torch.arange(1, self.horizon + 1, dtype=torch.float64, device=full.device)
@@ -124,9 +124,9 @@ class MountainCar(_Car):
 class ContinuousMountainCar(_Car):
     """Gymnasium's MountainCarContinuous-v0 with six constants.
 
-    The push is the action, clipped to [-1, 1]. The reward is ``-0.1 a^2`` for every step, of the action as
-    given, not as clipped (so does Gymnasium), and 100 more for the one that arrives. Everything else, but for
-    the defaults of force and goal, is ``MountainCar``'s.
+    The push is the action, clipped to [-1, 1]. The reward of a step is ``-0.1 a^2``, where a is the action before
+    clipping (as in Gymnasium), plus 100 for the step that reaches the goal. Everything else is as in ``MountainCar``,
+    except for the defaults of force and goal.
 
     Args:
         horizon: time limit in steps.
@@ -145,17 +145,17 @@ class ContinuousMountainCar(_Car):
         super().__init__(horizon, ranges)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One step. ``action`` is ``[*rows, 1]``."""
+        """Take one step. ``action`` is ``[*rows, 1]``."""
         push = action.squeeze(-1)
         after, terminated = self._roll(task, state, push.clamp(-1, 1))
         prize = PRIZE * terminated.to(after["x"].dtype)
         return Transition(after, torch.add(prize, push.square(), alpha=-PUSH_COST), terminated)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Returns between which scores are normalised, each of the values' shape.
+        """Return the references for normalised scores, each of the values' shape.
 
-        ``ceiling`` is 100, that of arriving without a push: an upper bound. ``floor`` is 0, the exact return
-        of never pushing, since no valid goal can be reached so; pushing in vain scores less.
+        ``ceiling`` is 100, the return of reaching the goal without a push: an upper bound. ``floor`` is 0, the exact
+        return of never pushing, since no valid goal can be reached that way; pushing in vain scores less.
         """
         ceiling = torch.full_like(task["force"], PRIZE)
         return {"ceiling": ceiling, "floor": torch.zeros_like(ceiling)}

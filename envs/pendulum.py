@@ -1,13 +1,12 @@
-"""Pendulum: swing a rod up and hold it there, with a motor too weak to lift it at once.
+"""Pendulum: swing a rod up and hold it there, with a motor too weak to lift it directly.
 
-A uniform rod of mass m and length l turns about one end, where its moment of inertia is m l^2 / 3. With
-the angle theta measured from the upright, motor torque u and friction p of the joint,
+A uniform rod of mass m and length l turns about one end, where its moment of inertia is m l^2 / 3. With the angle theta
+measured from upright, motor torque u and friction p of the joint,
 
     theta'' = 3 g sin(theta) / (2 l) + 3 (u - p theta') / (m l^2)
 
-integrated by the semi-implicit Euler rule: first the speed, which is clipped to 8 rad/s, then the angle
-with the new speed. Without friction these are the equations of Gymnasium's Pendulum-v1 at any value of
-the constants.
+integrated by the semi-implicit Euler method: first the speed, which is clipped to 8 rad/s, then the angle with the new
+speed. Without friction these are the equations of Gymnasium's Pendulum-v1 at any value of the constants.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from .parameters import Parameter
 from .ranges import Distribution
 
 SPEED_LIMIT = 8.0  # rad/s, as in Gymnasium
-FULL_ACTION = 2.0  # the action that asks for all of the torque, as in Gymnasium
-ENDS = np.array([1.0, 1.0, SPEED_LIMIT], dtype=np.float32)  # of what is observed
+FULL_ACTION = 2.0  # the action for full torque, as in Gymnasium
+ENDS = np.array([1.0, 1.0, SPEED_LIMIT], dtype=np.float32)  # bounds of the observation
 START_ANGLE, START_SPEED = math.pi, 1.0  # half-widths of the uniform start, rad and rad/s
-SPEED_COST, TORQUE_COST = 0.1, 0.001  # against 1 for the squared angle, as in Gymnasium
+SPEED_COST, TORQUE_COST = 0.1, 0.001  # relative to 1 for the squared angle, as in Gymnasium
 
 
 @final
 class Pendulum(Family):
     """Gymnasium's Pendulum-v1 with seven constants.
 
-    The reward is ``-(theta^2 + 0.1 theta'^2 + 0.001 u^2)`` of the state before the step and the torque u
-    in it, with theta taken from ``[-pi, pi)``. Episodes end by the clock alone. The angle starts uniformly in
-    ``[-pi, pi)``, the speed in ``[-1, 1)``.
+    The reward is ``-(theta^2 + 0.1 theta'^2 + 0.001 u^2)``, with the state before the step, theta in ``[-pi, pi)`` and
+    the torque u of the step. Episodes end only by the time limit. The angle starts uniformly in ``[-pi, pi)``, the
+    speed in ``[-1, 1)``.
 
-    The action is ``[*rows, 1]``; an action of 2 asks for ``max_torque``, one of -2 for its opposite, and
-    larger ones are clipped. At the default of 2 N m the action is thus the torque itself, as in Gymnasium;
-    where ``max_torque`` differs from task to task the space stays the same, and a stronger motor answers
-    the same action with more torque. ``polarity=-1`` turns the motor around.
+    The action is ``[*rows, 1]``. An action of 2 gives ``max_torque`` and -2 its opposite; larger ones are clipped. At
+    the default of 2 N m the action is thus the torque, as in Gymnasium. If ``max_torque`` differs from task to task,
+    the action space stays the same, and a stronger motor responds to the same action with more torque. ``polarity=-1``
+    reverses the motor.
 
     Args:
         horizon: time limit in steps.
@@ -68,29 +67,29 @@ class Pendulum(Family):
     }
 
     observation_space = Box(-ENDS, ENDS, dtype=np.float32)  # (cos theta, sin theta, theta_dot), the last in rad/s
-    action_space = Box(-FULL_ACTION, FULL_ACTION, (1,), dtype=np.float32)  # all torque one way, all the other way
+    action_space = Box(-FULL_ACTION, FULL_ACTION, (1,), dtype=np.float32)  # from full negative to full positive torque
 
     def __init__(self, horizon: int = 200, **ranges: Distribution | float) -> None:
         super().__init__(horizon, ranges)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Angle and speed, uniform and independent, on the device and in the precision of the task."""
+        """Draw angle and speed, uniform and independent, with device and dtype of the task's values."""
         draws = 2 * torch.rand((2, *rows), generator=generator, device=generator.device) - 1
         theta, theta_dot = draws.to(task["gravity"]).unbind(0)
         return {"theta": theta * START_ANGLE, "theta_dot": theta_dot * START_SPEED}
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """Where the rod points and how fast it turns, ``[*rows, 3]``; the constants stay hidden."""
+        """Return direction and speed of the rod, ``[*rows, 3]``; the constants stay hidden."""
         theta = state["theta"]
         return torch.stack((theta.cos(), theta.sin(), state["theta_dot"]), -1)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One semi-implicit Euler step. ``action`` is ``[*rows, 1]``."""
+        """Take one semi-implicit Euler step. ``action`` is ``[*rows, 1]``."""
         theta, theta_dot = state["theta"], state["theta_dot"]
         share = action.squeeze(-1).clamp(-FULL_ACTION, FULL_ACTION) / FULL_ACTION
         torque = task["polarity"] * task["max_torque"] * share
 
-        # addcmul(a, b, c) = a + b c in one kernel: small tensors are bound by the number of kernels.
+        # addcmul(a, b, c) = a + b c in one kernel; for small tensors the number of kernels determines the time.
         off = torch.remainder(theta + math.pi, 2 * math.pi) - math.pi
         cost = off.square() + SPEED_COST * theta_dot.square() + TORQUE_COST * torque.square()
         driven = torch.addcmul(torque, task["friction"], theta_dot, value=-1)
@@ -103,11 +102,11 @@ class Pendulum(Family):
         return Transition(after, -cost, torch.zeros_like(cost, dtype=torch.bool))
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Bounds between which every return lies, each of the values' shape.
+        """Return bounds on the return of every policy, each of the values' shape.
 
-        ``ceiling`` is 0, the return of a rod that starts upright and at rest: the least upper bound.
-        ``floor`` charges every step with the largest angle, speed and torque. Both are exact bounds on any
-        policy; at the default constants a rod left alone comes out at 0.63 of the way up, on average.
+        ``ceiling`` is 0, the return of a rod that starts upright and at rest: the least upper bound. ``floor`` assumes
+        the largest angle, speed and torque at every step. Both are exact bounds; at the default constants, a rod
+        without torque scores 0.63 of the way from floor to ceiling, on average.
         """
         ceiling = torch.zeros_like(task["max_torque"])
         worst = math.pi**2 + SPEED_COST * SPEED_LIMIT**2 + TORQUE_COST * task["max_torque"].square()

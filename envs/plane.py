@@ -1,4 +1,4 @@
-"""What navigation in the plane shares: strides, rewards, what is seen, and the box that ends an episode at its goal."""
+"""Base classes of navigation in the plane: moves, rewards, observations, and the box around the goal."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ def _squared(dx: Tensor, dy: Tensor) -> Tensor:
     return -(dx.square() + dy.square())
 
 
-# Reward for the offset to the goal along each axis.
+# Rewards as functions of the offset to the goal along each axis.
 REWARDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"distance": _distance, "squared": _squared}
 
 
 class Plane(Family, ABC):
-    """A point that starts where its task says and sees nothing but where it is."""
+    """A point that starts at the task's ``(start_x, start_y)`` and observes only its position."""
 
     observation_space = Box(-np.inf, np.inf, (2,), dtype=np.float32)  # the position (x, y)
-    action_space: Box = Box(-1.0, 1.0, (2,), dtype=np.float32)  # the move (x, y) in strides; larger ones are clipped
+    action_space: Box = Box(-1.0, 1.0, (2,), dtype=np.float32)  # the move (x, y) in strides; larger moves are clipped
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Every row at the start; draws nothing."""
+        """Put every row at the start; draws no random numbers."""
         return {"x": task["start_x"].expand(rows).clone(), "y": task["start_y"].expand(rows).clone()}
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """The position, ``[*rows, 2]``; the task stays hidden."""
+        """Return the position, ``[*rows, 2]``; the task stays hidden."""
         return torch.stack((state["x"], state["y"]), -1)
 
     def _steps(self, like: Tensor, first: int = 1) -> Tensor:
-        """Numbers of the steps from ``first`` to the last, float64 ``[H, ...]`` to go with ``like`` ``[...]``."""
+        """Return the step numbers from ``first`` to the horizon, float64 ``[H, ...]``, to broadcast with ``like``."""
         steps = torch.arange(first, self.horizon + 1, dtype=torch.float64, device=like.device)
         return steps.reshape(-1, *[1] * like.dim())
 
 
 class BoxedGoal(Plane, ABC):
-    """A point that is paid for its offset to the goal, and whose episode may end near it.
+    """A point that is rewarded for its offset to the goal and whose episode may end near the goal.
 
     Args:
         horizon: time limit in steps.
-        ranges: as of ``Family``.
+        ranges: see ``Family``.
         reward: a name in ``REWARDS``.
         box: half-width of the square around the goal that ends the episode; None never ends it.
-        settings: further choices, for ``describe``.
+        settings: further choices that ``describe`` includes.
 
     Raises:
-        ValueError: an unknown reward, a box that is not positive, or see ``Family``.
+        ValueError: ``reward`` is unknown, ``box`` is not positive, or see ``Family``.
         TypeError: see ``Family``.
     """
 
@@ -80,16 +80,16 @@ class BoxedGoal(Plane, ABC):
         self._box = 0.0 if box is None else box  # no offset is smaller than 0
 
     def _arrived(self, dx: Tensor, dy: Tensor) -> Tensor:
-        """Which offsets lie in the box."""
+        """Return whether the offsets lie in the box."""
         return torch.maximum(dx.abs(), dy.abs()) < self._box
 
     def _moved(self, task: Task, x: Tensor, y: Tensor) -> Transition:
-        """The transition to a position."""
+        """Return the transition to a position."""
         dx, dy = x - task["goal_x"], y - task["goal_y"]
         return Transition({"x": x, "y": y}, self._reward(dx, dy), self._arrived(dx, dy))
 
     def _sum_until_box(self, dx: Tensor, dy: Tensor) -> Tensor:
-        """Sum the rewards of offsets ``[H, ...]`` to the first step in the box, that step included."""
+        """Sum the rewards of offsets ``[H, ...]`` up to and including the first step in the box."""
         arrived = self._arrived(dx, dy)
         earlier = torch.cat((torch.zeros_like(arrived[:1]), arrived[:-1])).cumsum(0) > 0
         return (self._reward(dx, dy) * ~earlier).sum(0)

@@ -1,4 +1,4 @@
-"""Navigation with physics: a point with momentum and friction, in a wind, with a twisted actuator.
+"""Navigation with physics: a point with momentum and friction, in wind, with a rotated actuator.
 
 With position p, velocity v, action a clipped to [-1, 1] per axis, friction f, gain g, rotation matrix R
 and wind w,
@@ -6,10 +6,10 @@ and wind w,
     v' = (1 - f) v + 0.1 g R a
     p' = p + v' + w
 
-At friction 1 nothing is left of the old velocity, and default constants give ``Navigation``'s steps. At
+With friction 1 nothing remains of the old velocity, and the default constants give the moves of ``Navigation``. With
 friction 0 it is the double integrator of ProMP's code for corners with momentum (Rothfuss et al. 2019,
-arXiv:1810.06784), started at rest. Wind, rotation and gain are this project's own: what CartPole's
-polarity is in one dimension, a full circle is here. An episode ends by the clock alone.
+arXiv:1810.06784), started at rest. Wind, rotation and gain are additions of this project: the rotation corresponds to
+CartPole's polarity, with a full circle instead of two signs. Episodes end only by the time limit.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from .parameters import Parameter
 from .plane import REWARDS, STRIDE, Plane
 from .ranges import Distribution, Range
 
-CALM = 0.05  # strongest wind along an axis: the weakest actuator still holds its place in it
-WEAK = CALM * math.sqrt(2) / STRIDE  # the gain that just does
+CALM = 0.05  # strongest wind along an axis
+WEAK = CALM * math.sqrt(2) / STRIDE  # smallest gain with which the point can still hold its position in that wind
 
 
 @final
 class PointMass(Plane):
-    """A point with velocity, an unseen goal, and unseen constants of motion.
+    """A point with velocity, a hidden goal and hidden constants of motion.
 
-    By default the point starts at rest at the origin, goals are uniform in ``[-0.5, 0.5]^2`` and all else is
-    as in ``Navigation``. The velocity is observed, without the wind. An action is the thrust along both axes of the
+    By default the point starts at rest at the origin, goals are uniform in ``[-0.5, 0.5]^2`` and everything else is as
+    in ``Navigation``. The observed velocity does not include the wind. An action is the thrust along both axes of the
     actuator.
 
     Args:
         horizon: time limit in steps.
-        reward: of the offset to the goal after the move, ``"distance"`` or ``"squared"``.
+        reward: ``"distance"`` or ``"squared"``, for the offset to the goal after the move.
         ranges: a number or distribution for any constant of ``PointMass.parameters``.
 
     Raises:
-        ValueError: an unknown reward, or see ``Family``.
+        ValueError: ``reward`` is unknown, or see ``Family``.
         TypeError: see ``Family``.
     """
 
@@ -70,16 +70,16 @@ class PointMass(Plane):
         self._name, self._reward = reward, REWARDS[chosen("reward", reward, REWARDS)]
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Every row at rest at the start; draws nothing."""
+        """Put every row at the start, at rest; draws no random numbers."""
         start = super().reset(task, rows, generator=generator)
         return start | {"v_x": torch.zeros_like(start["x"]), "v_y": torch.zeros_like(start["y"])}
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """Position and velocity, ``[*rows, 4]``; goal and constants stay hidden."""
+        """Return position and velocity, ``[*rows, 4]``; goal and constants stay hidden."""
         return torch.stack((state["x"], state["y"], state["v_x"], state["v_y"]), -1)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """Push, move, then score the new position. ``action`` is ``[*rows, 2]``."""
+        """Push, move, then reward the new position. ``action`` is ``[*rows, 2]``."""
         push_x, push_y = _turn(task["rotation"], *(action.clamp(-1, 1) * STRIDE).unbind(-1))
         kept = 1 - task["friction"]
         v_x = kept * state["v_x"] + task["gain"] * push_x
@@ -90,28 +90,30 @@ class PointMass(Plane):
         return Transition(after, reward, torch.zeros_like(reward, dtype=torch.bool))
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Returns per task, of the values' shape.
+        """Return reference returns for each task, of the values' shape.
 
-        ``ceiling``: after t steps of full thrust c_t along both of the actuator's axes, nobody can be nearer
-        than ``max(|e - w t| - c_t, 0)`` per axis, with offset e and wind w in the actuator's frame. The sum
-        of these rewards is an upper bound, and it is attained wherever the point can stop in one step, as
-        ``(1 - f) / f + |w| / (0.1 g) <= 1`` ensures: at friction 1 in every task, in calm air from 1/2 on.
-        With less friction the point must brake, or overshoot, and may stay below it.
-        ``floor``: no thrust, exact. ``random``, for the squared distance: the exact expectation for
-        actions uniform in ``[-1, 1]^2``.
+        ``ceiling`` is an upper bound. Let c_t be the distance covered by t steps of full thrust along each axis of the
+        actuator, e the offset to the goal and w the wind, both in the actuator's frame. After t steps, no policy can
+        be nearer than ``max(|e - w t| - c_t, 0)`` per axis; the bound is the sum of the rewards at these offsets. It
+        is attained if the point can stop in one step, for which ``(1 - f) / f + |w| / (0.1 g) <= 1`` suffices: in every
+        task at friction 1, and without wind from friction 1/2 on. With less friction the point must brake or overshoot
+        and may not attain it.
+
+        ``floor`` is the exact return without thrust. ``random``, only for the squared distance, is the exact expected
+        return of actions uniform in ``[-1, 1]^2``.
         """
         exact = {name: values.double() for name, values in task.items()}
         dx, dy = exact["goal_x"] - exact["start_x"], exact["goal_y"] - exact["start_y"]
         steps = self._steps(dx)  # [H, ...]
         drift_x, drift_y = dx - exact["wind_x"] * steps, dy - exact["wind_y"] * steps
-        kick = STRIDE * exact["gain"] * ((1 - exact["friction"]) ** (steps - 1)).cumsum(0)  # way that one push has led
+        kick = STRIDE * exact["gain"] * ((1 - exact["friction"]) ** (steps - 1)).cumsum(0)  # distance due to one push
         ahead, aside = (way.abs() - kick.cumsum(0) for way in _turn(-exact["rotation"], drift_x, drift_y))
         values = {
             "ceiling": self._reward(ahead.clamp_min(0), aside.clamp_min(0)).sum(0),
             "floor": self._reward(drift_x, drift_y).sum(0),
         }
         if self._name == "squared":
-            # Independent pushes of variance 1/3 along each axis spread the position around its drift.
+            # Independent pushes of variance 1/3 along each axis add variance to the position around its drift.
             values["random"] = values["floor"] - (2 / 3 * kick.square()).cumsum(0).sum(0)
         return {name: value.to(task["goal_x"]) for name, value in values.items()}
 

@@ -1,28 +1,28 @@
-"""Goals in a direction: the half-circle and the four corners, with rewards that reach only so far.
+"""Goals in hidden directions, such as the half-circle and the four corners, with rewards of limited reach.
 
-The goal lies ``radius`` away from the origin in the direction ``angle``, and neither is seen. A point
-walks as in ``Navigation``, by at most ``stride`` per axis and step, and is paid for the position after
-the move. With d the distance to the goal:
+The goal lies at distance ``radius`` from the origin in the direction ``angle``; both are hidden. A point moves as in
+``Navigation``, by at most ``stride`` per axis and step, and is rewarded for its position after the move. With d the
+distance to the goal:
 
 =============  ================================  ======================================================
-``disc``       1 - d where d <= reach, else 0    PEARL (Rakelly et al. 2019, arXiv:1903.08254) and
+``disc``       1 - d if d <= reach, else 0       PEARL (Rakelly et al. 2019, arXiv:1903.08254) and
                                                  VariBAD (Zintgraf et al. 2020, arXiv:1910.08348): goals
                                                  on the unit half-circle, reach 0.2
 ``cone``       max(reach - d, 0)                 ProMP (Rothfuss et al. 2019, arXiv:1810.06784), its code
                                                  for corners with momentum: reach 2
 ``bowl``       -min(d^2, reach^2)                ES-MAML (Song et al. 2020, arXiv:1910.01215), four
                                                  corners: -4 + max(0, 4 - d^2), reach 2
-``progress``   what the step gained on d, in     ProMP, its code for four corners: paid where the goal's
-               the goal's quarter, else 0        corner is the nearest, and not close to the start
+``progress``   decrease of d in the step, if     ProMP, its code for four corners: paid where the goal's
+               in the goal's quarter, else 0     corner is the nearest, and not close to the start
 ``distance``   -d                                as in ``Navigation``
 ``squared``    -d^2                              as in ``Navigation``
 =============  ================================  ======================================================
 
-PEARL meta-trains on ``distance`` and tests on ``disc``; whoever compares with it should say which was used.
+PEARL meta-trains on ``distance`` and tests on ``disc``; comparisons with it should state which was used.
 
-``progress`` is kept as published, and it is flawed: a step that leaves the quarter costs nothing, so that
-stepping out and in again is paid each time, and more in sum than walking to the goal. The other five
-depend on the position alone.
+``progress`` is implemented as published, but it is flawed: a step that leaves the quarter costs nothing, so stepping
+out and in again is rewarded each time and pays more in total than walking to the goal. The other five rewards depend
+on the position alone.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ SILENCE = 0.5  # `progress` pays nothing within this city-block distance of the 
 
 
 class Move(NamedTuple):
-    """What a reward may depend on, for rows of any shape."""
+    """The arguments of a reward, for rows of any shape."""
 
     x: Tensor  # position after the move
     y: Tensor
     goal_x: Tensor
     goal_y: Tensor
     before: Tensor  # distance to the goal before the move
-    distance: Tensor  # and after it
+    distance: Tensor  # distance to the goal after the move
     reach: Tensor
 
 
@@ -70,7 +70,8 @@ def _bowl(move: Move) -> Tensor:
 
 
 def _progress(move: Move) -> Tensor:
-    # Within an eighth of a turn of the goal's direction: for corners of a square, where that corner is nearest.
+    # Within an eighth of a turn of the goal's direction; if goals are the corners of a square, this is where the
+    # goal's corner is the nearest one.
     along = move.x * move.goal_x + move.y * move.goal_y
     across = move.x * move.goal_y - move.y * move.goal_x
     paid = (across.abs() <= along) & (move.x.abs() + move.y.abs() >= SILENCE)
@@ -92,12 +93,12 @@ REWARDS: dict[str, Callable[[Move], Tensor]] = {
 
 @final
 class RingNavigation(Plane):
-    """A point in the plane and an unseen goal in an unseen direction; nothing ends an episode but the clock.
+    """A point in the plane and a goal in a hidden direction; episodes end only by the time limit.
 
-    By default PEARL's sparse half-circle: goals at distance 1 in directions uniform in ``[0, pi]``, start at
-    the origin, 20 steps. Four corners are data too: ``RingNavigation(100, "cone", stride=0.2, reach=2,
-    radius=8**0.5, angle=Choice((-3 * pi / 4, -pi / 4, pi / 4, 3 * pi / 4)))``. Where ProMP draws a start in
-    ``[-0.2, 0.2]^2`` for every episode, here ``start_x=Range(-0.2, 0.2)`` draws one for every task.
+    The default is PEARL's sparse half-circle: goals at distance 1 in directions uniform in ``[0, pi]``, start at the
+    origin, 20 steps. The four corners are ``RingNavigation(100, "cone", stride=0.2, reach=2, radius=8**0.5,
+    angle=Choice((-3 * pi / 4, -pi / 4, pi / 4, 3 * pi / 4)))``. ProMP draws a start in ``[-0.2, 0.2]^2`` for every
+    episode; here, ``start_x=Range(-0.2, 0.2)`` draws one for every task.
 
     Args:
         horizon: time limit in steps.
@@ -105,8 +106,8 @@ class RingNavigation(Plane):
         ranges: a number or distribution for any constant of ``RingNavigation.parameters``.
 
     Raises:
-        ValueError: an unknown reward, a ``disc`` that reaches farther than 1 (it would punish nearness
-            to the goal), or see ``Family``.
+        ValueError: ``reward`` is unknown, ``reach`` exceeds 1 for ``disc`` (which would punish distances from 1 to
+            ``reach``), or see ``Family``.
         TypeError: see ``Family``.
     """
 
@@ -128,7 +129,7 @@ class RingNavigation(Plane):
             )
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """Move, then score. ``action`` is ``[*rows, 2]``."""
+        """Move, then compute the reward. ``action`` is ``[*rows, 2]``."""
         move_x, move_y = action.clamp(-1, 1).unbind(-1)
         x = torch.addcmul(state["x"], task["stride"], move_x)
         y = torch.addcmul(state["y"], task["stride"], move_y)
@@ -136,16 +137,16 @@ class RingNavigation(Plane):
         return Transition({"x": x, "y": y}, reward, torch.zeros_like(reward, dtype=torch.bool))
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Exact returns per task, of the values' shape: the best, or for ``progress`` the direct, and standing still.
+        """Return exact returns for each task, of the values' shape.
 
-        ``ceiling``: along every axis, move by ``min(stride, what remains)``. No policy can be nearer after
-        any step, and apart from ``progress`` the reward falls with the distance alone: so this is the
-        optimum for every task. For ``progress`` it is not (see the module), and that return is called ``direct``.
-        ``floor``: stand still.
+        ``ceiling``: move along each axis by ``stride`` or the remaining offset, if smaller. No policy can be nearer
+        after any step, and all rewards but ``progress`` depend only on the distance and decrease with it, so this is
+        optimal for every task. For ``progress`` it is not (see the module docstring), and this return is called
+        ``direct`` instead. ``floor``: stand still.
         """
         exact = {name: values.double() for name, values in task.items()}
         goal_x, goal_y = _goal(exact)
-        steps = self._steps(goal_x, first=0)  # [H + 1, ...], the start included
+        steps = self._steps(goal_x, first=0)  # [H + 1, ...], including the start
         walked = exact["stride"] * steps
         x = exact["start_x"] + torch.clamp(goal_x - exact["start_x"], -walked, walked)
         y = exact["start_y"] + torch.clamp(goal_y - exact["start_y"], -walked, walked)
@@ -156,7 +157,7 @@ class RingNavigation(Plane):
         return {name: best.to(task["angle"]), "floor": still.to(task["angle"])}
 
     def _score(self, task: Task, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
-        """Reward of moving from one position to another."""
+        """Return the reward of moving from one position to another."""
         goal_x, goal_y = _goal(task)
         earlier = torch.hypot(before[0] - goal_x, before[1] - goal_y)
         distance = torch.hypot(after[0] - goal_x, after[1] - goal_y)

@@ -5,11 +5,11 @@ arXiv:1707.03141), after Osband et al. (2013, arXiv:1306.0940): 10 states, 5 act
 from state 0; mean rewards N(1, 1) for every state and action, with Gaussian noise of unit variance added
 at every step; transitions from a flat Dirichlet.
 
-S states and A actions have S A (S + 1) numbers, 550 in the published size. Were each a constant of its
-own, they would be as many tensors in every task, checkpoint and report, and no Dirichlet, whose parts sum
-to 1, could be drawn from independent constants. So a task is one whole number instead, ``seed``, of which
-all entries are hashes (see ``counter``), computed for the state and action at hand inside ``step`` and
-never stored. This costs a few kernels on ``[*rows, S]``, less than stacking 500 constants would.
+An MDP with S states and A actions has S A (S + 1) entries, 550 in the published size. As separate constants, these
+would be that many tensors in every task, checkpoint and report, and a Dirichlet distribution, whose components sum to
+1, could not be drawn from independent constants. A task is therefore a single integer, ``seed``. All entries are hashes
+of it (see ``counter``), computed inside ``step`` for the current state and action and never stored. This takes a few
+kernels on ``[*rows, S]``, less than stacking 500 constants would.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .family import Family, Setting, State, Task, Transition
 from .parameters import Parameter
 from .ranges import Distribution, Range
 
-SEEDS = 2**24  # float32 holds every whole number up to here
-LUCK = 3  # uniform numbers a step: two for the normal noise, one for the next state
+SEEDS = 2**24  # float32 represents every integer up to here
+LUCK = 3  # uniform numbers per step: two for the normal noise, one for the next state
 
 
 class Tables(NamedTuple):
-    """One MDP, or many, in full."""
+    """The full tables of one or many MDPs."""
 
     reward: Tensor  # [..., S, A] mean reward
     transition: Tensor  # [..., S, A, S] probability of the next state
@@ -43,26 +43,25 @@ class Tables(NamedTuple):
 class TabularMDP(Family):
     """Random MDPs with ``states`` states and ``actions`` actions; every episode starts in state 0.
 
-    ``seed`` is the task: its whole part decides all of the standard normal rewards and of the
-    transitions. ``reward_mean``, ``reward_spread`` and ``reward_noise`` shift, stretch and blur the rewards
-    of all states and actions alike, so that ranges of them make families with other rewards. The
-    transitions are exponential variables over their sum, which is the flat Dirichlet. Only the time limit
-    ends an episode.
+    ``seed`` is the task: its integer part determines all standard normal rewards and all transitions. ``reward_mean``,
+    ``reward_spread`` and ``reward_noise`` set the mean and the spread of the rewards of all states and actions and the
+    noise added at every step; ranges of them give families with other rewards. Transition probabilities are exponential
+    variables divided by their sum, which gives the flat Dirichlet. Episodes end only by the time limit.
 
-    Held-out tasks: whole cells of seeds belong to one split (``splits`` with 1024 bins: 16384 seeds to a
-    cell), so the splits share no seed and hence no MDP. MDPs of neighbouring seeds are as unlike as any two
-    others: a test task is not close to a training task, and there are 12 million MDPs to train on.
+    Held-out tasks: a whole cell of seeds belongs to one split (``splits`` with 1024 bins: 16384 seeds per cell), so the
+    splits share no seed and hence no MDP. MDPs of neighbouring seeds are as different as any two others: a test task is
+    not close to a training task, and there are 12 million MDPs to train on.
 
     Args:
-        states: how many; at least 1.
-        actions: how many; at least 1.
+        states: number of states; at least 1.
+        actions: number of actions; at least 1.
         horizon: steps in one episode.
-        observation: ``"plain"``, the state one-hot; or ``"feedback"``, that followed by the previous action
-            and reward. Neither tells the time.
+        observation: ``"plain"`` for the one-hot state; or ``"feedback"`` for that followed by the previous action and
+            reward. Neither contains the time.
         ranges: a number or distribution for any constant of ``TabularMDP.parameters``.
 
     Raises:
-        ValueError: no states or actions, an unknown observation, or see ``Family``.
+        ValueError: ``states`` or ``actions`` is below 1, ``observation`` is unknown, or see ``Family``.
         TypeError: see ``Family``.
 
     >>> family = TabularMDP(states=3, actions=2, seed=7)
@@ -78,8 +77,8 @@ class TabularMDP(Family):
         "reward_noise": Parameter(1.0, 0.0, 1e6, "reward", "standard deviation of the noise of a reward"),
     }
 
-    observation_space: Box  # the state one-hot; with feedback (state one-hot, previous action one-hot, previous reward)
-    action_space: Discrete  # one of ``actions``; what it does differs from task to task
+    observation_space: Box  # the one-hot state; with feedback (state one-hot, previous action one-hot, previous reward)
+    action_space: Discrete  # one of ``actions``; its effect differs from task to task
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class TabularMDP(Family):
         self.action_space = Discrete(self._actions)
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """Every row in state 0, with a key for its luck; no action (-1) and no reward yet."""
+        """Put every row in state 0 and draw a key for its random numbers; no previous action (-1) or reward yet."""
         like = task["seed"]
         key = counter.keys(rows, generator=generator).to(like.device)
         return {
@@ -110,19 +109,19 @@ class TabularMDP(Family):
         }
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """``[*rows, states]``, or with feedback ``[*rows, states + actions + 1]``; the tables stay hidden."""
+        """Return ``[*rows, states]``, or with feedback ``[*rows, states + actions + 1]``; the tables stay hidden."""
         place = one_hot(state["place"], self._states, state["reward"].dtype)
         return observed(place, state, self._actions, self._observation)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One step. ``action`` is ``[*rows]`` of any dtype holding the action's number."""
+        """Take one step. ``action`` is ``[*rows]`` with the numbers of the actions in any dtype."""
         action = action.long()
         mean, weight = self._entries(task, state["place"] * self._actions + action)
         draws = torch.arange(LUCK, device=action.device) + state["steps"].unsqueeze(-1) * LUCK
         first, second, share = counter.uniform(state["key"].unsqueeze(-1), draws, mean.dtype).unbind(-1)
         reward = torch.addcmul(mean, task["reward_noise"], counter.normal(first, second))
-        # The next state is the first whose cumulated weight reaches a uniform share of the whole.
-        # A product, and not cumsum: a GPU that is asked for equal bits refuses that.
+        # The next state is the first whose cumulative weight reaches a uniform share of the total.
+        # A matrix product instead of cumsum, which is refused on GPUs in torch's deterministic mode.
         upper = torch.ones(self._states, self._states, dtype=torch.float64, device=weight.device).triu()
         reached = (weight.double() @ upper).to(weight.dtype)
         place = (reached < share.unsqueeze(-1) * reached[..., -1:]).sum(-1)
@@ -136,7 +135,7 @@ class TabularMDP(Family):
         return Transition(after, reward, torch.zeros_like(action, dtype=torch.bool))
 
     def tables(self, task: Task) -> Tables:
-        """The MDPs in full, float64, with the values' shape in front."""
+        """Return the full tables of the MDPs, float64, with the values' shape as leading dimensions."""
         pairs = torch.arange(self._states * self._actions, device=task["seed"].device)
         mean, weight = self._entries({name: value.double().unsqueeze(-1) for name, value in task.items()}, pairs)
         shape = (*mean.shape[:-1], self._states, self._actions)
@@ -144,10 +143,10 @@ class TabularMDP(Family):
         return Tables(mean.reshape(shape), transition.reshape(*shape, self._states))
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Exact expected returns of one episode, each of the values' shape, by backward induction.
+        """Return exact expected returns of one episode, each of the values' shape, by backward induction.
 
-        ``ceiling``: the best policy of one who knows the tables and the time; a policy that does not see
-        the time need not reach it. ``floor``: the policy that acts at random. Neither is discounted.
+        ``ceiling``: the best policy given the tables and the time; a policy that does not observe the time may not
+        attain it. ``floor``: the uniformly random policy. Neither is discounted.
         """
         reward, transition = self.tables(task)
         best, blind = torch.zeros_like(reward[..., 0]), torch.zeros_like(reward[..., 0])  # [..., S]
@@ -157,10 +156,10 @@ class TabularMDP(Family):
         return {"ceiling": best[..., 0].to(task["seed"]), "floor": blind[..., 0].to(task["seed"])}
 
     def _entries(self, task: Task, pair: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean reward ``[...]`` and weights of the next states ``[..., S]`` of pairs ``state * actions + action``.
+        """Return mean reward ``[...]`` and next-state weights ``[..., S]`` of pairs ``state * actions + action``.
 
-        Each pair owns ``S + 2`` uniform numbers of the task's key, two of them for the normal reward. The
-        weights are exponential: over their sum they are the probabilities.
+        Each pair uses ``S + 2`` uniform numbers of the task's key, two of them for the normal reward. The weights are
+        exponential variables; divided by their sum, they are the probabilities.
         """
         count = self._states + 2
         numbers = pair.unsqueeze(-1) * count + torch.arange(count, device=pair.device)

@@ -1,12 +1,12 @@
-"""Navigation with a wall between start and goal, and a gap in it that cannot be seen.
+"""Navigation with a wall between start and goal that has a hidden gap.
 
-The wall is the whole line x = 0 but for ``|y - gap_y| <= gap_half_width``. A step moves first along y and
-then along x; if the second part would cross the wall where it is closed, it does not take place, and
-the point stays on its side. Reward and end of an episode are those of ``Navigation``: the distance
-pulls the point against the wall, so that an agent has to look for the gap where nothing pays.
+The wall is the line x = 0 except for ``|y - gap_y| <= gap_half_width``. A step moves first along y and then along x;
+if the move along x would cross the wall outside the gap, it is skipped, and the point stays on its side. Rewards and
+the end of an episode are as in ``Navigation``. The distance pulls the point against the wall, so an agent has to search
+for the gap without a reward for doing so.
 
-ProMP's code (Rothfuss et al. 2019, arXiv:1810.06784) has two circular walls with gaps; one straight wall
-keeps the idea and has an optimum that can be computed.
+ProMP's code (Rothfuss et al. 2019, arXiv:1810.06784) has two circular walls with gaps; a single straight wall keeps the
+idea and has an optimum that can be computed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .ranges import Distribution, Range
 
 @final
 class WalledNavigation(BoxedGoal):
-    """A point left of a wall, a goal right of it, and a gap that the task has moved.
+    """A point left of a wall, a goal right of it, and a gap whose place depends on the task.
 
-    By default the point starts at ``(-0.5, 0)``, the goal is ``(0.5, 0)`` and the gap, 0.2 wide, is centred
-    uniformly in ``[-0.4, 0.4]``. The episode ends early once both offsets to the goal are smaller than ``box``.
+    By default the point starts at ``(-0.5, 0)``, the goal is ``(0.5, 0)`` and the gap is 0.2 wide, with its centre
+    uniform in ``[-0.4, 0.4]``. The episode ends early once both offsets to the goal are smaller than ``box``.
 
     Args:
         horizon: time limit in steps.
@@ -37,7 +37,7 @@ class WalledNavigation(BoxedGoal):
         ranges: a number or distribution for any constant of ``WalledNavigation.parameters``.
 
     Raises:
-        ValueError: an unknown reward, a box that is not positive, or see ``Family``.
+        ValueError: ``reward`` is unknown, ``box`` is not positive, or see ``Family``.
         TypeError: see ``Family``.
     """
 
@@ -60,19 +60,19 @@ class WalledNavigation(BoxedGoal):
         super().__init__(horizon, {"gap_y": Range(-0.4, 0.4), **ranges}, reward, box)
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """Move along y, then along x unless the wall is in the way; then score. ``action`` is ``[*rows, 2]``."""
+        """Move along y, then along x unless the wall blocks it. ``action`` is ``[*rows, 2]``."""
         move_x, move_y = (action.clamp(-1, 1) * STRIDE).unbind(-1)
         x, y = state["x"] + move_x, state["y"] + move_y
-        crosses = (x > 0) != (state["x"] > 0)  # the wall itself belongs to the start's side
+        crosses = (x > 0) != (state["x"] > 0)  # the line x = 0 counts as the side of the start
         closed = (y - task["gap_y"]).abs() > task["gap_half_width"]
         x = torch.where(crosses & closed, state["x"], x)
         return self._moved(task, x, y)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Exact returns per task, of the values' shape.
+        """Return exact returns for each task, of the values' shape.
 
-        ``ceiling``: the best policy, the best over all steps at which it may first pass the wall, or never.
-        ``blocked``: the best policy that never passes. ``floor``: stand still.
+        ``ceiling``: the best policy, as the maximum over the step in which it first passes the wall, if ever.
+        ``blocked``: the best policy that never passes the wall. ``floor``: stand still.
         """
         exact = {name: values.double() for name, values in task.items()}
         dx, dy = (exact["goal_x"] - exact["start_x"]), (exact["goal_y"] - exact["start_y"])
@@ -85,12 +85,12 @@ class WalledNavigation(BoxedGoal):
         return {name: value.to(task["gap_y"]) for name, value in values.items()}
 
     def _best_return(self, task: Task, passing: int | None) -> Tensor:
-        """Best return of those who first pass the wall in step ``passing``; minus infinity if nobody can.
+        """Return the best return of policies that first pass the wall in step ``passing``; -inf if there are none.
 
-        After every step each coordinate lies in an interval that follows from the longest move, and the
-        passage ties y to the gap at one step and x to the wall before it. The ends of the intervals move
-        by at most one stride a step, hence so does the point of each that is nearest to the goal: those
-        points are a path, and no path is nearer along either axis at any time.
+        After every step each coordinate lies in an interval determined by the longest move; passing also requires y to
+        be in the gap at that step and x to be left of the wall before it. The ends of the intervals move by at most one
+        stride per step, and therefore so does the point of each interval that is nearest to the goal. These points
+        thus form a feasible path, and no path is nearer along either axis at any time.
         """
         steps = self._steps(task["gap_y"])  # [H, ...]
         x = (task["start_x"] + STRIDE * steps).clamp_max(0)

@@ -1,11 +1,11 @@
-"""Meta-SGD for reinforcement learning in one file, with nothing but torch (Li et al. 2017, arXiv:1707.09835).
+"""Meta-SGD for reinforcement learning in one file that needs only torch (Li et al. 2017, arXiv:1707.09835).
 
     python examples/metasgd_minimal.py
 
-A point in the plane must find a goal it cannot see. It walks 20 episodes, takes ONE policy-gradient step
-θ' = θ - α ∘ ∇L(θ), and walks again. Where that step starts (θ) and how long it is for every single parameter (α) are
-meta-learned through the step itself. The library does the same, faster and for everything else; a test holds the two
-equal to rounding.
+A point in the plane must find a goal it cannot see. It plays 20 episodes, takes ONE policy-gradient step
+θ' = θ - α ∘ ∇L(θ), and plays again. The starting point of the step (θ) and a step size for every single parameter (α)
+are meta-learned by differentiating through the step. The library does the same, faster and for many other settings; a
+test checks that both give the same results up to rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Params = dict[str, Tensor]
 
 
 def initial_policy(generator: torch.Generator) -> Params:
-    """θ: two hidden layers of ReLUs, and the logarithm of the action noise."""
+    """Draw θ: a network with two hidden ReLU layers, and the logarithm of the action noise."""
     sizes = (2, HIDDEN, HIDDEN, 2)
     theta: Params = {"log_std": torch.zeros(2)}
     for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
@@ -32,22 +32,22 @@ def initial_policy(generator: torch.Generator) -> Params:
 
 
 def act(p: Params, x: Tensor) -> Tensor:
-    """Mean action ``[H, N, 2]`` of one task."""
+    """Return the mean actions ``[H, N, 2]`` of one task."""
     for i in range(2):
         x = torch.relu(x @ p[f"w{i}"].mT + p[f"b{i}"])
     return x @ p["w2"].mT + p["b2"]
 
 
 def log_prob(p: Params, x: Tensor, action: Tensor) -> Tensor:
-    """Of the Gaussian policy, ``[H, N]``, up to a constant."""
+    """Return the log-probability under the Gaussian policy, ``[H, N]``, up to a constant."""
     return (-0.5 * ((action - act(p, x)) / p["log_std"].exp()).square() - p["log_std"]).sum(-1)
 
 
 def walk(p: Params, goal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Episodes from the origin with the policies of all tasks.
+    """Play episodes from the origin with the policies of all tasks.
 
     Args:
-        p: parameters, stacked over tasks ``[T, ...]``.
+        p: parameters stacked over tasks, ``[T, ...]``.
         goal: ``[T, 2]``.
         noise: ``[H, T, N, 2]``.
 
@@ -66,7 +66,7 @@ def walk(p: Params, goal: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def advantages(reward: Tensor, discount: float = 0.9) -> Tensor:
-    """Discounted returns to go ``[T, H, N]`` minus their mean over episodes, normalised for each task."""
+    """Return discounted returns-to-go ``[T, H, N]`` minus their mean over episodes, normalised for each task."""
     to_go = [reward[:, -1]]
     for r in reward[:, :-1].unbind(1)[::-1]:
         to_go.append(r + discount * to_go[-1])
@@ -76,13 +76,13 @@ def advantages(reward: Tensor, discount: float = 0.9) -> Tensor:
 
 
 def inner_loss(p: Params, x: Tensor, action: Tensor, advantage: Tensor) -> Tensor:
-    """Policy gradient whose second derivative knows that θ decides what is sampled (Rothfuss et al. 2019)."""
+    """Policy-gradient loss whose second derivative accounts for θ's effect on sampling (Rothfuss et al. 2019)."""
     score = log_prob(p, x, action)
     return -((score - score.detach()).exp() * advantage).mean()
 
 
 def adapt(theta: Params, alpha: Params, batch: tuple[Tensor, Tensor, Tensor]) -> Params:
-    """θ' = θ - α ∘ ∇L(θ), for one task."""
+    """Return θ' = θ - α ∘ ∇L(θ), for one task."""
     slope = grad(inner_loss)(theta, *batch)
     return {name: p - alpha[name] * slope[name] for name, p in theta.items()}
 
@@ -90,14 +90,14 @@ def adapt(theta: Params, alpha: Params, batch: tuple[Tensor, Tensor, Tensor]) ->
 def meta_loss(
     theta: Params, alpha: Params, support: tuple[Tensor, Tensor, Tensor], query: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> Tensor:
-    """PPO's clipped loss of the adapted policy on episodes that it walked itself, for one task."""
+    """Return PPO's clipped loss of the adapted policy on the episodes that it played, for one task."""
     x, action, advantage, sampled = query
     ratio = (log_prob(adapt(theta, alpha, support), x, action) - sampled).exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
 
 
 def train(iterations: int, *, seed: int = 0) -> Iterator[tuple[float, float]]:
-    """Meta-train; yields the mean return before and after adapting at every iteration, on fresh training goals."""
+    """Meta-train; at every iteration, yield the mean return before and after adapting, on fresh training goals."""
     generator = torch.Generator().manual_seed(seed)
     theta = {name: p.requires_grad_() for name, p in initial_policy(generator).items()}
     alpha = {name: torch.full_like(p, 0.3).requires_grad_() for name, p in theta.items()}
@@ -113,7 +113,7 @@ def train(iterations: int, *, seed: int = 0) -> Iterator[tuple[float, float]]:
             adapted = vmap(lambda batch: adapt(theta, alpha, batch))(support)
             x, action, after = walk(adapted, goal, noise[1])
             query = (x, action, advantages(after, 0.99), vmap(log_prob)(adapted, x, action))
-        for _ in range(3):  # improve: repeat the step on the same episodes, now differentiably
+        for _ in range(3):  # improve: replay the step on the same episodes, now differentiably
             loss = vmap(lambda s, q: meta_loss(theta, alpha, s, q))(support, query).mean()
             optimizer.zero_grad()
             loss.backward()

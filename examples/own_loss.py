@@ -1,14 +1,15 @@
-"""A loss of one's own: imitate what turned out well, with a learned idea of how well is well enough.
+"""A custom loss: imitate actions with high advantages, with a meta-learned temperature.
 
-    export PYTHONPATH=.    # finds modules of this folder; installed packages need none
-    python experiments/check.py loss examples.own_loss:Imitation    # says in words what is wrong with it
+    export PYTHONPATH=.    # to import modules from this folder; not needed for installed packages
+    python experiments/check.py loss examples.own_loss:Imitation    # explains what is wrong with it, if anything
     python experiments/train.py cartpole-polarity --inner-loss examples.own_loss:Imitation --output runs/imitation
     python experiments/evaluate.py runs/imitation --plugin examples.own_loss:Imitation
 
-A loss is called with the policy's action distribution on the steps of a batch, and the batch, both of one task,
-``[H, N, ...]``, and gives one number; a function will do. What it learns are ``nn.Parameter``s of a module, whose class
-is called without arguments; to give it some, name an instance, ``mine = Imitation(2.0)`` here and
-``--inner-loss examples.own_loss:mine``. ``--outer-loss`` takes one, too, that learns nothing.
+A loss takes the policy's action distribution on the steps of a batch and the batch itself, both of one task with shapes
+``[H, N, ...]``, and returns one number; it can be a plain function. Learned numbers are ``nn.Parameter``s of a module.
+If you name a class, it is called without arguments; to pass arguments, define an instance, such as
+``mine = MyLoss(2.0)``, and name that: ``--inner-loss examples.own_loss:mine``. ``--outer-loss`` also takes losses, but
+only ones without learned numbers.
 """
 
 import torch
@@ -25,6 +26,6 @@ class Imitation(nn.Module):
         self.log_temperature = nn.Parameter(torch.zeros(()))
 
     def forward(self, distribution, batch):
-        """One number: a mean over the real steps, which ``batch.mask`` marks."""
+        """Return one number, the mean over the real steps, for which ``batch.mask`` is 1."""
         weight = (batch.advantage / self.log_temperature.exp()).clamp(max=3.0).exp()
         return -masked_mean(weight * distribution.log_prob(batch.action), batch.mask)

@@ -1,13 +1,14 @@
-"""A policy of one's own: any ``nn.Module`` as the network, here one with normalised layers and a shortcut.
+"""A custom policy with any ``nn.Module`` as the network, here one with layer normalisation and residual connections.
 
-    export PYTHONPATH=.    # finds modules of this folder; installed packages need none
-    python experiments/check.py policy examples.own_policy:residual    # says in words what is wrong with it
+    export PYTHONPATH=.    # to import modules from this folder; not needed for installed packages
+    python experiments/check.py policy examples.own_policy:residual    # explains what is wrong with it, if anything
     python experiments/train.py cartpole-polarity --policy examples.own_policy:residual --output runs/residual
     python experiments/evaluate.py runs/residual --plugin examples.own_policy:residual
 
-A policy is made from the spaces of observations and actions. `ModuleNetwork` adapts the parameters of any module, one
-set a task; its first weights come from the run's seed. What acts otherwise than by logits or by a mean and a deviation
-is a `metarl.Policy` with two methods, ``forward`` and ``noise``.
+A policy is built from the observation and action space. `ModuleNetwork` makes the parameters of any module adaptable,
+one set per task; the run's seed determines the initial weights. For distributions other than a categorical one from
+logits or a Gaussian from mean and standard deviation, write a `metarl.Policy` with two methods, ``forward`` and
+``noise``.
 """
 
 from gymnasium.spaces import Discrete
@@ -24,12 +25,12 @@ class Residual(nn.Module):
         self.inner = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width))
 
     def forward(self, x):
-        """As many numbers as come in."""
+        """Map ``[..., width]`` to the same shape."""
         return x + self.inner(x)
 
 
 def residual(observations, actions, width=32):
-    """Two residual blocks between linear layers."""
+    """Return a policy with two residual blocks between linear layers."""
     outputs = int(actions.n) if isinstance(actions, Discrete) else actions.shape[0]
     layers = nn.Linear(observations.shape[0], width), Residual(width), Residual(width), nn.Linear(width, outputs)
     network = ModuleNetwork(nn.Sequential(*layers))

@@ -1,12 +1,12 @@
-"""A rule of one's own: step by the sign of the gradient, with a learned step size a layer.
+"""A custom rule: step by the sign of the gradient, with one learned step size per layer.
 
-    export PYTHONPATH=.    # finds modules of this folder; installed packages need none
-    python experiments/check.py rule examples.own_rule:SignSGD    # says in words what is wrong with it
+    export PYTHONPATH=.    # to import modules from this folder; not needed for installed packages
+    python experiments/check.py rule examples.own_rule:SignSGD    # explains what is wrong with it, if anything
     python experiments/train.py cartpole-polarity --rule examples.own_rule:SignSGD --output runs/sign
     python experiments/evaluate.py runs/sign --plugin examples.own_rule:SignSGD
 
-A rule is called with the policy's parameters by name. What it learns are ``nn.Parameter``s, here those of `Rates`,
-which may be called as parameters are, with dots in their names.
+A rule is constructed from the policy's parameters by name. Its learned numbers are ``nn.Parameter``s, here those of
+`Rates`, which allows names with dots, like those of the policy's parameters.
 """
 
 from metarl.rules import Positive, Rates, UpdateRule, layer_of
@@ -21,6 +21,6 @@ class SignSGD(UpdateRule):
         self.rates = Rates({layer: () for layer in sorted(layers)}, initial=rate, parameterisation=Positive())
 
     def update(self, step, state):
-        """What is *added* to each parameter, by name, and what the rule remembers (nothing)."""
+        """Return what is *added* to each parameter, by name, and the rule's state, which is empty."""
         rates = self.rates()
         return {name: -rates[layer_of(name)] * g.sign() for name, g in step.grads.items()}, state

@@ -1,4 +1,4 @@
-"""Cart and pole: one published protocol and two of this project's own."""
+"""CartPole benchmarks: one published protocol with variants, and two of this project."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..cartpole import CartPole
 from ..ranges import Choice, Distribution, LogRange, LogUnion, Range, Union
 from ..splits import TaskBenchmark
 
-FORCE = Range(5, 15)  # of Packer's R, in newtons
+FORCE = Range(5, 15)  # force in Packer's R, in newtons
 
 
 def cartpole_packer(horizon: int = 200) -> TaskBenchmark:
@@ -19,9 +19,9 @@ def cartpole_packer(horizon: int = 200) -> TaskBenchmark:
 
 
 def cartpole_packer_default(horizon: int = 200) -> TaskBenchmark:
-    """The same, trained on D: the default constants, give or take a hundredth that leaves tasks to hold out.
+    """`cartpole_packer` trained on D: the default constants within 1 %, so that there are tasks to hold out.
 
-    The split ``range`` is R but for forces within that hundredth.
+    The split ``range`` is R without forces within 1 % of the default.
     """
 
     def about(value: float) -> Range:
@@ -37,7 +37,7 @@ def cartpole_packer_default(horizon: int = 200) -> TaskBenchmark:
 
 
 def cartpole_packer_extremes(horizon: int = 200) -> TaskBenchmark:
-    """The same, trained on E; D and R lie within."""
+    """`cartpole_packer` trained on E, with D and R, which lie inside, as held-out splits."""
     return TaskBenchmark(
         "cartpole-packer-extremes",
         _extremes(horizon),
@@ -46,12 +46,12 @@ def cartpole_packer_extremes(horizon: int = 200) -> TaskBenchmark:
 
 
 def _within(horizon: int, force_magnitude: Distribution = FORCE) -> CartPole:
-    """Packer's R."""
+    """Return Packer's R."""
     return CartPole(horizon, force_magnitude=force_magnitude, half_length=Range(0.25, 0.75), pole_mass=Range(0.05, 0.5))
 
 
 def _extremes(horizon: int) -> CartPole:
-    """Packer's E: every constant outside R at once."""
+    """Return Packer's E: all constants outside R at once."""
     return CartPole(
         horizon,
         force_magnitude=Union(((1, 5), (15, 20))),
@@ -61,9 +61,9 @@ def _extremes(horizon: int) -> CartPole:
 
 
 def cartpole_wide(horizon: int = 500) -> TaskBenchmark:
-    """500 steps, five constants varied widely; poles of middling length are a hole, the extremes lie beyond.
+    """500 steps and five widely varied constants; a range of pole lengths is a hole, extrapolation lies outside.
 
-    The extremes are mild enough for a force at its weakest to hold up the heaviest cart and pole.
+    The extremes are moderate enough that the weakest force can still balance the heaviest cart and pole.
     """
     ranges: dict[str, Distribution] = {
         "gravity": Range(5, 15),
@@ -88,10 +88,10 @@ def cartpole_wide(horizon: int = 500) -> TaskBenchmark:
 
 
 def cartpole_polarity(horizon: int = 500) -> TaskBenchmark:
-    """500 steps of default physics: which way does the actuator push, and how hard?
+    """500 steps of default physics with a hidden direction and strength of the actuator.
 
-    Strengths are log-uniform within a third and three times the default 10 N; the hole is around the
-    default; extrapolation takes a quarter to a third and three to four times.
+    Strengths are log-uniform from a third to three times the default 10 N. The hole is around the default;
+    extrapolation covers a quarter to a third and three to four times the default.
     """
     sign = Choice((-1.0, 1.0))
     return TaskBenchmark(

@@ -1,4 +1,4 @@
-"""The other classics of Packer et al. (2018): train on R, hold out the default D and the extremes E."""
+"""Further classic control benchmarks of Packer et al. (2018): train on R, hold out the default D and the extremes E."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..splits import TaskBenchmark
 def pendulum_packer(horizon: int = 200) -> TaskBenchmark:
     """Packer et al. (2018, arXiv:1810.12282), Pendulum: train on R, hold out the default D and the extremes E.
 
-    Their code clips the speed after it has moved the angle, as Gym did then; here it is clipped before.
+    Their code clips the speed after updating the angle, as Gym did at the time; here it is clipped before.
     """
     within, beyond = Range(0.75, 1.25), Union(((0.5, 0.75), (1.25, 1.5)))
     return TaskBenchmark(
@@ -25,7 +25,7 @@ def pendulum_packer(horizon: int = 200) -> TaskBenchmark:
 def acrobot_packer(horizon: int = 500) -> TaskBenchmark:
     """Packer et al. (2018, arXiv:1810.12282), Acrobot: train on R, hold out the default D and the extremes E.
 
-    Length, mass and moment each change both links at once. The centres of mass stay where they are.
+    Length, mass and moment each change both links at once. The centres of mass do not change.
     """
     within, beyond = Range(0.75, 1.25), Union(((0.5, 0.75), (1.25, 1.5)))
     return TaskBenchmark(
@@ -41,7 +41,7 @@ def acrobot_packer(horizon: int = 500) -> TaskBenchmark:
 def mountain_car_packer(horizon: int = 200) -> TaskBenchmark:
     """Packer et al. (2018, arXiv:1810.12282), MountainCar: train on R, hold out the default D and the extremes E.
 
-    What they call the car's mass multiplies the slope, so it is the constant ``gravity`` here.
+    Their mass of the car multiplies the slope, so it corresponds to the constant ``gravity`` here.
     """
     return TaskBenchmark(
         "mountain-car-packer",

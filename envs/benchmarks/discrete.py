@@ -11,8 +11,8 @@ from .naming import variant
 def bandit(arms: int = 5, horizon: int = 1, observation: str = "plain") -> TaskBenchmark:
     """RL^2's and SNAIL's bandits (Duan et al. 2016, section 3.1; Mishra et al. 2018): 5, 10 or 50 arms, U(0, 1).
 
-    One pull is one episode, for gradient steps: n pulls are n episodes. A recurrent learner takes
-    ``horizon=n`` and ``observation="feedback"``.
+    By default one pull is one episode, for adaptation by gradient steps: n pulls are n episodes. For a recurrent
+    learner, use ``horizon=n`` and ``observation="feedback"``.
     """
     return TaskBenchmark(variant(f"bandit-{arms}", observation, "plain"), BernoulliBandit(arms, horizon, observation))
 

@@ -1,8 +1,8 @@
-"""How variants of a benchmark are called."""
+"""Names of benchmark variants."""
 
 from __future__ import annotations
 
 
 def variant(name: str, value: str, usual: str) -> str:
-    """The usual variant, as published where anything was, has the plain name; another has its value behind it."""
+    """Return the plain name for the usual variant (the published one, if any); for others, append the value."""
     return name if value == usual else f"{name}-{value}"

@@ -1,7 +1,8 @@
-"""Ways to a goal in the plane.
+"""Navigation benchmarks.
 
-``navigation_fixed`` and ``navigation_varying`` follow a published protocol, ``navigation_halfcircle``,
-``navigation_corners`` and ``navigation_grid`` are modelled on published ones; the others are this project's own.
+``navigation_fixed`` and ``navigation_varying`` follow a published protocol, and ``navigation_maml`` adds MAML's
+published goals. ``navigation_halfcircle``, ``navigation_corners`` and ``navigation_grid`` are modelled on published
+protocols; the others are this project's own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .naming import variant
 def navigation_fixed(action: str = "normalized", horizon: int = 100) -> TaskBenchmark:
     """Meta-SGD's navigation (Li et al. 2017, section 4.3): start at the origin, goals in ``[-0.5, 0.5]^2``.
 
-    The paper trains on the whole square, so nothing but the test cells is cut out of it.
+    The paper trains on the whole square, so only the cells of validation and test are cut out of it.
     """
     beyond = Union(((-0.75, -0.5), (0.5, 0.75)))
     return TaskBenchmark(
@@ -36,7 +37,7 @@ def navigation_fixed(action: str = "normalized", horizon: int = 100) -> TaskBenc
 def navigation_maml(action: str = "normalized", horizon: int = 100) -> TaskBenchmark:
     """The fixed start, with MAML's 40 goals as the split ``published`` (Finn et al. 2017, table 4 and figure 4).
 
-    The authors' code draws them by NumPy's older generator, seeded by 1.
+    The authors' code draws them with NumPy's legacy generator and seed 1.
     """
     published = np.random.RandomState(1)
     goals = published.uniform(-0.5, 0.5, (40, 2))
@@ -49,7 +50,7 @@ def navigation_maml(action: str = "normalized", horizon: int = 100) -> TaskBench
 
 
 def navigation_varying(action: str = "normalized", horizon: int = 100) -> TaskBenchmark:
-    """Meta-SGD's second navigation: start and goal both in ``[-0.5, 0.5]^2``."""
+    """Meta-SGD's second navigation protocol: start and goal both in ``[-0.5, 0.5]^2``."""
     start, beyond = Range(-0.5, 0.5), Union(((-0.75, -0.5), (0.5, 0.75)))
     return TaskBenchmark(
         variant("navigation-varying", action, "normalized"),
@@ -76,9 +77,10 @@ def navigation_holes(horizon: int = 100) -> TaskBenchmark:
 
 
 def navigation_halfcircle(reward: str = "disc", horizon: int = 20) -> TaskBenchmark:
-    """PEARL's and VariBAD's half-circle: goals at distance 1 in ``[0, pi]``; beyond it, the other half.
+    """PEARL's and VariBAD's half-circle: goals at distance 1 in ``[0, pi]``; extrapolation is the other half.
 
-    PEARL has 20 steps, VariBAD 100. PEARL trains on 80 of 100 fixed goals; here the whole arc but the held-out cells.
+    PEARL has 20 steps, VariBAD 100. PEARL trains on 80 of 100 fixed goals; here, training uses the whole arc except
+    for the held-out cells.
     """
     return TaskBenchmark(
         variant("navigation-halfcircle", reward, "disc"),
@@ -90,9 +92,9 @@ def navigation_halfcircle(reward: str = "disc", horizon: int = 20) -> TaskBenchm
 def navigation_corners(reward: str = "cone", stride: float = 0.2, horizon: int = 100) -> TaskBenchmark:
     """Goals around the four corners of ProMP, ``(+-2, +-2)``; the corners themselves are a held-out split.
 
-    The papers train and test on the same four tasks, which no split here may do. So training spreads each
-    corner over 0.4 rad and 0.4 in distance, ``corners`` holds the four published tasks, and
-    ``extrapolation`` has goals half-way between corners. ES-MAML's variant is ``("bowl", stride=0.1)``.
+    The papers train and test on the same four tasks, which disjoint splits do not allow. Training therefore spreads
+    each corner over 0.4 rad and 0.4 in distance, ``corners`` contains the four published tasks, and ``extrapolation``
+    has goals half-way between corners. ES-MAML's variant is ``("bowl", stride=0.1)``.
     """
     quarters = (-0.75 * math.pi, -0.25 * math.pi, 0.25 * math.pi, 0.75 * math.pi)
     near = Union(tuple((quarter - 0.2, quarter + 0.2) for quarter in quarters))
@@ -125,7 +127,7 @@ def navigation_walls(horizon: int = 100) -> TaskBenchmark:
 
 
 def navigation_momentum(horizon: int = 100) -> TaskBenchmark:
-    """Goals in ``[-0.5, 0.5]^2`` for a point with momentum, which loses 0.1 to 0.5 of its velocity in a step."""
+    """Goals in ``[-0.5, 0.5]^2`` for a point with momentum that loses 0.1 to 0.5 of its velocity per step."""
     beyond = Union(((0.05, 0.1), (0.5, 1.0)))
     return TaskBenchmark(
         "navigation-momentum",
@@ -138,7 +140,7 @@ def navigation_momentum(horizon: int = 100) -> TaskBenchmark:
 
 
 def navigation_wind(horizon: int = 100) -> TaskBenchmark:
-    """Goals in ``[-0.5, 0.5]^2`` in a constant hidden wind of up to 0.03 a step along each axis."""
+    """Goals in ``[-0.5, 0.5]^2`` in a constant hidden wind of up to 0.03 per step along each axis."""
     breeze, hole, beyond = Range(-0.03, 0.03), Range(0.01, 0.02), Union(((-0.05, -0.03), (0.03, 0.05)))
     return TaskBenchmark(
         "navigation-wind",
@@ -151,9 +153,9 @@ def navigation_wind(horizon: int = 100) -> TaskBenchmark:
 
 
 def navigation_actuator(horizon: int = 100) -> TaskBenchmark:
-    """One goal, (0.5, 0), and an actuator turned by any angle and of hidden strength.
+    """One goal, (0.5, 0), and an actuator with hidden strength that is rotated by any angle.
 
-    The hole is in the angle; extrapolation is in the strength, since a circle has no outside.
+    The hole is in the angle; extrapolation is in the strength, since a full circle has no outside.
     """
     turn, gain = Range(-math.pi, math.pi), LogRange(0.8, 2)
 
@@ -170,13 +172,13 @@ def navigation_actuator(horizon: int = 100) -> TaskBenchmark:
 def navigation_grid(horizon: int = 15) -> TaskBenchmark:
     """VariBAD's GridNavi: 21 goals, of which training has 11, validation 5 and test 5.
 
-    VariBAD trains and tests on all 21. Here a test goal is one that never paid in training, so that an agent
-    that learned its prior exactly would look there last: it measures adaptation against the prior.
+    VariBAD trains and tests on all 21. Here a test goal never paid in training, so an agent that has learned the
+    training prior exactly would search there last: the test measures adaptation against the prior.
     """
     return TaskBenchmark("navigation-grid", GridNavigation(horizon))
 
 
 def navigation_gridstarts(horizon: int = 15) -> TaskBenchmark:
-    """Any first cell and any goal of the grid: held-out tasks are pairs, and every goal is trained from elsewhere."""
+    """Any start and goal cell of the grid: held-out tasks are pairs, and every goal is trained from other starts."""
     cells = Choice(CELLS)
     return TaskBenchmark("navigation-gridstarts", GridNavigation(horizon, goal=cells, start=cells))

@@ -1,4 +1,4 @@
-"""CartPole with everything hidden and wide, and the same behind scrambled sensors. Both are this project's own."""
+"""CartPole with all constants hidden and widely varied, and the same with scrambled sensors; both of this project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..wrappers.sensors import wirings
 SIGN, DELAYS, LENGTH = Choice((-1.0, 1.0)), Choice((0.0, 1.0)), Range(0.25, 1)
 SENSORS = 4
 
-# Controllable in every corner: a controller that knows the constants holds the pole up for 500 steps there.
+# Controllable at every corner of the range: a controller that knows the constants balances for 500 steps there.
 WITHIN: dict[str, Distribution] = {
     "gravity": Range(5, 15),
     "cart_mass": Range(0.5, 2),
@@ -26,8 +26,8 @@ WITHIN: dict[str, Distribution] = {
     "pole_friction": Range(0, 0.01),
     "polarity": SIGN,
 }
-# All beyond at once. The weakest push is barely enough within, so there is little room on that side: the same
-# controller loses some 1 of 1000 episodes here.
+# All constants outside the training range at once. The weakest push is barely enough inside the range, so it is not
+# lowered much further; the same controller fails in about 1 of 1000 episodes here.
 BEYOND: dict[str, Distribution] = {
     "gravity": Union(((3, 5), (15, 16))),
     "cart_mass": Union(((0.4, 0.5), (2, 2.2))),
@@ -38,7 +38,8 @@ BEYOND: dict[str, Distribution] = {
     "pole_friction": Range(0.01, 0.015),
     "polarity": SIGN,
 }
-# The inner part of the training range, and its ends: as hard to reach from there as what lies beyond is from within.
+# The inner part of the training range and its ends: extrapolation from one to the other is as hard as from the
+# training range to the constants outside.
 INNER: dict[str, Distribution] = {
     "gravity": Range(8, 11.5),
     "cart_mass": Range(0.8, 1.5),
@@ -62,11 +63,11 @@ ENDS: dict[str, Distribution] = {
 
 
 def cartpole_all(horizon: int = 500) -> TaskBenchmark:
-    """Sign, strength, gravity, masses, length, frictions and a delay of 0 or 1 step: all hidden, all wide.
+    """Hidden, widely varied sign, strength, gravity, masses, length and frictions, and a delay of 0 or 1 step.
 
-    Strengths are log-uniform within a third and three times the default 10 N. Every training task can be
-    held up for 500 steps by one who knows its constants. Poles of middling length are a hole; extrapolation
-    lies beyond in every constant but sign and delay.
+    Strengths are log-uniform from a third to three times the default 10 N. In every training task, a controller that
+    knows the constants can balance the pole for 500 steps. A range of pole lengths is a hole; extrapolation lies
+    outside the training range in every constant except sign and delay.
     """
     hole = WITHIN | {"half_length": Range(0.6, 0.75)}
     return TaskBenchmark(
@@ -77,18 +78,19 @@ def cartpole_all(horizon: int = 500) -> TaskBenchmark:
 
 
 def cartpole_all_centred(horizon: int = 500) -> TaskBenchmark:
-    """The same, where a step is worth less the nearer it comes to the limits: to be scored in, not to be adapted to.
+    """`cartpole_all` with less reward for steps closer to the limits: to score adapted policies in (``scored_in``).
 
-    Who stays up scores alike in ``cartpole_all`` with and without room to spare; beyond its range the room is needed.
+    In ``cartpole_all``, agents that balance score the same however close they come to the limits; outside its training
+    range this margin is needed.
     """
     family = CentredReward(_delayed(horizon, WITHIN), {"x": POSITION_LIMIT, "theta": ANGLE_LIMIT})
     return TaskBenchmark("cartpole-all-centred", family)
 
 
 def cartpole_all_inner(horizon: int = 500) -> TaskBenchmark:
-    """Trained on the inner part of ``cartpole_all``'s training range; what is tested lies at the ends of that range.
+    """Training on the inner part of ``cartpole_all``'s training range, extrapolation to the ends of that range.
 
-    To choose settings by how they carry over, without a look at what ``cartpole_all`` is going to be tested on.
+    It serves to choose settings by how well they extrapolate, without using the test splits of ``cartpole_all``.
     """
     return TaskBenchmark("cartpole-all-inner", _delayed(horizon, INNER), {"extrapolation": _delayed(horizon, ENDS)})
 
@@ -98,23 +100,23 @@ def _delayed(horizon: int, ranges: dict[str, Distribution]) -> Delayed:
 
 
 def cartpole_scrambled(horizon: int = 500) -> TaskBenchmark:
-    """``cartpole_all`` behind sensors in any order and with any signs: 768 wirings, the actuator's sign included.
+    """``cartpole_all`` with sensors in any order and with any signs: 768 wirings, including the sign of the actuator.
 
-    The wiring of the sensors alone decides the split, whatever the physics: no held-out split holds a
-    wiring that training has seen. Validation and test have new wirings and the physics of training;
-    interpolation has new wirings and poles of middling length, which training lacks, and extrapolation new
-    wirings and physics beyond in every constant but sign and delay.
+    The wiring of the sensors alone decides the split, whatever the physics: no held-out split contains a wiring seen
+    in training. Validation and test have new wirings with the physics of training. Interpolation has new wirings and a
+    range of pole lengths that training lacks. Extrapolation has new wirings and physics outside the training range in
+    every constant except sign and delay.
 
-    Half of the 768 are copies: with all sensors and the actuator turned around, CartPole looks as before.
-    Both polarities are trained on, so a wiring and the one with all signs turned belong to one split. Of 192
-    such pairs 151 are trained on, 19 are for validation and 22 for the test.
+    Half of the 768 are duplicates: with all sensors and the actuator flipped, CartPole behaves as before. Training has
+    both polarities, so a wiring and the one with all signs flipped belong to the same split. Of 192 such pairs, 151
+    are for training, 19 for validation and 22 for test.
     """
     name, count = "cartpole-scrambled", wirings(SENSORS)
 
     def scrambled(ranges: dict[str, Distribution], wiring: Distribution, delay: Distribution) -> RewiredSensors:
         return RewiredSensors(Delayed(CartPole(horizon, **ranges), delay=delay), wiring)
 
-    # A gap where cartpole_all has a hole: a hole is made of cells, and lengths have just one here.
+    # A gap in the range instead of cartpole_all's hole: a hole consists of cells, and lengths have only one here.
     lengths = WITHIN | {"half_length": Union(((0.25, 0.6), (0.75, 1)))}
     physics: dict[str, Distribution] = {constant: Coarse(values) for constant, values in lengths.items()}
     every = Coarse(Choice(tuple(float(number) for number in range(count))), count // 2)
@@ -131,7 +133,7 @@ def cartpole_scrambled(horizon: int = 500) -> TaskBenchmark:
 
 
 def _untrained(benchmark: TaskBenchmark) -> tuple[float, ...]:
-    """The wirings that training never draws, given a benchmark in which the wiring alone decides."""
+    """Return the wirings that training never draws, given a benchmark whose splits depend on the wiring alone."""
     family: Family = benchmark.family
     number = torch.arange(wirings(SENSORS), dtype=torch.float32)
     task = family.sample(len(number), generator=torch.Generator().manual_seed(0)) | {"wiring": number}

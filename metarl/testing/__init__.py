@@ -1,4 +1,4 @@
-"""Contracts for plug-in authors: one call says in plain words what is wrong with a family, policy, rule or loss."""
+"""Contract checks for plug-in authors: one call explains what is wrong with a family, policy, rule or loss."""
 
 from metarl.testing.families import check_family
 from metarl.testing.losses import check_loss

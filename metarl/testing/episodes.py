@@ -1,4 +1,4 @@
-"""Probing a family: calls that are watched, and episodes of varied actions kept step by step."""
+"""Tools to probe a family: monitored calls, and recorded episodes with varied actions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarl.rollouts import per_row, task_count
 from metarl.types import State, Task, TaskFamily, Transition
 
 TASKS, EPISODES = 16, 8
-LONGEST = 1000  # steps of an episode that are looked at
+LONGEST = 1000  # largest number of steps played of an episode
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "sample": (),
@@ -26,10 +26,10 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 
 class Watched:
-    """A family whose every call is looked at: what it draws from, and what it writes to.
+    """A family whose calls are monitored for the use of global random numbers and for in-place changes of arguments.
 
-    It is given copies, so that one fault of this kind does not bring about others. What was found stands
-    in ``found``, in words.
+    The family gets copies of the arguments, so that an in-place change does not cause further errors. Problems are
+    described in ``found``.
     """
 
     def __init__(self, family: TaskFamily) -> None:
@@ -37,22 +37,22 @@ class Watched:
         self.found: dict[str, None] = {}  # in the order found, each once
 
     def sample(self, tasks: int, *, generator: torch.Generator) -> Task:
-        """As of the family, and so are the others."""
+        """Call the family's ``sample``."""
         drawn: Task = self._call("sample", tasks, generator=generator)
         return drawn
 
     def reset(self, task: Task, rows: tuple[int, ...], *, generator: torch.Generator) -> State:
-        """First states."""
+        """Call the family's ``reset``."""
         state: State = self._call("reset", task, rows, generator=generator)
         return state
 
     def observe(self, task: Task, state: State) -> Tensor:
-        """What the agent sees."""
+        """Call the family's ``observe``."""
         observation: Tensor = self._call("observe", task, state)
         return observation
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
-        """One step."""
+        """Call the family's ``step``."""
         transition: Transition = self._call("step", task, state, action)
         return transition
 
@@ -73,7 +73,7 @@ class Watched:
 
 
 def _global_states() -> dict[str, Any]:
-    """Global random states by library. They are only read: the modules are looked up, as nothing here may draw."""
+    """Return the global random states by library, only of modules that are already imported; nothing is drawn."""
     states: dict[str, Any] = {"torch": torch.get_rng_state()}
     if "numpy.random" in sys.modules:
         states["numpy"] = sys.modules["numpy.random"].get_state(legacy=False)
@@ -89,7 +89,7 @@ def _copy(value: Any) -> Any:
 
 
 def _which(value: Any, copied: Any) -> str:
-    """Names of the entries that differ, for a sentence."""
+    """Return the names of the entries that differ, formatted for an error message."""
     if not isinstance(value, Mapping):
         return ""
     names = [name for name in {**value, **copied} if not same(value.get(name), copied.get(name))]
@@ -97,7 +97,7 @@ def _which(value: Any, copied: Any) -> str:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal to the bit, in shape and dtype too; NaN equals NaN."""
+    """Return whether two values are exactly equal, including shape and dtype; NaN equals NaN."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
@@ -112,28 +112,29 @@ def same(one: Any, other: Any) -> bool:
 
 
 class Moment(NamedTuple):
-    """One step of rows ``[T, N]`` and what came of it."""
+    """One step of rows ``[T, N]`` and its outcome."""
 
     alive: Tensor  # bool: the episode had not ended before this step
     state: State
-    observation: Tensor  # of the state that is acted on
+    observation: Tensor  # observation of ``state``
     action: Tensor
     after: State
     reward: Tensor
     terminated: Tensor
-    seen: Tensor  # observation of the state after
+    seen: Tensor  # observation of ``after``
 
 
 def generator(seed: int) -> torch.Generator:
-    """A CPU generator of one's own."""
+    """Return a new CPU generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def actions(space: Any, steps: int, rows: tuple[int, int], seed: int) -> Tensor:
-    """``[steps, *rows, *action]``: redrawn at every step, at every fifth or never, from episode to episode.
+    """Draw random actions ``[steps, *rows, *action]``.
 
-    Who draws anew at every step stays near the start, and who never does goes far. Those of a ``Box`` reach half
-    as far again as its ends, since a Gaussian policy's do.
+    Depending on the episode, actions are redrawn at every step, at every fifth step or never: redrawn actions stay near
+    the start, constant ones go far. Actions of a ``Box`` exceed its bounds by up to half, since those of a Gaussian
+    policy may exceed them, too.
     """
     shape = (steps, *rows, *space.shape)
     if isinstance(space, Discrete):
@@ -151,7 +152,7 @@ def actions(space: Any, steps: int, rows: tuple[int, int], seed: int) -> Tensor:
 def walk(family: Watched, task: Task, *, seed: int = 0, steps: int = LONGEST) -> Iterator[Moment]:
     """Step through `EPISODES` episodes on each of ``[T]`` tasks until all have ended, or for ``steps`` steps.
 
-    First states and actions follow from ``seed`` alone.
+    Initial states and actions depend on ``seed`` alone.
     """
     inner, constants = family.family, per_row(task)
     rows = (task_count(task), EPISODES)

@@ -1,4 +1,4 @@
-"""What is wrong with a family of environments, in plain words: the contract of `metarl.types.TaskFamily`."""
+"""Checks of the contract of `metarl.types.TaskFamily`, with messages that explain each violation."""
 
 from __future__ import annotations
 
@@ -16,45 +16,50 @@ from metarl.testing.episodes import EPISODES, LONGEST, TASKS, Moment, Watched, a
 from metarl.types import State, Task, TaskFamily
 
 MEMBERS = ("observation_space", "action_space", "horizon", "sample", "reset", "observe", "step")
-LOOKED_AT = 20  # steps of an episode that are repeated
-ATTEMPTS = 32  # sets of episodes in which a constant may show
+LOOKED_AT = 20  # number of steps of an episode that are repeated
+ATTEMPTS = 32  # sets of episodes to play until a constant has an effect
 Check = Callable[[Watched], Iterator[str]]
 
 
 def check_family(family: TaskFamily) -> list[str]:
-    """What is wrong with a family of environments; empty if nothing was found.
+    """Return descriptions of everything that is wrong with a family of environments; empty if nothing was found.
 
     Args:
-        family: anything with the members of `metarl.types.TaskFamily`. Where it also has ``contains``, ``validate``
-            or ``references``, as those of ``envs`` do, they are checked against what it samples and plays.
+        family: anything with the members of `metarl.types.TaskFamily`. If it also has ``contains``, ``validate`` or
+            ``references``, as the families of ``envs`` do, these are checked, too.
 
-    Checked: spaces and time limit; shapes, dtypes and ranges of tasks, states, observations, rewards and
-    endings; equal generators give equal episodes and nothing is remembered between calls; many environments
-    at once as one by one; every constant that differs between tasks tells in what is seen, paid or ended; no reset
-    or step writes to what it was given; no use of global random numbers; finite values throughout an episode (the
-    message names the step, and steps count from 0); tensors on the tasks' device.
+    Checked are:
 
-    A family with a true attribute ``live``, whose episodes live elsewhere, as those of Gymnasium's environments do, is
-    played from start to end only: its single steps are not repeated, nor its rows taken one by one.
+    - spaces and time limit;
+    - shapes, dtypes and ranges of tasks, states, observations, rewards and terminations;
+    - reproducibility: equal generators give equal episodes, and the family keeps nothing between calls;
+    - independence of rows: environments behave the same alone as in a batch;
+    - constants: each one that differs between tasks affects observations, rewards or terminations;
+    - no call modifies its arguments or uses global random numbers;
+    - finite values throughout an episode (messages name the step, counted from 0);
+    - tensors are on the device of the tasks.
 
-    What cannot be seen from outside is not found: equations that are wrong, but consistently so. Episodes
-    are of random actions and at most 1000 steps long, so what happens beyond is not seen either.
+    A family with a true attribute ``live`` holds its episodes in external environments, as Gymnasium's do. It is only
+    played from start to end: single steps are not repeated, and rows are not stepped separately.
+
+    Equations that are consistently wrong cannot be detected, nor anything that does not occur with random actions in
+    episodes of at most 1000 steps.
     """
     return _look(family, STAGES)
 
 
 def look_over_family(family: TaskFamily) -> list[str]:
-    """The first of what `check_family` finds, of the part that takes no whole episode: well under a second, mostly.
+    """Return the first finding of those checks of `check_family` that need no whole episode; mostly well under 1 s.
 
     Args:
-        family: as for `check_family`. Of a live one only spaces, time limit and tasks are looked at.
+        family: as for `check_family`. For a live family only spaces, time limit and tasks are checked.
     """
     stages = STAGES[: STAGES.index((_sampling,)) + 1] if getattr(family, "live", False) else STAGES[:-1]
     return _look(family, stages)[:1]
 
 
 def _look(family: TaskFamily, stages: tuple[tuple[Check, ...], ...]) -> list[str]:
-    """What these stages find."""
+    """Run the checks of these stages until one stage finds something, and return all findings."""
     watched = Watched(family)
     found: list[str] = []
     for stage in stages:
@@ -62,10 +67,10 @@ def _look(family: TaskFamily, stages: tuple[tuple[Check, ...], ...]) -> list[str
             try:
                 found.extend(check(watched))
             except Exception as error:
-                if not found:  # else it is most likely a consequence
+                if not found:  # otherwise the error is most likely a consequence of the earlier finding
                     what = (check.__doc__ or "").rstrip(".")
                     found.append(f"{what}: the family raised {type(error).__name__}: {error}")
-        if found:  # what is checked later takes this for granted
+        if found:  # later stages rely on this one
             break
     return found + list(watched.found)
 
@@ -127,7 +132,7 @@ def _constant(name: str, value: Tensor, count: int) -> Iterator[str]:
 
 
 def _declared(watched: Watched, task: Task) -> Iterator[str]:
-    """What the family itself says about its tasks, if it says anything."""
+    """Check sampled tasks against the family's ``validate`` and ``contains``, if it has them."""
     validate, contains = (getattr(watched.family, name, None) for name in ("validate", "contains"))
     try:
         if validate is not None:
@@ -152,7 +157,7 @@ def _single(watched: Watched) -> Iterator[str]:
 
 
 def _shapes_of(watched: Watched, task: Task, rows: tuple[int, ...]) -> Iterator[str]:
-    """What is wrong with one reset and one step of the given rows."""
+    """Check one reset and one step with the given rows."""
     family = watched.family
     state = watched.reset(task, rows, generator=generator(0))
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -218,7 +223,7 @@ def _repeats(watched: Watched) -> Iterator[str]:
 
 
 def _draws(watched: Watched, constants: Task, rows: tuple[int, ...]) -> Iterator[str]:
-    """First states by chance."""
+    """Check that initial states are drawn from the given generator and that it is not reseeded."""
     given = [generator(seed) for seed in (0, 1)]
     first, other = (watched.reset(constants, rows, generator=one) for one in given)
     if torch.equal(given[0].get_state(), given[1].get_state()):
@@ -228,12 +233,12 @@ def _draws(watched: Watched, constants: Task, rows: tuple[int, ...]) -> Iterator
 
 
 def is_live(watched: Watched) -> bool:
-    """Whether the family says that its episodes live elsewhere: only the last state can be stepped, and once."""
+    """Return whether the family's episodes are in external environments: only the latest state can be stepped, once."""
     return bool(getattr(watched.family, "live", False))
 
 
 def _plays_again(watched: Watched) -> Iterator[str]:
-    """Whole episodes, where single steps cannot be repeated; states are tickets then, and not looked at."""
+    """Compare whole episodes if single steps cannot be repeated, except for states, which are only tickets then."""
     task = watched.sample(TASKS, generator=generator(0))
     met: list[list[Any]] = []
     for _ in range(2):
@@ -249,7 +254,7 @@ def _steps_otherwise(watched: Watched, constants: Task, moment: Moment) -> bool:
 
 
 def _attributes(family: TaskFamily) -> dict[str, Any]:
-    """The family's attributes by name, as something that can be compared later."""
+    """Return copies of the family's attributes by name, to be compared later."""
 
     def frozen(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -264,7 +269,7 @@ def _attributes(family: TaskFamily) -> dict[str, Any]:
 
 
 def _changed(watched: Watched, before: dict[str, Any]) -> str:
-    """Names of the family's attributes that are no longer what they were, for a sentence."""
+    """Return the names of the family's attributes that have changed, formatted for an error message."""
     after = _attributes(watched.family)
     names = [name for name in {**before, **after} if not same(before.get(name), after.get(name))]
     return f"; changed on the family: {', '.join(names)}" if names else ""
@@ -299,7 +304,7 @@ def _alone(watched: Watched) -> Iterator[str]:
 
 
 def _differs_alone(watched: Watched, task: Task, moment: Moment, row: int, episode: int) -> str:
-    """What differs when one of the rows is stepped by itself; empty if nothing does."""
+    """Return what differs if one of the rows is stepped by itself; empty if nothing does."""
     constants = {name: value[row] for name, value in task.items()}
     state = {name: value[row, episode] for name, value in moment.state.items()}
     after, reward, terminated = watched.step(constants, state, moment.action[row, episode])
@@ -311,7 +316,7 @@ def _differs_alone(watched: Watched, task: Task, moment: Moment, row: int, episo
 
 
 def _close(one: Tensor, other: Tensor, tolerance: float = 1e-4) -> bool:
-    """Equal up to the rounding of vectorised kernels; whole numbers and booleans exactly."""
+    """Return whether values are equal up to the rounding of vectorised kernels; integers and bools exactly."""
     if one.dtype.is_floating_point:
         return torch.allclose(one, other, rtol=tolerance, atol=0.1 * tolerance, equal_nan=True)
     return same(one, other)
@@ -321,7 +326,7 @@ def _constants(watched: Watched) -> Iterator[str]:
     """Constants that differ between tasks."""
     task = watched.sample(TASKS, generator=generator(0))
     silent, attempts, steps = _varied(task), 0, 0
-    while silent and attempts < ATTEMPTS and steps < 2 * LONGEST:  # some are met rarely: one arm of many, a far goal
+    while silent and attempts < ATTEMPTS and steps < 2 * LONGEST:  # some rarely matter: one arm of many, a far goal
         moments = list(walk(watched, task, seed=2 * attempts))
         silent = [name for name in silent if not _matters(watched, task, name, moments, 2 * attempts)]
         attempts, steps = attempts + 1, steps + len(moments)
@@ -333,7 +338,7 @@ def _constants(watched: Watched) -> Iterator[str]:
 
 
 def _matters(watched: Watched, task: Task, name: str, moments: list[Moment], seed: int) -> bool:
-    """Whether another value of one constant changes what an agent meets in these episodes."""
+    """Return whether another value of one constant changes what the agent experiences in these episodes."""
     value = task[name]
     other = next(rolled for k in range(1, TASKS) if not same(rolled := value.roll(k), value))
     changed = walk(watched, {**task, name: other}, seed=seed)
@@ -341,14 +346,14 @@ def _matters(watched: Watched, task: Task, name: str, moments: list[Moment], see
 
 
 def _tells(one: Moment, two: Moment) -> bool:
-    """Whether what an agent meets in a step differs in a living row."""
+    """Return whether the agent's experience of a step differs in a row whose episode is still running."""
     alive = one.alive & two.alive
     pairs = ((getattr(one, what), getattr(two, what)) for what in ("observation", "reward", "terminated", "seen"))
     return any(not same(a[alive], b[alive]) for a, b in pairs)
 
 
 def _varied(task: Task) -> list[str]:
-    """Names of the constants that are not the same in every task."""
+    """Return the names of the constants that are not the same in every task."""
     return [name for name, value in task.items() if bool((value != value[0]).any())]
 
 
@@ -371,7 +376,7 @@ def _values(watched: Watched) -> Iterator[str]:
 
 
 def _with_ends(family: TaskFamily, task: Task) -> Task:
-    """Tasks of which the first have one constant at an end of its range, where equations break, if there are ranges."""
+    """Move one constant of each of the first tasks to an end of its range, where equations are most likely to fail."""
     ranges, contains = getattr(family, "ranges", {}), getattr(family, "contains", None)
     ends = [(name, end) for name in _varied(task) if hasattr(ranges.get(name), "bounds") for end in ranges[name].bounds]
     moved = {name: value.clone() for name, value in task.items()}
@@ -379,14 +384,14 @@ def _with_ends(family: TaskFamily, task: Task) -> Task:
         moved[name][row] = end
     if contains is None:
         return moved
-    sound = contains(moved)  # constants may bind each other
+    sound = contains(moved)  # the valid values of a constant may depend on others
     return {name: torch.where(sound, value, task[name]) for name, value in moved.items()}
 
 
 def _unsound(space: Any, moment: Moment) -> dict[str, Tensor]:
-    """Rows whose values cannot be worked with, by what is wrong with them."""
+    """Return the rows with invalid values, by a description of the problem."""
     low, high = (torch.from_numpy(end) for end in (space.low, space.high))
-    slack = 1e-5 * (1 + torch.maximum(low.abs(), high.abs()).nan_to_num(posinf=0.0))  # rounding is no fault
+    slack = 1e-5 * (1 + torch.maximum(low.abs(), high.abs()).nan_to_num(posinf=0.0))  # tolerate rounding
     outside = (moment.observation < low - slack) | (moment.observation > high + slack)
     return {
         "the observation is not finite": ~moment.observation.isfinite().all(-1),
@@ -418,8 +423,8 @@ def _devices(watched: Watched) -> Iterator[str]:
         try:
             met = _first_step(watched.family, task, expected.action, device)
         except Exception as error:
-            # Tensors without data stand for a GPU where there is none. Decisions that read values are refused there,
-            # with errors that do not speak of devices, and would work on a GPU.
+            # Without a GPU, tensors on the meta device stand in for one. Code that branches on values fails there,
+            # with errors that do not mention devices, although it would work on a GPU.
             if device == "cuda" or "device" in str(error):
                 yield (
                     f"on a GPU the family would raise {type(error).__name__}: {_line(error)}; draw random numbers with "
@@ -437,7 +442,7 @@ def _devices(watched: Watched) -> Iterator[str]:
 
 
 def _first_step(family: TaskFamily, task: Task, action: Tensor, device: str) -> dict[str, Tensor]:
-    """First states and one step by name, with the task on a device and the generator on the CPU."""
+    """Return initial states and one step by name, with the task on a device and the generator on the CPU."""
     constants = {name: value.to(device) for name, value in per_row(task).items()}
     state = family.reset(constants, (TASKS, EPISODES), generator=generator(0))
     after, reward, terminated = family.step(constants, state, action.to(device))
@@ -451,7 +456,7 @@ def _named(state: State, after: State, reward: Tensor, terminated: Tensor, seen:
 
 
 def _returned(value: Any) -> str:
-    """What came in a few words."""
+    """Describe a returned value for an error message."""
     if not isinstance(value, tuple):
         return type(value).__name__
     kinds = ", ".join(type(part).__name__ for part in value)
@@ -463,7 +468,7 @@ def _kind(value: Any) -> str:
 
 
 def _one(task: Task, index: int) -> str:
-    """One task in words: the constants that tell it from others."""
+    """Describe a task by the constants that distinguish it from others."""
     named = ", ".join(f"{name}={float(task[name][index]):.4g}" for name in _varied(task) or task)
     return f"task {index} ({named})"
 
@@ -480,4 +485,4 @@ STAGES: tuple[tuple[Check, ...], ...] = (
     (_repeats,),
     (_single, _alone, _values, _constants, _references, _devices),
 )
-"""What a later one takes for granted, an earlier one has checked."""
+"""Each stage may rely on what the earlier ones have checked."""

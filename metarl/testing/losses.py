@@ -1,4 +1,4 @@
-"""What is wrong with a loss, in plain words: the contract of `metarl.losses.Loss`."""
+"""Checks of the contract of `metarl.losses.Loss`, with messages that explain each violation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from metarl.testing.parameters import unregistered
 from metarl.trees import leaves_of, map_leaves
 from metarl.types import Batch
 
-LENGTHS = ((4, 2, 1), (3, 4, 4), (1, 1, 4))  # steps of the episodes of each task
+LENGTHS = ((4, 2, 1), (3, 4, 4), (1, 1, 4))  # lengths of the episodes of each task
 STEPS = 4
-PADDED = 2  # more steps that nobody took
+PADDED = 2  # additional padding steps
 
 
 class Sizes(NamedTuple):
-    """What the loss is made for: sizes of observations and of continuous actions, and how many discrete ones."""
+    """The sizes of observations and continuous actions, and the number of discrete actions."""
 
     observation: int = 3
     action: int = 2
@@ -32,7 +32,7 @@ USUAL = Sizes()
 
 
 class Case(NamedTuple):
-    """What a loss is called with, for one task."""
+    """The arguments of a loss, for one task."""
 
     distribution: Any
     batch: Batch
@@ -44,16 +44,22 @@ def check_loss(
     sizes: Sizes = USUAL,
     discrete: bool | None = None,
 ) -> list[str]:
-    """What is wrong with a loss; empty if nothing was found.
+    """Return descriptions of everything that is wrong with a loss; empty if nothing was found.
 
     Args:
-        make: a loss, or a class that makes one without arguments, as ``--inner-loss package.module:NAME`` takes it.
-        sizes: of the observations and actions it is made for.
-        discrete: the kind of actions that it is for; unless given, one that it takes.
+        make: a loss, or a class that makes one without arguments, as for ``--inner-loss package.module:NAME``.
+        sizes: sizes of the observations and actions that the loss is made for.
+        discrete: whether to use discrete actions; by default, a kind that the loss accepts.
 
-    Checked: one finite number of the dtype of its inputs; padding that does not count; one task at a time as under
-    ``vmap``; finite gradients in the policy, and of a step by them in all that the loss learns; the same number again
-    for the same arguments; saving and loading; no use of torch's global random numbers while it computes.
+    Checked are:
+
+    - the result is one finite number with the dtype of the inputs, and the same for the same arguments;
+    - padding does not affect it;
+    - it is the same task by task as under ``vmap``;
+    - gradients with respect to the policy are finite, and so are the derivatives of these gradients with respect to
+      everything that the loss learns;
+    - saving and loading restore the loss;
+    - it uses no global random numbers of torch.
     """
     try:
         kind = _kind(make, sizes, (True, False) if discrete is None else (discrete,))
@@ -66,20 +72,20 @@ def check_loss(
                 found.extend(check(make, kind))
             except Exception as error:
                 found.append(f"{(check.__doc__ or '').rstrip('.')}: the loss raised {type(error).__name__}: {error}")
-        if found:  # what is checked later takes this for granted
+        if found:  # later stages rely on this one
             break
     return found
 
 
 Draw = Callable[..., Case]
-"""Cases of one kind of actions, by seed and task; see `draw_case`."""
+"""A function from seed and task to a case with a fixed kind of actions; see `draw_case`."""
 
 
 def _kind(make: Any, sizes: Sizes, kinds: Sequence[bool]) -> Draw:
-    """Cases with the kind of actions that the loss is for.
+    """Return a function that draws cases with the kind of actions that the loss accepts.
 
     Raises:
-        Exception: whatever the loss raised, if it is for neither.
+        Exception: the first error of the loss, if it accepts none of the kinds.
     """
     raised: list[Exception] = []
     for discrete in kinds:
@@ -103,7 +109,7 @@ def draw_case(
     discrete: bool,
     sizes: Sizes = USUAL,
 ) -> Case:
-    """Sampled episodes of one of three tasks, and what another policy would do in them: anything on padding."""
+    """Draw episodes of one of three tasks and another policy's distributions, which are arbitrary on padding."""
     generator = torch.Generator().manual_seed(seed)
     mask = (torch.arange(STEPS)[:, None] < torch.tensor(LENGTHS[task])).to(dtype)
     rows = tuple(mask.shape)
@@ -143,7 +149,7 @@ def _masked(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _made(make: Any, dtype: torch.dtype = torch.float64) -> Any:
-    """The loss: made if it is a class, copied if it is a module, so that no check meets what another has done."""
+    """Make the loss if it is a class, otherwise copy it, so that checks do not affect each other."""
     loss = make() if isinstance(make, type) else copy.deepcopy(make)
     return loss.to(dtype) if isinstance(loss, nn.Module) else loss
 

@@ -1,4 +1,4 @@
-"""What looks learned and is not: parameters that no module knows of."""
+"""Detection of parameters that look learned but are not registered with any module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from torch import nn
 
 
 def unregistered(thing: object) -> Iterator[str]:
-    """In words, every ``nn.Parameter`` of an object or its modules that lies in a list or dict, or in no module."""
+    """Describe each attribute of an object or its modules that holds an unregistered ``nn.Parameter``.
+
+    Found are parameters in plain lists, tuples or mappings, and parameters of objects that are not modules.
+    """
     owners = list(thing.modules()) if isinstance(thing, nn.Module) else [thing]
     known = {id(p) for owner in owners if isinstance(owner, nn.Module) for p in owner.parameters()}
     for owner in owners:

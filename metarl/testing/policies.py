@@ -1,4 +1,4 @@
-"""What is wrong with a policy, in plain words: the contract of `metarl.policies.Policy`."""
+"""Checks of the contract of `metarl.policies.Policy`, with messages that explain each violation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ TASKS, ROWS = 3, (4, 2)
 
 
 def check_policy(make: Make, observations: Space[Any], actions: Space[Any]) -> list[str]:
-    """What is wrong with a policy; empty if nothing was found.
+    """Return descriptions of everything that is wrong with a policy; empty if nothing was found.
 
     Args:
-        make: from the spaces of observations and actions to the policy, as ``--policy package.module:NAME`` is called.
-        observations: the space of what it sees, a Box of one axis.
-        actions: the space of what it does.
+        make: a function from observation and action space to the policy, as for ``--policy package.module:NAME``.
+        observations: the observation space, a Box with one axis.
+        actions: the action space.
 
-    Checked: actions, log-probabilities and entropies of the right shapes, finite, and of the dtype of the parameters;
-    parameters stacked over tasks as task by task, and so under ``vmap``; finite first and second derivatives, by every
-    parameter; saving and loading; no use of torch's global random numbers while it acts.
+    Checked are:
+
+    - actions, log-probabilities and entropies have the right shapes; the latter two are finite and have the dtype of
+      the parameters;
+    - parameters stacked over tasks, also under ``vmap``, give the same results as task by task;
+    - first and second derivatives with respect to the parameters are finite, and every parameter affects actions;
+    - saving and loading restore the policy;
+    - it uses no global random numbers of torch when it acts.
     """
     case = _Case(make, observations, actions)
     for stage in ((_parameters,), (_acting,), (_tasks, _gradients, _checkpoint, _randomness)):
@@ -39,29 +44,29 @@ def check_policy(make: Make, observations: Space[Any], actions: Space[Any]) -> l
                 found.extend(check(case))
             except Exception as error:
                 found.append(f"{(check.__doc__ or '').rstrip('.')}: the policy raised {type(error).__name__}: {error}")
-        if found:  # what is checked later takes this for granted
+        if found:  # later stages rely on this one
             return found
     return []
 
 
 class _Case(NamedTuple):
-    """A policy, and the spaces it is for."""
+    """A policy and its spaces."""
 
     make: Make
     observations: Space[Any]
     actions: Space[Any]
 
     def policy(self, dtype: torch.dtype = torch.float64) -> Policy:
-        """A new one."""
+        """Make a new policy."""
         return self.make(self.observations, self.actions).to(dtype)
 
     def seen(self, *rows: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Observations, standard normal."""
+        """Draw standard normal observations."""
         generator, shape = torch.Generator().manual_seed(seed), self.observations.shape or ()
         return torch.randn(*rows, *shape, generator=generator, dtype=torch.float64).to(dtype)
 
     def params(self, policy: Policy, *tasks: int) -> Params:
-        """Parameters near the initial ones, where nothing is zero by chance; stacked over tasks, if any."""
+        """Return perturbed initial parameters, so that none are exactly zero; stacked over tasks, if given."""
         generator = torch.Generator().manual_seed(1)
         return {
             name: p.detach() + 0.1 * torch.randn((*tasks, *p.shape), generator=generator).to(p)
@@ -69,7 +74,7 @@ class _Case(NamedTuple):
         }
 
     def action(self, policy: Policy, distribution: Distribution, *rows: int) -> Tensor:
-        """Drawn by the policy's own noise."""
+        """Draw actions with the policy's noise."""
         return distribution.sample(policy.noise(rows, generator=torch.Generator().manual_seed(2)).to(torch.float64))
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with an update rule, in plain words: the contract of `metarl.rules.UpdateRule`."""
+"""Checks of the contract of `metarl.rules.UpdateRule`, with messages that explain each violation."""
 
 from __future__ import annotations
 
@@ -27,15 +27,20 @@ SMALL = {
 
 
 def check_rule(make: Make, *, params: Mapping[str, Tensor] | None = None) -> list[str]:
-    """What is wrong with an update rule; empty if nothing was found.
+    """Return descriptions of everything that is wrong with an update rule; empty if nothing was found.
 
     Args:
-        make: from parameters by name to the rule, as ``--rule package.module:NAME`` is called.
-        params: those of the policy that it is for; of a small one unless given.
+        make: a function from parameters by name to the rule, as for ``--rule package.module:NAME``.
+        params: the parameters of the policy that the rule is for; those of a small policy by default.
 
-    Checked: names, shapes, dtypes and finite values of updates, and that they are what is added; a state of tensors
-    whose structure never changes and that is not written to; one task at a time as under ``vmap``; finite gradients
-    for all that is learned; saving and loading; no use of torch's global random numbers while it steps.
+    Checked are:
+
+    - updates have the right names, shapes and dtypes, are finite, and are increments rather than new parameters;
+    - the state consists of tensors, keeps its structure and is not modified in place;
+    - the rule steps the same task by task as under ``vmap``;
+    - everything learned gets a finite gradient;
+    - saving and loading restore the rule;
+    - it uses no global random numbers of torch when it steps.
     """
     case = _Case(make, SMALL if params is None else {name: tuple(p.shape) for name, p in params.items()})
     found = _foreign(case)
@@ -53,22 +58,22 @@ def check_rule(make: Make, *, params: Mapping[str, Tensor] | None = None) -> lis
 
 
 class _Case(NamedTuple):
-    """A rule, and the shapes of the parameters that it steps."""
+    """A rule and the shapes of the parameters that it steps."""
 
     make: Make
     shapes: Mapping[str, tuple[int, ...]]
 
     def draw(self, seed: int, dtype: torch.dtype = torch.float64) -> Tree:
-        """Parameters, or gradients."""
+        """Draw parameters or gradients."""
         generator = torch.Generator().manual_seed(seed)
         return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in self.shapes.items()}
 
     def rule(self, dtype: torch.dtype = torch.float64) -> UpdateRule:
-        """A new one."""
+        """Make a new rule."""
         return self.make(self.draw(0, dtype)).to(dtype)
 
     def step(self, grads: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> Step:
-        """What the rule gets to see."""
+        """Return the input of the rule for these gradients and parameters."""
         loss = next(iter(grads.values())).mean()
         layers = {name.removesuffix(".weight"): shape for name, shape in self.shapes.items() if len(shape) == 2}
         moments = {layer: torch.eye(inputs + 1).to(loss) for layer, (_, inputs) in layers.items()}
@@ -87,7 +92,7 @@ class _Case(NamedTuple):
     def path(
         self, rule: UpdateRule, params: Mapping[str, Tensor], grads: Mapping[str, Tensor]
     ) -> tuple[Tree, RuleState]:
-        """Sums of the updates of three steps, and the last state."""
+        """Take three steps; return the weighted sum of their updates and the last state."""
         state, total = rule.init(params), {name: torch.zeros_like(p) for name, p in params.items()}
         for k in range(3):
             updates, state = rule.update(self.step({name: (k + 1) * g for name, g in grads.items()}, params), state)
@@ -96,7 +101,7 @@ class _Case(NamedTuple):
 
 
 def _foreign(case: _Case) -> list[str]:
-    """What is no rule, or has updates that nothing else could look at; what raises is told by the checks themselves."""
+    """Report an object that is not a rule or does not return a pair; errors raised here are left to the checks."""
     with suppress(Exception):
         rule: object = case.make(case.draw(0))
         if not isinstance(rule, UpdateRule):
