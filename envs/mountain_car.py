@@ -25,7 +25,7 @@ from .parameters import Parameter
 from .ranges import Distribution
 
 WALL, ROAD_END = -1.2, 0.6  # as in Gymnasium
-SPEED_LIMIT = 0.07  # a step, as in Gymnasium
+SPEED_LIMIT = 0.07  # length per step, as in Gymnasium
 LOW, HIGH = (np.array(ends, dtype=np.float32) for ends in ((WALL, -SPEED_LIMIT), (ROAD_END, SPEED_LIMIT)))
 START_LOW, START_HIGH = -0.6, -0.4  # ends of the uniform start, around the valley at -pi/6
 PRIZE, PUSH_COST = 100.0, 0.1  # rewards of the continuous car, as in Gymnasium

@@ -256,7 +256,7 @@ class SameTasks:
         return self.of.is_training(task)
 
     def fingerprint(self) -> str:
-        """Return the benchmark's fingerprint: it hashes what decides which tasks are training tasks, here the same."""
+        """Return the benchmark's fingerprint, since the same tasks are training tasks."""
         return self.of.fingerprint()
 
 

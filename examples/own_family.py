@@ -1,6 +1,6 @@
 """A custom family: keep the water of a leaking tank at a level, with a pump and a leak of unknown strength.
 
-    export PYTHONPATH=. TANK=examples.own_family:benchmark  # the path to this folder; installed packages need none
+    export PYTHONPATH=. TANK=examples.own_family:benchmark  # installed packages need no PYTHONPATH
     python experiments/check.py family $TANK
     python experiments/train.py navigation-fixed-best --benchmark $TANK --env-steps 1500000 --output runs/tank
     python experiments/evaluate.py runs/tank --split extrapolation --plugin $TANK

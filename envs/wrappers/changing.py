@@ -72,7 +72,7 @@ class Changing(Wrapper):
         return moved._replace(state=moved.state | {CLOCK: state[CLOCK] + 1})
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Return none: the wrapped family's references assume the same constants throughout an episode."""
+        """Return an empty dict: the wrapped family's references assume the same constants throughout an episode."""
         return {}
 
     def _now(self, task: Task, clock: Tensor) -> dict[str, Tensor]:

@@ -110,7 +110,7 @@ class Shuffled(Wrapper):
         return moved._replace(state=moved.state | kept)
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Return none: the task given here is not the one that the row plays."""
+        """Return an empty dict: the task given here is not the one that the row plays."""
         return {}
 
 

@@ -53,5 +53,5 @@ class Repeated(Wrapper):
         return moved
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Return none: returns now sum over a different number of steps."""
+        """Return an empty dict: returns now sum over a different number of steps."""
         return {}

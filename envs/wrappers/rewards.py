@@ -70,7 +70,7 @@ class ShiftedReward(Wrapper):
         return moved._replace(reward=moved.reward + task["reward_shift"])
 
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Return none: the shift is added once per step, and the length of an episode is not known in advance."""
+        """Return an empty dict: the shift counts once per step, and episode lengths are not known in advance."""
         return {}
 
 

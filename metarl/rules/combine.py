@@ -65,7 +65,7 @@ def refuse_first_order(rule: UpdateRule, learning: str, whole: str) -> None:
 
     Args:
         rule: the rule to check.
-        learning: what comes before it and learns, for the error message.
+        learning: name of the part before it that learns, for the error message.
         whole: the rule that contains both, for the error message.
 
     Raises:

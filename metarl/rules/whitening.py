@@ -31,8 +31,8 @@ class WhitenedInputs(UpdateRule):
     ρ = ∞ every input is divided by its own second moment: the step is then the same for other units, orders and signs,
     but not for mixtures.
 
-    Whiten all layers to make the direction of the step independent of the widths of the inputs: what the first layer
-    passes on is otherwise dominated by its widest input. ρ is meta-learned for every layer.
+    Whiten all layers to make the direction of the step independent of the scales of the inputs: otherwise the output of
+    the first layer is mostly determined by its input with the largest scale. ρ is meta-learned for every layer.
 
     A map from gradients to gradients, for `metarl.rules.Chain`; gradients of other layers pass unchanged.
     """
