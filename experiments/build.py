@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run."""
+"""Build the objects of a run (benchmark, learner, meta-optimizer, plan, generators) from its configuration."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from metarl.types import Benchmark, TaskFamily
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come."""
+    """How far a run has trained: finished meta-iterations and environment steps."""
 
     iteration: int = 0
     env_steps: int = 0
@@ -57,17 +57,17 @@ class Setup:
     generator: torch.Generator  # rollout noise, on the device
     task_generator: torch.Generator  # tasks, on the CPU
     config: Config
-    read: frozenset[str] = frozenset()  # fields of the configuration that its parts or the training ask for
+    read: frozenset[str] = frozenset()  # configuration fields that take effect: read while building or training
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the run."""
         return self.generator.device
 
     def train(self, done: Progress = Progress()) -> Iterator[tuple[int, dict[str, float]]]:  # noqa: B008 (frozen)
-        """Meta-train on from ``done``, for as long as the caller goes on; see `metarl.meta_train`.
+        """Continue meta-training from ``done``, one iteration per item; see `metarl.meta_train`.
 
-        The iteration that reaches the budget is the last.
+        Ends with the iteration that reaches the budget ``config.env_steps``.
         """
         iterations = meta_train(
             self.learner,
@@ -90,29 +90,34 @@ class Setup:
 Wrap = Callable[[Family], Family]
 
 TRAINING = frozenset({"env_steps", "final_share", "patience"})
-"""What `Setup.train` reads of a configuration."""
+"""Fields of the configuration that `Setup.train` reads."""
 
 
 class Read:
-    """A configuration that keeps count of what is asked of it."""
+    """Proxy of a configuration that records which of its attributes are read."""
 
     def __init__(self, config: Config) -> None:
-        """Nothing has been asked yet."""
+        """Start with the fields of `TRAINING`, which are always read later."""
         self._config, self.asked = config, set(TRAINING)
 
     def __getattr__(self, name: str) -> Any:
-        """The configuration's own."""
+        """Record the name and return the configuration's attribute."""
         self.asked.add(name)
         return getattr(self._config, name)
 
 
 def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Setup:
-    """Put a run together; with ``wrap``, on the benchmark's tasks in environments that show or deal them otherwise.
+    """Build a run from its configuration.
 
-    A benchmark that is not metarl's own is looked over before anything is built on it.
+    A benchmark that is not one of metarl's own gets a quick check before anything is built on it.
+
+    Args:
+        config: the configuration.
+        device: where to train.
+        wrap: wrapper of the benchmark's family, to keep its tasks but change how environments show or run them.
 
     Raises:
-        InputError: a name or value that cannot be used; nothing has been done yet.
+        InputError: a name or value cannot be used. Nothing has been written at that point.
     """
     read = Read(config)
     try:
@@ -124,15 +129,15 @@ def build(config: Config, device: torch.device, wrap: Wrap | None = None) -> Set
 
 
 def idle(config: Config, learner: Learner) -> set[str]:
-    """Fields that are read, and that nothing is made of."""
+    """Return fields that are read while building but have no effect on the run."""
     found: set[str] = set()
-    if config.meta_optimizer in ("evolution", "reptile"):  # which have no outer loss
+    if config.meta_optimizer in ("evolution", "reptile"):  # these use no outer loss
         found |= {"outer_loss", "entropy_penalty"} | (set() if config.credit or config.coverage else {"clip"})
-    if config.meta_optimizer == "evolution":  # nor advantages
+    if config.meta_optimizer == "evolution":  # it uses no outer advantages either
         found |= {"query_discount", "query_decay", "query_scale"}
-    if len(groups(learner, config.lr, None)) < 2:  # nothing is learned beside the initialization
+    if len(groups(learner, config.lr, None)) < 2:  # only the initialization is learned
         found.add("rate_lr")
-    if config.inner_loss in ("dice", "tmaml"):  # of rewards, not of advantages
+    if config.inner_loss in ("dice", "tmaml"):  # they use rewards, not advantages
         found |= {"decay", "normalize"}
     return found
 
@@ -166,10 +171,10 @@ def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Se
 
 
 def refuse_unseen(policy: Policy, rule: UpdateRule, family: TaskFamily) -> None:
-    """Some rules read what goes into a layer, and not every network tells.
+    """Check that the policy's network reports the layer inputs that the rule reads, if it reads any.
 
     Raises:
-        InputError: the policy's does not.
+        InputError: the network does not report the inputs of a layer that the rule needs.
     """
     needed = [layer for part in rule.modules() if isinstance(part, WhitenedInputs) for layer in part.layers]
     if not needed:
@@ -184,10 +189,10 @@ def refuse_unseen(policy: Policy, rule: UpdateRule, family: TaskFamily) -> None:
 
 
 def refuse_broken(name: str, family: TaskFamily) -> None:
-    """Refuse environments that break the contract where a quick look shows it: training on them would be wrong.
+    """Run the quick checks of `look_over_family`, since training on a broken environment gives wrong results.
 
     Raises:
-        InputError: they do.
+        InputError: the family breaks the contract of environments.
     """
     for line in look_over_family(family):
         raise InputError(
@@ -196,10 +201,10 @@ def refuse_broken(name: str, family: TaskFamily) -> None:
 
 
 def _refuse_live(family: TaskFamily) -> None:
-    """Compiled programs repeat tensor operations, and know nothing else.
+    """Check that the family can be compiled: compiled programs can only replay tensor operations.
 
     Raises:
-        InputError: episodes that live elsewhere.
+        InputError: the family's episodes live outside of torch.
     """
     if getattr(family, "live", False):
         raise InputError("--compile: this family plays outside of torch and cannot be compiled; leave it out")
@@ -212,13 +217,14 @@ def _credit(config: Config) -> PreUpdateCredit | None:
 
 
 def build_benchmark(config: Config) -> Benchmark:
-    """The benchmark by name. An imported one may be a benchmark or a family, or a function or class that makes it.
+    """Return the benchmark with the configured name.
 
-    A family of ``envs`` becomes a benchmark of its ranges, whose only held-out splits are validation and test. Its
-    cells are dealt by the name it is given here.
+    An imported name may refer to a benchmark or a family, or to a function or class that makes one. An ``envs.Family``
+    becomes a `TaskBenchmark` of its ranges, whose only held-out splits are validation and test; the name determines
+    which cells of its task space belong to which split.
 
     Raises:
-        InputError: what was found is neither, or has a horizon of its own.
+        InputError: the name refers to neither, or to an object whose horizon was to be changed.
     """
     found = find_benchmark(config.benchmark, config.horizon)
     if all(hasattr(found, member) for member in ("family", "splits", "sample", "is_training", "fingerprint")):
@@ -233,10 +239,10 @@ def build_benchmark(config: Config) -> Benchmark:
 
 
 def wrapped(benchmark: Benchmark, wrap: Wrap) -> Benchmark:
-    """The benchmark's tasks in environments that show or deal them otherwise.
+    """Return a benchmark with the same tasks whose family is wrapped by ``wrap``.
 
     Raises:
-        InputError: a benchmark of another make.
+        InputError: the benchmark is not an `envs.TaskBenchmark`.
     """
     if not isinstance(benchmark, TaskBenchmark):
         raise InputError(f"{benchmark.name}: expected an envs.TaskBenchmark to wrap, got {type(benchmark).__name__}")
@@ -244,10 +250,10 @@ def wrapped(benchmark: Benchmark, wrap: Wrap) -> Benchmark:
 
 
 def _wrapped(family: TaskFamily | None, wrap: Wrap) -> Family | None:
-    """The environments that score the adapted policy, shown or dealt as those that it adapts in.
+    """Wrap the family that scores the adapted policy (``scored_in``) like the one it adapts in; None stays None.
 
     Raises:
-        InputError: a family of another make.
+        InputError: the family is not an `envs.Family`.
     """
     if family is None:
         return None
@@ -257,10 +263,10 @@ def _wrapped(family: TaskFamily | None, wrap: Wrap) -> Family | None:
 
 
 def find_benchmark(name: str, horizon: int | None) -> Any:
-    """What the name stands for, made if it is a function or a class that makes it.
+    """Return the benchmark or family that a name refers to, calling a function or class with ``horizon`` if given.
 
     Raises:
-        InputError: no such name, or an object whose horizon was to be changed.
+        InputError: the name is unknown, or refers to an object whose horizon was to be changed.
     """
     found = choose_or_import("benchmark", name, BENCHMARKS)
     if isinstance(found, type) or callable(found) and not hasattr(found, "step"):
@@ -271,7 +277,7 @@ def find_benchmark(name: str, horizon: int | None) -> Any:
 
 
 def build_policy(config: Config, benchmark: Benchmark) -> Policy:
-    """The policy by name, for the spaces of the benchmark's family."""
+    """Return the policy with the configured name, for the spaces of the benchmark's family."""
     if config.policy not in POLICIES:
         return own_policy(config, benchmark.family)
     policy = _policy(config, benchmark.family)
@@ -298,10 +304,10 @@ def _policy(config: Config, family: TaskFamily, input_scale: Tensor | None = Non
 
 
 def spread(benchmark: Benchmark, policy: Policy) -> Tensor:
-    """Standard deviation ``[O]`` of each observation over training tasks; 1 where it never changes.
+    """Return the standard deviation ``[O]`` of each observation over training tasks, or 1 where it is constant.
 
-    The same tasks and noise for every run, so that seeds differ by what an untrained policy does and no more. None of
-    it counts as training: 500 episodes are looked at and nothing is learned from their rewards.
+    Tasks and noise are the same in every run, so that seeds differ only by what the untrained policy does. These 500
+    episodes (100 tasks, 5 each) do not count as training, since nothing is learned from their rewards.
     """
     task = benchmark.sample("train", 100, generator=stream(0, "tasks of the input scale"))
     noise = stream(0, "noise of the input scale")
@@ -311,14 +317,14 @@ def spread(benchmark: Benchmark, policy: Policy) -> Tensor:
 
 
 def build_rule(config: Config, policy: Policy) -> UpdateRule:
-    """The update rule by name."""
+    """Return the update rule with the configured name."""
     if config.rule not in RULES:
         return own_rule(config, policy)
     return RULES[config.rule](config, policy.initial())
 
 
 def build_inner_loss(config: Config, family: TaskFamily) -> Loss:
-    """The loss of adaptation, by name."""
+    """Return the inner loss (of adaptation) with the configured name."""
     if config.inner_loss in INNER_LOSSES:
         known: Loss = INNER_LOSSES[config.inner_loss](config, family)
         return known
@@ -326,10 +332,10 @@ def build_inner_loss(config: Config, family: TaskFamily) -> Loss:
 
 
 def build_outer_loss(config: Config, family: TaskFamily) -> Loss:
-    """The loss of the adapted policy, by name, and its entropy penalty if there is one.
+    """Return the outer loss (of the adapted policy) with the configured name, plus its entropy penalty if there is one.
 
     Raises:
-        InputError: a loss that learns.
+        InputError: the loss has parameters: they would learn to make it small.
     """
     if config.outer_loss in LOSSES:
         loss = LOSSES[config.outer_loss](config)
@@ -345,10 +351,10 @@ def build_outer_loss(config: Config, family: TaskFamily) -> Loss:
 
 
 def build_plan(config: Config, benchmark: Benchmark) -> Plan:
-    """What a meta-iteration samples.
+    """Return the plan of a meta-iteration: what it samples and how it scores.
 
     Raises:
-        InputError: episodes are to be compared and there is one, or see `_scoring`.
+        InputError: ``coverage`` has to compare episodes and there is only one per task; or see `_scoring`.
     """
     if config.coverage and config.episodes < 2:
         raise InputError("coverage compares the episodes of a task: expected at least 2, got 1; pass --episodes 5, say")
@@ -364,10 +370,10 @@ def build_plan(config: Config, benchmark: Benchmark) -> Plan:
 
 
 def _scoring(name: str, horizon: int | None, family: TaskFamily) -> TaskFamily:
-    """The family of a benchmark by name, for tasks and policies of another.
+    """Return the family of the benchmark called ``name``, to score policies adapted to tasks of ``family``.
 
     Raises:
-        InputError: its tasks, observations or actions are others.
+        InputError: the two differ in their observation space, action space, task parameters or horizon.
     """
     found = find_benchmark(name, horizon)
     scoring: TaskFamily = getattr(found, "family", found)

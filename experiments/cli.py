@@ -1,4 +1,4 @@
-"""Command lines: a preset or a file, then flags for every field of a configuration and of a script's options."""
+"""Parse command lines: a preset or a configuration file, then flags for configuration fields and script options."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ Options = TypeVar("Options")
 
 
 Plugins = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-"""What a stored run may import; the flag is repeated for each."""
+"""Import paths that a stored run may import; the flag is repeated for each."""
 
 
 def parse(kind: type[Options], argv: Sequence[str], description: str | None, start: Options | None = None) -> Options:
-    """Flags for the fields of ``kind``, changing ``start``; a misspelt one ends with exit code 2 and a suggestion."""
+    """Parse flags into a ``kind``, with defaults from ``start``; an unknown flag exits with code 2 and a suggestion."""
     return tyro.cli(kind, args=list(argv), description=description, default=start)
 
 
 def stored(file: Path, argv: Sequence[str]) -> Config:
-    """A configuration in JSON, such as ``config.json`` of a run.
+    """Return a configuration stored as JSON, such as a run's ``config.json``.
 
     Raises:
-        InputError: no such file, no configuration, or one that imports what no flag of the command line names.
+        InputError: the file does not exist, is not a configuration, or imports a plug-in that no flag in ``argv``
+            allows.
     """
     try:
         config = Config.model_validate_json(existing(file, "file of a configuration").read_bytes())
@@ -57,10 +58,10 @@ def stored(file: Path, argv: Sequence[str]) -> Config:
 
 
 def start(name: str, argv: Sequence[str]) -> Config:
-    """The configuration that a command line begins with, by the name of a preset or of a file.
+    """Return the configuration that a command line begins with, given the name of a preset or of a JSON file.
 
     Raises:
-        InputError: see `stored` and `preset`.
+        InputError: the name is that of a folder, or see `stored` and `preset`.
     """
     if Path(name).is_dir():
         raise InputError(f"{name} is a folder: begin with {Path(name) / 'config.json'}, or go on with --resume {name}")
@@ -68,10 +69,10 @@ def start(name: str, argv: Sequence[str]) -> Config:
 
 
 def preset(name: str) -> Config:
-    """A preset's configuration.
+    """Return a preset's configuration.
 
     Raises:
-        InputError: no such preset.
+        InputError: there is no such preset.
     """
     if name in BENCHMARKS and name not in PRESETS:
         raise InputError(f"{name!r} is a benchmark: expected a preset, which --benchmark {name} then changes")
@@ -90,30 +91,30 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "policy": POLICIES,
     "rule": RULES,
 }
-"""Fields that name an entry of a table."""
+"""Tables of the configuration fields whose values are names."""
 
 
 def _help(name: str) -> str:
-    """What ``--help`` says of a field of the configuration."""
+    """Return the help text of a configuration field, with the known names if it has a table of them."""
     said = Config.model_fields[name].description or ""
     return f"{said}: {', '.join(KNOWN[name])}" if name in KNOWN else said
 
 
 def given(argv: Sequence[str]) -> set[str]:
-    """Fields of the configuration that flags name, ``--no-...`` among them."""
+    """Return the configuration fields that have a flag in ``argv``, including ``--no-...`` flags."""
     names = {part.partition("=")[0][2:].replace("-", "_") for part in argv if part.startswith("--")}
     return {name for name in Config.model_fields if {name, f"no_{name}"} & names}
 
 
 def refuse_unread(fields: Iterable[str], read: Iterable[str]) -> None:
-    """A setting that changes nothing is a mistake, or an experiment that never was.
+    """Check that every setting has an effect: one that changes nothing is a mistake, or an experiment that never was.
 
     Args:
-        fields: of the configuration, that somebody sets.
-        read: those that somebody asks for, such as `experiments.build.Setup.read`.
+        fields: configuration fields that the user has set.
+        read: configuration fields that take effect, such as `experiments.build.Setup.read`.
 
     Raises:
-        InputError: some are not among them.
+        InputError: a field is set but takes no effect.
     """
     unread = sorted(set(fields) - set(read))
     if unread:
@@ -122,10 +123,10 @@ def refuse_unread(fields: Iterable[str], read: Iterable[str]) -> None:
 
 
 def parse_config(kind: type[Options], argv: Sequence[str], description: str | None) -> tuple[Config, Options]:
-    """The name of a preset or of a file that holds a configuration, flags that change it, and those of ``kind``.
+    """Parse a command line: the name of a preset or JSON file, flags that change its configuration, flags of ``kind``.
 
-    tyro reads plain types and pydantic judges the values afterwards, so that a refused value is one line.
-    With ``--help`` alone the defaults of `Config` are shown.
+    tyro parses plain types and pydantic validates the values afterwards, so that an invalid value gives a one-line
+    error. ``--help`` without a preset shows the defaults of `Config`.
     """
     named = bool(argv) and not argv[0].startswith("-")
     if not named and not {"-h", "--help"} & set(argv):

@@ -1,4 +1,4 @@
-"""Failures a user can mend end in one line and an exit code, never in a traceback."""
+"""Errors that a user can fix: scripts report them as one line and an exit code, never as a traceback."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ USAGE, DIVERGED, IO = 2, 4, 6
 
 
 class InputError(ValueError):
-    """Something the user wrote cannot be used; the message says what was expected, what came, what to do."""
+    """The user's input cannot be used. The message says what was expected, what was given and what to do."""
 
 
 def describe(error: ValidationError) -> str:
-    """The first problem of a refused configuration in one line."""
+    """Return the first problem of an invalid configuration in one line."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "configuration"
-    shown = reprlib.repr(first["input"])  # somebody may have given a whole file
+    shown = reprlib.repr(first["input"])  # abbreviated, since the input may be a whole file
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{field}: {first['msg'].removeprefix('Value error, ')}, got {shown}{more}; see --help"
 
 
 def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
-    """Run ``main(argv)`` and turn expected failures into one line on stderr and an exit code."""
+    """Decorate ``main(argv)`` so that expected failures become one line on stderr and an exit code."""
 
     @functools.wraps(main)
     def run(argv: list[str]) -> int:
@@ -62,10 +62,10 @@ def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
 
 
 def _reader_has_left() -> bool:
-    """Whether nobody reads what is printed any more, as after ``| head``; it then goes nowhere from here on."""
+    """Return whether the reader of stdout has closed it, as ``| head`` does; if so, discard all further output."""
     try:
         output = sys.stdout.fileno()
-    except OSError:  # no file at all
+    except OSError:  # stdout is not a file
         return False
     look = select.poll()
     look.register(output, 0)
@@ -81,10 +81,10 @@ def _fail(message: str, code: int) -> int:
 
 
 def existing(path: Path, what: str) -> Path:
-    """The path, if it exists.
+    """Return the path if it exists.
 
     Raises:
-        InputError: it does not.
+        InputError: it does not exist; ``what`` names the kind of path in the message.
     """
     if not path.exists():
         raise InputError(f"{path}: no such {what}; check the path")

@@ -33,8 +33,8 @@ from metarl import Adaptation, AdaptationCurve, NonFiniteError, evaluate, stats
 from metarl.rollouts import task_count
 from metarl.types import Benchmark, Params
 
-COUNTS = ("tasks", "steps", "episodes", "score_episodes")  # of a protocol
-TEST_SEED = 20_171_707  # of the held-out tasks and the noise they are scored with: common to all runs
+COUNTS = ("tasks", "steps", "episodes", "score_episodes")  # fields of `Protocol`
+TEST_SEED = 20_171_707  # seed of the held-out tasks and of evaluation noise, common to all runs
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def main(argv: list[str]) -> None:
 
 
 def refuse(protocol: Protocol) -> None:
-    """Look at what can be judged before anything is loaded or trained.
+    """Check a protocol before anything is loaded or trained.
 
     Raises:
-        InputError: counts that measure nothing, or a split and a task of the user's own.
+        InputError: a count is too small, or both a split and a single task (``constants``) are given.
     """
     counts = (protocol.tasks, protocol.score_episodes, 1 if protocol.episodes is None else protocol.episodes)
     if min(counts) < 1 or (protocol.steps or 0) < 0:
@@ -103,10 +103,10 @@ def refuse(protocol: Protocol) -> None:
 
 
 def refuse_pooling(folders: Sequence[Path], configs: Sequence[Config], done: Sequence[Progress]) -> None:
-    """Intervals over seeds are of runs that differ in their seeds alone.
+    """Check that runs differ in their seeds alone, as intervals over seeds require.
 
     Raises:
-        InputError: another configuration than the first's, a seed that is there already, or more or less training.
+        InputError: a run differs from the first in its configuration or amount of training, or repeats a seed.
     """
     spent = [min(one.env_steps, config.env_steps) for one, config in zip(done, configs, strict=True)]
     for i, (folder, config) in enumerate(zip(folders, configs, strict=True)):
@@ -124,9 +124,14 @@ def refuse_pooling(folders: Sequence[Path], configs: Sequence[Config], done: Seq
 def evaluate_run(
     folder: Path, setup: Setup, done: Progress, protocol: Protocol, *, quiet: bool = False
 ) -> dict[str, Any]:
-    """Evaluate one run, write ``evaluation/<look>.json`` in its folder, print the table; return what was written.
+    """Evaluate one run, write the result to ``evaluation/<name_of>.json`` in its folder, and return it.
 
-    ``done`` says how far the learner was trained, and is written down, too.
+    Args:
+        folder: run folder.
+        setup: the run.
+        done: how far the learner has been trained; becomes part of the result.
+        protocol: what to measure.
+        quiet: do not print the table.
     """
     result = measure(setup, protocol, tell=True) | asdict(done)
     target = folder / "evaluation"
@@ -140,7 +145,10 @@ def evaluate_run(
 
 
 def name_of(protocol: Protocol, config: Config) -> str:
-    """The split, and what is looked at otherwise than usual: one look does not take the place of another."""
+    """Return a file name made of the split and every setting that differs from the default protocol.
+
+    Evaluations with different protocols thus do not overwrite one another. Very long names end in a hash.
+    """
     usual, own = (vars(resolved(one, config)) for one in (Protocol(), protocol))
     counted = (*COUNTS, "seed")
     told = [*protocol.constants, *(f"{name}={own[name]}" for name in counted if own[name] != usual[name])]
@@ -153,16 +161,16 @@ def _split(protocol: Protocol) -> str:
 
 
 def cost(adaptation: Adaptation, tasks: int, horizon: int) -> str:
-    """What a look will take, in words: with slow environments it may well be longer than training was."""
-    scored = 2 * (adaptation.steps + 1) * adaptation.score_episodes  # by sampled actions, and by the mode
+    """Return the cost of an evaluation in words; with slow environments it may take longer than training did."""
+    scored = 2 * (adaptation.steps + 1) * adaptation.score_episodes  # twice: with sampled actions and with the mode
     episodes = tasks * (adaptation.steps * adaptation.episodes + scored)
     return f"{tasks} task{'s' * (tasks > 1)}, {episodes:,} episodes, at most {episodes * horizon:,} environment steps"
 
 
 def measure(setup: Setup, protocol: Protocol, *, tell: bool = False) -> dict[str, Any]:
-    """The adaptation curve of every held-out task, with its references, as plain JSON values.
+    """Evaluate the learner; return the adaptation curve and references of every held-out task as plain JSON values.
 
-    ``tell`` says on stderr what it will take.
+    With ``tell``, print first on stderr how much the evaluation will take.
     """
     config, protocol = setup.config, resolved(protocol, setup.config)
     task = held_out_tasks(setup.benchmark, protocol)
@@ -179,10 +187,10 @@ def measure(setup: Setup, protocol: Protocol, *, tell: bool = False) -> dict[str
 
 
 def resolved(protocol: Protocol, config: Config) -> Protocol:
-    """What a protocol comes to for a configuration.
+    """Return the protocol with its defaults filled in from a configuration.
 
-    Unless it says otherwise it adapts as often as in training, and at least three times to see where it goes, or never
-    if training did not; on as many episodes as in training.
+    By default it adapts on as many episodes as in training, for as many steps as in training but at least three, to
+    show how adaptation continues; a learner trained without adapting takes no steps.
 
     Raises:
         InputError: see `refuse`.
@@ -197,7 +205,7 @@ def resolved(protocol: Protocol, config: Config) -> Protocol:
 
 
 def adaptation_of(protocol: Protocol, **others: Any) -> Adaptation:
-    """How a `resolved` protocol adapts and scores; ``others`` are fields of `metarl.Adaptation`."""
+    """Return the `metarl.Adaptation` of a `resolved` protocol; ``others`` are further fields of it."""
     assert protocol.steps is not None and protocol.episodes is not None
     return Adaptation(protocol.steps, protocol.episodes, protocol.score_episodes, **others)
 
@@ -205,7 +213,7 @@ def adaptation_of(protocol: Protocol, **others: Any) -> Adaptation:
 def written(
     rule: str, config: Config, benchmark: Benchmark, protocol: Protocol, task: Params, curve: AdaptationCurve
 ) -> dict[str, Any]:
-    """A curve with its tasks and their references as plain JSON values; ``protocol`` says what was done."""
+    """Return a curve with its protocol, its tasks and their reference scores as plain JSON values."""
     references = getattr(benchmark.family, "references", None)
     return {
         "benchmark": config.benchmark,
@@ -222,22 +230,25 @@ def written(
 
 
 def validate(setup: Setup, tasks: int = 20) -> dict[str, float]:
-    """Mean return on a few validation tasks after 0, 1, ..., K steps, as in training; NaN where adapting diverges."""
+    """Return mean returns on a few validation tasks after 0, 1, ..., K adaptation steps like those of training.
+
+    All are NaN if adapting diverges.
+    """
     adaptation = Adaptation.like(setup.plan)
     task = held_out_tasks(setup.benchmark, Protocol(split="validation", tasks=tasks))
     noise = stream(TEST_SEED, "validation noise", setup.device)
     try:
         returns = evaluate(setup.learner, setup.benchmark, task, adaptation, generator=noise).sampled.mean(0).tolist()
-    except NonFiniteError:  # a look at the learner must not end its training
+    except NonFiniteError:  # a failed validation must not end the training
         returns = [math.nan] * (adaptation.steps + 1)
     return {f"validation/step_{k}": value for k, value in enumerate(returns)}
 
 
 def held_out_tasks(benchmark: Benchmark, protocol: Protocol) -> Params:
-    """The protocol's tasks, on the CPU.
+    """Return the protocol's tasks, on the CPU.
 
     Raises:
-        InputError: the training split, an unknown split, or as for `one_task`.
+        InputError: the split is unknown or the training split, or see `one_task`.
     """
     if protocol.constants:
         return one_task(benchmark, protocol.constants)
@@ -250,10 +261,13 @@ def held_out_tasks(benchmark: Benchmark, protocol: Protocol) -> Params:
 
 
 def one_task(benchmark: Benchmark, constants: Sequence[str]) -> Params:
-    """A task from ``name=value`` pairs; what is not named is as fixed in the family, or else has its default.
+    """Return a task given by ``name=value`` pairs.
+
+    A constant that is not named has the value that the family fixes it to, or else its default.
 
     Raises:
-        InputError: no such pairs, a constant given twice, or values that the family refuses.
+        InputError: the family makes no tasks of constants, a pair cannot be read, a constant is given twice, or the
+            family refuses the values.
     """
     family: Any = benchmark.family
     if not hasattr(family, "task"):
@@ -278,10 +292,11 @@ def one_task(benchmark: Benchmark, constants: Sequence[str]) -> Params:
 
 
 def refuse_met(benchmark: Benchmark, task: Params, constants: Sequence[str]) -> None:
-    """Look whether training may have drawn a task of the user's own.
+    """Check that training cannot have drawn a task that the user has specified by its constants.
 
     Raises:
-        InputError: it may; names the nearest held-out task with one of the given constants changed, if there is one.
+        InputError: it may have. The message suggests the nearest held-out task found by changing one of the given
+            constants, if there is one.
     """
     if not constants or not bool(benchmark.is_training(task)):
         return
@@ -302,15 +317,15 @@ def _is_held_out(benchmark: Benchmark, values: Mapping[str, float]) -> bool:
     family: Any = benchmark.family
     try:
         return not bool(benchmark.is_training(family.task(**values)))
-    except ValueError:  # no task at all
+    except ValueError:  # the family allows no such task
         return False
 
 
 def score_matrix(results: Sequence[dict[str, Any]], field: str = "sampled") -> NDArray[np.float64]:
-    """Scores ``[seeds, tasks, K + 1]`` of runs on common tasks.
+    """Return the scores ``[seeds, tasks, K + 1]`` of runs on common tasks.
 
     Raises:
-        InputError: the runs were not evaluated alike.
+        InputError: the runs differ in their tasks or protocol.
     """
     first = results[0]
     for other in results:
@@ -324,7 +339,7 @@ def score_matrix(results: Sequence[dict[str, Any]], field: str = "sampled") -> N
 
 
 def table(results: Sequence[dict[str, Any]], trained: int) -> list[list[str]]:
-    """Rows of text: a header, and a row for every number of adaptation steps; those ``trained`` for are not marked."""
+    """Return rows of text: a header, then one row per number of adaptation steps, marked if beyond ``trained``."""
     sampled, mode = score_matrix(results), score_matrix(results, "mode")
     episodes, spent = score_matrix(results, "adaptation_episodes"), score_matrix(results, "adaptation_steps")
     rows = [["steps", "mean", "95 %", "IQM", "95 %", "mean action", "made worse", "episodes", "env steps spent"]]
@@ -345,7 +360,7 @@ def table(results: Sequence[dict[str, Any]], trained: int) -> list[list[str]]:
 
 
 def print_table(results: Sequence[dict[str, Any]], *, trained: int) -> None:
-    """Print the adaptation curve of one run, or of several seeds together; ``trained`` for so many steps."""
+    """Print the adaptation curve of one run, or of several seeds pooled, that trained with ``trained`` steps."""
     first, protocol, tasks = results[0], results[0]["protocol"], len(results[0]["sampled"])
     print(
         f"\n{first['benchmark']}, {first['rule']}, split {first['split']!r}: return on {tasks} held-out "

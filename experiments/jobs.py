@@ -1,7 +1,7 @@
-"""Long work as jobs: side by side in processes of one thread each, and never done twice.
+"""Run long work as jobs: in parallel, in processes of one thread each, and never twice.
 
-A finished job is a file named after its key in the output folder: work that was interrupted goes on where it stopped.
-The file tells which programs made it, and whoever goes on with others is told.
+A finished job is stored in the output folder as a file named after its key, so that interrupted work resumes where it
+stopped. The file records a hash of the code that made it; a note is printed if the code has changed since.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from metarl import DivergedError, NonFiniteError
 
 
 class Job(Protocol):
-    """What can be done in a process of its own; everything it holds can be pickled."""
+    """A piece of work that can run in a separate process; it must be picklable."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the job in messages."""
 
     @property
     def key(self) -> str:
-        """Decides whether a finished job on the disk is this one."""
+        """Identifies the job: a stored result with the same key is reused."""
 
     def run(self) -> dict[str, Any]:
-        """Do it; plain JSON values.
+        """Do the work and return its result as plain JSON values.
 
         Raises:
-            DivergedError, NonFiniteError: a result, too: ``{"diverged": why}``.
+            DivergedError, NonFiniteError: the job diverged, which is recorded as the result ``{"diverged": why}``.
         """
 
     def summary(self, result: dict[str, Any]) -> str:
-        """The result in a few words, unless it diverged."""
+        """Return a few words about a result that did not diverge."""
 
 
 Results = dict[str, dict[str, Any]]
-"""By job key."""
+"""Results by job key."""
 Work = Callable[[Sequence[Job]], Results]
 
 
 def key_of(*parts: Any) -> str:
-    """A short hash of plain values."""
+    """Return a short hash of plain values."""
     return hashlib.sha256(json.dumps(list(parts), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def benchmarks_of(config: Config) -> list[str]:
-    """Fingerprints of what is trained and scored on, and of plug-ins: under one name there may be others tomorrow."""
+    """Return fingerprints of the benchmarks and plug-ins of a configuration, since names alone do not pin them down."""
     names = [config.benchmark] if config.scored_in is None else [config.benchmark, config.scored_in]
     own = fingerprints(config.model_dump(mode="json"))
     return [*(_fingerprint(name, config.horizon) for name in names), *own.values()]
@@ -66,13 +66,13 @@ def benchmarks_of(config: Config) -> list[str]:
 
 @functools.cache
 def _fingerprint(benchmark: str, horizon: int | None) -> str:
-    """Once a process: some benchmarks make environments."""
+    """Return a benchmark's fingerprint, cached because some benchmarks have to make environments for it."""
     return build_benchmark(Config(benchmark=benchmark, horizon=horizon)).fingerprint()
 
 
 @functools.cache
 def code() -> str:
-    """A hash of the programs that jobs are made by: every module of this project that they could use."""
+    """Return a hash of the code of jobs: of every module of this project that they could use."""
     root, digest = Path(__file__).parent.parent, hashlib.sha256()
     for file in sorted(file for folder in ("envs", "experiments", "metarl") for file in (root / folder).rglob("*.py")):
         digest.update(file.read_bytes())
@@ -80,7 +80,7 @@ def code() -> str:
 
 
 def do(job: Job) -> dict[str, Any]:
-    """What a worker does; a job that diverges must not end the others."""
+    """Run a job in a worker; divergence becomes a result, so that it does not end the other jobs."""
     runs.prepare_machine(threads=1)
     try:
         return job.run()
@@ -89,10 +89,10 @@ def do(job: Job) -> dict[str, Any]:
 
 
 def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> Results:
-    """Results by job key; only what is not in the folder yet is run.
+    """Return results by job key; only jobs without a result in the folder are run.
 
     Raises:
-        InputError: another process is at work in the folder.
+        InputError: another process is using the folder.
         OSError: a worker was killed.
     """
     with crew(folder, workers) as work:
@@ -101,7 +101,10 @@ def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> Results:
 
 @contextmanager
 def crew(folder: Path, workers: int) -> Iterator[Work]:
-    """`run_all` as a function to be called again and again: its processes stay, as starting one takes seconds."""
+    """Yield a function that works like `run_all` and can be called repeatedly with the same worker processes.
+
+    Starting a process takes seconds. On leaving, prints a note if some results were made by other code.
+    """
     makers: dict[str, str | None] = {}
     with runs.locked(folder), stoppable(), _processes(workers) as pool:
 
@@ -120,7 +123,7 @@ def crew(folder: Path, workers: int) -> Iterator[Work]:
 
 
 def _finish(missing: Mapping[str, Job], folder: Path, pool: ProcessPoolExecutor) -> None:
-    """Do what is missing, and keep every result as soon as it is there."""
+    """Run the missing jobs, storing every result as soon as it is ready."""
     pending = {pool.submit(do, job): job for job in missing.values()}
     for number, future in enumerate(as_completed(pending), 1):
         job, result = pending[future], future.result()
@@ -129,7 +132,7 @@ def _finish(missing: Mapping[str, Job], folder: Path, pool: ProcessPoolExecutor)
 
 
 def _is_finished(file: Path) -> bool:
-    """Whether a job's result can be read; one that cannot is made anew."""
+    """Return whether a job's result exists and can be read; otherwise the job is run again."""
     try:
         return "code" in json.loads(file.read_text())
     except (OSError, ValueError):
@@ -138,10 +141,10 @@ def _is_finished(file: Path) -> bool:
 
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Workers that do not outlive a failure or an interruption.
+    """Yield a pool of workers that are terminated on a failure or an interruption.
 
     Raises:
-        OSError: somebody has killed one.
+        OSError: a worker was killed.
     """
     spawn = multiprocessing.get_context("spawn")  # a forked torch process may hang
     before = set(multiprocessing.active_children())

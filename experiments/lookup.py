@@ -1,4 +1,4 @@
-"""From a name to an object: of a table, of an installed package, or at an import path."""
+"""Look up objects by name: in a table, among those that installed packages offer, or at an import path."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ GROUPS = {
     "inner loss": "metarl.losses",
     "outer loss": "metarl.losses",
 }
-"""Entry-point groups by kind: what may be imported, and from where."""
+"""Kinds of objects that may be imported, with the entry-point group in which packages offer them."""
 
 
 def choose(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The table's entry.
+    """Return the table's entry for ``name``.
 
     Raises:
-        InputError: no such name; tells what is known and what comes close.
+        InputError: there is no such name. The message lists the known ones and suggests a similar one.
     """
     if name in table:
         return table[name]
@@ -35,15 +35,16 @@ def choose(kind: str, name: str, table: Mapping[str, Any]) -> Any:
 
 
 def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """The table's entry, or the object that an installed package offers, or at a path ``package.module:NAME``.
+    """Return the table's entry, or an object that an installed package offers or that is at ``package.module:NAME``.
 
-    Only the kinds of `GROUPS` may be imported, and `runs.load` asks the user before a stored configuration may.
+    Only the kinds of `GROUPS` may be imported, and `runs.load` requires the user's permission before a stored
+    configuration imports anything.
 
-    An installed package may offer names of its own, in these entry-point groups. They are read from its metadata,
-    and imported only if the user gives one. A name of the table cannot be taken.
+    Installed packages may offer further names in these entry-point groups. The names are read from the packages'
+    metadata; an object is imported only if the user gives its name. A package cannot replace a name of the table.
 
     Raises:
-        InputError: none of these, or a name that several packages offer.
+        InputError: the name is unknown, cannot be imported, or is offered by several packages.
     """
     if is_plugin(kind, name, table):
         return _imported(kind, name, import_path(kind, name))
@@ -54,7 +55,7 @@ def choose_or_import(kind: str, name: str, table: Mapping[str, Any]) -> Any:
 
 
 def import_path(kind: str, name: str) -> str:
-    """The path ``package.module:NAME`` of what `is_plugin`.
+    """Return the import path ``package.module:NAME`` of a name for which `is_plugin` is true.
 
     Raises:
         InputError: several packages offer the name.
@@ -68,22 +69,22 @@ def import_path(kind: str, name: str) -> str:
 
 
 def is_plugin(kind: str, name: str, table: Mapping[str, Any]) -> bool:
-    """Whether `choose_or_import` would import for this name what is no part of this project."""
+    """Return whether `choose_or_import` would import this name from outside of this project."""
     return name not in table and (":" in name or name in offered_names(kind))
 
 
 def offered_names(kind: str) -> dict[str, list[str]]:
-    """Import paths ``package.module:NAME`` that installed packages offer, by name; nothing is imported."""
+    """Return the import paths ``package.module:NAME`` that installed packages offer, by name, importing nothing."""
     paths: dict[str, list[str]] = {}
     for entry in importlib.metadata.entry_points(group=GROUPS[kind]):
-        path = entry.value.partition("[")[0].strip()  # what follows are extras, which nobody installs here
+        path = entry.value.partition("[")[0].strip()  # a bracket begins the entry point's extras, ignored here
         if path not in paths.setdefault(entry.name, []):
             paths[entry.name].append(path)
     return paths
 
 
 def _imported(kind: str, name: str, path: str) -> Any:
-    """The object at an import path; errors speak of the name that the user gave."""
+    """Return the object at an import path; error messages quote the name that the user gave."""
     module, _, attribute = path.partition(":")
     try:
         return operator.attrgetter(attribute.strip())(importlib.import_module(module.strip()))
@@ -94,7 +95,7 @@ def _imported(kind: str, name: str, path: str) -> Any:
         ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME") from error
-    except Exception as error:  # whatever somebody else's code may raise
+    except Exception as error:  # third-party code may raise anything
         raise InputError(
             f"{kind} {name!r} cannot be imported, {type(error).__name__}: {error}; mend the module"
         ) from error

@@ -1,4 +1,4 @@
-"""What every name stands for: one literal table a kind of thing. `experiments.lookup` looks in them."""
+"""Tables of everything that a configuration can name, one per kind; `experiments.lookup` looks names up in them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _meta_sgd(config: Config, params: Params) -> UpdateRule:
 RULES: dict[str, Callable[[Config, Params], UpdateRule]] = {
     "meta-sgd": _meta_sgd,
     "maml": lambda c, params: SGD(c.rate),
-    "maml-halving": lambda c, params: PerStep(SGD(c.rate), SGD(c.rate / 2.0)),  # as MAML's navigation is tested
+    "maml-halving": lambda c, params: PerStep(SGD(c.rate), SGD(c.rate / 2.0)),  # as in MAML's test on navigation
     "fomaml": lambda c, params: FirstOrder(SGD(c.rate)),
     "learned-rate": lambda c, params: _learned_rate(c),
     "per-layer": _per_layer,
@@ -99,10 +99,9 @@ RULES: dict[str, Callable[[Config, Params], UpdateRule]] = {
     "per-step-meta-sgd": lambda c, params: PerStep(*(_meta_sgd(c, params) for _ in range(max(1, c.steps)))),
     "offset": lambda c, params: Offset(_learned_rate(c), params),
     "offset-meta-sgd": lambda c, params: Offset(_meta_sgd(c, params), params),
-    "offset-once": lambda c, params: PerStep(  # the adapted policy's small noise makes a second step a leap
-        Offset(_meta_sgd(c, params), params), SGD(0.0)
-    ),
-    "learned-exploration": lambda c, params: Offset(  # of a Gaussian policy; others have no noise of their own
+    # one step only: the adapted policy has little noise, so that a second step would be huge
+    "offset-once": lambda c, params: PerStep(Offset(_meta_sgd(c, params), params), SGD(0.0)),
+    "learned-exploration": lambda c, params: Offset(  # of Gaussian policies; others have no ``log_std``
         _learned_rate(c), {name: leaf for name, leaf in params.items() if name == "log_std"}
     ),
     "momentum": lambda c, params: Chain(Momentum(), _meta_sgd(c, params)),
@@ -165,7 +164,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "cavia": {"rule": "cavia", "context": 5},
     "positive-meta-sgd": {"rule": "meta-sgd", "parameterisation": "positive"},
     **{
-        rule: {"rule": rule, "rate_lr": 3e-3}  # networks: their weights are not step sizes
+        rule: {"rule": rule, "rate_lr": 3e-3}  # these learn the weights of networks, not step sizes
         for rule in ("mlp-schedule", "lstm-schedule", "rl-schedule", "lstm-optimizer", "meta-lstm")
     },
     "learned-objective": {"rule": "learned-exploration", "inner_loss": "learned"},
@@ -175,7 +174,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "es-maml": {"rule": "maml", "meta_optimizer": "evolution", "tasks": 5},
     "reptile": {"rule": "maml", "meta_optimizer": "reptile", "lr": 0.1},
 }
-"""What takes more than the name of a rule to compare: the fields of the configuration that make it."""
+"""Algorithms that are more than a rule: for each, the configuration fields that define it."""
 
 LOSSES: dict[str, Callable[[Config], losses.Loss]] = {
     "vpg": lambda c: losses.vpg,
@@ -202,15 +201,18 @@ def _learned_loss(config: Config, family: TaskFamily) -> losses.Loss:
 
 
 def _reinforcing(config: Config) -> losses.Loss:
-    """What a learned signal is handed to. Credit completes the plain policy gradient; in the others it counts twice."""
+    """Return the loss to which a learned signal supplies advantages.
+
+    It is the plain policy gradient with pre-update credit, which other losses already contain and would count twice.
+    """
     return seeing_actions(config, losses.vpg if config.credit or config.coverage else losses.lvc)
 
 
 def seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
-    """A loss with the baseline that sees the action, if that is asked for.
+    """Return the loss, with a baseline that sees the action if ``action_baseline`` is set.
 
     Raises:
-        InputError: a loss that reads something else than each step's own advantage.
+        InputError: the loss uses more than each step's own advantage.
     """
     if not config.action_baseline:
         return loss
@@ -236,7 +238,7 @@ def _judge(config: Config, family: TaskFamily, more: int = 0) -> TransitionNetwo
 
 
 def choices(family: TaskFamily) -> tuple[int, bool]:
-    """How many actions there are to choose from, or the size of a continuous one, and which of the two."""
+    """Return the number of discrete actions and True, or the size of a continuous action and False."""
     actions = family.action_space
     discrete = isinstance(actions, Discrete)
     return int(actions.n) if discrete else actions.shape[0], discrete
@@ -254,7 +256,7 @@ INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
     "learned-reward": _learned_reward,
     "learned-loss": _learned_loss,
 }
-"""A loss that is learned must not be the outer one, too: it would learn to be easy."""
+"""Inner losses. Learned ones must not be outer losses, too: they would learn to be easy to minimise."""
 
 BASELINES: dict[str, Callable[[], Baseline]] = {
     "linear": LinearBaseline,
@@ -278,7 +280,7 @@ def _descent(config: Config, learner: Learner, **more: Any) -> Descent:
 
 
 def support_advantages(config: Config) -> Advantages:
-    """Of the inner loss; learned ones start here."""
+    """Return the advantages of the inner loss, which are the starting point of learned ones."""
     return Advantages(
         config.discount,
         config.decay,
@@ -289,14 +291,14 @@ def support_advantages(config: Config) -> Advantages:
 
 
 def _within_reach(advantages: Advantages) -> Advantages:
-    """Discount and decay not closer to 0 and 1 than a gradient can move them away from."""
+    """Clamp discount and decay away from 0 and 1, where a gradient could hardly move them."""
     low, high = 0.01, 0.999
     discount, decay = (min(max(value, low), high) for value in (advantages.discount, advantages.decay))
     return replace(advantages, discount=discount, decay=decay)
 
 
 def query_advantages(config: Config) -> Advantages:
-    """Of the outer loss."""
+    """Return the advantages of the outer loss."""
     return Advantages(
         config.query_discount,
         config.query_decay,
@@ -307,10 +309,10 @@ def query_advantages(config: Config) -> Advantages:
 
 
 def _baseline(config: Config, counted: str) -> Baseline:
-    """By name, for as many episodes as the field ``counted`` says.
+    """Return the configured baseline; the field ``counted`` holds the number of episodes that it will get.
 
     Raises:
-        InputError: no such baseline, or an odd number for one that halves the episodes.
+        InputError: the baseline is unknown, or splits the episodes into halves and their number is odd.
     """
     baseline: Baseline = choose("baseline", config.baseline, BASELINES)()
     if isinstance(baseline, CrossFitted) and (episodes := getattr(config, counted)) % 2:
@@ -319,10 +321,10 @@ def _baseline(config: Config, counted: str) -> Baseline:
 
 
 def _reptile(config: Config, learner: Learner) -> Reptile:
-    """Reptile, which moves the initialization alone.
+    """Return Reptile, which learns the initialization only.
 
     Raises:
-        InputError: an inner loss that would have to be learned.
+        InputError: the inner loss has parameters to learn.
     """
     if isinstance(learner.inner, torch.nn.Module) and next(learner.inner.parameters(), None) is not None:
         raise InputError(f"reptile moves the initialization alone, and {config.inner_loss!r} has to learn: use descent")
@@ -348,7 +350,7 @@ ESTIMATORS: dict[str, Variant] = {
     "loaded-dice": lambda learner: _estimating(learner, losses.LoadedDice(1.0)),
     "credit": lambda learner: _estimating(learner, losses.vpg, credit=losses.PreUpdateCredit()),
 }
-"""Ways to estimate one learner's meta-gradient: all step alike and differ in what they differentiate."""
+"""Ways to estimate one learner's meta-gradient: all take the same adaptation step and differentiate it differently."""
 
 
 def _estimating(

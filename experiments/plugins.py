@@ -1,4 +1,4 @@
-"""What a user brings by import path: found, made from the run's seed, and looked at before the run begins."""
+"""Plug-ins: objects that users name by import path, made with the run's seed and checked before the run begins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from metarl.types import TaskFamily
 
 Made = TypeVar("Made")
 
-UNUSED = "is learned but no"  # what may be so in the first steps alone, or by design
+UNUSED = "is learned but no"  # a finding that is no fault: it may hold in the first steps only, or by design
 
 
 FIELDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -40,27 +40,30 @@ FIELDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "inner_loss": ("inner loss", INNER_LOSSES),
     "outer_loss": ("outer loss", LOSSES),
 }
-"""Fields of a configuration that may name what is no part of this project: its kind, and ours of that kind."""
+"""Configuration fields that may name a plug-in, each with its kind and the table of this project's own names."""
 
 
 def imports(config: Mapping[str, Any]) -> dict[str, str]:
-    """By field, what a configuration names that is no part of this project: building it would import that."""
+    """Return the plug-ins that building a configuration would import, by field."""
     named = {field: config[field] for field in FIELDS if config.get(field)}
     return {field: name for field, name in named.items() if is_plugin(FIELDS[field][0], name, FIELDS[field][1])}
 
 
 def imported(config: Mapping[str, Any]) -> list[str]:
-    """The same names, each once."""
+    """Return the names of the plug-ins that building a configuration would import, each once."""
     return list(dict.fromkeys(imports(config).values()))
 
 
 def fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
-    """Of the file of every module that `imports` tells of, by the name given; not of what it imports itself."""
+    """Return a hash of the module file of every plug-in of a configuration, by the plug-in's name.
+
+    Modules that a plug-in imports in turn are not covered.
+    """
     paths = {name: import_path(FIELDS[field][0], name) for field, name in imports(config).items()}
     return {name: _fingerprint(path.partition(":")[0]) for name, path in paths.items()}
 
 
-@functools.cache  # a file edited later is not what this process has imported
+@functools.cache  # if the file is edited later, this process still has the old module imported
 def _fingerprint(module: str) -> str:
     file = importlib.import_module(module).__file__
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
@@ -68,18 +71,21 @@ def _fingerprint(module: str) -> str:
 
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Global random numbers from the run's seed, afterwards as before: torch's layers draw their first weights so."""
+    """Seed torch's global generator from the run's seed, and restore it at the end.
+
+    Modules of torch draw their initial weights from that generator.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, purpose).initial_seed())
         yield
 
 
 def own_policy(config: Config, family: TaskFamily) -> Policy:
-    """A policy that is not ours: what is found at its name, called with the spaces of observations and actions.
+    """Return a policy from a plug-in, which is called with the observation space and the action space.
 
     Raises:
-        InputError: it cannot be called so, gives no policy, or one that `metarl.testing.check_policy` finds fault with;
-            or the scale of its inputs is not its own.
+        InputError: it cannot be called that way, or does not return a policy, or `metarl.testing.check_policy` finds a
+            fault; or the configuration has ``scale_inputs``, which a plug-in does itself.
     """
     name = config.policy
     if config.scale_inputs:
@@ -97,17 +103,18 @@ def own_policy(config: Config, family: TaskFamily) -> Policy:
 
 
 def own_rule(config: Config, policy: Policy) -> UpdateRule:
-    """A rule that is not ours: what is found at its name, called with the parameters it is to step.
+    """Return an update rule from a plug-in, which is called with the parameters that it will update.
 
     Raises:
-        InputError: it cannot be called so, gives no rule, or one that `metarl.testing.check_rule` finds fault with.
+        InputError: it cannot be called that way, or does not return a rule, or `metarl.testing.check_rule` finds a
+            fault.
     """
     name, params = config.rule, policy.initial()
     found = choose_or_import("rule", name, RULES)
     with seeded(config.seed, "rule"):
         try:
             rule = found(params)
-        except Exception as error:  # whatever somebody else's code may raise
+        except Exception as error:  # third-party code may raise anything
             raise InputError(
                 f"rule {name!r}, called with the parameters it is to step, raised {type(error).__name__}: {error}; "
                 "expected a function or class of them alone, as in examples/own_rule.py"
@@ -123,10 +130,10 @@ def own_rule(config: Config, policy: Policy) -> UpdateRule:
 
 
 def own_loss(kind: str, name: str, family: TaskFamily, *, seed: int) -> Loss:
-    """A loss that is not ours: one, or a class that makes one without arguments.
+    """Return a loss from a plug-in, which is a loss or a class that makes one without arguments.
 
     Raises:
-        InputError: neither, or one that `metarl.testing.check_loss` finds fault with on this family's episodes.
+        InputError: it is neither, or `metarl.testing.check_loss` finds a fault with episodes of this family's sizes.
     """
     found = choose_or_import(kind, name, LOSSES if kind == "outer loss" else INNER_LOSSES)
     if not callable(found):
@@ -135,12 +142,12 @@ def own_loss(kind: str, name: str, family: TaskFamily, *, seed: int) -> Loss:
         told = check_loss(found, sizes=loss_sizes(family), discrete=isinstance(family.action_space, Discrete))
         _refuse_faults(f"{kind} {name!r}, of a loss or its class", told, f"loss {name}")
     with seeded(seed, "objective"):
-        loss: Loss = found() if isinstance(found, type) else copy.deepcopy(found)  # a module may be built with again
+        loss: Loss = found() if isinstance(found, type) else copy.deepcopy(found)  # runs must not share a module
     return loss
 
 
 def loss_sizes(family: TaskFamily) -> Sizes:
-    """What losses of this family's episodes read."""
+    """Return the sizes of observations and actions of a family's episodes, for checks of losses."""
     size, discrete = choices(family)
     sizes = Sizes(observation=family.observation_space.shape[0])
     return sizes._replace(choices=size) if discrete else sizes._replace(action=size)
@@ -153,10 +160,10 @@ def _refuse_faults(what: str, told: list[str], asked: str) -> None:
 
 
 def made(what: str, make: Callable[..., Made], **given: Any) -> Made:
-    """``make(**given)``, somebody's.
+    """Return ``make(**given)``, a call of third-party code; its ValueError and TypeError pass through.
 
     Raises:
-        InputError: something that it does not say of wrong values itself.
+        InputError: the call raised anything else; the message begins with ``what``.
     """
     try:
         return make(**given)

@@ -1,4 +1,4 @@
-"""A run folder: what was run, with which versions, where it stands, and how to go on."""
+"""Run folders: record what is run and with which versions, save checkpoints, report the status, resume."""
 
 from __future__ import annotations
 
@@ -32,15 +32,18 @@ PACKAGES = ("torch", "gymnasium", "numpy", "scipy")
 
 
 def prepare_machine(threads: int | None = None, *, deterministic: bool = False) -> None:
-    """Settings of the process, made by scripts and never by the library.
+    """Configure the process. Only scripts call this, never the library.
 
-    A warning is told in one line, as an error is.
-    A CPU gives the same bits in every run anyway; ``deterministic`` asks a GPU for it, at some cost in speed.
-    glibc gives big temporaries back to the system after every operation and faults them in again for the
-    next: keeping them makes a second-order update up to twice as fast on a CPU.
+    Warnings are printed in one line, as errors are. By default, glibc returns big temporaries to the system after
+    every operation and takes page faults for the next ones; keeping them makes a second-order update up to twice as
+    fast on a CPU.
+
+    Args:
+        threads: number of CPU threads; None leaves it to torch.
+        deterministic: make a GPU give the same bits in every run, at some cost in speed. A CPU does so anyway.
 
     Raises:
-        InputError: no threads.
+        InputError: ``threads`` is less than 1.
     """
     if threads is not None and threads < 1:
         raise InputError(f"expected threads >= 1, got {threads}; leave --threads out for torch's own choice")
@@ -60,10 +63,12 @@ def prepare_machine(threads: int | None = None, *, deterministic: bool = False) 
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the CPU: below thousands of rows a GPU is slower, so it is asked for by name.
+    """Return the device with the given name, where ``auto`` is the CPU.
+
+    With fewer than thousands of rows a GPU is slower, so it has to be asked for by name.
 
     Raises:
-        InputError: an unknown device, or CUDA where there is none.
+        InputError: the device is unknown or not available.
     """
     try:
         device = torch.device("cpu" if name == "auto" else name)
@@ -74,12 +79,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def place(config: Config, output: Path | None) -> Path:
-    """The folder asked for, or a new one under ``runs``, named after what is run and when."""
+    """Return ``output``, or make a new folder under ``runs`` named after benchmark, rule, seed and time."""
     if output is not None:
         return output
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{config.benchmark}__{config.rule}__s{config.seed}__{stamp}".replace(":", ".").replace("/", ".")
-    for number in itertools.count(1):  # several may begin in the same second
+    for number in itertools.count(1):  # several runs may begin in the same second
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
             folder.mkdir(parents=True)
@@ -89,10 +94,12 @@ def place(config: Config, output: Path | None) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Nobody else on this machine writes there meanwhile. The system lifts the lock when the process ends, however.
+    """Lock a folder, which is made if missing, against other processes on this machine.
+
+    The system releases the lock when the process ends, however it ends. Warns if the file system has no locks.
 
     Raises:
-        InputError: another process has it, or it is a file.
+        InputError: another process holds the lock, or the path is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; expected a folder")
@@ -110,10 +117,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def create(config: Config, folder: Path, device: torch.device) -> None:
-    """Write down in a run folder, which is `locked`, what is about to be run.
+    """Record in a run folder, which the caller has `locked`, what is about to be run.
 
     Raises:
-        InputError: the folder already holds a run that came to something, or may yet.
+        InputError: the folder already holds a run that has a checkpoint, or may still save one, or has finished.
     """
     if (folder / "config.json").exists() and not _came_to_nothing(folder, alone=True):
         advice = f"or go on with --resume {folder}" if _resumable(folder) else f"as {_without_checkpoint(folder)}"
@@ -126,42 +133,43 @@ def create(config: Config, folder: Path, device: torch.device) -> None:
 
 
 def run_of(folder: Path) -> Path:
-    """Where a run's files go: its folder, also if one of its checkpoints is named, ``RUN/checkpoints/step_N``."""
+    """Return the run folder, given either itself or one of its checkpoints ``RUN/checkpoints/step_N``."""
     whole = folder.resolve()
     return whole.parent.parent if whole.parent.name == "checkpoints" else folder
 
 
 def running(seconds: float = 0.0) -> dict[str, Any]:
-    """The status of a run that this process is at work on, and others were for so many seconds."""
+    """Return the status of a run that this process trains; ``seconds`` is the training time of earlier processes."""
     return {"status": "running", "process": os.getpid(), "host": platform.node(), "seconds": seconds}
 
 
 def seconds_of(folder: Path) -> float:
-    """How long a run has been trained so far; 0 where nobody tells."""
+    """Return how many seconds a run has trained so far, or 0 if its status does not say."""
     found = _status(folder).get("seconds")
     return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _resumable(folder: Path) -> bool:
-    """Whether the run there has saved a checkpoint."""
+    """Return whether the folder's run has saved a checkpoint."""
     return (folder / "checkpoints" / "last").exists()
 
 
 def _came_to_nothing(folder: Path, *, alone: bool = False) -> bool:
-    """Whether the run there has ended before its first checkpoint: its folder is free for another try.
+    """Return whether the folder's run ended before its first checkpoint, so that the folder may be reused.
 
-    It is known to have ended on this machine where the caller is ``alone``, having `locked` the folder.
+    A status of ``running`` can be left over from a process that was killed. With ``alone`` the caller has `locked` the
+    folder, so that a run of this machine has certainly ended; otherwise its process is looked up.
     """
     status = _status(folder)
     if _resumable(folder) or status.get("status") not in {"running", "interrupted", "failed"}:
         return False
     here = status.get("host") == platform.node()
-    # one of this very process is only about to begin
+    # false for this very process, too, whose run is only about to begin
     return status["status"] != "running" or (here and (alone or not checkpoints.is_another_process(status["process"])))
 
 
 def _status(folder: Path) -> dict[str, Any]:
-    """How the run there stands; empty where it was killed before it could say anything."""
+    """Return the contents of ``status.json``, or an empty dict if it is missing or cannot be read."""
     try:
         found = json.loads((folder / "status.json").read_text())
     except (OSError, ValueError):
@@ -170,7 +178,7 @@ def _status(folder: Path) -> dict[str, Any]:
 
 
 def _without_checkpoint(folder: Path) -> str:
-    """What to do about a run that has no checkpoint, and may yet save one."""
+    """Say, as part of an error message, why a run has no checkpoint and what to do about it."""
     status = _status(folder)
     if status.get("status") == "finished":
         return "its checkpoints were removed"
@@ -181,11 +189,11 @@ def _without_checkpoint(folder: Path) -> str:
 
 
 def system(device: torch.device) -> dict[str, Any]:
-    """Versions, machine and git commit, to be quoted beside results."""
+    """Return versions, machine and git commit, to be stored beside results."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         commit = subprocess.run(describe, capture_output=True, text=True, cwd=Path(__file__).parent, check=False).stdout
-    except OSError:  # no git
+    except OSError:  # git is not installed
         commit = ""
     return {
         "python": platform.python_version(),
@@ -201,9 +209,10 @@ def system(device: torch.device) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write atomically: a reader never sees half a file. ``indent=None`` puts big tables of numbers on one line.
+    """Write a value as JSON, atomically, so that a reader never sees half a file.
 
-    A name that ends in ``.gz`` is compressed, equal values to equal bytes.
+    ``indent=None`` puts everything on one line, for big tables of numbers. A file whose name ends in ``.gz`` is
+    compressed, without a time stamp, so that equal values give equal bytes.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
@@ -212,7 +221,7 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
 
 
 def save(folder: Path, setup: Setup, progress: Progress) -> None:
-    """Write a checkpoint that a run can be resumed from bit for bit."""
+    """Write a checkpoint from which the run can be resumed bit for bit."""
     state = {
         "config": setup.config.model_dump(mode="json"),
         "benchmark": setup.benchmark.fingerprint(),
@@ -229,10 +238,12 @@ def save(folder: Path, setup: Setup, progress: Progress) -> None:
 
 
 def refuse_contradiction(folder: Path, config: Mapping[str, Any]) -> None:
-    """Check that a checkpoint is of the run it lies in: ``config.json`` is written once, and is not there to be edited.
+    """Check that a checkpoint's configuration agrees with the ``config.json`` of its run folder.
+
+    That file records the run; editing it does not change the run.
 
     Raises:
-        InputError: the file says otherwise.
+        InputError: they differ in a field other than ``env_steps``.
     """
     file = run_of(folder) / "config.json"
     try:
@@ -242,7 +253,7 @@ def refuse_contradiction(folder: Path, config: Mapping[str, Any]) -> None:
     if not isinstance(told, dict):
         return
     for name, value in json.loads(json.dumps(dict(config))).items():
-        # a budget is extended in the file a moment later than in the checkpoint
+        # extending the budget writes the checkpoint first and the file a moment later
         if name != "env_steps" and told.get(name, value) != value:
             raise InputError(
                 f"{file} says {name} = {told[name]!r}, and the checkpoint that it was trained with {value!r}: "
@@ -251,14 +262,14 @@ def refuse_contradiction(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def made_by(config: Config) -> dict[str, dict[str, str]]:
-    """The software that a run's numbers are owed to."""
+    """Return the versions of the packages and the fingerprints of the plug-ins that produce a run's numbers."""
     packages = {"python": platform.python_version(), "metarl": metarl.__version__}
     packages |= {name: version(name) for name in PACKAGES}
     return {"packages": packages, "plugins": fingerprints(config.model_dump(mode="json"))}
 
 
 def warn_of_changes(folder: Path, before: Mapping[str, Mapping[str, str]], config: Config, *, packages: bool) -> None:
-    """Say that plug-ins have been edited since a checkpoint was written, or packages replaced."""
+    """Warn if plug-ins or, with ``packages``, versions of packages have changed since a checkpoint was written."""
     now = made_by(config)
     for name, was in before.get("plugins", {}).items():
         if now["plugins"][name] != was:
@@ -276,18 +287,18 @@ def load(
     plugins: Sequence[str] = (),
     resume: bool = False,
 ) -> tuple[Setup, Progress]:
-    """The run as its last checkpoint left it.
+    """Return a run as its last checkpoint left it.
 
     Args:
-        folder: a run folder.
-        device: where to go on.
-        plugins: import paths the user allows this run's configuration to name.
-        resume: to train on: with the recorded number of threads, on which results on a CPU depend, and on the same
-            kind of device, of which the stream of noise is.
+        folder: a run folder, or one of its checkpoints.
+        device: where to put it.
+        plugins: import paths that this run's configuration is allowed to import.
+        resume: whether training will continue. It then uses the recorded number of threads, since results on a CPU
+            depend on it, and requires the same kind of device, since the noise generator's state belongs to it.
 
     Raises:
-        InputError: no run there, or none with a checkpoint, or one of another run; a plug-in not allowed; a benchmark
-            that has changed since; another kind of device to train on.
+        InputError: there is no run, or no checkpoint, or the checkpoint contradicts ``config.json``; a plug-in is not
+            allowed; the benchmark has changed since; or training would resume on another kind of device.
         CheckpointError: the checkpoint is damaged or does not fit.
     """
     folder, device = Path(folder), torch.device(device)

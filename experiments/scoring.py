@@ -1,4 +1,4 @@
-"""What comparing, ablating and tuning share: one training run and its score as a job, and how tables tell scores."""
+"""Shared by compare, ablate and tune: a training run with its score as a job, and the cells of tables of scores."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from experiments.jobs import benchmarks_of, key_of
 from experiments.publishing import parts, shown
 from metarl import stats
 
-TUNING_SEED = 1000  # the first of the runs that choose settings; never one of the reported seeds
+TUNING_SEED = 1000  # first seed of the runs that choose settings; never one of the reported seeds
 COMPARISON, ABLATION, SEARCH = "comparison.json", "ablation.json", "tune.json"
 WHAT = {COMPARISON: "a comparison", ABLATION: "an ablation", SEARCH: "a search"}
-"""What a folder of results holds, by the file that tells it"""
+"""Kind of results that a folder holds, by the name of the file in it."""
 HEAD = ("before", "after", "IQM", "made worse", "episodes")
-"""Columns of `cells`, but for the last"""
+"""Headers of the columns of `cells`, except for the last."""
 
 Result = dict[str, Any]
 
@@ -38,63 +38,66 @@ class Job:
     config: Config
     protocol: Protocol
     told: str = ""
-    """what messages call it by; its label and step sizes unless given"""
+    """name in messages; label and step sizes if empty"""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the job in messages."""
         told = self.told or ", ".join([self.label, *sizes(self.config, contender(self.label).tuned)])
         return f"{told}, seed {self.config.seed}, {self.protocol.split}"
 
     @property
     def key(self) -> str:
-        """Decides whether a finished job on the disk is this one."""
+        """Identifies the job: a stored result with the same key is reused."""
         plain = self.config.model_dump(mode="json")
         return key_of(self.label, plain, vars(self.protocol), benchmarks_of(self.config))
 
     def run(self) -> Result:
-        """Train within the budget and measure."""
+        """Train within the budget and evaluate."""
         return contender(self.label).train(self.config)(self.protocol)
 
     def summary(self, result: Result) -> str:
-        """The score on held-out tasks."""
+        """Return the score on held-out tasks as text."""
         return f"{score(result):.4g}"
 
 
 def jobs_of(config: Config, seeds: Iterable[int], protocol: Protocol, told: str) -> list[Job]:
-    """What the configuration describes, from every seed."""
+    """Return one job per seed that trains what the configuration describes."""
     return [Job("as-configured", config.model_copy(update={"seed": seed}), protocol, told) for seed in seeds]
 
 
 def sizes(config: Config, tuned: bool) -> list[str]:
-    """The step sizes that are tuned, as messages tell them; a rule that is not tuned has a rate of its own, or none."""
+    """Return the step sizes as texts for messages: ``rate`` only if it is ``tuned``, ``rate_lr`` only if it is set."""
     rate = [f"rate {config.rate:g}"] if tuned else []
     return rate if config.rate_lr is None else [*rate, f"rate_lr {config.rate_lr:g}"]
 
 
 def protocol(split: str, config: Config, tasks: int) -> Protocol:
-    """Adapt at test as often as in training, and two steps more to see where it goes."""
+    """Return a protocol that adapts for two steps more than in training, to show how adaptation continues.
+
+    A learner trained without adapting takes no steps.
+    """
     steps = config.steps + 2 if config.steps else 0
     return Protocol(split=split, tasks=tasks, steps=steps, episodes=config.episodes)
 
 
 def score(result: Result) -> float:
-    """Mean held-out return after what adaptation the contender is judged by; diverged is worse than anything."""
+    """Return the mean held-out return after the contender's reported adaptation step, or -inf if it diverged."""
     return -math.inf if "diverged" in result else float(final([result]).mean())
 
 
 def final(results: list[Result]) -> NDArray[np.float64]:
-    """Scores ``[seeds, tasks]`` after what adaptation the contender is judged by."""
+    """Return the scores ``[seeds, tasks]`` after the contender's ``reported`` adaptation step."""
     return score_matrix(results)[..., results[0]["reported"]]
 
 
 def broken(results: list[Result]) -> int:
-    """How many of the runs diverged."""
+    """Return how many of the runs diverged."""
     return sum("diverged" in result for result in results)
 
 
 def cells(results: list[Result], reference: list[Result]) -> list[str]:
-    """Of one contender's line: `HEAD`, and the paired difference to the reference, unless it is that itself."""
+    """Return the cells of one contender's row: those of `HEAD`, and the paired difference to the reference."""
     if broken(results):
         return [f"{broken(results)} of {len(results)} seeds diverged", *"–––––"]
     first, scores = score_matrix(results)[..., 0], final(results)
@@ -110,17 +113,17 @@ def cells(results: list[Result], reference: list[Result]) -> list[str]:
 
 
 def final_episodes(results: list[Result]) -> float:
-    """Episodes of a held-out task that the contender has adapted on when it is judged."""
+    """Return the number of episodes of a held-out task on which the contender adapts before its reported score."""
     return float(results[0]["adaptation_episodes"][0][results[0]["reported"]])
 
 
 def refuse_another(output: Path, file: str, benchmark: str) -> None:
-    """Check that results do not take the place of others.
+    """Check that writing results does not overwrite others.
 
     Args:
-        output: their folder.
-        file: one of `WHAT`, that tells them.
-        benchmark: what they are on.
+        output: folder of the results.
+        file: their file name, one of `WHAT`.
+        benchmark: name of their benchmark.
 
     Raises:
         InputError: the folder is a run's, or holds results of another kind or on another benchmark.
@@ -139,15 +142,15 @@ def refuse_another(output: Path, file: str, benchmark: str) -> None:
 
 
 def refuse_tuning_seeds(first: int, seeds: int, tuning: int = 1) -> None:
-    """Check that what chooses settings is not reported.
+    """Check that no seed that chooses settings is reported.
 
     Args:
-        first: of the seeds to be reported.
-        seeds: how many these are.
-        tuning: how many choose settings, from `TUNING_SEED` on.
+        first: first of the seeds to report.
+        seeds: number of seeds to report.
+        tuning: number of seeds that choose settings, from `TUNING_SEED` on.
 
     Raises:
-        InputError: some are both.
+        InputError: the two sets of seeds overlap.
     """
     if first < TUNING_SEED + tuning and TUNING_SEED < first + seeds:
         last = TUNING_SEED + tuning - 1

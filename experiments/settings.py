@@ -1,7 +1,7 @@
-"""Fields of a configuration and several values of each, as words on a command line: ``rule=maml,meta-sgd``.
+"""Parse configuration fields with several values each from words on a command line, such as ``rule=maml,meta-sgd``.
 
-Commas part values, an x the sizes of layers (``hidden=64x64,32``), two dots the ends of a range (``rate=0.03..3``);
-``none`` is no value, or no layers. Values are judged as those of flags are.
+Commas separate values, an x separates sizes of layers (``hidden=64x64,32``), and two dots separate the ends of a range
+(``rate=0.03..3``). ``none`` means no value, or no layers. Values are validated like those of flags.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FIXED = {
     "env_steps": "all are trained for the same number of environment steps, which --env-steps tells",
     "compile": "it changes how long training takes, and not what comes of it",
 }
-"""Fields that stay as they are, and why."""
+"""Fields that cannot be varied, and why."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends, both among them."""
+    """A range of numbers, both ends included."""
 
     low: float
     high: float
@@ -35,23 +35,23 @@ class Range:
 
     @property
     def logarithmic(self) -> bool:
-        """Whether ratios count: floats above zero whose ends differ by a factor of ten or more."""
+        """Whether the scale is logarithmic: for positive floats whose ends differ by a factor of ten or more."""
         return not self.whole and self.low > 0.0 and self.high >= 10.0 * self.low
 
     def text(self, value: float) -> str:
-        """A value as a command line tells it: three digits of a float, within the range."""
+        """Return a value as written on a command line; a float is rounded to three digits within the range."""
         return str(value) if self.whole else repr(min(max(float(f"{value:.3g}"), self.low), self.high))
 
 
 Space = Mapping[str, Range | tuple[str, ...]]
-"""By field, where to look: a range, or values as they are written."""
+"""Search space by field: a range, or values as written on the command line."""
 
 
 def read(words: Sequence[str]) -> dict[str, str]:
-    """By field, what is to be tried of it, as it is written.
+    """Split words ``field=values`` into a dict of unparsed values by field.
 
     Raises:
-        InputError: no ``field=...``, no field of a configuration or one of `FIXED`, or one that is given twice.
+        InputError: a word has another form, or its field is unknown, one of `FIXED`, or given twice.
     """
     found: dict[str, str] = {}
     for word in words:
@@ -69,16 +69,16 @@ def read(words: Sequence[str]) -> dict[str, str]:
 
 
 def changed(config: Config, settings: Mapping[str, str]) -> Config:
-    """The configuration with some fields as they are written.
+    """Return the configuration with some fields changed to values as written on a command line.
 
     Raises:
-        ValidationError: a value that the field cannot have.
+        ValidationError: a value is invalid.
     """
     return Config(**config.model_dump() | {field: _value(field, text) for field, text in settings.items()})
 
 
 def _value(field: str, text: str) -> Any:
-    """What the configuration is to judge."""
+    """Return a written value in the form in which `Config` validates it: text, a tuple of layer sizes, or None."""
     kind = Config.model_fields[field].annotation
     layers = get_origin(kind) is tuple
     if text == "none" and (layers or NoneType in get_args(kind)):
@@ -87,18 +87,18 @@ def _value(field: str, text: str) -> Any:
 
 
 def written(value: Any) -> str:
-    """A value as a command line tells it."""
+    """Return a value as written on a command line."""
     if isinstance(value, tuple):
         return "x".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
 
 
 def values(config: Config, field: str, text: str) -> dict[str, Config]:
-    """The configuration with each of a field's values, by the value as it is written.
+    """Return the configuration with each of a field's comma-separated values, by the value as written.
 
     Raises:
-        InputError: a value that is given twice, whichever way it is written.
-        ValidationError: one that the field cannot have.
+        InputError: a value is given twice, even if written differently.
+        ValidationError: a value is invalid.
     """
     found: dict[str, Config] = {}
     for word in text.split(","):
@@ -110,12 +110,12 @@ def values(config: Config, field: str, text: str) -> dict[str, Config]:
 
 
 def space(config: Config, words: Sequence[str]) -> dict[str, Range | tuple[str, ...]]:
-    """By field, where to look.
+    """Return the search space that words describe, by field.
 
     Raises:
-        InputError: see `read`, `values`; or a range of what is no number or whose first end is not below the other, or
-            a value alone.
-        ValidationError: a value or an end that the field cannot have.
+        InputError: a range is not of numbers or its first end is not below the other; there is only one value; or see
+            `read` and `values`.
+        ValidationError: a value or an end of a range is invalid.
     """
     return {field: _dimension(config, field, text) for field, text in read(words).items()}
 

@@ -1,4 +1,4 @@
-"""Being told to stop, by ctrl-C or by a scheduler: nothing that can be saved is lost, and nobody is left at work."""
+"""Stop cleanly on ctrl-C or a scheduler's signal: save what can be saved and leave no worker process behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody asked, and work has stopped where it can go on later; ``signal`` is its number."""
+    """Work has stopped on request, at a point where it can be resumed; ``signal`` is the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass
 class Request:
-    """Whether to stop, and by which signal."""
+    """A request to stop, true once a signal has arrived; ``number`` is that of the signal."""
 
     number: int | None = None
 
@@ -34,10 +34,10 @@ class Request:
         return self.number is not None
 
     def obey(self) -> None:
-        """Stop, if asked to.
+        """Stop if that has been requested.
 
         Raises:
-            Stopped: always then.
+            Stopped: stopping has been requested.
         """
         if self.number is not None:
             raise Stopped(self.number)
@@ -45,9 +45,10 @@ class Request:
 
 @contextmanager
 def stop_requests() -> Iterator[Request]:
-    """Notes the first SIGINT, SIGTERM or SIGHUP instead of breaking off; a second one does what it always did.
+    """Record the first SIGINT, SIGTERM or SIGHUP in a `Request` instead of being interrupted by it.
 
-    What is ignored stays ignored, such as ctrl-C by a job in the background of a shell.
+    A second one has its usual effect. A signal that was ignored before stays ignored, such as ctrl-C by a background
+    job of a shell.
     """
     request = Request()
 
@@ -61,10 +62,12 @@ def stop_requests() -> Iterator[Request]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """A SIGTERM ends what is inside as ctrl-C does, so that it can clean up; unless it is ignored.
+    """Make SIGTERM raise an exception in the body of the ``with``, as ctrl-C does, so that it can clean up.
+
+    A SIGTERM that was ignored before stays ignored.
 
     Raises:
-        Stopped: inside, when the signal comes.
+        Stopped: in the body, when the signal arrives.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -76,7 +79,10 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def _handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[dict[int, Any]]:
-    """The handler in the place of those that it yields; only the main thread can have any."""
+    """Install a handler for signals that are not ignored, and yield the former handlers, restored at the end.
+
+    Does nothing outside of the main thread, the only one that can handle signals.
+    """
     listening = threading.current_thread() is threading.main_thread()
     found = {number: signal.getsignal(number) for number in numbers if listening}
     before: dict[int, Any] = {number: one for number, one in found.items() if one != signal.SIG_IGN}
@@ -90,7 +96,7 @@ def _handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[di
 
 
 def follow_the_parent() -> None:
-    """For worker processes: ctrl-C, which the terminal sends them, too, is the parent's to hear; they end with it."""
+    """Make a worker process ignore ctrl-C, which the terminal also sends to its parent, and end with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 

@@ -90,7 +90,7 @@ EVERY = ("save_every", "histograms_every", "validate_every")
 
 
 def remembered(folder: Path) -> dict[str, int]:
-    """How often the run has been looked at so far; empty for one that does not tell."""
+    """Return the intervals (`EVERY`) that the run has used so far, or an empty dict if it has recorded none."""
     try:
         found = json.loads((folder / WATCH).read_text())
         return {name: int(found[name]) for name in EVERY if name in found}
@@ -108,7 +108,7 @@ def main(argv: list[str]) -> None:
 
 
 def begun(argv: Sequence[str], lock: ExitStack) -> tuple[Path, Setup, runs.Progress, Watch]:
-    """A new run."""
+    """Set up a new run and lock its folder; return the arguments of `run`."""
     config, options = parse_config(Options, argv, __doc__)
     runs.prepare_machine(options.threads, deterministic=options.deterministic)
     device = runs.pick_device(options.device)
@@ -123,7 +123,7 @@ def begun(argv: Sequence[str], lock: ExitStack) -> tuple[Path, Setup, runs.Progr
 
 
 def resumed(argv: Sequence[str], lock: ExitStack) -> tuple[Path, Setup, runs.Progress, Watch]:
-    """An old one, as its last checkpoint left it."""
+    """Load a run from its last checkpoint and lock its folder; return the arguments of `run`."""
     refuse_configuration(argv)
     again = parse(Resume, argv, __doc__)
     runs.prepare_machine(deterministic=again.deterministic)
@@ -138,7 +138,7 @@ def resumed(argv: Sequence[str], lock: ExitStack) -> tuple[Path, Setup, runs.Pro
 
 
 def run(folder: Path, setup: Setup, done: runs.Progress, watch: Watch) -> None:
-    """Train for what is left of the budget, and evaluate."""
+    """Train for what is left of the budget, then evaluate and draw the figures if ``watch.evaluate``."""
     runs.write_json(folder / WATCH, {name: getattr(watch, name) for name in EVERY})
     to_do = done.env_steps < setup.config.env_steps
     if not to_do:
@@ -147,7 +147,7 @@ def run(folder: Path, setup: Setup, done: runs.Progress, watch: Watch) -> None:
         return
     try:
         opened = MetricsLog(folder, resume=done.iteration, viewers=viewers(folder, setup.config, watch.track))
-    except ValueError as error:  # rows that are no rows
+    except ValueError as error:  # metrics on the disk that cannot be read
         raise InputError(str(error)) from error
     with opened as log:
         if to_do:
@@ -158,11 +158,11 @@ def run(folder: Path, setup: Setup, done: runs.Progress, watch: Watch) -> None:
 
 
 def refuse(watch: Watch, setup: Setup) -> None:
-    """Look at what can be judged before anything is done.
+    """Check the options before anything is done.
 
     Raises:
-        InputError: a number out of range, no validation tasks to look at, or no test tasks to evaluate on.
-        TrainingTaskError: the test tasks are training tasks.
+        InputError: an interval is out of range, or the benchmark lacks the validation or test tasks that are needed.
+        TrainingTaskError: test tasks may occur in training.
     """
     if watch.save_every < 1 or watch.histograms_every < 0 or watch.validate_every < 0:
         raise InputError(
@@ -176,10 +176,10 @@ def refuse(watch: Watch, setup: Setup) -> None:
 
 
 def refuse_configuration(argv: Sequence[str]) -> None:
-    """What is resumed goes on as it was begun.
+    """Check that a command line with ``--resume`` does not change the run's configuration, apart from its budget.
 
     Raises:
-        InputError: a preset, or a flag of the configuration other than its budget.
+        InputError: it names a preset, or has a configuration flag other than ``--env-steps``.
     """
     changes = [part for part in argv[:1] if not part.startswith("-")]
     changes += ["--" + name.replace("_", "-") for name in sorted(given(argv) - {"env_steps"})]
@@ -191,12 +191,12 @@ def refuse_configuration(argv: Sequence[str]) -> None:
 
 
 def extended(setup: Setup, folder: Path, done: runs.Progress, env_steps: int) -> Setup:
-    """The run with a larger budget, which is written down at once: it is the run's from now on.
+    """Return the run with a larger budget, which is recorded in its folder at once and replaces the old one for good.
 
-    Step sizes that fall over the budget fall over the new one.
+    Meta step sizes that decay over the budget now decay over the new one.
 
     Raises:
-        InputError: a budget that is no larger.
+        InputError: the budget is not larger than the old one.
     """
     if env_steps <= setup.config.env_steps:
         raise InputError(f"--env-steps: expected more than the run's {setup.config.env_steps:,}, got {env_steps:,}")
@@ -209,10 +209,12 @@ def extended(setup: Setup, folder: Path, done: runs.Progress, env_steps: int) ->
 
 
 def try_out(setup: Setup) -> None:
-    """Play and adapt a little with what is not metarl's own, with the noise that training will begin with.
+    """Play and adapt briefly if the run imports plug-ins, to find their errors before training begins.
+
+    Uses copies of the run's random generators, so that training is not affected.
 
     Raises:
-        InputError: something in it fails.
+        InputError: playing or adapting fails.
     """
     config, learner, family = setup.config, setup.learner, setup.benchmark.family
     own = imports(vars(config))
@@ -224,16 +226,16 @@ def try_out(setup: Setup) -> None:
     told = ", ".join(f"python experiments/check.py {one}" for one in dict.fromkeys(checks))
     try:
         collect(learner.policy, learner.policy.initial(), family, task, 2, generator=noise)
-    except Exception as error:  # whatever somebody else's code may raise
+    except Exception as error:  # third-party code may raise anything
         raise InputError(
             f"benchmark {config.benchmark!r} cannot be played, {type(error).__name__}: {error}; {told} says in words "
             "what is wrong"
         ) from error
-    if config.compile:  # for other numbers of episodes
+    if config.compile:  # programs would be compiled for other numbers of episodes than training's
         return
     try:
         explore(learner, family, task, replace(setup.plan, tasks=2, episodes=2, query_episodes=2), generator=noise)
-    except NonFiniteError:  # of too few episodes, perhaps
+    except NonFiniteError:  # perhaps only because there are so few episodes
         return
     except Exception as error:
         raise InputError(
@@ -243,19 +245,20 @@ def try_out(setup: Setup) -> None:
 
 
 def train(setup: Setup, folder: Path, done: runs.Progress, *, save_every: int) -> runs.Progress:
-    """`train_logged` with a log of its own."""
+    """Call `train_logged` with a new log in the folder."""
     with MetricsLog(folder, resume=done.iteration) as log:
         return train_logged(setup, log, done, Watch(save_every=save_every))
 
 
 def train_logged(setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watch) -> runs.Progress:
-    """Train until the budget is spent, logging every iteration and saving now and then.
+    """Train until the budget is spent, logging every iteration and saving every ``watch.save_every``.
 
-    However it ends, ``status.json`` says how; the last checkpoint is whole and can be resumed. A first SIGINT or
-    SIGTERM lets the iteration under way finish, and its checkpoint is the last.
+    However training ends, ``status.json`` says how, and the last checkpoint is complete and can be resumed from. A
+    first SIGINT, SIGTERM or SIGHUP lets the current iteration finish and saves it before stopping.
 
     Raises:
-        Stopped: by such a signal.
+        Stopped: training was stopped by such a signal.
+        NonFiniteError: not one iteration gave finite numbers.
     """
     budget, started, ending = setup.config.env_steps, time.perf_counter(), {"status": "interrupted"}
     worked = done.iteration > 0
@@ -292,7 +295,7 @@ def train_logged(setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watc
 def log_iteration(
     log: MetricsLog, iteration: int, metrics: dict[str, float], setup: Setup, watch: Watch, *, last: bool
 ) -> None:
-    """One row, with a look at validation tasks and at all learned step sizes when it is time for one."""
+    """Log an iteration's metrics, with validation returns and histograms of learned step sizes when they are due."""
     if watch.validate_every and (last or iteration % watch.validate_every == 0):
         metrics = metrics | validate(setup)
     log.write(iteration, metrics)
@@ -302,7 +305,7 @@ def log_iteration(
 
 
 def show(log: MetricsLog, iteration: int, files: Sequence[Path]) -> None:
-    """Put the figures where the curves are."""
+    """Send the PNG figures to the log's viewers, beside the curves."""
     for file in files:
         if file.suffix == ".png":
             with Image.open(file) as image:

@@ -1,4 +1,4 @@
-"""Everybody who can take part in a comparison, by name: learners of every rule, and honest comparators."""
+"""Contenders that a comparison can include, by name: learners with every rule, and fair comparators."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from metarl.types import TaskFamily
 
 @dataclass(frozen=True)
 class Contender:
-    """How somebody takes part.
+    """A participant of a comparison.
 
     Attributes:
-        train: within the configuration's budget; returns what measures the outcome under a protocol.
-        changes: fields of the configuration that make this contender.
-        unit: what a step size of 1 on the common grid means to it: 1e-3 for Adam's.
+        train: trains within the configuration's budget; returns a function that evaluates the outcome under a
+            protocol.
+        changes: configuration fields that define this contender.
+        unit: step size that corresponds to 1 on the common grid, such as 1e-3 for Adam.
         tuned: whether its result depends on the step size.
-        remembers: whether it adapts by playing: its scores are by episodes played, and not by gradient steps.
-        own_network: whether it has a network of its own, a multi-layer perceptron or one that remembers.
-        restarts: whether it begins episodes again one by one, which families that live outside of torch cannot.
+        remembers: whether it adapts by remembering episodes; its scores are then by number of episodes played and not
+            by gradient steps.
+        restarts: whether its rows restart episodes one by one, which families that live outside of torch cannot do.
+        own_network: whether it builds its own network, a multi-layer perceptron or a recurrent one, instead of the
+            configured policy.
     """
 
     train: Train = learners.meta_trained
@@ -38,17 +41,17 @@ class Contender:
     own_network: bool = False
 
     def config(self, base: Config) -> Config:
-        """The comparison's configuration as it is for this contender."""
+        """Return the comparison's configuration with this contender's changes."""
         return base.model_copy(update=dict(self.changes))
 
     def at(self, base: Config, rate: float, rate_lr: float | None = None) -> Config:
-        """The same with step sizes of the common grids: its own ``rate_lr`` unless one is given."""
+        """Return its configuration with step sizes of the common grids; without ``rate_lr`` it keeps its own."""
         own = self.config(base)
         return own.model_copy(update={"rate": rate * self.unit, "rate_lr": own.rate_lr if rate_lr is None else rate_lr})
 
 
 def _from(module: str, name: str) -> Train:
-    """A contender whose module is imported when it is asked for: not everybody waits for stable-baselines3."""
+    """Return a training function that imports its module when called, as stable-baselines3 takes long to import."""
 
     def train(config: Config) -> Measure:
         found: Train = getattr(importlib.import_module(f"experiments.contenders.{module}"), name)
@@ -58,7 +61,7 @@ def _from(module: str, name: str) -> Train:
 
 
 PLAIN = {"rule": "maml"}
-OWN: dict[str, Any] = {"unit": 1e-3, "own_network": True}  # as Adam's step sizes are
+OWN: dict[str, Any] = {"unit": 1e-3, "own_network": True}  # trained by Adam
 CONTENDERS: dict[str, Contender] = {
     **{rule: Contender(changes={"rule": rule}) for rule in RULES},
     **{name: Contender(changes=changes) for name, changes in ALGORITHMS.items()},
@@ -79,25 +82,25 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def contender(name: str) -> Contender:
-    """By name; a path ``package.module:NAME`` is a rule of the user's, with step sizes of its own."""
+    """Return the contender with a name; ``package.module:NAME`` is a plug-in rule, which sets its own step sizes."""
     return CONTENDERS[name] if name in CONTENDERS else Contender(changes={"rule": name}, tuned=":" not in name)
 
 
 def refuse_policy(who: str, config: Config) -> None:
-    """Look whether a contender can have the policy that is asked for.
+    """Check that a contender can use the configured policy.
 
     Raises:
-        InputError: it has a network of its own.
+        InputError: it has its own network and the policy is not the default ``mlp``.
     """
     if contender(who).own_network and config.policy != "mlp":
         raise InputError(f"{who} has a network of its own: expected --policy mlp, got {config.policy}; leave one out")
 
 
 def refuse_live(who: str, family: TaskFamily) -> None:
-    """Look whether rows can begin episodes again one by one, before hours of training.
+    """Check, before hours of training, that a family can restart the episodes of its rows one by one.
 
     Raises:
-        InputError: episodes that live outside of torch, whose rows all begin together.
+        InputError: its episodes live outside of torch, where all rows begin together.
     """
     if getattr(family, "live", False):
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a contender has spent, and the refusal to compare those that have not spent alike."""
+"""Count what contenders spend, and refuse to compare contenders that have not spent the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCORED = ("split", "tasks", "score_episodes", "seed", "constants")
 
 @dataclass
 class Spent:
-    """Counts environment steps and time of training; made when the training begins."""
+    """Counts environment steps and time of training; create it when training begins."""
 
     env_steps: int = 0
     iterations: int = 0
@@ -24,14 +24,14 @@ class Spent:
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """An iteration more, by its metrics."""
+        """Add an iteration, given its metrics."""
         self.last = int(metrics["env_steps"])
         self.env_steps += self.last
         self.iterations += 1
         self.seconds = time.perf_counter() - self.started
 
     def report(self) -> dict[str, Any]:
-        """For the result."""
+        """Return the counts as entries of the result."""
         return {
             "seconds": round(self.seconds, 1),
             "iterations": self.iterations,
@@ -41,18 +41,19 @@ class Spent:
 
 
 def refuse_unequal(results: Mapping[str, Sequence[Mapping[str, Any]]], budget: int, episodes: int) -> None:
-    """Look at what was done, not at what was asked for.
+    """Check from the results, not from what was requested, that contenders trained and were scored alike.
 
-    A contender is stopped by the iteration that reaches the budget, so that its training must have been within the
-    budget before that iteration. One that was not trained at all is said to be so and has spent nothing.
+    Training ends with the iteration that reaches the budget, so that the steps before that iteration must be within
+    the budget. A contender that needs no training has spent nothing, which is allowed.
 
     Args:
-        results: by contender, those of its seeds; runs that diverged are left out.
+        results: results of every contender's seeds; runs that diverged are skipped.
         budget: environment steps of training.
-        episodes: of a held-out task, that may be adapted on.
+        episodes: most episodes of a held-out task that may be used to adapt.
 
     Raises:
-        InputError: other tasks or scoring than the first one's, or another amount of training, or more adaptation.
+        InputError: a run differs from the first in its tasks or scoring, has another amount of training, or adapts on
+            too many episodes.
     """
     runs = [(name, run) for name, found in results.items() for run in found if "diverged" not in run]
     for name, run in runs:

@@ -1,8 +1,8 @@
-"""Control theory as a contender: know the dynamics, and the gains that balance follow. Nothing is learned from rewards.
+"""Control theory as a contender: fit linear dynamics and compute the gains that balance from them, without rewards.
 
-For tasks that are about staying where observations are zero, such as CartPole's: an honest ceiling for whoever has to
-find out the same by trial and reward. Of the configuration it takes the benchmark, the seed, and the policy's sizes,
-whose initialization explores.
+It suits tasks of staying where observations are zero, such as CartPole's, and gives a fair upper bound for contenders
+that have to learn the same by trial and reward. Of the configuration it uses the benchmark, the seed, and the policy's
+sizes; the randomly initialized policy explores.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from metarl.packing import live_rows
 from metarl.rollouts import collect, per_row, task_count
 from metarl.types import Batch, Task, TaskFamily
 
-# What a push costs, where being off by as much as exploring was costs 1. From 5 episodes on 1 to 1e4 score alike; from
-# one 359 to 456 on validation tasks of cartpole-all, where this was the best of four.
+# Cost of a push, relative to a cost of 1 for being off by as much as during exploration. From 5 episodes on, values
+# from 1 to 1e4 score alike; with one episode they score 359 to 456 on validation tasks of cartpole-all, where this was
+# the best of four.
 EFFORT = 1e3
 
 
 def lqr(config: Config) -> Measure:
-    """Linear-quadratic regulation on dynamics fitted to exploring episodes (`metarl.dynamics.linear_dynamics`).
+    """Linear-quadratic regulation with dynamics fitted to exploring episodes (`metarl.dynamics.linear_dynamics`).
 
-    Step k adapts to k times as many episodes, all of the random initialization, and all of them fresh. Discrete
-    actions are chosen by which the wanted push is nearest to.
+    Step k fits them to k times as many episodes, all of them fresh and played by the randomly initialized policy. A
+    discrete action is the one nearest to the wanted push.
     """
     setup = build(config, CPU)
     return curve_measured("lqr", setup, partial(_curve, setup), Spent())
@@ -46,7 +47,7 @@ def lqr(config: Config) -> Measure:
 
 @torch.no_grad()
 def _curve(setup: Setup, task: Task, adaptation: Adaptation, *, generator: torch.Generator) -> AdaptationCurve:
-    """Columns of `metarl.AdaptationCurve`; before anything is known, the exploring policy's."""
+    """Return the adaptation curve; its step 0 scores the exploring policy."""
     policy, family, scored = setup.learner.policy, setup.benchmark.family, adaptation.score_episodes
     explore = partial(collect, policy, policy.initial(), family, task, generator=generator)
     sampled, mode = (explore(scored, act=act).episode_return.mean(-1) for act in ("sample", "mode"))
@@ -61,22 +62,26 @@ def _curve(setup: Setup, task: Task, adaptation: Adaptation, *, generator: torch
 
 
 def gains(batch: Batch, *, horizon: int) -> Tensor:
-    """Feedback of one task ``[U, O + U]``: the push is minus its product with the observation and the push before.
+    """Return the feedback gains of one task ``[U, O + U]``.
 
-    Being off is measured in units of the episodes' second moment, so that it does not matter how sensors are wired.
+    The push is minus their product with the concatenated observation and previous push. The cost of the state is
+    relative to the second moment of the episodes' observations, so that their linear coordinates do not matter.
     """
     moment = second_moment(*live_rows(batch, batch.observation))[:-1, :-1].double()
-    loaded = moment + torch.diag_embed(1e-6 * moment.diagonal() + 1e-12)  # a sensor that is always 0 has no unit
+    loaded = moment + torch.diag_embed(1e-6 * moment.diagonal() + 1e-12)  # invertible even if a sensor is always 0
     return riccati(linear_dynamics(batch, lambda seen: seen), torch.linalg.inv(loaded), horizon)
 
 
 def riccati(fitted: LinearDynamics, cost: Tensor, horizon: int) -> Tensor:
-    """First gains ``[U, F + U]`` of finite-horizon linear-quadratic regulation, by the Riccati recursion in float64.
+    """Return the first gains ``[U, F + U]`` of finite-horizon linear-quadratic regulation.
+
+    Uses the Riccati recursion in float64.
 
     Args:
-        fitted: dynamics of F numbers. A push acts at once and, being part of the state, a step later.
-        cost: Q of the numbers ``[F, F]``; a push costs `EFFORT`.
-        horizon: steps left.
+        fitted: dynamics of F numbers. A push acts at once and again one step later, so that the previous push is part
+            of the state.
+        cost: matrix Q of the numbers ``[F, F]``; a push costs `EFFORT`.
+        horizon: number of steps left.
     """
     drift, push, late = (part.double() for part in fitted)
     numbers, pushes = push.shape
@@ -92,7 +97,7 @@ def riccati(fitted: LinearDynamics, cost: Tensor, horizon: int) -> Tensor:
 
 
 def control(gain: Tensor, family: TaskFamily, task: Task, episodes: int, *, generator: torch.Generator) -> Tensor:
-    """Returns ``[T, N]`` of episodes under gains ``[T, U, O + U]``."""
+    """Play episodes under gains ``[T, U, O + U]`` and return their returns ``[T, N]``."""
     rows, constants = (task_count(task), episodes), per_row(task)
     state = family.reset(constants, rows, generator=generator)
     pushed = torch.zeros(*rows, gain.shape[-2], dtype=torch.float64)
@@ -109,7 +114,7 @@ def control(gain: Tensor, family: TaskFamily, task: Task, episodes: int, *, gene
 
 
 def possible(wanted: Tensor, space: Any) -> Distribution:
-    """Pushes ``[..., U]`` as a distribution whose mode is the nearest action there is."""
+    """Return a distribution whose mode is the action of ``space`` nearest to the wanted pushes ``[..., U]``."""
     if isinstance(space, Discrete):
         return Categorical(wanted)
     low, high = (torch.from_numpy(bound).to(wanted.dtype) for bound in (space.low, space.high))

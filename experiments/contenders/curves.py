@@ -1,4 +1,4 @@
-"""What a contender that is no learner of ours becomes after so much adaptation, measured as our learners are."""
+"""Measure the adaptation curves of contenders that are not learners of metarl in the same way as those that are."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from metarl.evaluation import in_chunks, refuse_training_tasks
 from metarl.types import Benchmark, Params
 
 Curve = Callable[..., AdaptationCurve]
-"""``curve(task, adaptation, generator=...)``: tasks ``[T]`` to columns ``[T, K + 1]``."""
+"""``curve(task, adaptation, generator=...)`` maps tasks ``[T]`` to a curve with columns ``[T, K + 1]``."""
 
 
 def curve_measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
-    """What `experiments.evaluate.measure` tells of a learner, of a curve."""
+    """Return a function that evaluates a curve, with results in the layout of `experiments.evaluate.measure`."""
     config = setup.config
 
     def under(protocol: Protocol) -> Result:
@@ -33,11 +33,11 @@ def curve_measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measu
 
 
 def tasks_of(benchmark: Benchmark, protocol: Protocol) -> Params:
-    """The protocol's held-out tasks.
+    """Return the protocol's held-out tasks.
 
     Raises:
-        InputError: no such split, or nothing to measure.
-        TrainingTaskError: tasks that training may have drawn.
+        InputError: the split is unknown, or the protocol's counts are too small.
+        TrainingTaskError: training may have drawn some of the tasks.
     """
     refuse(protocol)
     task = held_out_tasks(benchmark, protocol)

@@ -1,7 +1,7 @@
-"""Contenders made of our own learners: the meta-trained ones, and what could explain their success away.
+"""Contenders built from metarl's learners: meta-trained ones, and controls that could explain their success away.
 
-Each is a function of a configuration: it trains within ``config.env_steps`` and returns what measures the outcome under
-a protocol, on held-out tasks, in the layout of `experiments.evaluate.measure`.
+Each is a function of a configuration. It trains within ``config.env_steps`` and returns a function that evaluates the
+outcome on held-out tasks under a protocol, with results in the layout of `experiments.evaluate.measure`.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ CPU = torch.device("cpu")
 Result = dict[str, Any]
 Measure = Callable[[Protocol], Result]
 Train = Callable[[Config], Measure]
-FRESH = 500_000  # added to a seed: an initialization that no training started from
+FRESH = 500_000  # added to a seed to get an initialization that no training started from
 
 
 def meta_trained(config: Config) -> Measure:
-    """The learner that the configuration describes."""
+    """Meta-train the learner that the configuration describes."""
     return learner_measured(*trained(config))
 
 
 def untrained(config: Config) -> Measure:
-    """A random initialization, adapted by the rule as it begins: what learning from scratch is worth."""
+    """Adapt a random initialization with the untrained rule, which shows what learning from scratch achieves."""
     return learner_measured(build(config, CPU), Spent())
 
 
 def rule_alone(config: Config) -> Measure:
-    """The learned rule on a fresh initialization: which of the two has learned to adapt?"""
+    """Combine the meta-trained rule with a fresh initialization, which shows which of the two has learned to adapt."""
     setup, spent = trained(config)
     fresh = build(config.model_copy(update={"seed": config.seed + FRESH}), CPU)
     setup.learner.policy.load_state_dict(fresh.learner.policy.state_dict())
@@ -44,7 +44,7 @@ def rule_alone(config: Config) -> Measure:
 
 
 def fine_tuned(config: Config) -> Measure:
-    """Trained on all tasks without adapting, then adapted by plain gradient steps of size ``config.rate``."""
+    """Train on all tasks without adapting, then adapt by plain gradient steps of size ``config.rate``."""
     setup, spent = trained(config.model_copy(update={"rule": "maml", "steps": 0}))
     adapting = build(config, CPU)
     adapting.learner.policy.load_state_dict(setup.learner.policy.state_dict())
@@ -52,19 +52,19 @@ def fine_tuned(config: Config) -> Measure:
 
 
 def oracle(config: Config) -> Measure:
-    """Told the task's constants, it need not adapt: trained on all tasks and scored as it is."""
+    """Train, without adapting, a policy that observes the task's constants and so need not adapt."""
     config = config.model_copy(update={"rule": "maml", "steps": 0})
     return learner_measured(*trained(config, Revealed))
 
 
 def shuffled(config: Config) -> Measure:
-    """Meta-trained on tasks that change with every batch, so that there is nothing to adapt to."""
+    """Meta-train on tasks that change with every batch, so that there is nothing to adapt to."""
     setup, spent = trained(config, Shuffled)
     return learner_measured(replace(setup, benchmark=build_benchmark(config)), spent)
 
 
 def trained(config: Config, wrap: Wrap | None = None) -> tuple[Setup, Spent]:
-    """A setup whose learner has been trained within the budget."""
+    """Build a setup and train its learner within the budget; return it with what was spent."""
     setup, spent = build(config, CPU, wrap), Spent()
     for _, metrics in setup.train():
         spent.add(metrics)
@@ -72,7 +72,7 @@ def trained(config: Config, wrap: Wrap | None = None) -> tuple[Setup, Spent]:
 
 
 def learner_measured(setup: Setup, spent: Spent) -> Measure:
-    """`measure`, with what was spent, and the column to be judged by: after the steps it was meant to take."""
+    """Return `measure` for a setup, with what was spent added, and ``reported``: the number of training's steps."""
 
     def under(protocol: Protocol) -> Result:
         own = as_trained(protocol, setup.config)
@@ -82,5 +82,5 @@ def learner_measured(setup: Setup, spent: Spent) -> Measure:
 
 
 def as_trained(protocol: Protocol, config: Config) -> Protocol:
-    """`resolved`; one that was not trained to adapt does not adapt, whatever the protocol asks of others."""
+    """Return the `resolved` protocol, without adaptation steps if the configuration trains without adapting."""
     return resolved(protocol if config.steps else replace(protocol, steps=0), config)

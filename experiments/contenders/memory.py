@@ -1,11 +1,13 @@
-"""RL^2 as a contender: an agent that adapts to a task by remembering it, trained on trials of several episodes.
+"""RL^2 as a contender: a recurrent agent that adapts to a task by memory, trained on trials of several episodes.
 
-What our learners do between episodes by gradient steps, it does while it plays (`metarl.memory`). It is scored by the
-number of the episode within a trial: column k is the episode played after k others on the same task, with as many
-trials side by side as a learner is given episodes to be scored on. Of the configuration it takes the benchmark, the
-budget, the number of tasks, the seed, the first standard deviation of Gaussian actions, and ``rate``, the step size
-of PPO's Adam with its ``final_share``. 1e-3 to 3e-3 are sensible. All else are the constants here: a discount meant
-for the inner loss of one short episode says nothing about trials.
+metarl's learners adapt by gradient steps between episodes; this agent adapts while it plays (`metarl.memory`). Its
+scores are by the number of the episode within a trial: column k is the episode played after k others on the same task,
+averaged over as many parallel trials as a learner is scored on episodes.
+
+Of the configuration it uses the benchmark, the budget, the number of tasks, the seed, the initial standard deviation of
+Gaussian actions, and ``rate``, the step size of PPO's Adam (1e-3 to 3e-3 are sensible), with its ``final_share``, as
+well as ``steps`` times ``episodes``, which bounds the episodes of a trial. Everything else is a constant here, since
+a discount meant for the inner loss of one short episode says nothing about trials.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ from metarl.memory import MemoryPlan, MemoryPolicy, MemoryTrainer, memory_policy
 from metarl.rollouts import task_count
 from metarl.types import Benchmark
 
-EPISODES = 3  # of a trial, at least: a budget of a few million steps is soon spent on long episodes
-TRIAL_STEPS = 300  # short episodes are joined until a trial has as many: 300 pulls of a bandit, 3 walks of 100 steps
-UNITS = 64  # of the memory
+EPISODES = 3  # least number of episodes of a trial; small, since long episodes soon spend a few million steps
+TRIAL_STEPS = 300  # a trial has enough short episodes for as many steps: 300 pulls of a bandit, 3 walks of 100 steps
+UNITS = 64  # size of the memory
 PLAN = MemoryPlan(trials=5, discount=0.99, decay=0.95, segment=64, minibatch=64, epochs=4)
 
 
@@ -39,11 +41,11 @@ def rl2(config: Config) -> Measure:
     """Train RL^2 on the benchmark's training tasks within ``config.env_steps``.
 
     Returns:
-        What measures it under a protocol, in the layout of `experiments.evaluate.measure`, with one column for every
-        episode of a trial in place of adaptation steps; ``reported`` is the last.
+        A function that evaluates it under a protocol, with results in the layout of `experiments.evaluate.measure`
+        where columns are the episodes of a trial in place of adaptation steps; ``reported`` is the last.
 
     Raises:
-        InputError: a family that cannot be played in trials, or a step size that is not positive.
+        InputError: the family cannot be played in trials, or the step size is not positive.
         NonFiniteError: see `metarl.memory.train_memory`.
         DivergedError: see `metarl.memory.train_memory`.
     """
@@ -72,7 +74,12 @@ def rl2(config: Config) -> Measure:
 
 
 def trial_episodes(horizon: int, most: int) -> int:
-    """Episodes of a trial: `EPISODES`, or more if they are short; at most as many as others are given to adapt on."""
+    """Return the episodes of a trial: `EPISODES`, or more to reach `TRIAL_STEPS`, but not more than ``most``.
+
+    Args:
+        horizon: time limit of an episode.
+        most: episodes on which others may adapt, and one that is scored.
+    """
     return min(most, max(EPISODES, -(-TRIAL_STEPS // horizon)))
 
 
@@ -81,11 +88,11 @@ def trials_measured(
 ) -> dict[str, Any]:
     """Score a trained agent on the protocol's held-out tasks, in trials of at most ``episodes`` episodes.
 
-    The protocol's steps and episodes bound how many episodes of a task may be seen before the last.
+    A trial's last episode comes after at most as many others as the protocol's steps and episodes allow to adapt on.
 
     Raises:
-        InputError: no such split, or nothing to measure.
-        TrainingTaskError: tasks that training may have drawn.
+        InputError: the split is unknown, or the protocol's counts are too small.
+        TrainingTaskError: training may have drawn some of the tasks.
     """
     protocol = as_trained(protocol, config)
     task, adaptation = tasks_of(benchmark, protocol), adaptation_of(protocol)

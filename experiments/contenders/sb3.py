@@ -1,13 +1,13 @@
-"""Contenders made of Stable-Baselines3: PPO on every held-out task alone, on all training tasks, and then fine-tuned.
+"""Contenders built on Stable-Baselines3: PPO on every held-out task alone, on all training tasks, and fine-tuned.
 
 Each is a function of a configuration, as in `experiments.contenders.learners`: it trains within ``config.env_steps``
-and returns what measures the outcome under a protocol. ``config.rate`` is the step size of PPO's Adam, and the network
-is the configuration's. All else is SB3's default, but for rollouts of `ROWS` environments and `PASS` minibatches an
-epoch, since SB3's 64 steps would make hundreds of a rollout.
+and returns a function that evaluates the outcome under a protocol. ``config.rate`` is the step size of PPO's Adam, and
+the network has the configuration's sizes. Everything else is SB3's default, except for rollouts of `ROWS` environments
+and `PASS` minibatches per epoch, since SB3's minibatches of 64 steps would be hundreds per rollout.
 
-Adapting gets what our learners get: the same number of whole episodes a step, drawn with the same noise. SB3 itself
-can only collect a number of steps, so that `metarl.rollouts.collect` does, for all tasks at once, and SB3 improves. The
-recurrent agent does not change on a held-out task: it remembers.
+Adaptation gets the same data as metarl's learners: the same number of whole episodes per step, drawn with the same
+noise. SB3 can only collect a fixed number of steps, so that `metarl.rollouts.collect` collects the episodes of all
+tasks at once and SB3 does the update. The recurrent agent's parameters stay fixed on a held-out task; it remembers.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from metarl.sb3 import TaskVecEnv, from_ppo, to_ppo, train_on
 from metarl.trees import map_leaves
 from metarl.types import Batch, Benchmark, Params, Task, TaskFamily
 
-STEPS = 128  # of a row in a training rollout
-ROWS = 64  # many short rows step faster than few long ones, and are bootstrapped at their end
-RECURRENT_STEPS, RECURRENT_ROWS = 64, 512  # an LSTM takes its time by the step, as far as its gradient goes back
-PASS = 4  # minibatches of an epoch
+STEPS = 128  # steps per row of a training rollout
+ROWS = 64  # many short rows step faster than a few long ones; values are bootstrapped at their ends
+RECURRENT_STEPS, RECURRENT_ROWS = 64, 512  # an LSTM's time grows with the steps, which its gradient goes back through
+PASS = 4  # minibatches per epoch
 New = Callable[[Task], PPO]
-"""The model that adapts to a task ``[1]``, where it begins."""
+"""Makes the model that will adapt to a task ``[1]``, in its state before adaptation."""
 
 Model = TypeVar("Model", bound=OnPolicyAlgorithm)
 
 
 def ppo_from_scratch(config: Config) -> Measure:
-    """PPO on each held-out task alone, from the random initialization that the configuration's learner begins with."""
+    """Train PPO on each held-out task alone, from the random initialization of the configuration's learner."""
     setup = _setup(config)
     family = setup.benchmark.family
     curve = partial(_curve, setup, lambda task: _ppo(setup, TaskVecEnv(family, task)))
@@ -62,24 +62,25 @@ def ppo_from_scratch(config: Config) -> Measure:
 
 
 def ppo_randomized(config: Config) -> Measure:
-    """PPO on the training tasks, a fresh one every episode, scored as it is: domain randomization."""
+    """Train PPO by domain randomization: on training tasks, a fresh one every episode, without adapting to any."""
     setup, new, spent = _randomized(config.model_copy(update={"steps": 0}))
     return _measured("ppo-randomized", setup, partial(_curve, setup, new), spent)
 
 
 def ppo_fine_tuned(config: Config) -> Measure:
-    """The same, and PPO goes on from there on each held-out task, with its value network and Adam's memory."""
+    """Train PPO as `ppo_randomized` does, then continue on each held-out task, with value network and Adam's state."""
     setup, new, spent = _randomized(config)
     return _measured("ppo-fine-tuned", setup, partial(_curve, setup, new), spent)
 
 
 def recurrent_ppo(config: Config) -> Measure:
-    """PPO with an LSTM that lives through the episodes of a trial on one task, as many as those of RL^2 have.
+    """Train PPO with an LSTM whose state persists through the episodes of a trial on one task.
 
-    A column for every episode of a trial, in place of adaptation steps; ``reported`` is the last.
+    Trials have as many episodes as those of RL^2. Columns of the curve are the episodes of a trial in place of
+    adaptation steps; ``reported`` is the last.
 
     Raises:
-        InputError: sb3-contrib is not installed, or an environment that cannot be played in trials.
+        InputError: sb3-contrib is not installed, or the family cannot be played in trials.
     """
     setup, spent = _setup(config), Spent()
     base: Any = setup.benchmark.family
@@ -111,7 +112,7 @@ def recurrent_ppo(config: Config) -> Measure:
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """SB3 draws from the global generators of torch, numpy and Python: seeds them, and puts them back at the end."""
+    """Seed the global generators of torch, numpy and Python, from which SB3 draws, and restore them at the end."""
     numbers, words = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -123,10 +124,10 @@ def isolated(seed: int) -> Iterator[None]:
 
 
 def learn(model: Model) -> Model:
-    """One rollout and what the model learns from it; without SB3's log, which every call would make a folder for.
+    """Collect one rollout and train the model on it, without SB3's logger, which would make a folder in every call.
 
     Raises:
-        NonFiniteError: it has diverged.
+        NonFiniteError: the model has diverged.
     """
     model.set_logger(Logger(None, []))
     with refusing_divergence():
@@ -134,13 +135,17 @@ def learn(model: Model) -> Model:
 
 
 def stacked(params: Sequence[Params]) -> Params:
-    """One set of parameters a task, as one tree ``[T, ...]``."""
+    """Stack the parameters of T tasks into one tree of leaves ``[T, ...]``."""
     joined: Params = map_leaves(lambda *leaves: torch.stack(leaves), *params)
     return joined
 
 
 def _setup(config: Config) -> Setup:
-    """Refuses a policy that SB3 has no counterpart of before hours of work."""
+    """Build a setup, refusing at once a step size or a policy that PPO cannot have.
+
+    Raises:
+        InputError: the step size is not positive, or SB3 has no counterpart of the policy.
+    """
     if not config.rate > 0.0:
         raise InputError(f"expected a step size above 0 for PPO's Adam, got {config.rate}; pass --rate 0.001")
     setup = build(config, CPU)
@@ -154,14 +159,14 @@ def _setup(config: Config) -> Setup:
 
 
 def _ppo(setup: Setup, env: TaskVecEnv, n_steps: int = 2, batch_size: int = 2) -> PPO:
-    """PPO at the configuration's initialization; the value network is drawn from the global numbers."""
+    """Return PPO at the configuration's initialization, its value network drawn from the global generators."""
     policy = setup.learner.policy
     settings: dict[str, Any] = {"n_steps": n_steps, "batch_size": batch_size, "learning_rate": setup.config.rate}
     return to_ppo(policy, policy.initial(), env, device="cpu", **settings)
 
 
 def _randomized(config: Config) -> tuple[Setup, New, Spent]:
-    """PPO trained on the benchmark's training tasks within the budget."""
+    """Train PPO on the benchmark's training tasks within the budget; return a function that makes copies of it."""
     setup, spent = _setup(config), Spent()
     family, benchmark = setup.benchmark.family, setup.benchmark
     with isolated(config.seed):
@@ -172,23 +177,23 @@ def _randomized(config: Config) -> tuple[Setup, New, Spent]:
 
     def new(task: Task) -> PPO:
         again = _ppo(setup, TaskVecEnv(family, task))
-        again.set_parameters(copy.deepcopy(found), device="cpu")  # Adam would write into the memory it is given
+        again.set_parameters(copy.deepcopy(found), device="cpu")  # Adam updates the state it is given in place
         return again
 
     return setup, new, spent
 
 
 def _train(model: OnPolicyAlgorithm, budget: int, spent: Spent) -> None:
-    """Rollout by rollout, until the budget is reached."""
+    """Train rollout by rollout until the budget is reached."""
     while spent.env_steps < budget:
         learn(model)
         spent.add({"env_steps": model.n_steps * model.n_envs})
 
 
 def training_env(family: TaskFamily, benchmark: Benchmark, rows: int, seed: int) -> TaskVecEnv:
-    """Rows of training tasks, each of which has a fresh one in every episode. ``family`` may wrap the benchmark's."""
+    """Return environments in which every episode has a fresh training task; ``family`` may wrap the benchmark's."""
     tasks = stream(seed, "tasks")
-    pool: list[tuple[Params, int]] = []  # tasks are drawn many at a time: one by one it costs more than stepping
+    pool: list[tuple[Params, int]] = []  # tasks are drawn many at a time, as drawing singly costs more than stepping
 
     def fresh(count: int) -> Params:
         drawn, used = pool.pop() if pool else ({}, 0)
@@ -201,7 +206,7 @@ def training_env(family: TaskFamily, benchmark: Benchmark, rows: int, seed: int)
 
 
 def _measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
-    """`curve_measured`, with what SB3 draws put in its place."""
+    """Return `curve_measured`, with the global generators from which SB3 draws seeded and `isolated`."""
     measure = curve_measured(name, setup, curve, spent)
 
     def under(protocol: Protocol) -> Result:
@@ -215,7 +220,7 @@ def _measured(name: str, setup: Setup, curve: Curve, spent: Spent) -> Measure:
 def _curve(
     setup: Setup, new: New, task: Task, adaptation: Adaptation, *, generator: torch.Generator
 ) -> AdaptationCurve:
-    """As `metarl.evaluation.adaptation_curve`, draw for draw, with PPO in the place of the rule."""
+    """Do the same as `metarl.evaluation.adaptation_curve`, with the same draws, but with PPO in place of the rule."""
     policy, family, tasks = setup.learner.policy, setup.benchmark.family, task_count(task)
     models = [new({name: value[t : t + 1] for name, value in task.items()}) for t in range(tasks)]
     spent, scored = torch.zeros(tasks), adaptation.score_episodes
@@ -237,7 +242,7 @@ def _curve(
 def _curve_of_trials(
     model: Any, base: Any, episodes: int, task: Task, adaptation: Adaptation, *, generator: torch.Generator
 ) -> AdaptationCurve:
-    """Every task's episodes, by their number within the trial: of no more than it may see before the last."""
+    """Return every task's scores by the number of the episode within a trial, as long as the adaptation allows."""
     seen = min(episodes - 1, adaptation.steps * adaptation.episodes)
     family, scored = Trials(base, 1 + seen), adaptation.score_episodes
     sampled, lengths = _play(model, family, task, scored, generator=generator)
@@ -248,7 +253,7 @@ def _curve_of_trials(
 def _play(
     model: Any, family: Trials, task: Task, trials: int, *, generator: torch.Generator, deterministic: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean return and length ``[T, E]`` of the first, second, ... episode of trials of each task."""
+    """Play trials; return the mean return and length ``[T, E]`` of each task's first, second, ... episode."""
     rows, constants, memory = (task_count(task), trials), per_row(task), None
     state = family.reset(constants, rows, generator=generator)
     returns, lengths = torch.zeros(*rows, family.episodes), torch.zeros(*rows, family.episodes)
@@ -267,7 +272,7 @@ def _play(
 def scores(
     policy: Policy, params: Params, family: TaskFamily, task: Task, episodes: int, *, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean returns ``[T]`` of fresh episodes, with sampled actions and with the most likely ones."""
+    """Return the mean returns ``[T]`` of fresh episodes with sampled actions, and with the most likely ones."""
     sampled = collect(policy, params, family, task, episodes, generator=generator)
     mode = collect(policy, params, family, task, episodes, generator=generator, act="mode")
     return sampled.episode_return.mean(-1), mode.episode_return.mean(-1)
@@ -275,7 +280,7 @@ def scores(
 
 @torch.enable_grad()
 def _improve(model: PPO, batch: Batch) -> None:
-    """PPO's update on one task's whole episodes."""
+    """Update PPO on one task's whole episodes."""
     model.batch_size = -(-int(batch.mask.sum()) // PASS)
     with refusing_divergence():
         train_on(model, batch)
@@ -283,12 +288,13 @@ def _improve(model: PPO, batch: Batch) -> None:
 
 @contextmanager
 def refusing_divergence() -> Iterator[None]:
-    """SB3 tells of parameters that are not finite by the ValueError of a distribution that is handed them.
+    """Turn SB3's ValueError for parameters that are not finite into a `NonFiniteError`.
 
-    Not with every torch: then by that of an environment that is handed the actions.
+    The error comes from torch's distributions, or, in versions of torch that do not check, from the environment, which
+    refuses the actions.
 
     Raises:
-        NonFiniteError: instead.
+        NonFiniteError: PPO has diverged.
     """
     try:
         yield
