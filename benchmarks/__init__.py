@@ -1,1 +1,1 @@
-"""Speed measured as ratios, side by side in one run."""
+"""Benchmarks of speed, which measure ratios between contenders that run side by side."""

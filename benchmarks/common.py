@@ -1,9 +1,9 @@
-"""What the benchmarks share: contenders that take turns, ratios of each turn, peak memory, tables and JSON.
+"""Shared by the benchmarks: timing contenders in turn, ratios within each turn, peak memory, tables and JSON.
 
-A machine's speed drifts by more than what is to be told apart, so nothing is timed on its own: all contenders of a
-comparison take turns in one process, and a ratio is taken within each turn. Nothing here asserts a time. Every
-script is run from the root of the repository as ``python -m benchmarks.NAME``; with ``--output`` it writes a JSON
-document of the machine, the command and what the script's own docstring names.
+A machine's speed drifts by more than the differences to be measured. So nothing is timed on its own: all contenders of
+a comparison take turns in one process, and ratios are taken within each turn. Nothing here asserts a time. Run every
+script from the root of the repository as ``python -m benchmarks.NAME``; with ``--output`` it writes a JSON document
+with the machine, the command and the fields that the script's docstring lists.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MIB = 2**20
 
 
 def options(description: str | None, *, repeats: int | None = None) -> argparse.ArgumentParser:
-    """A parser with the flags that every script has; no ``repeats`` for one that repeats nothing."""
+    """Return a parser with the flags that all scripts have; ``repeats`` is the default of ``--repeats``, if any."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="of torch; its own choice unless given")
@@ -50,17 +50,18 @@ def options(description: str | None, *, repeats: int | None = None) -> argparse.
 
 
 def add_peers(parser: argparse.ArgumentParser, more: str = "") -> None:
-    """The flag for programs that take turns with ours."""
+    """Add the flag ``--peer`` for external programs that take turns with our contenders."""
     parser.add_argument(
         "--peer", action="append", default=[], metavar="CMD", help=f"a command that serves, see Peer; repeatable{more}"
     )
 
 
 def prepare(arguments: argparse.Namespace) -> torch.device:
-    """Settings of the process, and the device.
+    """Configure the process and return the device.
 
     Raises:
-        InputError: a device that is not to be had or timed, no repeats, no threads, an output that is a folder.
+        InputError: the device is not available or cannot be timed, repeats or threads are less than 1, or the output
+            is a folder.
     """
     for name in ("repeats", "threads"):
         count = getattr(arguments, name, None)
@@ -69,7 +70,7 @@ def prepare(arguments: argparse.Namespace) -> torch.device:
     device = runs.pick_device(arguments.device)
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"only cpu and cuda can be timed, got device {arguments.device!r}")
-    if arguments.output is not None:  # said now, not after an hour
+    if arguments.output is not None:  # refuse a wrong output now, not after an hour
         if arguments.output.is_dir():
             raise InputError(f"--output {arguments.output} is a folder; name a file")
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def prepare(arguments: argparse.Namespace) -> torch.device:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware, to be quoted beside the numbers."""
+    """Return versions and hardware, to be stored beside the numbers."""
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return {
@@ -97,17 +98,17 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 class Peer:
-    """Another program with a workload of its own to be timed, in a process that waits for its turn.
+    """An external program whose workload is timed, in a process that waits for its turn.
 
-    It says "ready" on stderr once it has compiled and warmed up; for every line "go" on stdin it runs once and
-    prints the seconds that took, measured by itself. ``benchmarks.yardstick_jax`` with ``--serve`` is one.
+    The program prints "ready" on stderr once it has compiled and warmed up. For every line "go" on stdin it runs once
+    and prints how many seconds that took, by its own measurement. ``benchmarks.yardstick_jax`` with ``--serve`` is one.
     """
 
     def __init__(self, command: str) -> None:
         """Start ``command`` and wait until it is ready.
 
         Raises:
-            InputError: it cannot be started, or ends before it is ready.
+            InputError: the command cannot be started, or ends before it is ready.
         """
         self.command = command
         try:
@@ -117,7 +118,7 @@ class Peer:
         except OSError as error:
             raise InputError(f"peer {command!r} cannot be started: {error}") from error
         self._said: collections.deque[str] = collections.deque(maxlen=5)
-        self._settled, self._ready = threading.Event(), False  # settled: ready, or at its end
+        self._settled, self._ready = threading.Event(), False  # settled: either ready or ended
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self._settled.wait()
@@ -127,7 +128,7 @@ class Peer:
 
     def _listen(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:  # to the end, or a full pipe would stop the peer
+        for line in self.process.stderr:  # read to the end, since a full pipe would block the peer
             self._said.append(line.strip())
             if line.strip() == "ready":
                 self._ready = True
@@ -135,10 +136,10 @@ class Peer:
         self._settled.set()
 
     def run(self) -> float:
-        """Seconds of one run.
+        """Return the seconds of one run.
 
         Raises:
-            InputError: the peer has ended.
+            InputError: the peer has ended or printed no number.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
@@ -146,11 +147,11 @@ class Peer:
             self.process.stdin.flush()
             return float(self.process.stdout.readline())
         except (BrokenPipeError, ValueError) as error:
-            self._listener.join(timeout=1)  # its last words
+            self._listener.join(timeout=1)  # wait for the last lines on stderr, which the message quotes
             raise InputError(f"peer {self.command!r} gave no time: {' | '.join(self._said)}") from error
 
     def close(self) -> None:
-        """End the process; a peer ends by itself when nobody can say "go" any more."""
+        """End the process: a peer ends by itself when its stdin is closed, and is killed if it does not."""
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             try:
@@ -177,7 +178,7 @@ Contender = Callable[[], object] | Peer
 
 
 def seconds(contender: Contender, device: torch.device) -> float:
-    """Of one run; a device's work is waited for."""
+    """Return the seconds of one run, including all work it has queued on a GPU."""
     if isinstance(contender, Peer):
         return contender.run()
     synchronize(device)
@@ -188,16 +189,17 @@ def seconds(contender: Contender, device: torch.device) -> float:
 
 
 def alternate(contenders: Mapping[str, Contender], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every contender in every turn, after those that warm up.
+    """Run all contenders in turn; return the seconds of every contender in every turn, without warm-up turns.
 
-    One on a CPU; three on a GPU, where a compiled program runs plainly, then is recorded, and only then replayed.
+    There is one warm-up turn on a CPU. There are three on a GPU, where a compiled program is first run plainly, then
+    recorded, and only then replayed.
     """
     for _ in range(1 if device.type == "cpu" else 3):
         for contender in contenders.values():
             seconds(contender, device)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     gc.collect()
-    gc.freeze()  # compiling leaves a million objects: to go through them takes 0.3 s, in somebody's turn
+    gc.freeze()  # compiling leaves a million objects: scanning them would take 0.3 s, in some contender's turn
     for _ in range(repeats):
         for name, contender in contenders.items():
             times[name].append(seconds(contender, device))
@@ -206,23 +208,23 @@ def alternate(contenders: Mapping[str, Contender], repeats: int, device: torch.d
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what a GPU has been given to do."""
+    """Wait until a GPU has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
+    """Return median, smallest and largest value."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Of each pair of one turn, summed up."""
+    """Return the `summary` of the ratios within each turn."""
     return summary([a / b for a, b in zip(above, below, strict=True)])
 
 
 def scaled(values: Mapping[str, float], factor: float) -> dict[str, float]:
-    """A `summary` in another unit."""
+    """Return a `summary` in another unit."""
     return {name: factor * values[name] for name in ("median", "min", "max")}
 
 
@@ -230,10 +232,11 @@ def scaled(values: Mapping[str, float], factor: float) -> dict[str, float]:
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> float:
-    """MiB that one run adds at its highest.
+    """Return the MiB that one run adds at its peak.
 
-    On a GPU what torch allocates. Otherwise what is resident: on Linux exactly, what lies free having been given back
-    first; elsewhere only what goes beyond all that the process did before, so ask in a fresh process.
+    On a GPU this counts what torch allocates, otherwise resident memory. It is exact on Linux, where free memory is
+    returned to the system and the peak reset first. On other systems only memory beyond the process's earlier peak is
+    counted, so measure in a fresh process.
     """
     gc.collect()
     if device.type == "cuda":
@@ -249,7 +252,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _forget_peak() -> int:
-    """Bytes resident now, where Linux lets the peak start anew from here; otherwise the peak so far."""
+    """Reset the peak and return the bytes resident now; where the peak cannot be reset, return the peak so far."""
     try:
         if platform.libc_ver()[0] == "glibc":
             ctypes.CDLL(None).malloc_trim(0)
@@ -260,7 +263,7 @@ def _forget_peak() -> int:
 
 
 def _highest_resident() -> int:
-    """Bytes; Linux's own count, because ``ru_maxrss`` there starts at the peak of the parent process."""
+    """Return the peak of resident bytes, on Linux from /proc, as ``ru_maxrss`` starts at the parent process's peak."""
     status = Path("/proc/self/status")
     found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else "", re.MULTILINE)
     if found:
@@ -273,7 +276,7 @@ def _highest_resident() -> int:
 
 
 def spread(values: Mapping[str, float] | None) -> str:
-    """A `summary` as a cell of a table: the median and, in parentheses, the range."""
+    """Return a `summary` as text of a table's cell: the median and, in parentheses, the range."""
     if values is None:
         return "-"
     middle, low, high = (f"{values[key]:.3g}" for key in ("median", "min", "max"))
@@ -281,7 +284,7 @@ def spread(values: Mapping[str, float] | None) -> str:
 
 
 def show(head: Sequence[str], rows: Sequence[Sequence[str]], device: torch.device) -> None:
-    """Print an aligned table below a line about the machine; the first column is flush left."""
+    """Print an aligned table below a line about the machine; the first column is aligned left, the others right."""
     about = machine(device)
     hardware = about["gpu"] or f"{about['cpu']}, {about['threads']} of {about['cores']} cores"
     print(f"torch {about['torch']}, {hardware}; median (smallest, largest)")
@@ -293,7 +296,7 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]], device: torch.devic
 
 
 def write(path: Path | None, device: torch.device, **document: Any) -> None:
-    """Write a document together with the machine and the command, if a path is given."""
+    """Write a document together with machine and command, if a path is given."""
     if path is not None:
         command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
         runs.write_json(path, {"machine": machine(device), "command": command, **document})

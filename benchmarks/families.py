@@ -1,13 +1,13 @@
-"""How fast does every family step, natively and through each adapter, and beside Gymnasium's own environments?
+"""How fast does every family step, natively and through each adapter, compared with Gymnasium's environments?
 
     python -m benchmarks.families [--rows 1024] [--steps 20] [--families CartPole ...] [--output results/...json]
 
-Every contender takes ``steps`` steps of ``rows`` environments with random actions drawn beforehand, observing after
-each step; all contenders of a family take turns. The families have a horizon that no row reaches. Where Gymnasium
-has the same environment, its ``SyncVectorEnv`` runs beside ours.
+Every contender steps ``rows`` environments ``steps`` times with random actions drawn beforehand, and observes after
+each step. All contenders of a family take turns. Families have a horizon that no row reaches. If Gymnasium has the same
+environment, its ``SyncVectorEnv`` is measured as well.
 
-The document: a ``table`` of lines with ``family``, ``adapter``, ``seconds`` and their ``median``, ``min`` and ``max``,
-``steps a second`` and ``native`` (times as slow as the native family, within each turn).
+The document: a ``table`` of lines with ``family``, ``adapter``, ``seconds`` and their ``median``, ``min`` and
+``max``, ``steps a second``, and ``native`` (how many times as slow as the native family, within each turn).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from envs.adapters.registration import FAMILIES
 from experiments.errors import InputError, script
 from metarl.rollouts import per_row
 
-PEERS: dict[str, tuple[str, dict[str, float]]] = {  # Gymnasium's id, and a constant for its adapter to set
+PEERS: dict[str, tuple[str, dict[str, float]]] = {  # Gymnasium's id, and a constant for `GymnasiumFamily` to set
     "CartPole": ("CartPole-v1", {"gravity": 9.8}),
     "Acrobot": ("Acrobot-v1", {"torque_noise_max": 0.0}),
     "Pendulum": ("Pendulum-v1", {"g": 10.0}),
     "MountainCar": ("MountainCar-v0", {"force": 0.001}),
     "ContinuousMountainCar": ("MountainCarContinuous-v0", {"power": 0.0015}),
 }
-LONG = 100_000  # steps: no episode is cut off while measured
+LONG = 100_000  # time limit in steps, so long that no episode is truncated while measured
 
 
 def native(family: Family | GymnasiumFamily, rows: int, actions: torch.Tensor) -> Callable[[], None]:
-    """The family's own methods on ``[rows, 1]`` environments, a task each, from a reset on."""
+    """Return a run of the family's own methods on ``[rows, 1]`` environments with a task each, reset included."""
     generator = torch.Generator().manual_seed(0)
     task = per_row(dict(family.sample(rows, generator=generator)))
 
@@ -55,7 +55,7 @@ def native(family: Family | GymnasiumFamily, rows: int, actions: torch.Tensor) -
 
 
 def stepping(environment: Any, actions: np.ndarray) -> Callable[[], None]:
-    """A vector environment that has been reset; rows that end start again."""
+    """Return a run that steps a vector environment, which has been reset; rows that end restart."""
 
     def run() -> None:
         for action in actions:
@@ -65,7 +65,7 @@ def stepping(environment: Any, actions: np.ndarray) -> Callable[[], None]:
 
 
 def contenders(name: str, rows: int, steps: int) -> dict[str, Callable[[], None]]:
-    """By adapter, ``steps`` steps of ``rows`` environments of the family."""
+    """Return, for every adapter, a run that steps ``rows`` environments of the family ``steps`` times."""
     make: Any = FAMILIES[name]
     family: Family = make(horizon=LONG)
     space = family.action_space
@@ -91,7 +91,7 @@ def contenders(name: str, rows: int, steps: int) -> dict[str, Callable[[], None]
 
 
 def measure(name: str, rows: int, steps: int, repeats: int) -> list[dict[str, Any]]:
-    """Lines of the table of one family."""
+    """Return the lines of the table for one family."""
     times = common.alternate(contenders(name, rows, steps), repeats, torch.device("cpu"))
     return [
         {

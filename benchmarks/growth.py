@@ -2,13 +2,14 @@
 
     python -m benchmarks.growth [--quick] [--axes tasks width] [--device cpu] [--output results/...json]
 
-The iteration is that of ``meta_iteration.py``; from its base size one axis at a time is varied. Every point runs in a
-fresh process: one small iteration that loads what is loaded once, one whose peak memory is taken, and the timed ones.
-An exponent is the slope of a least-squares line through the logarithms of an axis' points at and above the base:
-1 is linear growth.
+The iteration is that of ``meta_iteration.py``, with one axis at a time varied from its base size. Every point runs in a
+fresh process: a small iteration that loads everything that is loaded once, an iteration whose peak memory is measured,
+and the timed iterations. An exponent is the slope of a least-squares line through the logarithms of an axis' points at
+and above the base; 1 means linear growth.
 
-The document: ``base``, ``exponents`` of ``time`` and ``memory`` by axis, and a ``table`` of every axis' points: the
-size, ``seconds``, their ``median``, ``min`` and ``max``, and ``peak MiB``; or ``failed``, for want of memory say.
+The document: ``base``, ``exponents`` of ``time`` and ``memory`` by axis, and a ``table`` of every axis'
+points: the size, ``seconds``, their ``median``, ``min`` and ``max``, and ``peak MiB``; or ``failed``, for instance for
+lack of memory.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SMALL = Size(tasks=2, episodes=2, horizon=5, width=8)
 
 
 def points(axis: str, base: Size, *, quick: bool) -> list[Size]:
-    """Sizes along an axis; at most three of them, from the base to the largest, where it has to be quick."""
+    """Return the sizes along an axis; with ``quick`` at most three, from the base to the largest."""
     values = sorted({getattr(base, axis), *AXES[axis]})
     if quick:
         upper = values[values.index(getattr(base, axis)) :]
@@ -49,28 +50,28 @@ def points(axis: str, base: Size, *, quick: bool) -> list[Size]:
 
 
 def point(size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Times and peak memory of one size, in this process."""
+    """Measure times and peak memory of one size in this process."""
     device = common.prepare(arguments)
     Workload(replace(SMALL, steps=size.steps), device).iteration()
     workload = Workload(size, device, compiled=arguments.compile)
     if arguments.compile:
-        workload.iteration()  # compiling needs memory of its own
+        workload.iteration()  # compile first, since compiling needs additional memory
     peak = common.peak_memory(workload.iteration, device)
     times = common.alternate({"iteration": workload.iteration}, arguments.repeats, device)["iteration"]
     return {**asdict(size), "seconds": times, **common.summary(times), "peak MiB": peak}
 
 
 def fresh(size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
-    """`point` in a process of its own; what fails there, as for want of memory, is told and does not end the rest."""
+    """Run `point` in a fresh process; if it fails, such as for lack of memory, return that instead of raising."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(point, size, arguments).result()
-        except RuntimeError as error:  # a killed process too
+        except RuntimeError as error:  # includes a process that was killed
             return {**asdict(size), "failed": f"{type(error).__name__}: {error}"[:200]}
 
 
 def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float | None:
-    """Slope of log y over log x by least squares; None for fewer than two points, or where y is not positive."""
+    """Return the least-squares slope of log y over log x for positive y; None for fewer than two different x."""
     pairs = [(math.log(x), math.log(y)) for x, y in zip(xs, ys, strict=True) if y is not None and y > 0]
     if len({x for x, _ in pairs}) < 2:
         return None
@@ -78,7 +79,7 @@ def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float | None:
 
 
 def fit(axis: str, base: Size, measured: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Exponents of time and memory over the points at and above the base."""
+    """Return the exponents of time and memory over the points at and above the base."""
     upper = [line for line in measured if line[axis] >= getattr(base, axis)]
     xs = [line[axis] for line in upper]
     fields = {"time": "median", "memory": "peak MiB"}
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> None:
     add_sizes(parser)
     arguments = parser.parse_args(argv)
     device, base = common.prepare(arguments), size_of(arguments)
-    known: dict[Size, dict[str, Any]] = {}  # the base is on every axis
+    known: dict[Size, dict[str, Any]] = {}  # the base is on every axis and is measured once
     table: dict[str, list[dict[str, Any]]] = {}
     for axis in arguments.axes:
         table[axis] = []

@@ -3,14 +3,15 @@
     python -m benchmarks.meta_iteration [--device cpu] [--threads 2] [--repeats 7] [--output results/...json]
     python -m benchmarks.meta_iteration --only iteration compiled --peer "python -m benchmarks.yardstick_jax w1 --serve"
 
-Fixed-start navigation, 20 tasks of 20 episodes of 100 steps, a Gaussian policy with 2x100 ReLU units, one learned
-rate a parameter: new tasks, K+1 rollouts, advantages, K inner steps, the meta-gradient by replay, Adam. Everything
-named in the table takes turns: the iteration, the same compiled, peers with the same workload, the update by one
-``vmap`` over all tasks, more inner steps or epochs, a trust region, and the iteration's parts on a recorded trace.
-A column "/ NAME" is the ratio of times to that row's, turn by turn.
+The workload is fixed-start navigation with 20 tasks of 20 episodes of 100 steps, a Gaussian policy with 2x100 ReLU
+units, and one learned rate per parameter. An iteration consists of sampling new tasks, K+1 rollouts, advantages, K
+inner steps, the meta-gradient by replay, and Adam. All rows of the table take turns: the iteration, the same compiled,
+peers with the same workload, the update by one ``vmap`` over all tasks ("oracle"), more inner steps or epochs, a trust
+region, and the iteration's parts on a recorded trace. A column "/ NAME" is the ratio of times to that row's, within
+each turn.
 
-The document: ``size``, and a ``table`` of rows with ``name``, ``command`` (a peer's), ``seconds``, their ``median``,
-``min`` and ``max``, ``ratios`` by name, and ``peak MiB``.
+The document: ``size``, and a ``table`` of rows with ``name``, ``command`` (of a peer), ``seconds``, their
+``median``, ``min`` and ``max``, ``ratios`` by name, and ``peak MiB``.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from metarl.rollouts import to_device
 from metarl.rules import MetaSGD
 from metarl.trees import tree_detach
 
-RATE = 1e-3  # of the outer step
+RATE = 1e-3  # meta step size
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,16 @@ class Size:
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
-    """Flags for a size."""
+    """Add the flags of a size."""
     for name, default in asdict(Size()).items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{default} unless given")
 
 
 def size_of(arguments: argparse.Namespace) -> Size:
-    """What the flags ask for.
+    """Return the size that the flags describe.
 
     Raises:
-        InputError: a count below 1.
+        InputError: a count is below 1.
     """
     size = Size(**{name: getattr(arguments, name) for name in asdict(Size())})
     if min(asdict(size).values()) < 1:
@@ -81,10 +82,10 @@ def size_of(arguments: argparse.Namespace) -> Size:
 
 
 class Workload:
-    """The objects of W1; `iteration` is what is timed."""
+    """The objects of workload W1; `iteration` is timed."""
 
     def __init__(self, size: Size, device: torch.device, *, seed: int = 0, compiled: bool = False) -> None:
-        """A learner with weights and rates drawn from ``seed``, and streams of tasks and noise of its own."""
+        """Make a learner with weights and rates drawn from ``seed``, and its own random streams of tasks and noise."""
         weights, self.task_generator = (torch.Generator().manual_seed(2 * seed + k) for k in range(2))
         network = MLP(2, [size.width] * 2, 2, activation=torch.relu, generator=weights)
         policy = GaussianPolicy(network, 2, log_std=-0.5)
@@ -99,20 +100,20 @@ class Workload:
         self.device = device
 
     def tasks(self) -> Task:
-        """New tasks, on the device."""
+        """Return new tasks, on the device."""
         return to_device(self.family.sample(self.plan.tasks, generator=self.task_generator), self.device)
 
     def iteration(self) -> None:
-        """One meta-iteration through the library."""
+        """Run one meta-iteration of the library."""
         meta_step(self.learner, self.optimizer, self.family, self.tasks(), self.plan, generator=self.generator)
 
 
 Make = Callable[[Size, torch.device], Callable[[], object]]
-"""Sets a variant up and returns what runs one iteration of it."""
+"""Sets up a variant and returns a function that runs one iteration of it."""
 
 
 def oracle(size: Size, device: torch.device) -> Callable[[], object]:
-    """The iteration with the plainest update: all tasks lifted at once, one backward pass."""
+    """Return the iteration with the simplest update: one ``vmap`` over all tasks, one backward pass."""
     w = Workload(size, device)
     adam = torch.optim.Adam(w.learner.parameters(), lr=RATE)
 
@@ -126,7 +127,7 @@ def oracle(size: Size, device: torch.device) -> Callable[[], object]:
 
 
 def improved_by(make: Callable[[Learner], MetaOptimizer]) -> Make:
-    """The iteration with another meta-optimizer."""
+    """Return the variant of the iteration with another meta-optimizer."""
 
     def variant(size: Size, device: torch.device) -> Callable[[], object]:
         w = Workload(size, device)
@@ -149,7 +150,7 @@ PARTS = {"parts": False, "compiled-parts": True}
 
 
 def parts(size: Size, device: torch.device, *, compiled: bool) -> dict[str, Callable[[], object]]:
-    """What an iteration consists of, each on one recorded trace; a compiled one's names say so."""
+    """Return the parts of an iteration by name, each a run on the same recorded trace."""
     w = Workload(size, device, compiled=compiled)
     learner, plan, task = w.learner, w.plan, w.tasks()
     trace = explore(learner, w.family, task, plan, generator=w.generator)
@@ -175,7 +176,7 @@ def parts(size: Size, device: torch.device, *, compiled: bool) -> dict[str, Call
 def measure(
     rows: Mapping[str, common.Contender], against: list[str], repeats: int, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Times of all rows, their ratios to those ``against``, and the peak memory of our own."""
+    """Measure the times of all rows, their ratios to the rows ``against``, and the peak memory of all but peers."""
     times = common.alternate(rows, repeats, device)
     return [
         {
@@ -212,7 +213,7 @@ def main(argv: list[str]) -> None:
         for name, make in VARIANTS.items():
             if name in arguments.only:
                 rows[name] = make(size, device)
-            if name == "compiled":  # peers beside what they are compared with
+            if name == "compiled":  # peers come next to the rows that they are compared with
                 rows |= {f"peer {i}": stack.enter_context(common.Peer(c)) for i, c in enumerate(arguments.peer, 1)}
         for name, compiled in PARTS.items():
             rows |= parts(size, device, compiled=compiled) if name in arguments.only else {}

@@ -4,18 +4,21 @@
     python -m benchmarks.rollout --peer "python -m benchmarks.yardstick_jax w2 --serve --environments own
                                          --kinds {kind} --rows {rows} --steps {steps}"
 
-CartPole, every row with constants of its own (``--tasks`` lets rows share them), 200 steps of every row. With random
-actions, drawn beforehand, only the equations are stepped, and rewards and ends counted: by our family one
-operation after another ("eager"), the same in compiled blocks of ten steps ("compiled"), and by Gymnasium's own
-vectorised CartPole, whose rows are all alike. With a 2x64 tanh policy that samples, everything is recorded: by
-`metarl.collect` eager and compiled, by a function with physics, policy and recording inlined, which is what somebody
-would write who needs nothing else ("by-hand"), and by Gymnasium's environment with the same policy in torch.
+The environment is CartPole with 200 steps of every row. Every row has its own constants; ``--tasks`` lets rows share
+them.
 
-All sides take turns. A column "/ NAME" is the ratio of speeds to that side's, turn by turn. A record is held in
-memory, on a CPU up to 1 kB a row and step: for 1,048,576 rows take ``--steps 10``.
+- With random actions, drawn beforehand, sides only step the equations and count rewards and ends: our family one
+  operation after another ("eager"), the same in compiled blocks of ten steps ("compiled"), and Gymnasium's vectorised
+  CartPole ("gymnasium"), whose rows all have the same constants.
+- With a 2x64 tanh policy that samples, everything is recorded: by `metarl.collect` ("eager" and "compiled"), by a
+  function with physics, policy and recording inlined, as one would write it for this purpose alone ("by-hand"), and
+  by Gymnasium's environment with the same policy in torch.
 
-The document: a ``table`` of lines with the case (``kind``, ``rows``, ``steps``, ``tasks``), the side's ``name``,
-``command`` (a peer's), ``seconds``, ``steps/s`` (``median``, ``min``, ``max``) and ``ratios`` by name.
+All sides take turns. A column "/ NAME" is the ratio of speeds to that side's, within each turn. Records are held in
+memory, which takes up to 1 kB per row and step on a CPU: for 1,048,576 rows use ``--steps 10``.
+
+The document: a ``table`` of lines with the case (``kind``, ``rows``, ``steps``, ``tasks``), the side's
+``name``, ``command`` (of a peer), ``seconds``, ``steps/s`` (``median``, ``min``, ``max``) and ``ratios`` by name.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """What is stepped."""
+    """One case of the benchmark: the kind of actions, and the numbers of rows, steps and tasks."""
 
     kind: str
     rows: int
@@ -64,7 +67,7 @@ class Case:
 
 
 def family_for(steps: int) -> CartPole:
-    """Gymnasium's five constants, each 20 % up or down, in steps so short that no pole falls: nobody ends early."""
+    """Return CartPole with Gymnasium's five constants varied by 20 %, and steps too short for a pole to fall."""
     usual = {name: CartPole.parameters[name].default for name in CONSTANTS}
     ranges = {name: Range(0.8 * value, 1.2 * value) for name, value in usual.items()}
     return CartPole(steps, time_step=0.1 / max(steps, 200), **ranges)
@@ -74,7 +77,7 @@ def family_for(steps: int) -> CartPole:
 
 
 def step_all(family: TaskFamily, constants: Task, state: State, actions: Tensor) -> tuple[State, Tensor, Tensor]:
-    """The last state after all actions ``[steps, T, N]``, and every row's rewards and ends counted."""
+    """Take all actions ``[steps, T, N]``; return the last state and every row's numbers of rewards and ends."""
     rewards, ends = torch.zeros((2, *actions.shape[1:]), device=actions.device).unbind(0)
     for action in actions.unbind(0):
         state, reward, terminated = family.step(constants, state, action)
@@ -85,7 +88,7 @@ def step_all(family: TaskFamily, constants: Task, state: State, actions: Tensor)
 def step_in_blocks(
     programs: Programs, family: TaskFamily, constants: Task, state: State, actions: Tensor
 ) -> tuple[State, Tensor, Tensor]:
-    """`step_all` by a compiled program of ten steps."""
+    """Do the same as `step_all` by a compiled program of ten steps."""
     counts = []
     for block in actions.split(BLOCK):
         state, *counted = programs(("step",), functools.partial(step_all, family), dict(constants), state, block)
@@ -95,7 +98,7 @@ def step_in_blocks(
 
 
 def random_sides(case: Case, device: torch.device) -> dict[str, Run]:
-    """Sides that step with given actions."""
+    """Return the sides that step with given actions."""
     generator = torch.Generator().manual_seed(0)
     family = family_for(case.steps)
     constants = per_row(to_device(family.sample(case.tasks, generator=generator), device))
@@ -116,7 +119,7 @@ def random_sides(case: Case, device: torch.device) -> dict[str, Run]:
 
 @torch.no_grad()
 def by_hand(task: Task, weights: list[Tensor], start: Tensor, noise: Tensor) -> list[Tensor]:
-    """The whole rollout in one function: Gymnasium's CartPole equations, a 2x64 tanh policy, sampling, recording.
+    """Roll out in a single function: Gymnasium's CartPole equations, a 2x64 tanh policy, sampling, recording.
 
     ``start`` ``[4, T, N]`` and ``noise`` ``[steps, T, N]`` are uniform in [0, 1).
     """
@@ -151,13 +154,13 @@ def by_hand(task: Task, weights: list[Tensor], start: Tensor, noise: Tensor) -> 
 
 
 def vector_environment(rows: int) -> Any:
-    """Gymnasium's CartPole on all rows at once."""
+    """Return Gymnasium's CartPole, vectorised over rows."""
     return gymnasium.make_vec("CartPole-v1", num_envs=rows, vectorization_mode="vector_entry_point")
 
 
 @torch.no_grad()
 def with_gymnasium(environment: Any, policy: CategoricalPolicy, params: Params, noise: Tensor) -> list[Tensor]:
-    """Its environment with our policy: as many steps as there is noise ``[steps, n]``, recorded."""
+    """Record our policy in Gymnasium's environment for as many steps as there is noise ``[steps, n]``."""
     seen, _ = environment.reset(seed=0)
     record = []
     for uniform in noise:
@@ -171,7 +174,7 @@ def with_gymnasium(environment: Any, policy: CategoricalPolicy, params: Params, 
 
 
 def policy_sides(case: Case, device: torch.device) -> dict[str, Run]:
-    """Sides that act with a policy and record; all draw their noise within the time measured."""
+    """Return the sides that act with a policy and record; all draw their noise within the measured time."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.Generator(device).manual_seed(0)
     family = family_for(case.steps)
@@ -198,7 +201,7 @@ def policy_sides(case: Case, device: torch.device) -> dict[str, Run]:
 
 
 def measure(case: Case, arguments: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """Steps a second of every side of a case, and the ratios of speeds to those that the case has."""
+    """Measure the steps per second of every side of a case, and the ratios of speeds to all but the compiled side."""
     sides: dict[str, common.Contender] = {}
     with ExitStack() as stack:
         made = (random_sides if case.kind == "random" else policy_sides)(case, device)
@@ -234,10 +237,10 @@ def show(table: list[dict[str, Any]], device: torch.device) -> None:
 
 
 def cases(arguments: argparse.Namespace) -> list[Case]:
-    """All of them.
+    """Return all cases.
 
     Raises:
-        InputError: sizes that cannot be, or a peer that would serve the wrong kind or size.
+        InputError: a count is too small, tasks do not divide the rows, or a peer would run the wrong kind or size.
     """
     for name, values in (("kind", arguments.kinds), ("rows", arguments.rows)):
         for command in arguments.peer:

@@ -1,15 +1,17 @@
-"""W4: what do many seeds cost in one process, trained together, against one after another?
+"""W4: what does it cost to train many seeds together in one process, compared with one after another?
 
     python -m benchmarks.seeds [--counts 1 8 64] [--device cpu] [--compile] [--output results/...json]
 
-The iteration is that of ``meta_iteration.py``. S learners with tasks, noise and weights of their own make one
-iteration together, by `metarl.training.meta_steps`, and one by S single calls of `metarl.meta_step` ("apart"); with
-``--compile`` both also with compiled programs. All take turns. Ratios are to "apart", turn by turn: to S single runs
-that compile nothing, which is the default. A whole run is `ITERATIONS` and the set-up before them: the first iteration
-of all, with whatever is compiled in it, in a process and on a machine that have compiled nothing before.
+The iteration is that of ``meta_iteration.py``. S learners, each with its own tasks, noise and weights, make one
+iteration together by `metarl.training.meta_steps` ("together"), and one by S single calls of `metarl.meta_step`
+("apart"); with ``--compile`` also both with compiled programs. All take turns. Ratios are to "apart", within each turn:
+to S single runs that compile nothing, which is the default. A whole run consists of the set-up and `ITERATIONS`. The
+set-up is the first iteration of all seeds, including compilation, in a process and with a cache that hold nothing
+compiled before.
 
-The document: ``size``, and a ``table`` of lines with ``seeds``, ``name``, ``seconds`` of an iteration of all, their
-``median``, ``min`` and ``max``, ``ratio``, ``set-up`` (seconds), ``ratio of a run`` (medians), and ``peak MiB``.
+The document: ``size``, and a ``table`` of lines with ``seeds``, ``name``, ``seconds`` of an iteration of all
+seeds, their ``median``, ``min`` and ``max``, ``ratio``, ``set-up`` (seconds), ``ratio of a run`` (of medians), and
+``peak MiB``.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ from benchmarks.meta_iteration import Size, Workload, add_sizes, size_of
 from experiments.errors import InputError, script
 from metarl import compilation, training
 
-ITERATIONS = 100  # of a whole run: 8 million environment steps of W1, the budget of Meta-SGD's authors
+ITERATIONS = 100  # length of a whole run: 8 million environment steps of W1, the budget of Meta-SGD's authors
 
 
 def together(workloads: list[Workload]) -> None:
-    """One meta-iteration of every seed, side by side."""
+    """Run one meta-iteration of every seed, all together."""
     first = workloads[0]
     training.meta_steps(
         [w.learner for w in workloads],
@@ -44,7 +46,7 @@ def together(workloads: list[Workload]) -> None:
 
 
 def apart(workloads: list[Workload]) -> None:
-    """One meta-iteration of every seed, one after another."""
+    """Run one meta-iteration of every seed, one after another."""
     for one in workloads:
         one.iteration()
 
@@ -53,7 +55,7 @@ WAYS: dict[str, Callable[[list[Workload]], None]] = {"apart": apart, "together":
 
 
 def measure(count: int, size: Size, repeats: int, device: torch.device, *, compiled: bool) -> list[dict[str, Any]]:
-    """A line for every way of making one iteration of all seeds."""
+    """Return a line of the table for every way of making one iteration of all seeds."""
     runs: dict[str, common.Contender] = {}
     set_up: dict[str, float] = {}
     for programs in (False, True)[: 1 + compiled]:

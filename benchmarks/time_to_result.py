@@ -2,14 +2,15 @@
 
     python -m benchmarks.time_to_result [--seeds 1 2 3] [--limit 600] [--compile] [--output results/...json]
 
-Meta-trains with a preset's configuration as ``experiments/train.py`` would, and every so many iterations measures the
-mean return over held-out ``validation`` tasks after one adaptation step, on episodes of their own and the same tasks
-and noise every time. The result counts as reached at the first such look that is better than the target; what is
-reported are the seconds spent training until then (compiling included), and those with the looks. A run that does
-not get there within the limit of training seconds is reported as not reached, with the best it was seen at.
+Meta-trains with a preset's configuration like ``experiments/train.py``. At regular intervals it evaluates the mean
+return over held-out ``validation`` tasks after one adaptation step, on separate episodes and with the same tasks and
+noise every time. The target is reached at the first evaluation that exceeds it. Reported are the seconds of training
+until then (compiling included), and the total with evaluations. A run that does not reach the target within the limit
+of training seconds is reported as not reached, with its best score.
 
-The document: a ``table`` of runs with ``preset``, ``seed``, ``target``, ``every``, ``limit``, ``tasks``, ``compiled``,
-``status``, ``training seconds``, ``total seconds``, ``iterations``, ``environment steps`` and ``scores``, a look each.
+The document: a ``table`` of runs with ``preset``, ``seed``, ``target``, ``every``, ``limit``, ``tasks``,
+``compiled``, ``status``, ``training seconds``, ``total seconds``, ``iterations``, ``environment steps`` and ``scores``,
+one per evaluation.
 """
 
 from __future__ import annotations
@@ -32,31 +33,31 @@ from experiments.evaluate import Protocol, measure
 from metarl import DivergedError, NonFiniteError
 
 TARGETS = {"navigation-fixed": -12.0, "navigation-fixed-best": -12.0, "cartpole-wide": 475.0}
-"""Mean return to be better than, by preset."""
+"""Mean return to exceed, by preset."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a run is watched."""
+    """How a run is evaluated, and when it stops."""
 
     target: float
-    every: int = 10  # iterations
+    every: int = 10  # iterations between evaluations
     limit: float = 600.0  # training seconds
-    tasks: int = 100  # held out
+    tasks: int = 100  # held-out tasks
 
 
 class Clock:
-    """Seconds and steps of a run, and the scores it was seen at."""
+    """Counts seconds and steps of a run, and collects its scores."""
 
     def __init__(self) -> None:
-        """Nothing spent."""
+        """Start with nothing spent."""
         self.began = time.perf_counter()
         self.training = self.env_steps = 0.0
         self.iterations = 0
         self.scores: list[float] = []
 
     def report(self, status: str) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the counts as plain JSON values."""
         return {
             "status": status,
             "training seconds": self.training,
@@ -68,7 +69,7 @@ class Clock:
 
 
 def score(setup: Setup, look: Look) -> float:
-    """Mean return over held-out validation tasks after one adaptation step, with sampled actions."""
+    """Return the mean return over held-out validation tasks after one adaptation step, with sampled actions."""
     result = measure(setup, Protocol(split="validation", tasks=look.tasks, steps=1))
     return statistics.mean(curve[1] for curve in result["sampled"])
 
@@ -93,13 +94,13 @@ def watch(config: Config, look: Look, device: torch.device) -> dict[str, Any]:
 
 
 def advance(run: Any, clock: Clock) -> None:
-    """One iteration of the run."""
+    """Advance the run by one iteration."""
     clock.iterations, metrics = next(run)
     clock.env_steps += metrics["env_steps"]
 
 
 def row(name: str, seed: int, look: Look, result: dict[str, Any]) -> list[str]:
-    """A line of the table."""
+    """Return a line of the table."""
     reached = result["status"] == "reached"
     scores = result["scores"]
     return [
@@ -141,7 +142,7 @@ def main(argv: list[str]) -> None:
             result = watch(config, look, device)
             table.append({"preset": name, "seed": seed, **vars(look), "compiled": arguments.compile, **result})
             lines.append(row(name, seed, look, result))
-            common.write(arguments.output, device, table=table)  # a long run is not lost with the last one
+            common.write(arguments.output, device, table=table)  # after every run, so that a later failure loses none
     head = ["", "target", "seed", "training s", "with looks s", "iterations", "steps", "last score", "best score"]
     common.show(head, lines, device)
 

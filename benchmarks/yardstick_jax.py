@@ -2,21 +2,24 @@
 
     python -m benchmarks.yardstick_jax w1 [--devices 2] [--inner-steps 1] [--epochs 1] [--check]
     python -m benchmarks.yardstick_jax w2 [--rows 1 64 1024 16384] [--devices 1 2]
-    python -m benchmarks.yardstick_jax w1 --serve     # compiles; then one iteration and its seconds a line "go"
+    python -m benchmarks.yardstick_jax w1 --serve     # compiles; then runs and times an iteration per line "go"
 
 W1 is one whole second-order Meta-SGD iteration on point navigation: K+1 rollouts, baselines, advantages, K inner
-steps, the meta-gradient and Adam, compiled into one program. W2 is CartPole, with random actions and with a
-policy, in its own equations (every row its own constants) and as gymnax steps it.
+steps, the meta-gradient and Adam, compiled into one program. W2 is CartPole with random actions and with a policy,
+stepped by equations written here (every row with its own constants) and by gymnax.
 
-Needs `jax` and, for its half of W2, `gymnax`; neither torch nor our packages, so it can live in an environment of
-its own. Prints one JSON document; what people read goes to stderr. Two devices are two halves of the processor: the
-tasks or rows are dealt to them. One device may still use every core: pin it (`taskset -c 0`) to measure one core.
+Needs `jax` and, for its half of W2, `gymnax`, but neither torch nor our packages, so that it can run in a separate
+environment. Prints one JSON document; messages for people go to stderr. Two devices are two halves of the processor,
+between which tasks or rows are divided. A single device may still use every core: pin it (`taskset -c 0`) to measure
+one core.
 
-What makes W1 fast (the default): the update goes through the tasks one after another, on two devices in blocks of
-rows that fit the second-level cache, with rows flattened to one axis (XLA makes a slow product of a contraction over
-two axes); the meta-gradient takes one Hessian-vector product an inner step, and the inner
-gradients of exploring serve again in the first epoch. For one inner step with v = dL_outer/dtheta' and inner gradient
-g: d/dtheta = v - H(alpha v), d/dalpha = -g v; for more the same from the last step backwards.
+What makes W1 fast (by default):
+
+- The update goes through the tasks one after another, on two devices in blocks of rows that fit the second-level cache.
+- Rows are flattened to one axis, since XLA makes a slow product of a contraction over two axes.
+- The meta-gradient takes one Hessian-vector product per inner step, and the inner gradients of exploring are reused in
+  the first epoch. For one inner step with v = dL_outer/dtheta' and inner gradient g: d/dtheta = v - H(alpha v),
+  d/dalpha = -g v; for more steps the same, from the last step backwards.
 """
 
 from __future__ import annotations
@@ -46,9 +49,9 @@ except ImportError as error:
     raise SystemExit(2) from error
 
 Tree = Any
-AXIS = "devices"  # of the mesh; tasks or rows are dealt along it
+AXIS = "devices"  # axis of the mesh, along which tasks or rows are divided
 LOG_SQRT_TWO_PI = 0.5 * math.log(2.0 * math.pi)
-UNROLL = 2  # environment steps in one trip of a compiled loop of our own
+UNROLL = 2  # environment steps per iteration of a compiled loop, with our own equations
 
 
 # ---------------------------------------------------------------- W1: one Meta-SGD iteration on navigation
@@ -64,11 +67,11 @@ class Setting:
     epochs: int = 1  # outer steps on one trace
     mode: str = "mapped"  # the update's tasks: "mapped", one after another, or "batched"
     hvp: str = "closed"  # "closed": Hessian-vector products; "full": reverse mode through the inner gradient
-    blocks: int = 1  # a task's rows are differentiated in so many parts
-    reuse: bool = True  # exploring's inner gradients in the first epoch ("closed" only)
+    blocks: int = 1  # number of parts in which a task's rows are differentiated
+    reuse: bool = True  # reuse exploring's inner gradients in the first epoch ("closed" only)
     devices: int = 1
     discount: float = 0.99
-    rate: float = 0.1  # of the inner step, at the start
+    rate: float = 0.1  # initial inner step size
     meta_rate: float = 1e-3
 
 
@@ -138,7 +141,7 @@ def outer_loss(theta: Tree, batch: Batch) -> jax.Array:
 
 
 def gradient(setting: Setting, loss: Callable[[Tree, Batch], jax.Array], theta: Tree, batch: Batch) -> Tree:
-    """Of one task's loss, as the mean over blocks of its rows."""
+    """Return the gradient of one task's loss, as the mean over blocks of its rows."""
     blocks = setting.blocks
     if blocks == 1:
         return jax.grad(loss)(theta, batch)
@@ -159,7 +162,7 @@ def over_tasks(setting: Setting, function: Callable[[Tree], Tree], stacked: Tree
 
 
 def rollout(setting: Setting, theta: Tree, goal: jax.Array, key: jax.Array) -> Episodes:
-    """Whole episodes on every task; ``theta`` is shared, or stacked over tasks."""
+    """Roll out whole episodes on every task; ``theta`` is shared, or stacked over tasks."""
     stacked = theta["log_std"].ndim == 2
     mean = jax.vmap(policy_mean) if stacked else policy_mean
     log_std = theta["log_std"][:, None] if stacked else theta["log_std"]
@@ -178,14 +181,14 @@ def rollout(setting: Setting, theta: Tree, goal: jax.Array, key: jax.Array) -> E
 
 
 def estimate(setting: Setting, episodes: Episodes) -> Batch:
-    """Advantages by a linear baseline (GAE at lambda 1: return minus value), and one axis of rows."""
+    """Estimate advantages with a linear baseline (GAE at lambda 1: return minus value); flatten rows to one axis."""
     advantage = jax.vmap(functools.partial(advantages, setting))(episodes.observation, episodes.reward)
     leaves = (episodes.observation, episodes.action, episodes.log_prob, advantage)
     return Batch(*(leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:]) for leaf in leaves))
 
 
 def advantages(setting: Setting, observation: jax.Array, reward: jax.Array) -> jax.Array:
-    """Normalised advantages ``[H, N]`` of one task."""
+    """Return the normalised advantages ``[H, N]`` of one task."""
     steps = jnp.arange(setting.horizon)
     lag = steps[None] - steps[:, None]
     powers = jnp.where(lag >= 0, setting.discount ** jnp.maximum(lag, 0).astype(jnp.float32), 0.0)
@@ -202,7 +205,7 @@ def advantages(setting: Setting, observation: jax.Array, reward: jax.Array) -> j
 
 
 def explore(setting: Setting, params: Tree, key: jax.Array) -> tuple[Trace, jax.Array]:
-    """A trace of new tasks, and the mean return before, between and after the inner steps."""
+    """Return a trace of new tasks, and the mean returns before, between and after the inner steps."""
     theta, alpha = params
     goal_key, *keys = random.split(key, setting.inner_steps + 2)
     goal = random.uniform(goal_key, (setting.tasks // setting.devices, 2), minval=-0.5, maxval=0.5)
@@ -219,7 +222,7 @@ def explore(setting: Setting, params: Tree, key: jax.Array) -> tuple[Trace, jax.
 
 
 def inner_gradients(setting: Setting, theta: Tree, batch: Batch) -> Tree:
-    """Stacked over tasks, at one ``theta`` for all or one for each."""
+    """Return the inner gradients, stacked over tasks, at a shared ``theta`` or at one per task."""
     slope = functools.partial(gradient, setting, inner_loss)
     if theta["log_std"].ndim == 2:
         return over_tasks(setting, lambda pair: slope(*pair), (theta, batch))
@@ -231,7 +234,7 @@ def descend_tasks(theta: Tree, alpha: Tree, gradients: Tree, *, shared: bool) ->
 
 
 def full_gradient(setting: Setting, params: Tree, trace: Trace) -> Tree:
-    """One task's meta-gradient, by reverse mode through the inner gradients."""
+    """Return one task's meta-gradient by reverse mode through the inner gradients."""
 
     def objective(params: Tree) -> jax.Array:
         theta, alpha = params
@@ -243,14 +246,14 @@ def full_gradient(setting: Setting, params: Tree, trace: Trace) -> Tree:
 
 
 def closed_gradient(setting: Setting, params: Tree, trace: Trace) -> Tree:
-    """One task's meta-gradient, by one Hessian-vector product an inner step, from the last step back."""
+    """Return one task's meta-gradient by one Hessian-vector product per inner step, from the last step backwards."""
     theta, alpha = params
     visited = []
     for step, batch in enumerate(trace.support):
         slope = functools.partial(gradient, setting, inner_loss, batch=batch)
         if trace.gradients is None:
             g, product = jax.linearize(slope, theta)
-        else:  # at hand already: the compiler leaves out what only they would need
+        else:  # stored already: the compiler drops the computations that only they would need
             g, product = trace.gradients[step], functools.partial(hessian_product, slope, theta)
         visited.append((g, product))
         theta = descend(theta, alpha, g)
@@ -267,18 +270,18 @@ def hessian_product(slope: Callable[[Tree], Tree], theta: Tree, direction: Tree)
 
 
 def meta_gradient(setting: Setting, params: Tree, trace: Trace) -> Tree:
-    """Mean over all tasks of all devices."""
+    """Return the mean meta-gradient over all tasks of all devices."""
     one = full_gradient if setting.hvp == "full" else closed_gradient
     stacked = over_tasks(setting, lambda task: one(setting, params, task), trace)
     return lax.pmean(mean_of(stacked), AXIS)
 
 
 def update(setting: Setting, state: State, trace: Trace) -> State:
-    """One Adam step an epoch, each on the meta-gradient of a replay of the trace."""
+    """Take one Adam step per epoch, each on the meta-gradient of a replay of the trace."""
     for _ in range(setting.epochs):
         slope = meta_gradient(setting, state.params, trace)
         state = adam(state, slope, setting.meta_rate)
-        trace = trace._replace(gradients=None)  # those were of the parameters that explored
+        trace = trace._replace(gradients=None)  # valid only at the parameters that explored
     return state
 
 
@@ -292,12 +295,12 @@ def adam(state: State, slope: Tree, rate: float) -> State:
 
 
 def device_key(seed: jax.Array, kind: str = "rbg") -> jax.Array:
-    """A device's own key: "rbg" draws large arrays fastest, but loops where every row has its own key."""
+    """Return a key for each device; "rbg" draws large arrays fastest, but loops if every row has its own key."""
     return random.fold_in(random.key(seed, impl=kind), lax.axis_index(AXIS))
 
 
 class Programs(NamedTuple):
-    """The compiled iteration, and its parts alone; all but ``rollouts`` carry what the next needs."""
+    """The compiled iteration, and its parts alone; all but ``rollouts`` return what the next call needs."""
 
     total: Callable[[State, int], tuple[State, jax.Array]]
     explore: Callable[[Tree, int], tuple[Trace, jax.Array]]
@@ -329,13 +332,13 @@ def programs(setting: Setting) -> Programs:
 
 
 def compiled(devices: int, function: Callable[..., Tree], inputs: Tree, outputs: Tree) -> Callable[..., Tree]:
-    """The jitted function, its arguments and results dealt to so many devices as the specs say."""
+    """Compile a function whose arguments and results are divided between devices as the specs say."""
     mesh = Mesh(jax.devices()[:devices], (AXIS,))
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False))
 
 
 def iterations(setting: Setting) -> Iterator[tuple[float, list[float]]]:
-    """Seconds of one meta-iteration after another, and its returns; the first one's hold the compilation."""
+    """Run meta-iterations; yield the seconds and returns of each, where the first includes compilation."""
     program, state, seed = programs(setting).total, initial(setting), 0
     while True:
         start = time.perf_counter()
@@ -345,7 +348,7 @@ def iterations(setting: Setting) -> Iterator[tuple[float, list[float]]]:
 
 
 def measure_w1(setting: Setting, repeats: int) -> dict[str, Any]:
-    """Samples of the whole iteration and of its parts."""
+    """Measure the times of the whole iteration and of its parts."""
     runs = iterations(setting)
     compile_seconds, _ = next(runs)
     next(runs)
@@ -371,10 +374,10 @@ def measure_w1(setting: Setting, repeats: int) -> dict[str, Any]:
 
 
 def check(setting: Setting) -> dict[str, float]:
-    """Relative distance of the closed meta-gradients, without and with reuse, from reverse mode's.
+    """Return the relative errors of the closed meta-gradients, without and with reuse, against reverse mode's.
 
     Raises:
-        SystemExit: it is 1e-4 or more.
+        SystemExit: an error is 1e-4 or more.
     """
     reuse = Setting(**{**asdict(setting), "hvp": "closed", "reuse": True})
     full = Setting(**{**asdict(setting), "hvp": "full", "blocks": 1})
@@ -420,7 +423,7 @@ class Case(NamedTuple):
 
 
 def cartpole(physics: Physics, state: Tree, action: jax.Array) -> tuple[Tree, jax.Array]:
-    """Gymnasium's equations on rows: the next state, and whether the pole has fallen."""
+    """Step rows by Gymnasium's equations; return the next state, and whether the pole has fallen."""
     x, x_dot, theta, theta_dot = state
     sine, cosine = jnp.sin(theta), jnp.cos(theta)
     total = physics.cart_mass + physics.pole_mass
@@ -437,7 +440,7 @@ def cartpole(physics: Physics, state: Tree, action: jax.Array) -> tuple[Tree, ja
 
 
 def own_step(physics: Physics) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``step(key, state, action) -> state, reward, done`` and ``observe(state)``, in the equations above."""
+    """Return ``step(key, state, action) -> state, reward, done`` and ``observe(state)`` for the equations above."""
 
     def step(key: jax.Array, state: Tree, action: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
         after, fallen = cartpole(physics, state, action)
@@ -447,7 +450,7 @@ def own_step(physics: Physics) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def gymnax_step(physics: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The same of gymnax: its keys, its auto-reset; the state is with the observation that gymnax returns."""
+    """Return ``step`` and ``observe`` of gymnax, with its keys and auto-reset; its state includes the observation."""
     import gymnax
 
     environment, params = gymnax.make("CartPole-v1")
@@ -462,7 +465,7 @@ def gymnax_step(physics: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def start_w2(case: Case) -> tuple[Tree, Tree]:
-    """Physics (None for gymnax) and first states of all rows."""
+    """Return the physics (None for gymnax) and initial states of all rows."""
     keys = random.split(random.key(0), 6)
     if case.environment == "gymnax":
         import gymnax
@@ -476,7 +479,7 @@ def start_w2(case: Case) -> tuple[Tree, Tree]:
 
 
 def stepping(case: Case, physics: Tree, state: Tree, actions: jax.Array, seed: jax.Array) -> Tree:
-    """All steps with the given actions ``[steps, n]``: the last state, and every row's rewards and ends counted."""
+    """Take the given actions ``[steps, n]``; return the last state and every row's numbers of rewards and ends."""
     step, _ = (gymnax_step if case.environment == "gymnax" else own_step)(physics)
 
     def body(carry: Tree, action: jax.Array) -> tuple[Tree, None]:
@@ -492,7 +495,7 @@ def stepping(case: Case, physics: Tree, state: Tree, actions: jax.Array, seed: j
 
 
 def acting(case: Case, physics: Tree, state: Tree, weights: Tree, seed: jax.Array) -> Tree:
-    """All steps with a policy that samples: observation, action, logits, reward, end, each ``[steps, n, ...]``."""
+    """Act with a policy that samples; return observation, action, logits, reward and end ``[steps, n, ...]``."""
     step, observe = (gymnax_step if case.environment == "gymnax" else own_step)(physics)
     count = observe(state).shape[0]
     noise = random.uniform(device_key(seed), (case.steps, count))
@@ -510,7 +513,7 @@ def acting(case: Case, physics: Tree, state: Tree, weights: Tree, seed: jax.Arra
 
 
 def unroll(case: Case) -> int:
-    return UNROLL if case.environment == "own" else 1  # unrolled, the loop with gymnax runs at half the speed
+    return UNROLL if case.environment == "own" else 1  # unrolling halves the speed of the loop with gymnax
 
 
 def next_keys(case: Case, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -532,7 +535,7 @@ def tanh_weights() -> Tree:
 
 
 def runs_w2(case: Case) -> Callable[[], Tree]:
-    """One measured call: all steps of all rows, with a compiled program."""
+    """Return the call to measure: all steps of all rows, with a compiled program."""
     physics, state = start_w2(case)
     rows = Spec(AXIS)
     if case.kind == "random":
@@ -547,7 +550,7 @@ def runs_w2(case: Case) -> Callable[[], Tree]:
 
 
 def measure_w2(cases: list[Case], repeats: int) -> dict[str, Any]:
-    """Samples and steps a second of every case, and the best number of devices for each."""
+    """Measure times and steps per second of every case, and the best speed of each over numbers of devices."""
     table, best = [], {}
     for case in cases:
         try:
@@ -567,7 +570,7 @@ def measure_w2(cases: list[Case], repeats: int) -> dict[str, Any]:
 
 
 def samples(run: Callable[[], Tree], repeats: int) -> list[float]:
-    """Seconds of each of ``repeats`` calls, after two that compile and warm up."""
+    """Return the seconds of each of ``repeats`` calls, after two that compile and warm up."""
     return [timed(run) for _ in range(repeats + 2)][2:]
 
 
@@ -578,7 +581,7 @@ def timed(run: Callable[[], Tree]) -> float:
 
 
 def serve(run: Callable[[], float]) -> None:
-    """One line with the seconds of one run for every line "go" on stdin."""
+    """For every line "go" on stdin, run once and print the seconds that took."""
     tell("ready")
     for line in sys.stdin:
         if line.strip() == "go":
@@ -633,7 +636,7 @@ def run_w2(arguments: argparse.Namespace) -> dict[str, Any] | None:
     if arguments.serve:
         if len({case._replace(devices=0) for case in cases}) > 1:
             raise SystemExit("--serve runs one case: give one of each of --environments --kinds --rows")
-        run = min((runs_w2(case) for case in cases), key=lambda run: min(samples(run, 3)))  # the best of devices
+        run = min((runs_w2(case) for case in cases), key=lambda run: min(samples(run, 3)))  # best number of devices
         return serve(lambda: timed(run))
     return measure_w2(cases, arguments.repeats)
 

@@ -112,10 +112,11 @@ def main(argv: list[str]) -> None:
 
 
 def variants(config: Config, options: Options) -> dict[str, Config]:
-    """Configurations by what is changed in them, the `REFERENCE` first.
+    """Return the configurations to train, by the changes made, the unchanged `REFERENCE` first.
 
     Raises:
-        InputError, ValidationError: see `experiments.settings`; or a value that is the configuration's own.
+        InputError: a value is the configuration's own; or see `experiments.settings`.
+        ValidationError: see `experiments.settings`.
     """
     varied = {field: values(config, field, text) for field, text in read(options.vary).items()}
     for field, found in varied.items():
@@ -133,7 +134,7 @@ def variants(config: Config, options: Options) -> dict[str, Config]:
 
 
 def table(config: Config, options: Options, results: dict[str, list[Result]]) -> list[str]:
-    """In Markdown: a line for every variant, and what the scores are of."""
+    """Return the lines of the table in Markdown, a row for every variant, and of the notes around it."""
     reference = results[REFERENCE]
     own = ", ".join(f"{field}={written(getattr(config, field))}" for field in read(options.vary))
     rows = [[name, *cells(found, reference)] for name, found in results.items()]

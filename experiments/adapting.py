@@ -1,4 +1,4 @@
-"""One task at a time: which, what a learner's parameters become on it step by step, and an episode of theirs."""
+"""Work with one task at a time: choose it, adapt a learner's parameters to it step by step, and play an episode."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from metarl.types import Benchmark, Params, State, Task, TaskFamily
 
 
 def one_held_out(benchmark: Benchmark, split: str, index: int, constants: Sequence[str]) -> Params:
-    """Task ``index`` of those that `experiments.evaluate` scores runs on, ``[1]``; or the user's own ``constants``.
+    """Return one task ``[1]``: number ``index`` of those that `experiments.evaluate` scores, or that of ``constants``.
 
     Raises:
-        InputError: no such split or task, or constants that the family refuses.
+        InputError: there is no such split or task, or the family refuses the constants.
     """
     scored = Protocol(split=split, constants=tuple(constants))
     if not 0 <= index < scored.tasks:
@@ -33,14 +33,14 @@ def one_held_out(benchmark: Benchmark, split: str, index: int, constants: Sequen
 def adapted(
     setup: Setup, task: Task, steps: int, *, episodes: int | None = None, generator: torch.Generator
 ) -> list[Params]:
-    """A policy's parameters after 0, 1, ..., K gradient steps on one task, each on freshly sampled episodes.
+    """Return the policy's parameters after 0, 1, ..., K adaptation steps on one task, each on fresh episodes.
 
     Args:
-        setup: a run, on the CPU.
-        task: ``[1]``.
-        steps: K.
-        episodes: a step adapts on; the training's unless given.
-        generator: noise.
+        setup: a run on the CPU.
+        task: one task ``[1]``.
+        steps: number of steps K.
+        episodes: episodes per adaptation step; defaults to as many as in training.
+        generator: source of noise.
     """
     adaptation = Adaptation(steps, episodes or setup.plan.episodes, support=setup.plan.support)
     first, *later = adapt(setup.learner, setup.benchmark.family, task, adaptation, generator=generator)
@@ -49,17 +49,17 @@ def adapted(
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode, to be looked at: L steps."""
+    """An episode of L steps, to be shown."""
 
     states: list[dict[str, float]]
-    """L + 1, the last one included"""
+    """L + 1 states, including the last"""
     returns: list[float]
-    """so far, L + 1, beginning with 0"""
+    """L + 1 sums of rewards so far, beginning with 0"""
 
 
 @torch.no_grad()
 def play(setup: Setup, task: Task, params: Params, *, act: Act, seed: int) -> Episode:
-    """An episode with these parameters on one task ``[1]``; equal seeds begin alike and act on equal noise."""
+    """Play an episode with given parameters on one task ``[1]``; equal seeds give equal starts and action noise."""
     family = _Recorder(setup.benchmark.family)
     noise = stream(seed, "playing")
     batch = collect(setup.learner.policy, params, family, task, 1, generator=noise, act=act)
@@ -69,7 +69,7 @@ def play(setup: Setup, task: Task, params: Params, *, act: Act, seed: int) -> Ep
 
 
 class _Recorder:
-    """A family that remembers the states it is looked at in: rollouts look once at the start and after every step."""
+    """Wrap a family to record its states whenever it is observed: in rollouts, at the start and after every step."""
 
     def __init__(self, family: TaskFamily) -> None:
         self._family, self.states = family, list[dict[str, float]]()
@@ -83,5 +83,5 @@ class _Recorder:
 
 
 def _numbers(state: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """What is one number in the first row ``[1, 1]``."""
+    """Return the parts of a state that are a single number, given a single row ``[1, 1]``."""
     return {name: value.item() for name, value in state.items() if value.numel() == 1}

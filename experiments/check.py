@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 
 def check(argv: list[str]) -> list[str]:
-    """Check and print what was found, one line a finding."""
+    """Check what the command line names; print and return the findings, one line each."""
     options = parse(Options, argv, __doc__)
     look: Callable[[Options], list[str]] = choose("kind", options.kind, KINDS)
     if not options.name:
@@ -97,7 +97,7 @@ def look_at_loss(options: Options) -> list[str]:
     config = Config(benchmark=options.benchmark or Config().benchmark)
     family = build_benchmark(config).family
     found = choose_or_import("inner loss", options.name, INNER_LOSSES)
-    if options.name in INNER_LOSSES:  # of the benchmark's observations and actions, where it learns
+    if options.name in INNER_LOSSES:  # learned ones need the benchmark's observations and actions
         found = found(config, family)
     elif options.benchmark is None:
         return check_loss(_callable(options, found))

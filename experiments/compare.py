@@ -125,10 +125,10 @@ def main(argv: list[str]) -> None:
 
 
 def expand(names: Sequence[str]) -> list[str]:
-    """The names, with those of groups in their place, each once.
+    """Return the names with groups replaced by their members, each name once.
 
     Raises:
-        InputError: an unknown name.
+        InputError: a name is unknown.
     """
     found = list(dict.fromkeys(one for name in names for one in GROUPS.get(name, (name,))))
     for name in found:
@@ -138,7 +138,7 @@ def expand(names: Sequence[str]) -> list[str]:
 
 
 def tune(config: Config, names: Sequence[str], options: Options) -> dict[str, Config]:
-    """Each contender with the step size of the grid that is best on validation tasks."""
+    """Return each contender's configuration with the step sizes of the grids that are best on validation tasks."""
     base, chosen, told = config.model_copy(update={"seed": TUNING_SEED}), {}, []
     validation = protocol("validation", config, options.held_out)
     jobs = {name: [Job(name, trial, validation) for trial in trials(name, base, options)] for name in names}
@@ -160,7 +160,7 @@ def tune(config: Config, names: Sequence[str], options: Options) -> dict[str, Co
 
 
 def ends(tried: Mapping[str, Sequence[Config]], chosen: Mapping[str, Config]) -> list[str]:
-    """Notes on step sizes beyond which nothing was tried."""
+    """Return notes on chosen step sizes that lie at an end of what was tried."""
     notes = []
     for name, configs in tried.items():
         for field in ("rate", "rate_lr"):
@@ -172,9 +172,10 @@ def ends(tried: Mapping[str, Sequence[Config]], chosen: Mapping[str, Config]) ->
 
 
 def trials(name: str, base: Config, options: Options) -> list[Config]:
-    """What is tried for a contender: the product of both grids.
+    """Return the configurations to try for a contender: the product of the grids of rates and meta step sizes.
 
-    One that learns nothing but its initialization gets as many trials, of a finer grid of rates between the same ends.
+    A contender that learns only its initialization has no ``rate_lr`` to tune. It gets equally many trials, on a finer
+    grid of rates between the same ends.
     """
     who = contender(name)
     rates = options.rates if who.tuned else options.rates[:1]
@@ -199,7 +200,7 @@ def report(
     }
     publish(options.output, COMPARISON, "\n".join(table(tuned, results)), about)
     whole = {name: found for name, found in results.items() if not broken(found)}
-    if any(contender(name).remembers for name in whole):  # its columns are episodes, and those of others steps
+    if any(contender(name).remembers for name in whole):  # its columns count episodes, others' count steps
         figures.ranking(options.output / "ranking", whole, reference=reference)
     else:
         figures.side_by_side(options.output, whole, reference=reference)
@@ -207,14 +208,14 @@ def report(
 
 
 def table(tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Lines in Markdown; the last contender is the reference."""
+    """Return the lines of the table in Markdown; the last contender is the reference."""
     reference = list(results)[-1]
     head = ("contender", "rate", "rate_lr", *HEAD, f"− {reference} (paired)")
     return markdown(head, [row(name, reference, tuned, results) for name in results])
 
 
 def row(name: str, reference: str, tuned: dict[str, Config], results: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """One line of the table: before adapting, and after as much of it as the contender is judged by."""
+    """Return a contender's row: its step sizes, and its scores before adapting and after its reported step."""
     chosen = tuned[name]
     rate = f"{chosen.rate:g}" if contender(name).tuned else "–"
     rate_lr = "–" if chosen.rate_lr is None else f"{chosen.rate_lr:g}"

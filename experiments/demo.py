@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
 
 
 def show(device: torch.device) -> None:
-    """Train, evaluate, draw and animate."""
+    """Train, evaluate, draw and animate every run of the demonstration."""
     started = time.perf_counter()
     for name, env_steps in BUDGETS.items():
         print(f"\n== {name}: {env_steps:,} environment steps of meta-training")
@@ -52,8 +52,8 @@ def show(device: torch.device) -> None:
 
 
 def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setup, runs.Progress]:
-    """The run, trained to the end: from scratch, from where it was interrupted, or found finished."""
-    version = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:6]  # another budget is another run
+    """Return a fully trained run: trained from scratch, resumed where it was interrupted, or loaded if finished."""
+    version = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:6]  # another configuration is another run
     folder = FOLDER / f"{name}-{version}"
     if (folder / "checkpoints" / "last").exists():
         setup, done = runs.load(folder, device, resume=True)

@@ -32,7 +32,7 @@ from experiments.streams import stream
 from metarl.evaluation import refuse_training_tasks
 from metarl.types import Params
 
-FASTEST = 50  # pictures a second: GIF counts in hundredths of a second, and browsers slow down faster ones
+FASTEST = 50  # frames per second: GIF counts in hundredths of a second, and browsers slow down faster ones
 HEADLESS = ("offscreen", "dummy")  # what SDL falls back to without a display
 ACTIONS = tyro.conf.create_mutex_group(required=False)
 
@@ -92,15 +92,15 @@ def main(argv: list[str]) -> None:
 
 
 def write(path: Path, film: Film) -> Path:
-    """Write the film as a GIF, which counts in hundredths of a second."""
+    """Write the film as a GIF, rounding its frame duration to hundredths of a second."""
     return write_gif(path, film, frame_ms=10 * round(100 / film.fps), hold_ms=2500, colors=COLORS)
 
 
 def refuse(options: Options) -> None:
-    """Look at what can be judged before anything is loaded.
+    """Check the options before anything is loaded.
 
     Raises:
-        InputError: a number out of range, a task named twice over, or an output that is no GIF.
+        InputError: a number is out of range, a task is given in two ways, or the output is not a GIF.
     """
     if options.constants and (options.split, options.index) != (Options.split, Options.index):
         raise InputError(
@@ -116,10 +116,10 @@ def refuse(options: Options) -> None:
 
 
 def refuse_without_picture(setup: Setup, task: Params) -> None:
-    """Look whether there is something to be seen.
+    """Check that the family can be drawn.
 
     Raises:
-        InputError: nobody has drawn this family.
+        InputError: there is no drawing of this family.
     """
     family: Any = setup.benchmark.family
     state = family.reset(task, (1,), generator=stream(0, "looking"))
@@ -132,7 +132,7 @@ def refuse_without_picture(setup: Setup, task: Params) -> None:
 
 
 def make_film(setup: Setup, task: Params, options: Options) -> Film:
-    """Adapt, and play an episode at every stage."""
+    """Adapt to the task and play an episode at every stage; return the film of them."""
     steps = setup.config.steps if options.steps is None else options.steps
     noise = stream(options.seed, "adapting")
     stages: list[Episode] = [
@@ -152,13 +152,13 @@ def make_film(setup: Setup, task: Params, options: Options) -> Film:
 
 
 def open_screen() -> Any:
-    """The module that opens windows, once it is clear that there is a display.
+    """Return the pygame module after checking that there is a display.
 
     Raises:
-        InputError: no pygame, or no display.
+        InputError: pygame is not installed, or there is no display.
     """
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # its greeting
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # or else Wayland's library complains, too
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # no greeting on stdout
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # otherwise Wayland's library complains
     try:
         import pygame
     except ImportError as error:
@@ -170,14 +170,14 @@ def open_screen() -> Any:
         driver = pygame.display.get_driver()
     except pygame.error as error:
         raise InputError(f"no display for --window ({error}); leave it out to get a GIF") from error
-    if driver in HEADLESS and os.environ.get("SDL_VIDEODRIVER") != driver:  # unless asked for by name
+    if driver in HEADLESS and os.environ.get("SDL_VIDEODRIVER") != driver:  # unless the user asked for it by name
         pygame.display.quit()
         raise InputError("no display for --window was found here; leave it out to get a GIF")
     return pygame
 
 
 def show(pygame: Any, film: Film) -> None:
-    """Play again and again until the window is closed."""
+    """Play the film in a loop until the window is closed."""
     clock, surface = pygame.time.Clock(), None
     try:
         while True:

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
 
 
 def by_replay(setup: Setup, batches: int) -> dict[str, Estimates]:
-    """Every estimator on the same traces of the learner as it is."""
+    """Return the estimates of every estimator on the same traces of the fixed learner."""
     plan, learner = setup.plan, setup.learner
     traces: list[Trace] = []
     for _ in range(batches):
@@ -86,7 +86,7 @@ def by_replay(setup: Setup, batches: int) -> dict[str, Estimates]:
 
 
 def by_evolution(setup: Setup, batches: int) -> Estimates:
-    """The same from returns of perturbed learners; its seconds include their exploring."""
+    """Return the estimates of evolution, from returns of perturbed learners; its time includes their exploring."""
     config, learner = setup.config, setup.learner
     before = {name: leaf.clone() for name, leaf in learner.state_dict().items()}
     optimizer = Evolution(learner, perturbation=config.perturbation, pairs=config.pairs)
@@ -104,7 +104,7 @@ def by_evolution(setup: Setup, batches: int) -> Estimates:
 
 
 def table(estimates: dict[str, Estimates]) -> list[str]:
-    """Noise, cost and cosines: lines in Markdown."""
+    """Return the lines of a table of noise, cost and cosines in Markdown."""
     rows = [
         [name, f"{one.noise:.2f}", f"{1000 * one.seconds:.0f}", *(f"{value:.2f}" for value in row)]
         for (name, one), row in zip(estimates.items(), cosines(estimates).tolist(), strict=True)

@@ -78,24 +78,24 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One meta-training, and PPO on every task in several ways."""
+    """One meta-training, then PPO on every task in several ways."""
 
     config: Config
     protocol: Protocol
     trials: tuple[tuple[str, float], ...]
-    """ways, each with PPO's step size"""
+    """pairs of a way and PPO's step size"""
     rows: int
     rollout: int
     rollouts: int
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the job in messages."""
         return f"seed {self.config.seed}, {self.protocol.split}"
 
     @property
     def key(self) -> str:
-        """Decides whether a finished job on the disk is this one."""
+        """Identifies the job: a stored result with the same key is reused."""
         sizes = (self.rows, self.rollout, self.rollouts)
         plain = self.config.model_dump(mode="json")
         return key_of(plain, asdict(self.protocol), self.trials, sizes, benchmarks_of(self.config))
@@ -114,18 +114,18 @@ class Job:
         }
 
     def summary(self, result: dict[str, Any]) -> str:
-        """Areas under the curves, way by way."""
+        """Return the area under the curve of each trial as text."""
         return ", ".join(f"{one['way']} at {one['rate']:g}: {area(result, one):.2f}" for one in result["curves"])
 
     def own(self, setup: Setup, task: Task) -> dict[str, Any]:
-        """The learner's own adaptation, without PPO, on as many episodes as in training."""
+        """Score the learner's own adaptation, without PPO, on as many episodes as in training."""
         adaptation = Adaptation.like(setup.plan, score_episodes=self.protocol.score_episodes)
         noise = stream(self.protocol.seed, "evaluation noise")
         curve = evaluate(setup.learner, setup.benchmark, task, adaptation, generator=noise)
         return {"env_steps": curve.adaptation_steps.tolist(), "sampled": curve.sampled.tolist()}
 
     def curve(self, setup: Setup, task: Task, way: str, rate: float) -> dict[str, Any]:
-        """Scores ``[tasks, points]`` along one way's learning, all tasks and points on the same noise."""
+        """Train PPO in one way; return scores ``[tasks, points]`` along the way, with the same noise at every point."""
         kept: dict[int, list[Params]] = {count: [] for count in scored(self.rollouts)}
         found: dict[str, Any] = {"way": way, "rate": rate}
         policy, family, columns = setup.learner.policy, setup.benchmark.family, []
@@ -147,7 +147,7 @@ class Job:
         return found | {"sampled": sampled, "mode": mode}
 
     def learning(self, setup: Setup, task: Task, way: str, rate: float, *, seed: int) -> Iterator[Params]:
-        """The policy's parameters after 0, 1, ... rollouts on one task ``[1]``."""
+        """Train PPO on one task ``[1]``; yield the policy's parameters after 0, 1, ... rollouts."""
         family, policy, n_steps = setup.benchmark.family, setup.learner.policy, self.rollout // self.rows
         params = build_policy(self.config, setup.benchmark).initial() if way == SCRATCH else policy.initial()
         params = {name: leaf.detach().clone() for name, leaf in params.items()}
@@ -163,10 +163,10 @@ class Job:
             yield from_ppo(policy, learn(model))
 
     def learned_steps(self, setup: Setup, params: Params, env: TaskVecEnv) -> Iterator[Params]:
-        """Parameters after a rollout for each of the learner's adaptation steps.
+        """Yield the parameters after each of the learner's adaptation steps, taken inside PPO on a rollout each.
 
         Raises:
-            InputError: a trained rule that is no longer a step size a parameter, or rollouts without a whole episode.
+            InputError: the trained rule is not one step size per parameter, or a rollout has no whole episode.
         """
         policy = setup.learner.policy
         try:
@@ -179,12 +179,12 @@ class Job:
 
 
 def scored(rollouts: int) -> list[int]:
-    """After how many rollouts a curve is scored."""
+    """Return the numbers of rollouts after which a curve is scored: 0, 1, 2, 4, 8, ..."""
     return [0, *(2**i for i in range(rollouts.bit_length()) if 2**i <= rollouts)]
 
 
 def area(result: Mapping[str, Any], curve: Mapping[str, Any]) -> float:
-    """Mean return over the environment steps spent: the area under the learning curve; diverged is the worst."""
+    """Return the normalised area under the learning curve: the mean return over environment steps; -inf if diverged."""
     if "diverged" in curve:
         return -math.inf
     steps = np.asarray(result["env_steps"], dtype=np.float64)
@@ -218,11 +218,11 @@ def main(argv: list[str]) -> None:
 
 
 def refuse(config: Config, options: Options) -> Setup:
-    """Look for what cannot run before hours of work; returns what would be trained.
+    """Check, before hours of work, that the experiment can run; return the setup that would be trained.
 
     Raises:
-        InputError: counts that compare nothing, a tuning seed that would be reported, rollouts that do not divide,
-            or a learner whose steps cannot be exported.
+        InputError: a count is too small, a tuning seed would be reported, rollouts cannot be divided evenly, or the
+            learner's steps cannot be taken by PPO.
     """
     counts = (options.seeds, options.held_out, options.tuning_tasks, options.rollouts, options.workers, config.steps)
     if min(counts) < 1:
@@ -248,13 +248,13 @@ def refuse(config: Config, options: Options) -> Setup:
 def job(
     config: Config, options: Options, split: str, tasks: int, trials: tuple[tuple[str, float], ...], seed: int
 ) -> Job:
-    """A job of these options."""
+    """Return the job of a seed with these options."""
     sizes = (options.rows, options.rollout, options.rollouts)
     return Job(config.model_copy(update={"seed": seed}), Protocol(split, tasks), trials, *sizes)
 
 
 def tune(config: Config, options: Options) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Each way's step size of the grid that is best on validation tasks, and all trials."""
+    """Return, for each way, the step size of the grid that is best on validation tasks, and a record of all trials."""
     trials = tuple((way, rate) for way in WAYS for rate in options.rates)
     one = job(config, options, "validation", options.tuning_tasks, trials, TUNING_SEED)
     result = run_all([one], options.output / "jobs", options.workers)[one.key]
@@ -270,7 +270,7 @@ def tune(config: Config, options: Options) -> tuple[dict[str, float], list[dict[
 
 
 def curves_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """By way: scores ``[seeds, tasks, points]`` with sampled and with most likely actions."""
+    """Return, for each way, scores ``[seeds, tasks, points]`` with sampled and with most likely actions."""
     return {
         curve["way"]: {
             field: np.asarray([result["curves"][i][field] for result in results]) for field in ("sampled", "mode")
@@ -282,7 +282,7 @@ def curves_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, NDArr
 def table(
     config: Config, options: Options, tuned: Mapping[str, float], results: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """In Markdown: a row for every number of environment steps spent on the task."""
+    """Return the lines of a Markdown table with a row for every number of environment steps, and of its notes."""
     found = {way: fields["sampled"] for way, fields in curves_of(results).items()}
     head = ["environment steps on the task", *found, *(f"{way} − {SCRATCH}, paired" for way in WAYS[1:])]
     rows = []

@@ -1,4 +1,7 @@
-"""What has been learned about stepping and about what to reinforce, in numbers that mean the same for every rule."""
+"""Describe what has been learned besides the initialization: step sizes, and corrections of rewards or advantages.
+
+The numbers are comparable between rules.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from metarl.rules import Rates
 from metarl.trees import map_leaves
 from metarl.types import Task
 
-LOOKED_AT = 20  # tasks
+LOOKED_AT = 20  # most tasks on which effective step sizes and corrections are measured
 
 
 def rate_tables(learner: Learner) -> dict[str, Tensor]:
-    """Learned step sizes by parameter tensor, flat; empty where the rule has no table of rates.
+    """Return the learned step sizes by parameter tensor, flattened; empty if the rule has no table of rates.
 
-    A rule with several tables, such as one a step, has the number of the table behind each name.
+    If the rule has several tables, such as one per step, every name ends in the number of its table.
     """
     tables = [module() for module in learner.rule.modules() if isinstance(module, Rates)]
     return {
@@ -35,7 +38,7 @@ def rate_tables(learner: Learner) -> dict[str, Tensor]:
 
 
 def rate_metrics(learner: Learner) -> dict[str, float]:
-    """Mean, extremes and share of negative step sizes; nothing where the rule has no table of rates."""
+    """Return mean, extremes and share of negative step sizes as metrics; empty if the rule has no table of rates."""
     tables = rate_tables(learner)
     if not tables:
         return {}
@@ -49,7 +52,7 @@ def rate_metrics(learner: Learner) -> dict[str, float]:
 
 
 class Reinforced(NamedTuple):
-    """What the inner loss is given on single steps, and what it makes of that; ``[steps]`` each."""
+    """Rewards or advantages of single steps, as the inner loss is given them and as it corrects them ``[steps]``."""
 
     name: str
     """reward or advantage"""
@@ -59,7 +62,7 @@ class Reinforced(NamedTuple):
 
 @torch.no_grad()
 def reinforced(setup: Setup, task: Task, *, seed: int) -> Reinforced | None:
-    """On every step explored on the tasks before adapting; None where the inner loss corrects nothing."""
+    """Return what the inner loss corrects, on all steps explored before adapting; None if it corrects nothing."""
     inner, device = setup.learner.inner, setup.device
     if not isinstance(inner, LearnedAdvantage | LearnedReward):
         return None
@@ -77,7 +80,10 @@ def reinforced(setup: Setup, task: Task, *, seed: int) -> Reinforced | None:
 
 
 def describe(setup: Setup, task: Task, *, steps: int, seed: int) -> dict[str, Any]:
-    """`rate_metrics`, and the median effective rate of every parameter tensor at each of K ``steps`` on the tasks."""
+    """Return `rate_metrics`, and the effective rate of every parameter tensor at each of K ``steps``.
+
+    Effective rates are medians over the first `LOOKED_AT` tasks.
+    """
     found: dict[str, Any] = dict(rate_metrics(setup.learner))
     if steps:
         device = setup.device

@@ -1,4 +1,4 @@
-"""Presets are data: a name, a line about it, and a configuration."""
+"""Presets: named configurations, each with a one-line description."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CARTPOLE = Config(
     activation="tanh",
     discount=0.95,
 )
-# Many small looks instead of few large ones: what a long query episode adds is small beside what another task does.
+# Many tasks with few episodes each: one more long query episode adds little compared with one more task.
 CARTPOLE_BEST = CARTPOLE.model_copy(
     update={
         "rule": "offset-meta-sgd",
@@ -24,15 +24,16 @@ CARTPOLE_BEST = CARTPOLE.model_copy(
         "env_steps": 6_000_000,
     }
 )
-# Which way a push goes, and when, is certain after a dozen steps: the learned advantage is shown it, and trained on so
-# few episodes that it needs it. Soon most tasks are solved; on one scale, those that are not are heard.
+# The direction and delay of a push are certain after a dozen steps. The learned advantage sees them (signal_effects),
+# and is trained on so few episodes that it needs them. Soon most tasks are solved; scaling advantages over all tasks
+# (query_scale) lets the unsolved ones count.
 CARTPOLE_PUSHED = CARTPOLE_BEST.model_copy(
     update={"signal_effects": True, "tasks": 60, "episodes": 2, "query_scale": "tasks"}
 )
 NAVIGATION = Config(rate=0.3, rate_lr=0.03, epochs=3, decay=0.8, query_decay=1.0)
-# Advantages of unit size in every task would hide how far the goal is. A small network suffices, and costs a quarter.
-# What an action earns is a smooth function of it: fitted, it leaves so little noise that six episodes say enough, and
-# there are steps to spare for many tasks and small looks at them.
+# Normalising advantages in every task would hide how far the goal is. A small network suffices, at a quarter of the
+# cost. Rewards are a smooth function of the action, so that fitting it (action_baseline) leaves little noise: six
+# episodes suffice, which saves environment steps for many tasks.
 NAVIGATION_BEST = Config(
     hidden=(32, 32),
     log_std=0.5,
@@ -54,9 +55,10 @@ NAVIGATION_BEST = Config(
     final_share=0.02,
     env_steps=16_000_000,
 )
-# Rewards that reach only so far: who never comes near learns nothing from them. So what came of adapting is scored by
-# the distance, as PEARL trains, and exploring episodes get credit for looking where the others of their task do not.
-# Acting widely makes a start. Many tasks of few episodes, and small looks at them.
+# Rewards reach only so far around the goal, and a policy that never comes near learns nothing from them. Therefore the
+# adapted policy is scored by the distance (scored_in), as in PEARL's training, and exploring episodes get credit for
+# looking where the others of their task do not (coverage). Wide exploration (log_std) helps at the start. Many tasks
+# with few episodes each.
 SPARSE_BEST = Config(
     hidden=(32, 32),
     activation="tanh",
@@ -72,8 +74,8 @@ SPARSE_BEST = Config(
     epochs=2,
     final_share=0.1,
 )
-# Every pull counts, those of the adaptation steps included. One replay a trace: clipping at the sampling policies holds
-# back what is learned of the steps between.
+# Every pull counts, including those of the adaptation steps (every_step). One epoch per trace: clipping relative to the
+# sampling policies holds back what is learned about the steps in between.
 BANDIT = Config(
     benchmark="bandit-5",
     hidden=(),
@@ -93,9 +95,10 @@ BANDIT = Config(
     final_share=0.05,
     env_steps=1_000_000,
 )
-# What exploring earns later does not reach a gradient through replayed steps; evolution counts all that is earned. A
-# linear judgement of the pay-out is what a pull adds to its arm's logit or takes; arms are alike, and what tells them
-# apart would only be noise to evolution. With whitened outputs an arm that is pulled seldom does not move less for it.
+# Gradients through replayed steps miss what exploration earns later; evolution counts everything that is earned. The
+# learned advantage is linear in the pay-out and determines how much a pull adds to its arm's logit. It does not see
+# which arm was pulled: arms are interchangeable, and telling them apart would only be noise to evolution. With whitened
+# outputs, the logit of an arm that is rarely pulled does not move less for that.
 BANDIT_BEST = BANDIT.model_copy(
     update={
         "rule": "whitened-outputs",
@@ -135,10 +138,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
         CARTPOLE_PUSHED.model_copy(
             update={
                 "benchmark": "cartpole-all",
-                "scored_in": "cartpole-all-centred",  # with room to spare: beyond the training range it is needed
+                "scored_in": "cartpole-all-centred",  # teaches a safety margin, needed beyond the training range
                 "epochs": 3,
                 "minibatches": 2,
-                "entropy_penalty": 0.01,  # the weakest pushes forgive no odd action
+                "entropy_penalty": 0.01,  # with the weakest actuators, a single odd action is fatal
                 "lr": 0.005,
                 "env_steps": 12_000_000,
             }
@@ -159,7 +162,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 "parameterisation": "positive",
                 "rate_lr": 0.02,
                 "inner_loss": "lvc",
-                "discount": 0.9,  # what a push does to the fall shows soon, and drowns later
+                "discount": 0.9,  # the effect of a push on the fall shows soon, and is lost in noise later
                 "decay": 0.8,
                 "every_step": 0.5,
                 "entropy_penalty": 0.0,
@@ -184,8 +187,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "cartpole-packer-best": (
         "the same without adapting: a linear policy on scaled inputs, trained by evolution; our best",
-        # a velocity is ten times its angle, and gains that suit that carry over to poles never trained on; logits are
-        # moved in steps so large that what is found acts almost without chance
+        # velocities are ten times as large as angles, and gains for inputs scaled accordingly carry over to poles never
+        # trained on; perturbations are so large that the policies found are almost deterministic
         CARTPOLE_BEST.model_copy(
             update={
                 "benchmark": "cartpole-packer",

@@ -1,4 +1,4 @@
-"""Figures for others to read: with their intervals, as tables in Markdown, and beside what made them."""
+"""Publish scores: format them with intervals, as Markdown tables, stored beside the data they were made from."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from experiments import runs
 from metarl import stats
 
 Scores = NDArray[np.float64]
-"""``[seeds, tasks]``"""
+"""Scores ``[seeds, tasks]``."""
 
 
 def parts(scores: Scores, statistic: stats.Statistic = stats.mean, *, digits: int = 2) -> tuple[str, str]:
-    """The statistic and its 95 % interval as text; one score alone has none."""
+    """Return the statistic and its 95 % interval as text; the interval of a single score is a dash."""
     if scores.size < 2:
         return f"{float(statistic(scores)):.{digits}f}", "–"
     found = stats.interval(scores, statistic, seed=0)
@@ -28,25 +28,25 @@ def parts(scores: Scores, statistic: stats.Statistic = stats.mean, *, digits: in
 
 
 def shown(scores: Scores, *, digits: int = 2) -> str:
-    """The mean and its interval in one cell."""
+    """Return the mean and its interval as the text of one cell."""
     return " ".join(part for part in parts(scores, digits=digits) if part != "–")
 
 
 def about_intervals(scores: Scores) -> str:
-    """What the 95 % intervals are over; one score alone has none."""
+    """Say what the 95 % intervals are over, or that a single score has none."""
     if scores.size < 2:
         return "one seed and task, without intervals"
     return f"95 % intervals over {stats.interval(scores, stats.mean, resamples=100, seed=0).over}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose first column is words and whose others are figures."""
+    """Return the lines of a Markdown table whose first column is text and whose others are numbers."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
     return [lines[0], "|---|" + "---:|" * (len(head) - 1), *lines[1:]]
 
 
 def publish(folder: Path, name: str, text: str, about: Mapping[str, Any]) -> None:
-    """Write a table, ``table.md``, beside what it was made of, a JSON file called ``name``; and print it."""
+    """Write a table to ``table.md`` and what it was made of to the JSON file ``name``, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     made = {"command": shlex.join(["python", *sys.argv]), "system": runs.system(torch.device("cpu"))}

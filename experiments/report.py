@@ -72,7 +72,7 @@ def write(path: Path, text: str) -> None:
 
 
 def _beside(folders: tuple[Path, ...]) -> Path:
-    """The page of one folder lies in it."""
+    """Return the default path of the page: in the folder if there is one only, else in the current one."""
     return folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
 
 

@@ -51,7 +51,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One training run, measured under several protocols."""
+    """One training run, evaluated under several protocols."""
 
     label: str
     column: Column
@@ -59,25 +59,25 @@ class Job:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name of the job in messages."""
         return f"{self.label}, seed {self.column.config.seed}"
 
     @property
     def key(self) -> str:
-        """Decides whether a finished job on the disk is this one."""
+        """Identifies the job: a stored result with the same key is reused."""
         config = self.column.config.model_dump(mode="json")
         protocols = [asdict(one) for one in self.protocols]
         return key_of(self.column.contender, config, protocols, benchmarks_of(self.column.config))
 
     def run(self) -> dict[str, Any]:
-        """Train within the budget, then measure."""
+        """Train within the budget, then evaluate under every protocol."""
         measure = contender(self.column.contender).train(self.column.config)
         measures = [measure(one) for one in self.protocols]
         told = {name: measures[0][name] for name in ("seed", "seconds", "training_env_steps")}
         return told | {"measures": measures}
 
     def summary(self, result: dict[str, Any]) -> str:
-        """Mean scores after every number of steps, a protocol after the other."""
+        """Return the mean returns after every number of steps for each protocol, as text."""
         means = [np.mean(one["sampled"], axis=0).round(2).tolist() for one in result["measures"]]
         return f"{means} in {result['seconds']:.0f} s"
 
@@ -124,7 +124,7 @@ COMMON = ("benchmark", "fingerprint", "protocol", "task", "references")
 
 
 def held_out(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the runs of a column were measured on, a protocol after the other; the same for every seed."""
+    """Return, for each protocol, what the runs of a column were evaluated on, which is the same for every seed."""
     for run in found:
         if "measures" in run:
             return [{name: rounded(one[name]) for name in COMMON} for one in run["measures"]]
@@ -132,14 +132,14 @@ def held_out(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def briefly(run: dict[str, Any]) -> dict[str, Any]:
-    """A run with the scores of every task to six digits, and without what it has in common with other seeds."""
+    """Return a run without what it has in common with other seeds, its scores rounded to six digits."""
     if "measures" not in run:
         return run
     return run | {"measures": [{name: rounded(one[name]) for name in SCORED} for one in run["measures"]]}
 
 
 def whole(about: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of a written reproduction, each again with what it had in common with others of its column."""
+    """Return the runs of a stored reproduction, completed with what is common to the runs of their column."""
 
     def again(run: dict[str, Any], common: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if "measures" not in run:
@@ -150,7 +150,7 @@ def whole(about: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def rounded(value: Any) -> Any:
-    """Plain JSON values with six significant digits."""
+    """Return plain JSON values with floats rounded to six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, list):
@@ -161,7 +161,7 @@ def rounded(value: Any) -> Any:
 
 
 def lines(table: Table, protocols: Sequence[Protocol], results: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """The table in Markdown, with intervals, and the paired differences to the last column."""
+    """Return the lines of the table in Markdown, with intervals and paired differences to the last column."""
     names = list(results)
     head = ["", "published", *names, "ceiling", *(f"{name} − {names[-1]}, paired" for name in names[:-1])]
     rows: list[list[str]] = []
@@ -187,7 +187,7 @@ def lines(table: Table, protocols: Sequence[Protocol], results: dict[str, list[d
 
 
 def scores_of(found: Sequence[dict[str, Any]], at: int, row: Row) -> Any:
-    """``[seeds, tasks]`` under the protocol numbered ``at``, or in words why there are none."""
+    """Return the scores ``[seeds, tasks]`` of a row under protocol number ``at``, or a text why there are none."""
     broken = sum("diverged" in run for run in found)
     if broken:
         return f"{broken} of {len(found)} seeds diverged"
@@ -195,19 +195,19 @@ def scores_of(found: Sequence[dict[str, Any]], at: int, row: Row) -> Any:
 
 
 def cell(scores: Any) -> str:
-    """The mean and its interval, or in words why there are none."""
+    """Return the mean and its interval as text, or the text why there are no scores."""
     return scores if isinstance(scores, str) else shown(scores)
 
 
 def difference(scores: Any, reference: Any) -> str:
-    """The paired difference and its interval, where both have scores."""
+    """Return the paired difference and its interval as text; a dash unless both have scores."""
     if isinstance(scores, str) or isinstance(reference, str):
         return "–"
     return shown(scores - reference)
 
 
 def ceiling(results: dict[str, list[dict[str, Any]]], at: int, row: Row) -> str:
-    """What the row would hold if every episode reached its task's ceiling, where the family knows it."""
+    """Return the row's score if every episode reached its task's ceiling; a dash if the family does not know it."""
     for found in results.values():
         for run in found:
             if "measures" in run and "ceiling" in run["measures"][at]["references"]:

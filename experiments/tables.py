@@ -1,4 +1,4 @@
-"""The tables that `reproduce.py` makes, as data: what was published, how it was measured, what stands beside it."""
+"""The tables that `reproduce.py` makes, as data: published results, how they were measured, and our counterparts."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: how well held-out tasks went under a protocol."""
+    """One row of a table: a score of held-out tasks under a protocol."""
 
     label: str
     protocol: Protocol
     step: int
-    """gradient steps after which to score"""
+    """number of gradient steps after which to score"""
     published: str = "–"
-    """what the source prints"""
+    """result as printed in the source"""
     score: str = "after"
-    """a name in ``SCORES``"""
+    """kind of score, a key of ``SCORES``"""
 
     def scores(self, returns: Scores) -> Scores:
-        """From mean returns ``[..., K + 1]`` before and after every step to scores ``[...]``."""
+        """Turn mean returns ``[..., K + 1]`` before and after every step into scores ``[...]``."""
         return SCORES[self.score](self, returns)
 
 
 def after(row: Row, returns: Scores) -> Scores:
-    """The return after ``row.step`` steps, or after as many as there were."""
+    """Return the mean return after ``row.step`` steps, or after the last step if there are fewer."""
     return returns[..., min(row.step, returns.shape[-1] - 1)]
 
 
 def earned(row: Row, returns: Scores) -> Scores:
-    """The sum over all episodes: those of each of ``row.step`` adaptation steps, and as many with the result."""
+    """Return the sum of returns over the episodes of ``row.step`` adaptation steps and as many after the last step."""
     return (row.protocol.episodes or 1) * returns[..., : row.step + 1].sum(-1)
 
 
 def upright(row: Row, returns: Scores) -> Scores:
-    """Per cent that stay up by Packer's measure, 195 of 200 steps, where one episode scores a task."""
+    """Return 100 for a task whose single episode lasts 195 of 200 steps, else 0: Packer's measure in per cent."""
     return 100.0 * (after(row, returns) >= 195.0)
 
 
@@ -53,19 +53,19 @@ SCORES: dict[str, Callable[[Row, Scores], Scores]] = {"after": after, "earned": 
 
 @dataclass(frozen=True)
 class Column:
-    """Who is trained, and how; see `experiments.contenders`."""
+    """A contender and its configuration; see `experiments.contenders`."""
 
     config: Config
     contender: str = "as-configured"
 
     def changed(self, **changes: object) -> Column:
-        """The same with other fields of the configuration."""
+        """Return the column with some fields of the configuration changed."""
         return Column(self.config.model_copy(update=changes), self.contender)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns are ways of ours, each trained from every seed; rows are what is measured of each."""
+    """A table whose columns are contenders, each trained from every seed, and whose rows are scores of each."""
 
     about: str
     columns: Mapping[str, Column]
@@ -73,12 +73,12 @@ class Table:
 
 
 def preset(name: str, contender: str = "as-configured", **changes: object) -> Column:
-    """A preset with changes."""
+    """Return a column that trains a preset with changed fields."""
     return Column(PRESETS[name][1].model_copy(update=changes), contender)
 
 
 def episodes(*counts: int, split: str = "test", published: str = "–") -> tuple[Row, ...]:
-    """One gradient step from several numbers of adaptation episodes."""
+    """Return rows that score one gradient step from several numbers of adaptation episodes."""
     return tuple(
         Row(f"{split}, one step from {n} episode{'s' * (n > 1)}", Protocol(split, 100, 1, n), 1, published)
         for n in counts
@@ -91,7 +91,7 @@ PUBLISHED_GOALS = Protocol("published", tasks=40, steps=3, episodes=40, score_ep
 
 
 def pulls(arms: int, maml_rate: float, published: str) -> tuple[str, Table]:
-    """A table of SNAIL's bandits: 100 pulls in twenty batches, with a gradient step after each but the last."""
+    """Return a table of SNAIL's bandits: 100 pulls in twenty batches, with a gradient step after each but the last."""
     steps, size = 19, 5
     protocol = Protocol("test", tasks=1000, steps=steps, episodes=size)
     batching = {"benchmark": f"bandit-{arms}", "steps": steps, "episodes": size, "query_episodes": size}
@@ -106,7 +106,7 @@ def pulls(arms: int, maml_rate: float, published: str) -> tuple[str, Table]:
 
 
 def explored(benchmark: str, about: str, splits: tuple[str, ...]) -> tuple[str, Table]:
-    """Sparse rewards: what the policy adapted on one to five episodes earns in the next."""
+    """Return a table of sparse rewards: returns when exploring, and after adapting on one to five episodes."""
     best = preset(f"{benchmark}-best")
     rows = [
         Row(f"{split}, {f'after {n} episode' + 's' * (n > 1) if n else 'exploring'}", protocol, min(n, 1))
@@ -132,7 +132,7 @@ DESCENT = {"meta_optimizer": "descent", "tasks": 10, "query_episodes": 2, "lr": 
 
 
 def upright_after(trained_on: str, benchmark: str, splits: Mapping[str, str]) -> tuple[str, Table]:
-    """Three of Packer's nine cells: one episode each of 1000 tasks, before and after a step from some episodes."""
+    """Return a table of three of Packer's nine cells: one episode in each of 1000 tasks, before and after a step."""
     rows = []
     for tested_on, split in splits.items():
         protocol = Protocol(split, tasks=1000, steps=1, episodes=10, score_episodes=1)
@@ -155,7 +155,7 @@ def upright_after(trained_on: str, benchmark: str, splits: Mapping[str, str]) ->
 
 
 def one_step(start: str, published: str) -> Table:
-    """Meta-SGD's table 4."""
+    """Return Meta-SGD's table 4 for one kind of start."""
     benchmark = f"navigation-{start}"
     return Table(
         f"Meta-SGD, Table 4, {start} start (Li et al. 2017, arXiv:1707.09835): one step, 600 tasks. Published: "

@@ -1,6 +1,6 @@
-"""Weights & Biases, for those who want their runs there: an optional extra that no run depends on.
+"""Track runs with Weights & Biases, an optional extra.
 
-The run's id there is kept in ``wandb.json`` of the run folder, so that a resumed run goes on as the same one.
+The run's id there is stored in ``wandb.json`` in the run folder, so that a resumed run continues the same one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ NAME, FILE = "Weights & Biases", "wandb.json"
 
 
 def viewers(folder: Path, config: Config, project: str | None) -> dict[str, Callable[[], Viewer]]:
-    """What `metarl.metrics.MetricsLog` is to open for a run: nothing, unless it is tracked.
+    """Return the viewers that `metarl.metrics.MetricsLog` is to open for a run: none unless it is tracked.
 
     Args:
-        folder: of the run; what it says about the run's project and id holds.
-        config: to be shown there.
-        project: asked for; None goes on as before.
+        folder: run folder; a project and id that it already records are kept.
+        config: configuration, to be shown with the run.
+        project: project to track the run in; None continues as before.
 
     Raises:
-        InputError: the run is in another project than asked for, or the file that tells is damaged.
+        InputError: the run is tracked in another project, or its ``wandb.json`` is damaged.
     """
     file = folder / FILE
     if not file.exists():
@@ -56,11 +56,11 @@ def _read(file: Path) -> dict[str, str]:
 
 
 class WeightsAndBiases:
-    """A `metarl.metrics.Viewer`. Rows that a resumed run repeats are in the past there, and are left out."""
+    """A `metarl.metrics.Viewer` for Weights & Biases, which ignores rows that a resumed run repeats."""
 
     def __init__(self, folder: Path, config: Config, project: str, id: str) -> None:
         try:
-            import wandb  # only when used: it takes seconds, and need not be installed
+            import wandb  # imported only when used: it takes seconds and may not be installed
         except ImportError as error:
             raise ImportError("wandb is not installed; pip install -e '.[track]'") from error
         self._wandb = wandb

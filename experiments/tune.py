@@ -52,7 +52,7 @@ from experiments.scoring import (
 from experiments.settings import Range, Space, changed, space
 from metarl import DivergedError
 
-SHOWN = 10  # trials in the table
+SHOWN = 10  # most trials in the table
 
 
 @dataclass(frozen=True)
@@ -75,27 +75,27 @@ class Options:
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings, and what came of them from every seed."""
+    """A trial: its settings, and their results from every seed."""
 
     number: int
     settings: Mapping[str, str]
     config: Config
     results: list[Result]
     refused: str | None = None
-    """why it was not trained"""
+    """why it was not trained; None if it was"""
 
     @property
     def score(self) -> float:
-        """Mean over seeds; none is worse than anything."""
+        """Mean score over seeds; minus infinity if the trial has none."""
         return -math.inf if self.fault else float(np.mean([score(result) for result in self.results]))
 
     @property
     def fault(self) -> str | None:
-        """Why it has no score, if it has none."""
+        """Why it has no score; None if it has one."""
         return self.refused or next((result["diverged"] for result in self.results if "diverged" in result), None)
 
     def about(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return a record of the trial as plain JSON values."""
         values = {field: getattr(self.config, field) for field in self.settings}
         told = {"without score": self.fault} if self.fault else {"score": self.score}
         return {"trial": self.number, "settings": values, **told}
@@ -127,14 +127,15 @@ def main(argv: list[str]) -> None:
 
 
 def refuse(config: Config, where: Space, options: Options, told: Collection[str] = ()) -> None:
-    """Look for what cannot run before hours of work.
+    """Check, before hours of work, that the search can run.
 
-    Every value alone must go with the configuration; what does not go together is found out when it is tried.
+    Each value must be valid when it alone is changed in the configuration; invalid combinations are only found when
+    they are tried.
 
     Raises:
-        InputError: nothing to search, counts that search nothing, results that would be replaced, a seed that tunes
-            and would be reported, a value that cannot be built with, a setting that nothing reads, no validation tasks,
-            or no Optuna.
+        InputError: there is nothing to search; a count is too small; other results would be overwritten; a tuning seed
+            would be reported; a value cannot be built; a setting has no effect; the benchmark has no validation tasks;
+            or Optuna is not installed.
     """
     if not where:
         raise InputError("expected settings to search, got none; pass --search field=low..high or field=value,value")
@@ -150,19 +151,20 @@ def refuse(config: Config, where: Space, options: Options, told: Collection[str]
     refuse_unread({*told, *where}, {field for setup in setups for field in setup.read})
     held_out_tasks(setups[0].benchmark, Protocol("validation", tasks=1))
     try:
-        import optuna  # noqa: F401 (here and where it is used: it need not be installed)
+        import optuna  # noqa: F401 (only in functions, since it may not be installed)
     except ImportError as error:
         raise InputError("a search needs optuna, which is not installed; pip install -e '.[tune]'") from error
 
 
 def search(config: Config, where: Space, options: Options) -> list[Trial]:
-    """All trials, as many at a time as there are workers.
+    """Run all trials, as many at a time as there are workers.
 
-    Those that are finished are chosen again, and their results found: so the sampler is where it was.
+    To resume a search, the finished trials are chosen again and their stored results reused, which brings the sampler
+    back to its former state.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # jobs tell their results themselves
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # jobs print their results themselves
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=config.seed))
     distributions = {field: _distribution(one) for field, one in where.items()}
     trials: list[Trial] = []
@@ -178,7 +180,7 @@ def search(config: Config, where: Space, options: Options) -> list[Trial]:
 
 
 def _distribution(where: Range | tuple[str, ...]) -> Any:
-    """A range or a choice, as Optuna has it."""
+    """Return Optuna's distribution for a range or a choice."""
     from optuna import distributions
 
     if not isinstance(where, Range):
@@ -189,12 +191,12 @@ def _distribution(where: Range | tuple[str, ...]) -> Any:
 
 
 def written_in(where: Space, params: Mapping[str, Any]) -> dict[str, str]:
-    """What Optuna chose, as a command line tells it."""
+    """Return the values that Optuna chose as written on a command line."""
     return {field: one.text(params[field]) if isinstance(one, Range) else params[field] for field, one in where.items()}
 
 
 def tried(settings: Mapping[int, Mapping[str, str]], work: Work, config: Config, options: Options) -> list[Trial]:
-    """Trials by number, side by side; settings that do not go together are worth as little as those that diverge."""
+    """Run numbered trials in parallel; invalid combinations of settings have no score, like those that diverge."""
     configs = {number: changed(config, one) for number, one in settings.items()}
     faults = {number: _fault(one) for number, one in configs.items()}
     seeds = range(TUNING_SEED, TUNING_SEED + options.seeds)
@@ -213,7 +215,7 @@ def tried(settings: Mapping[int, Mapping[str, str]], work: Work, config: Config,
 
 
 def _fault(config: Config) -> str | None:
-    """Why the configuration cannot be built, if it cannot."""
+    """Return why the configuration cannot be built, or None if it can."""
     try:
         build(config, torch.device("cpu"))
     except InputError as error:
@@ -222,7 +224,7 @@ def _fault(config: Config) -> str | None:
 
 
 def table(config: Config, options: Options, trials: Sequence[Trial]) -> list[str]:
-    """In Markdown: the best of those that have a score, no settings twice."""
+    """Return the lines of a Markdown table of the best trials that have a score, no settings twice, and its notes."""
     distinct: dict[Config, Trial] = {}
     for trial in trials:
         distinct.setdefault(trial.config, trial)
@@ -241,7 +243,14 @@ def table(config: Config, options: Options, trials: Sequence[Trial]) -> list[str
 
 
 def advice(best: Config, start: str, known: Config, output: Path) -> list[str]:
-    """How to train with the best settings; the command line begins with ``start``, which stands for ``known``."""
+    """Return lines that tell how to train with the best settings.
+
+    Args:
+        best: the configuration with the best settings.
+        start: preset or file that the command line begins with.
+        known: its configuration.
+        output: folder of ``best.json``.
+    """
     command = ["python", "experiments/train.py"]
     allowed = [word for field, name in imports(vars(best)).items() for word in (f"--{field.replace('_', '-')}", name)]
     return [
@@ -254,7 +263,7 @@ def advice(best: Config, start: str, known: Config, output: Path) -> list[str]:
 
 
 def flags(config: Config, start: Config) -> list[str]:
-    """What makes a configuration of another, but for what nothing in it reads."""
+    """Return the flags that turn the configuration ``start`` into ``config``, without those that have no effect."""
     found, read = list[str](), build(config, torch.device("cpu")).read
     for field, value in config:
         name = field.replace("_", "-")

@@ -1,10 +1,11 @@
-"""A device that is none: tensors that lie in memory and say they are elsewhere, to rehearse what a GPU would refuse.
+"""A simulated second device: CPU tensors that claim to be elsewhere, to test without a GPU what a GPU would refuse.
 
-Within `Rehearsal`, what is made on `ELSEWHERE` or moved there stays there until it is moved back. As on a GPU, an
-operation on tensors of both places is refused (but for plain numbers, indices and copies), as are those that have no
-deterministic implementation; how often the host had to wait for a value is counted. Values are those of the CPU.
-Views of a tensor made in place (``squeeze_``) are beyond it: a rule or loss that is found out by wrong shapes needs a
-GPU.
+Within `Rehearsal`, tensors made on `ELSEWHERE` or moved there stay there until they are moved back. As on a GPU,
+operations that mix tensors of both devices are refused (except for plain numbers, indices and copies), and so are
+operations without a deterministic implementation. How often the host would have to wait for a value is counted. Values
+are those of the CPU.
+
+Views made in place (``squeeze_``) are not supported: testing how a rule or loss fails on wrong shapes needs a GPU.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-ELSEWHERE = torch.device("meta")  # which torch has in every build, and which nothing else here uses
-MIXING = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}
-LOOKING = {"_local_scalar_dense", "nonzero", "masked_select"}  # at a value, or at how many there are
-NOT_DETERMINISTIC = {"cumsum", "cumsum_", "kthvalue", "median", "nanmedian", "histc", "put_"}  # of floats
+ELSEWHERE = torch.device("meta")  # exists in every build of torch, and is not used for anything else here
+MIXING = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}  # may mix devices
+LOOKING = {"_local_scalar_dense", "nonzero", "masked_select"}  # need a value, or a number of values, on the host
+NOT_DETERMINISTIC = {"cumsum", "cumsum_", "kthvalue", "median", "nanmedian", "histc", "put_"}  # for floats
 
 
 class Elsewhere(Tensor):
-    """A tensor that is ``inner`` and says that it is elsewhere."""
+    """A tensor with the values of ``inner`` that claims to be on the device `ELSEWHERE`."""
 
     inner: Tensor
-    is_meta = False  # it has values
+    is_meta = False  # unlike real tensors of the device "meta", it has values
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Elsewhere:
@@ -50,12 +51,12 @@ class Elsewhere(Tensor):
 
 
 class Rehearsal(TorchDispatchMode):
-    """Does every operation on the CPU, and gives its results the place that they would have."""
+    """Do every operation on the CPU, and put its results on the device on which they would be."""
 
     def __init__(self) -> None:
         super().__init__()
         self.looks = 0
-        """how often the host waited for a value from elsewhere"""
+        """how often the host would have waited for a value from elsewhere"""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -67,9 +68,9 @@ class Rehearsal(TorchDispatchMode):
         back = bool(away) and name == "_to_copy" and place != ELSEWHERE
         masked = name.startswith("index") and any(one.dtype is torch.bool for one in tensors[1:])
         self.looks += back or bool(away and (masked or name in LOOKING))
-        if name == "_efficientzerotensor":  # has no memory, which its disguise would hide
+        if name == "_efficientzerotensor":  # has no memory, which wrapping it would hide
             function = torch.ops.aten.zeros.default
-        given = {id(one.inner): one for one in away}  # what works in place gives back what it was given
+        given = {id(one.inner): one for one in away}  # operations in place have to return the tensor they were given
         result = function(*tree_map(here, args), **tree_map(here, kwargs))
         if place != ELSEWHERE:
             return result
@@ -77,17 +78,17 @@ class Rehearsal(TorchDispatchMode):
 
 
 def here(x: Any) -> Any:
-    """What an operation works on."""
+    """Return the argument of an operation as it is on the CPU."""
     if isinstance(x, Elsewhere):
         return x.inner
     return torch.device("cpu") if isinstance(x, torch.device) else x
 
 
 def refuse(name: str, tensors: list[Tensor], away: list[Elsewhere]) -> None:
-    """As a GPU does that is asked for equal bits.
+    """Refuse the operations that a GPU refuses with deterministic algorithms.
 
     Raises:
-        RuntimeError: tensors of both places; an operation that is not deterministic.
+        RuntimeError: tensors are on different devices, or the operation is not deterministic.
     """
     if away and name not in MIXING and any(one.dim() > 0 for one in tensors if not isinstance(one, Elsewhere)):
         raise RuntimeError(f"expected all tensors of {name} to be on the same device, found some elsewhere, some not")

@@ -25,7 +25,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 class Inline:
-    """In the place of worker processes, which take seconds to start: does a job when it is submitted."""
+    """Replaces worker processes, which take seconds to start: does every job when it is submitted."""
 
     def submit(self, function: Callable[..., Any], *given: Any) -> Future[Any]:
         done: Future[Any] = Future()
@@ -34,12 +34,12 @@ class Inline:
 
 
 def do_jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `experiments.jobs` use no processes."""
+    """Make `experiments.jobs` run its jobs in this process."""
     monkeypatch.setattr("experiments.jobs._processes", lambda count: nullcontext(Inline()))
 
 
 class Table(Network):
-    """Logits by state for one-hot observations: ``[S, A]``, starting at zero."""
+    """A table of logits ``[S, A]`` by state for one-hot observations, initially zero."""
 
     def __init__(self, states: int, actions: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Table(Network):
 
 
 def table_policy(logits: Sequence[Sequence[float]] | Tensor) -> CategoricalPolicy:
-    """A tabular softmax policy in float64."""
+    """Return a tabular softmax policy in float64."""
     logits = torch.as_tensor(logits, dtype=torch.float64)
     table = Table(*logits.shape).double()
     with torch.no_grad():
@@ -62,7 +62,7 @@ def table_policy(logits: Sequence[Sequence[float]] | Tensor) -> CategoricalPolic
 
 
 class Bandit:
-    """One step, two arms that pay 1 with their own probability; the pay-out is drawn at reset."""
+    """A bandit of one step and two arms, each of which pays 1 with its own probability; pay-outs are drawn at reset."""
 
     observation_space = Box(1.0, 1.0, (1,), dtype=np.float32)
     action_space = Discrete(2)
@@ -85,9 +85,9 @@ class Bandit:
 
 
 class TwoStates:
-    """Two states, two actions, two steps: the action is the next state; the first state is a fair coin.
+    """An MDP of two states, two actions and two steps: the action is the next state, the first state a fair coin flip.
 
-    Rewards ``r[s, a]`` are the task's ``pay_sa``. Nothing terminates: the time limit ends an episode.
+    Rewards ``r[s, a]`` are the task's ``pay_sa``. Episodes do not terminate: the time limit ends them.
     """
 
     observation_space = Box(0.0, 1.0, (2,), dtype=np.float32)
@@ -112,9 +112,9 @@ class TwoStates:
 
 
 class Countdown:
-    """A scripted clock: row ``(t, n)`` lives ``life[t] + n`` steps, is paid its age, and observes it.
+    """A scripted clock: row ``(t, n)`` lives for ``life[t] + n`` steps, and observes its age, which is also its reward.
 
-    After its end an episode runs on into ``after`` (NaN by default): whoever reads beyond the end sees it.
+    After its end an episode continues with the value ``after`` (NaN by default), so that reading beyond the end shows.
     """
 
     observation_space = Box(-np.inf, np.inf, (1,), dtype=np.float32)
@@ -141,7 +141,7 @@ class Countdown:
 
 
 class Stub:
-    """A benchmark whose training tasks are those with a value of ``name`` below ``threshold``."""
+    """A benchmark whose training tasks are those with a value of ``constant`` below ``threshold``."""
 
     name = "stub"
     splits = ("test",)
@@ -178,7 +178,7 @@ def family_and_policy(name: str, seed: int = 0, hidden: Sequence[int] = (8,)) ->
 
 
 def randomize(module: nn.Module, seed: int, scale: float = 0.3) -> None:
-    """Move every parameter off its symmetric start."""
+    """Add noise to every parameter, to break symmetries of the initial values."""
     generator = seeded(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -196,7 +196,7 @@ def double_trace(
     seed: int = 0,
     hidden: Sequence[int] = (8,),
 ) -> tuple[Learner, Trace]:
-    """A learner in float64 and a trace it explored, both on a small family."""
+    """Return a learner in float64 and a trace that it explored, both on a small family."""
     family, policy = family_and_policy(name, seed, hidden)
     randomize(policy, seed + 1, 0.1)
     learner = Learner(policy, make_rule(policy), inner=inner, outer=outer).double()
@@ -206,7 +206,7 @@ def double_trace(
 
 
 def one_task(tree: Any, task: int) -> Any:
-    """One task out of a batch or trace stacked over tasks."""
+    """Return one task's part of a batch or trace stacked over tasks."""
     if isinstance(tree, Tensor):
         return tree[task]
     if isinstance(tree, dict):
@@ -216,7 +216,7 @@ def one_task(tree: Any, task: int) -> Any:
 
 
 def numeric_gradient(function: Callable[[], float], tensor: Tensor, step: float = 1e-6) -> Tensor:
-    """Central differences of ``function`` in every entry of ``tensor``, which is restored."""
+    """Return central differences of ``function`` in every entry of ``tensor``, which is changed and restored."""
     gradient = torch.zeros_like(tensor)
     flat, out = tensor.data.view(-1), gradient.view(-1)
     for i in range(flat.numel()):
@@ -235,7 +235,7 @@ def relative_error(estimate: Tensor, exact: Tensor) -> float:
 
 
 def make_batch(reward: Tensor, mask: Tensor | None = None, terminated: Tensor | None = None, **fields: Tensor) -> Batch:
-    """A batch ``[..., H, N]`` of given rewards; what is not given is zero, and the mask one."""
+    """Return a batch ``[..., H, N]`` with given rewards; other fields default to zero, and the mask to one."""
     zero = torch.zeros_like(reward)
     values: dict[str, Any] = {
         "observation": zero.unsqueeze(-1),
@@ -254,7 +254,7 @@ def make_batch(reward: Tensor, mask: Tensor | None = None, terminated: Tensor | 
 
 
 def adapted_kl(learner: Learner, trace: Trace) -> Tensor:
-    """Mean KL, over tasks and query states, from the sampling to the re-adapted policy, all tasks at once."""
+    """Return the mean KL divergence, over tasks and query states, from the sampling to the re-adapted policy."""
 
     def one(task_trace: Trace) -> Tensor:
         return sample_kl(learner.replay(task_trace)[1], task_trace.query)

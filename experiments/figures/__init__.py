@@ -1,7 +1,7 @@
 """Figures and animations of runs.
 
-Every figure function takes a path and writes a PNG and an SVG beside each other under that name; what it
-lacks the inputs for it leaves out.
+Every figure function takes a path without suffix and writes a PNG and an SVG of that name. It draws only what it has
+the inputs for.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = [
     "step_lengths",
 ]
 
-FEW = 6  # curves that can be told apart in one picture; more are ranked
+FEW = 6  # most contenders whose curves can be told apart in one figure; more are drawn as a ranking
 
 
 def side_by_side(folder: Path, results: Results, *, reference: str) -> list[Path]:
-    """Adaptation curves of a few contenders and their differences to the reference, or a ranking of many."""
+    """Draw adaptation curves of a few contenders and their differences to the reference, or a ranking of many."""
     if len(results) <= FEW:
         return comparison(folder / "comparison", results, reference=reference)
     return ranking(folder / "ranking", results, reference=reference)
 
 
 def draw_run(folder: Path, setup: Setup, result: Mapping[str, Any] | None = None) -> list[Path]:
-    """Draw a run and its evaluation into ``folder/figures``; what there are no inputs for is left out."""
+    """Draw a run and its evaluation into ``folder/figures``, leaving out figures that lack their inputs."""
     target, name = folder / "figures", setup.config.rule
     files: list[Path] = []
     if result is not None:

@@ -1,6 +1,6 @@
 """Animations of one held-out task, before and after one gradient step, as GIF files.
 
-Pillow alone draws and writes them. Pictures are drawn twice as large and scaled down, which smooths all edges.
+They need only Pillow. Frames are drawn at twice their size and scaled down, which smooths all edges.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from metarl.types import Params
 
 Point = tuple[float, float]
 
-SCALE = 2  # pixels drawn a pixel written
+SCALE = 2  # pixels drawn per pixel written, in both directions
 FRAME_MS = 40  # 25 frames a second; GIF counts in hundredths of a second
 WIDTH, HEADER = 640, 66  # pixels
 PALE, WHITE, GOAL, DONE, POLE = "#D8D8D8", "#FFFFFF", COLORS[1], COLORS[2], COLORS[4]
 
 
 class Canvas:
-    """A picture in logical pixels, drawn larger and scaled down at the end."""
+    """An image addressed in logical pixels, drawn at `SCALE` times its size and scaled down at the end."""
 
     def __init__(self, width: int, height: int) -> None:
         self._size = (width, height)
@@ -41,33 +41,33 @@ class Canvas:
         self._draw = ImageDraw.Draw(self._image)
 
     def line(self, points: Sequence[Point], color: str, width: float = 1.0) -> None:
-        """A polyline with round joints."""
+        """Draw a polyline with round joints."""
         if len(points) > 1:
             self._draw.line(_scaled(points), fill=color, width=max(1, round(width * SCALE)), joint="curve")
 
     def polygon(self, points: Sequence[Point], color: str) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         self._draw.polygon(_scaled(points), fill=color)
 
     def box(self, corner: Point, opposite: Point, color: str, radius: float = 0.0) -> None:
-        """A filled rectangle with rounded corners."""
+        """Draw a filled rectangle with rounded corners."""
         self._draw.rounded_rectangle(_scaled((corner, opposite)), radius=radius * SCALE, fill=color)
 
     def disc(self, center: Point, radius: float, color: str) -> None:
-        """A filled circle."""
+        """Draw a filled circle."""
         self._draw.circle(_scaled((center,))[0], radius * SCALE, fill=color)
 
     def text(self, at: Point, words: str, color: str = INK, *, size: float = 13.0, anchor: str = "la") -> None:
-        """Words at a point; the anchor is Pillow's: l, m, r and a (top), m, s (baseline)."""
+        """Draw text at a point; the anchor is Pillow's: l, m, r and a (top), m, s (baseline)."""
         self._draw.text(_scaled((at,))[0], words, fill=color, font=ImageFont.load_default(size * SCALE), anchor=anchor)
 
     def paste(self, corner: Point, pixels: npt.NDArray[np.uint8]) -> None:
-        """A picture ``[height, width, 3]`` that is drawn in pixels already."""
+        """Paste an image ``[height, width, 3]``, given in physical pixels, with its upper left corner at ``corner``."""
         (x, y) = _scaled((corner,))[0]
         self._image.paste(Image.fromarray(pixels), (round(x), round(y)))
 
     def finish(self) -> Image.Image:
-        """The picture in its own size."""
+        """Return the image scaled down to its final size."""
         return self._image.resize(self._size, Image.Resampling.LANCZOS)
 
 
@@ -83,14 +83,14 @@ def write_gif(
     hold_ms: int = 1500,
     colors: Sequence[str] = (),
 ) -> Path:
-    """Write frames that repeat for ever; the last is held. One palette for all, so that nothing flickers.
+    """Write frames as a GIF that loops for ever; all share one palette, so that nothing flickers.
 
     Args:
         path: the GIF to write.
-        frames: of one size.
-        frame_ms: that each is shown for; GIF counts in hundredths of a second.
-        hold_ms: that the last is shown for.
-        colors: in use besides those of the animations.
+        frames: images of the same size.
+        frame_ms: duration of a frame; GIF counts in hundredths of a second.
+        hold_ms: duration of the last frame.
+        colors: colours used besides those of this module.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     palette = _palette(colors)
@@ -101,7 +101,7 @@ def write_gif(
 
 
 def _palette(colors: Sequence[str] = ()) -> Image.Image:
-    """Every colour in use, and seven shades of it towards white for smooth edges."""
+    """Return a palette of every colour in use and seven lighter shades of each, for smooth edges."""
     shades = [
         tuple(round(255 - share / 8 * (255 - part)) for part in ImageColor.getrgb(color))
         for color in (INK, MUTED, BEFORE, AFTER, GOAL, POLE, DONE, *colors)
@@ -113,7 +113,7 @@ def _palette(colors: Sequence[str] = ()) -> Image.Image:
 
 
 def _header(canvas: Canvas, title: str, left: str, right: str) -> None:
-    """The picture's title, and a title over each half."""
+    """Draw the frame's title, and a title over each half."""
     canvas.text((WIDTH / 2, 8), title, size=17, anchor="ma")
     canvas.text((WIDTH / 4, 38), left, MUTED, size=15, anchor="ma")
     canvas.text((3 * WIDTH / 4, 38), right, AFTER, size=15, anchor="ma")
@@ -122,19 +122,19 @@ def _header(canvas: Canvas, title: str, left: str, right: str) -> None:
 # --- cart-pole --------------------------------------------------------------------------------------------------
 
 CART_HEIGHT, TRACK_Y = 312, 222
-METRE = 56.0  # pixels a metre; the track's 4.8 m fill a panel
+METRE = 56.0  # pixels per metre; the track of 4.8 m fills a panel
 
 
 def animate_cartpole(path: Path, setup: Setup, *, seconds: float = 8.0) -> Path:
-    """The adaptation episodes of a held-out task beside an episode after one gradient step on them.
+    """Animate the adaptation episodes of a held-out task beside an episode after one gradient step on them.
 
-    The left half plays the episodes that the step is taken on one after another, and counts the falls; the
-    right half plays one episode. Both show the same time.
+    The left half plays the adaptation episodes one after another and counts the falls; the right half plays one
+    episode after the step. Both show the same time step.
 
     Args:
         path: the GIF to write.
-        setup: of a CartPole benchmark, trained.
-        seconds: at most so long; a horizon of 500 steps is shown in 7 s, at every third step.
+        setup: a trained run on a CartPole benchmark.
+        seconds: longest duration; a horizon of 500 steps takes 7 s, with every third step shown.
 
     Raises:
         TypeError: the benchmark's family is not CartPole.
@@ -160,13 +160,13 @@ def animate_cartpole(path: Path, setup: Setup, *, seconds: float = 8.0) -> Path:
 
 
 Moment = dict[str, Any]
-"""What a panel shows at one time: x, theta, action, episode, step, falls, and how the episode ended if it has."""
+"""What a panel shows at one time: x, theta, action, episode, step, falls, and, at its end, whether the pole fell."""
 
-REST = 18  # time steps that an episode's end is shown
+REST = 18  # time steps for which the end of an episode is shown
 
 
 def _moments(batch: Batch) -> list[Moment]:
-    """The episodes of the first task one after another; the end of each is shown for a while."""
+    """Return the moments of the first task's episodes one after another; the end of each is repeated `REST` times."""
     found: list[Moment] = []
     falls = 0
     for n in range(batch.mask.shape[-1]):
@@ -188,14 +188,14 @@ def _task_title(task: Params) -> str:
 
 
 def _cart_panel(canvas: Canvas, left: float, now: Moment, task: Params) -> None:
-    """Track, cart, pole, the force really applied, and counters."""
+    """Draw track, cart, pole, the force that is actually applied, and counters."""
     middle = left + WIDTH / 4
     ends = [middle - POSITION_LIMIT * METRE, middle + POSITION_LIMIT * METRE]
     canvas.line([(ends[0], TRACK_Y), (ends[1], TRACK_Y)], MUTED, 2)
     for end in ends:
         canvas.line([(end, TRACK_Y - 9), (end, TRACK_Y + 9)], MUTED, 2)
     x, fell = middle + METRE * now["x"], now.get("fell")
-    pole = min(125.0, 3 * METRE * float(task["half_length"]))  # longer than true to scale, for 12 degrees to be seen
+    pole = min(125.0, 3 * METRE * float(task["half_length"]))  # longer than to scale, so that 12 degrees are visible
     foot = (x, TRACK_Y - 30)
     tip = (foot[0] + pole * math.sin(now["theta"]), foot[1] - pole * math.cos(now["theta"]))
     canvas.box((x - 26, TRACK_Y - 30), (x + 26, TRACK_Y - 6), INK, 4)
@@ -216,7 +216,7 @@ def _cart_panel(canvas: Canvas, left: float, now: Moment, task: Params) -> None:
 
 
 def _force_arrow(canvas: Canvas, x: float, direction: float) -> None:
-    """An arrow beside the cart, on the side that it is pushed towards."""
+    """Draw an arrow beside the cart, on the side towards which it is pushed."""
     y, start, end = TRACK_Y - 18, x + direction * 30, x + direction * 58
     canvas.line([(start, y), (end - direction * 6, y)], AFTER, 4)
     canvas.polygon([(end + direction * 4, y), (end - direction * 8, y - 8), (end - direction * 8, y + 8)], AFTER)
@@ -225,11 +225,11 @@ def _force_arrow(canvas: Canvas, x: float, direction: float) -> None:
 # --- navigation -------------------------------------------------------------------------------------------------
 
 PLANE = 300  # pixels, the side of a square panel
-EPISODES, TAIL = 8, 6  # paths shown, and points of their ends in full colour
+EPISODES, TAIL = 8, 6  # number of paths shown, and of their last points that are drawn in full colour
 
 
 def animate_navigation(path: Path, setup: Setup) -> Path:
-    """Paths growing in the plane on a held-out task, before and after one gradient step.
+    """Animate paths in the plane as they grow on a held-out task, before and after one gradient step.
 
     Raises:
         TypeError: the benchmark's family is not Navigation.
@@ -254,7 +254,10 @@ def animate_navigation(path: Path, setup: Setup) -> Path:
 
 
 def _plane(canvas: Canvas, half: int, paths: list[Any], task: Params, look: tuple[str, float]) -> None:
-    """One panel: a frame, paths with a dot at their heads, start and goal. ``look`` is a colour and the reach."""
+    """Draw one panel: a frame, paths with a dot at their heads, start and goal.
+
+    ``look`` is the colour of the paths and the panel's reach: half its side in units of length.
+    """
     color, reach = look
     corner = (WIDTH / 2 * half + (WIDTH / 2 - PLANE) / 2, float(HEADER))
 
@@ -275,13 +278,13 @@ def _plane(canvas: Canvas, half: int, paths: list[Any], task: Params, look: tupl
 
 
 def _faint(color: str) -> str:
-    """A third of the colour, the rest white: one of the palette's shades."""
+    """Return a light shade of a colour (3/8 of it, the rest white) that is in the palette."""
     red, green, blue = (round(255 - 3 / 8 * (255 - part)) for part in ImageColor.getrgb(color))
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _footer(canvas: Canvas, y: float, step: int) -> None:
-    """What the marks mean, and the time."""
+    """Draw the legend of the marks, and the time step."""
     canvas.disc((WIDTH / 4 - 60, y), 5, INK)
     canvas.text((WIDTH / 4 - 48, y), "start", MUTED, size=15, anchor="lm")
     _star(canvas, (WIDTH / 4 + 28, y), 10, GOAL)
@@ -290,7 +293,7 @@ def _footer(canvas: Canvas, y: float, step: int) -> None:
 
 
 def _star(canvas: Canvas, center: Point, radius: float, color: str) -> None:
-    """A five-pointed star."""
+    """Draw a five-pointed star."""
     corners = []
     for i in range(10):
         length, angle = (radius if i % 2 == 0 else 0.45 * radius), math.pi * i / 5

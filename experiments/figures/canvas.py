@@ -1,4 +1,4 @@
-"""What all figures of a page are drawn on: a size for phones, files beside the page, and the page's own colours."""
+"""Base of all figures of a report: a size that suits phones, files beside the page, and the page's colours."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ NARROW = {
     "font.size": 10.5,
     "axes.titlesize": 10.0,
     "legend.fontsize": 9.5,
-    "svg.fonttype": "none",  # words stay words: they are found, read aloud and set in the page's own type
-    "text.parse_math": False,  # a rule may be called $x$
+    "svg.fonttype": "none",  # keep text as text, to be searched, read aloud and set in the page's font
+    "text.parse_math": False,  # labels may contain dollar signs
 }
-LONGEST = 24  # letters of a label in a figure
-ROW = 0.2  # inches of a legend's row
+LONGEST = 24  # most characters of a label in a figure
+ROW = 0.2  # height of a legend's row in inches
 GRID = STYLE["grid.color"]
 THEME = {
     **{color.lower(): f"var(--c{i})" for i, color in enumerate(COLORS)},
@@ -45,7 +45,7 @@ THEME = {
 
 @dataclass
 class Drawn:
-    """A figure: what it is called, its files, and the SVG for a page."""
+    """A drawn figure: its name and title, its files, and its SVG for embedding in a page."""
 
     name: str
     title: str
@@ -55,11 +55,11 @@ class Drawn:
 
 @contextmanager
 def panel(path: Path, title: str, size: tuple[float, float] = SIZE) -> Iterator[tuple[Figure, Drawn]]:
-    """A figure of ``size`` inches; at the end it is written beside ``path``, and its page's SVG is made."""
+    """Yield a figure of ``size`` inches; on leaving, write it to ``path`` as PNG and SVG, and make the page's SVG."""
     drawn = Drawn(path.name, title)
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(NARROW), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name in a script that the PNG's font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the PNG's font does not cover all scripts
         figure = Figure(figsize=size, layout="constrained")
         yield figure, drawn
         buffer = io.StringIO()
@@ -74,9 +74,9 @@ def panel(path: Path, title: str, size: tuple[float, float] = SIZE) -> Iterator[
 
 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Below the axes, which keep their height: every row but the first makes the figure higher.
+    """Add a legend below the axes, making the figure higher by every row after the first so that axes keep their size.
 
-    Matplotlib hides labels that start with an underscore; rules may be called so.
+    Labels that start with an underscore, which matplotlib would hide, get a space in front.
     """
     figure.set_figheight(figure.get_figheight() + ROW * (-(-len(handles) // 2) - 1))
     for handle in handles:
@@ -86,17 +86,17 @@ def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
 
 
 def short(label: str) -> str:
-    """A label that leaves room for the picture."""
+    """Return a label shortened to `LONGEST` characters."""
     return label if len(label) <= LONGEST else label[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def themed(svg: str, prefix: str, title: str) -> str:
-    """An SVG document made part of a page: no header, the page's colours and type, names of its own.
+    """Return an SVG element to embed in a page: without header, with the page's colours and fonts, and with unique ids.
 
     Args:
-        svg: as matplotlib writes it.
-        prefix: put before every id, so that two figures of a page do not share one.
-        title: read aloud instead of the picture.
+        svg: SVG document as written by matplotlib.
+        prefix: prefix of every id, so that figures of the same page do not share ids.
+        title: label for screen readers.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
@@ -116,23 +116,23 @@ def themed(svg: str, prefix: str, title: str) -> str:
 
 
 def _without_family(match: re.Match[str]) -> str:
-    """Matplotlib's fonts replaced by the page's."""
+    """Return the replacement of a matplotlib font by the page's font."""
     return "font-family: inherit" if match.group(0).startswith("font-family") else "inherit"
 
 
 def decade_above(typical: float) -> float:
-    """The power of ten from which on a symmetric logarithmic scale is logarithmic: its labels do not meet at zero."""
+    """Return the power of ten from which a symlog scale is logarithmic, so that its labels do not collide at zero."""
     return float(10.0 ** math.ceil(math.log10(typical)))
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Labels of a logarithmic axis as plain numbers: matplotlib's own are mathematics, which is not parsed here."""
+    """Label a logarithmic axis with plain numbers: matplotlib's default is math text, whose parsing is turned off."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
     axis.set_minor_formatter(NullFormatter())
 
 
 def visible(values: Array) -> tuple[float, float]:
-    """The range of returns worth a picture: from the best down to all of them, unless some are very far below."""
+    """Return the range of returns to show: from the worst to the best, cut off far below the median."""
     best, middle = float(np.max(values)), float(np.median(values))
     worst = float(np.min(values))
     return (max(worst, middle - 4.0 * (best - middle)) if best > middle else worst), best

@@ -1,4 +1,4 @@
-"""Return against adaptation steps on held-out tasks: of one learner, and of rules compared."""
+"""Return against adaptation steps on held-out tasks, for one learner and for a comparison of rules."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from metarl import stats
 
 
 def adaptation_curves(path: Path, results: Results) -> list[Path]:
-    """Return against adaptation steps on held-out tasks.
+    """Draw the return against adaptation steps on held-out tasks.
 
     Args:
         path: where to write, without a suffix.
-        results: by label, what `experiments.evaluate.measure` returned for every seed.
+        results: results of `experiments.evaluate.measure` for every seed, by label.
     """
     results = {label: runs for label, runs in results.items() if runs}
     if not results:
@@ -36,7 +36,7 @@ def adaptation_curves(path: Path, results: Results) -> list[Path]:
 
 
 def draw_curves(axes: Axes, results: Results) -> list[Any]:
-    """Curves with bands and reference lines on ``axes``; returns the legend's entries."""
+    """Draw curves with bands and reference lines on ``axes``; return the legend's entries."""
     first = next(iter(results.values()))[0]
     handles: list[Any] = []
     colors = color_of(results)
@@ -65,12 +65,12 @@ def draw_curves(axes: Axes, results: Results) -> list[Any]:
 
 
 def _lasting(scores: Array, columns: int) -> Array:
-    """A policy that does not adapt, scored once, is worth the same after any number of steps."""
+    """Repeat the single score of a policy that does not adapt, since it is the same after any number of steps."""
     return np.repeat(scores, columns, -1) if scores.shape[-1] == 1 else scores
 
 
 def _reference_lines(axes: Axes, references: Mapping[str, Sequence[float]]) -> None:
-    """Ceiling and floor, means over tasks, where they do not squeeze the curves into a corner of the picture."""
+    """Draw the mean ceiling and floor of the tasks, unless they would squeeze the curves into a corner."""
     low, high = axes.get_ylim()
     reach = 0.8 * (high - low)
     means = {name: float(np.mean(values)) for name, values in references.items()}
@@ -84,7 +84,7 @@ def _reference_lines(axes: Axes, references: Mapping[str, Sequence[float]]) -> N
             f"{name} {level:,.1f}".replace("-", "\N{MINUS SIGN}"),
             (1.015, level),
             xycoords=("axes fraction", "data"),
-            # words beside lines that are close lean away from each other
+            # labels of lines that are close together are placed away from each other
             va="center" if not close else "bottom" if level == max(levels.values()) else "top",
             fontsize=9,
             color=MUTED,
@@ -98,7 +98,7 @@ def _held_out_title(result: Mapping[str, Any]) -> str:
 
 
 def _band_note(results: Results) -> str:
-    """What the band is; nothing where there is none."""
+    """Say what the curves and their bands show."""
     runs = next(iter(results.values()))
     seeds, tasks = max(len(r) for r in results.values()), len(runs[0]["sampled"])
     if seeds * tasks < 2:
@@ -107,14 +107,14 @@ def _band_note(results: Results) -> str:
 
 
 def comparison(path: Path, results: Results, *, reference: str | None = None) -> list[Path]:
-    """Adaptation curves of several labels, and their paired differences to one of them.
+    """Draw adaptation curves of several labels, and their paired differences to one of them.
 
-    Differences are taken task by task and seed by seed, so that hard tasks cancel.
+    Differences are taken task by task and seed by seed, so that the difficulty of tasks cancels.
 
     Args:
         path: where to write, without a suffix.
-        results: by label, what `experiments.evaluate.measure` returned for every seed.
-        reference: the label to subtract; the last unless given.
+        results: results of `experiments.evaluate.measure` for every seed, by label.
+        reference: the label to subtract; defaults to the last.
     """
     results = {label: runs for label, runs in results.items() if runs}
     if len(results) < 2:
@@ -131,7 +131,7 @@ def comparison(path: Path, results: Results, *, reference: str | None = None) ->
 
 
 def _differences(axes: Axes, results: Results, reference: str) -> None:
-    """Points with intervals of each label's return minus the reference's, side by side at every step."""
+    """Draw every label's return minus the reference's, as points with intervals, side by side at every step."""
     axes.axhline(0.0, color=INK, linewidth=1.0)
     others, colors = [label for label in results if label != reference], color_of(results)
     for i, label in enumerate(others):
@@ -147,7 +147,7 @@ def _differences(axes: Axes, results: Results, reference: str) -> None:
 
 
 def _pairs(runs: list[dict[str, Any]], reference: list[dict[str, Any]]) -> Iterator[tuple[Array, Array]]:
-    """Scores ``[seeds, tasks]`` of both after 0, 1, ... steps, on common seeds and tasks; nothing without them."""
+    """Yield the scores ``[seeds, tasks]`` of both after 0, 1, ... steps on common seeds; nothing if tasks differ."""
     theirs = {run["seed"]: run for run in reference}
     shared = [run for run in runs if run["seed"] in theirs]
     same = runs[0]["task"] == reference[0]["task"] and runs[0]["fingerprint"] == reference[0]["fingerprint"]

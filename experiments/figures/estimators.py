@@ -1,4 +1,4 @@
-"""How far estimators of one meta-gradient agree, and how noisy each is."""
+"""Figure of meta-gradient estimators: how far they agree, and how noisy each is."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from metarl.diagnostics import Estimates, cosines
 
 
 def estimators(path: Path, estimates: Mapping[str, Estimates]) -> list[Path]:
-    """Cosines between the estimators' means, and the noise of one batch beside them.
+    """Draw the cosines between the estimators' means beside the noise of one batch.
 
     Args:
         path: where to write, without a suffix.
-        estimates: by name.
+        estimates: estimates by name of the estimator.
     """
     names, table = list(estimates), cosines(estimates).numpy()
     count = len(names)

@@ -17,13 +17,13 @@ from metarl import stats
 def finetuning(
     path: Path, benchmark: str, curves: Mapping[str, Mapping[str, Array]], results: Sequence[Mapping[str, Any]]
 ) -> list[Path]:
-    """Learning curves of every way, and their paired differences to the first.
+    """Draw learning curves of every way to start, and their paired differences to the first.
 
     Args:
         path: where to write, without a suffix.
-        benchmark: its name.
-        curves: by way, scores ``[seeds, tasks, points]`` with ``sampled`` and with ``mode`` actions.
-        results: of every seed: ``env_steps`` ``[points]``, and the learner's ``own`` adaptation.
+        benchmark: name of the benchmark.
+        curves: for every way, scores ``[seeds, tasks, points]`` with ``sampled`` and with ``mode`` actions.
+        results: for every seed, ``env_steps`` ``[points]`` and the learner's ``own`` adaptation.
     """
     steps, colors = np.asarray(results[0]["env_steps"]), color_of(curves)
     seeds, tasks, _ = next(iter(curves.values()))["sampled"].shape
@@ -53,13 +53,13 @@ def finetuning(
 
 
 def _place(spent: Array, steps: Array) -> Array:
-    """Where a number of environment steps stands: linear up to the first rollout, then a unit for every doubling."""
+    """Return positions on the axis of environment steps: linear up to the first rollout, then one unit per doubling."""
     rollouts = np.asarray(spent, dtype=np.float64) / steps[1]
     return np.where(rollouts < 1.0, rollouts, 1.0 + np.log2(np.maximum(rollouts, 1.0)))
 
 
 def _band(axes: Axes, steps: Array, scores: Array, color: str) -> None:
-    """Mean of ``[seeds, tasks, points]`` with its interval; a single score has no width."""
+    """Draw the mean of scores ``[seeds, tasks, points]`` with a band of its interval, empty for a single score."""
     x = _place(steps, steps)
     mean, low, high = stats.sample_efficiency(scores, stats.mean, seed=0)
     axes.fill_between(x, low, high, color=color, alpha=0.22, linewidth=0)

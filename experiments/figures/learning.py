@@ -1,4 +1,4 @@
-"""Return against environment steps, on training tasks."""
+"""Learning curves: return on training tasks against environment steps."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ OTHER_REWARDS = "in other units after adapting: scored in"
 
 
 def learning_curve(path: Path, runs: Mapping[str, list[Path]], *, scored_in: str | None = None) -> list[Path]:
-    """Return on the training tasks against environment steps, before and after adapting.
+    """Draw the return on training tasks against environment steps, before and after adapting.
 
     Args:
         path: where to write, without a suffix.
-        runs: by label, run folders with a ``metrics.jsonl``, one a seed.
-        scored_in: the benchmark whose rewards score the adapted policy in training, where it is another.
+        runs: run folders with a ``metrics.jsonl`` by label, one per seed.
+        scored_in: benchmark whose rewards score the adapted policy in training, if it is not the training benchmark.
     """
     found = {label: [m for m in map(read_metrics, folders) if m] for label, folders in runs.items()}
     found = {label: metrics for label, metrics in found.items() if metrics}
@@ -51,7 +51,7 @@ def learning_curve(path: Path, runs: Mapping[str, list[Path]], *, scored_in: str
 
 
 def _first_and_last(metrics: Mapping[str, Array]) -> dict[str, str]:
-    """The returns before and after all adaptation steps, with words for the legend."""
+    """Return the keys of the returns before and after all adaptation steps, with their texts in the legend."""
     steps = max(int(key.rpartition("_")[2]) for key in metrics if key.startswith("return/step_"))
     words = {"return/step_0": "before adapting" if steps else "without adapting"}
     return words | ({f"return/step_{steps}": f"after {steps} gradient step{'s' * (steps > 1)}"} if steps else {})
@@ -65,9 +65,10 @@ def _spread_note(found: Mapping[str, list[dict[str, Array]]]) -> str:
 
 
 def read_metrics(folder: Path, more: Sequence[str] = ()) -> dict[str, Array]:
-    """Columns of a run's ``metrics.jsonl`` by name; numbers that were not finite are NaN; empty without rows.
+    """Read columns of a run's ``metrics.jsonl``: returns, environment steps, and those in ``more`` if they exist.
 
-    Returns, environment steps, and of the names in ``more`` those that the first row has.
+    Returns:
+        Columns by name, empty without rows. Numbers that were not finite are NaN.
     """
     file = folder / "metrics.jsonl"
     if not file.exists():
@@ -83,7 +84,10 @@ def read_metrics(folder: Path, more: Sequence[str] = ()) -> dict[str, Array]:
 
 
 def _draw_learning(axes: Axes, metrics: list[dict[str, Array]], key: str, color: str, style: str) -> None:
-    """The mean over seeds of smoothed curves on common points; a single seed also shows every iteration."""
+    """Draw the mean over seeds of smoothed curves, interpolated to common points.
+
+    The band spans the seeds; a single seed shows every iteration instead.
+    """
     curves = [(m["env_steps_total"] / 1e6, m[key]) for m in metrics if key in m]
     curves = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in curves]
     curves = [(x, y) for x, y in curves if len(x)]
@@ -99,7 +103,7 @@ def _draw_learning(axes: Axes, metrics: list[dict[str, Array]], key: str, color:
 
 
 def running_mean(values: Array) -> Array:
-    """Centred mean over a twentieth of the values; the window shrinks at the ends."""
+    """Return the centred running mean over a twentieth of the values; the window shrinks at the ends."""
     window = np.ones(max(1, len(values) // 20))
     counts = np.convolve(np.ones_like(values), window, "same")
     return np.convolve(values, window, "same") / counts

@@ -1,6 +1,6 @@
-"""A page to draw on: colours, style, and writing it as PNG and SVG without pyplot.
+"""Base of the figures of runs: colours, style, and writing PNG and SVG without pyplot.
 
-No display is needed and no global state is left behind.
+No display is needed, and matplotlib's global state is left unchanged.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Results = Mapping[str, list[dict[str, Any]]]
 
-# Okabe & Ito (2008): told apart with any of the common colour-vision deficiencies.
+# Okabe & Ito (2008): distinguishable with all common colour-vision deficiencies.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A")
 BEFORE, AFTER, INK, MUTED = "#8C8C8C", COLORS[0], "#222222", "#5F5F5F"
-SHOWN = 4  # episodes drawn of a policy: more of them hide each other
+SHOWN = 4  # number of episodes drawn per policy; more would hide each other
 DASHED: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.4}
 STYLE = {
     "font.size": 11.0,
@@ -44,13 +44,13 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 10.0,
     "lines.linewidth": 2.0,
-    "svg.hashsalt": "metarl",  # the same picture is the same file
+    "svg.hashsalt": "metarl",  # equal figures give equal files
 }
 
 
 @contextmanager
 def page(path: Path, title: str, size: tuple[float, float]) -> Iterator[tuple[Figure, list[Path]]]:
-    """A figure of ``size`` inches, and the files it is written to at the end."""
+    """Yield a figure of ``size`` inches, and the PNG and SVG files that it is written to on leaving."""
     stem = path.with_suffix("") if path.suffix in {".png", ".svg"} else path
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -64,12 +64,12 @@ def page(path: Path, title: str, size: tuple[float, float]) -> Iterator[tuple[Fi
 
 
 def with_seeds(label: str, runs: Sequence[object]) -> str:
-    """The label, and how many seeds stand behind it."""
+    """Return the label with the number of seeds if there are several."""
     return f"{label}, {len(runs)} seeds" if len(runs) > 1 else label
 
 
 def over(seeds: int, tasks: int) -> str:
-    """What a mean, and its interval, are over."""
+    """Say what a mean and its interval are over."""
     if seeds > 1 and tasks > 1:
         return f"{seeds} seeds and {tasks} tasks"
     many = f"{seeds} seeds, one task" if tasks == 1 else f"{tasks} tasks, one seed"
@@ -77,5 +77,5 @@ def over(seeds: int, tasks: int) -> str:
 
 
 def color_of(labels: Iterable[str]) -> dict[str, str]:
-    """A colour for every label, in their order."""
+    """Return a colour for every label, in their order; colours repeat after the last."""
     return dict(zip(labels, itertools.cycle(COLORS), strict=False))

@@ -1,7 +1,8 @@
-"""Figures of a report: narrow, so that they can be read on a phone and stand side by side on a desk.
+"""Figures of a report: narrow, so that they can be read on a phone and side by side on a wide screen.
 
-Each is drawn once and kept three times: PNG and SVG files with a title, and an SVG to be put into a page, which has no
-background and whose colours are the page's (``var(--ink)``, ``var(--c0)``, ...), so that it follows a dark page.
+Each is drawn once and stored in three forms: PNG and SVG files with a title, and an SVG to embed in a page. The latter
+has no background and takes its colours from the page (``var(--ink)``, ``var(--c0)``, ...), so that it also suits a dark
+page.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from metarl.stats import Interval, Profile
 
 
 def curves(path: Path, results: Results, steps: int, colors: Mapping[str, str]) -> Drawn:
-    """Return against adaptation steps, with what lies beyond the trained number of ``steps`` shaded.
+    """Draw the return against adaptation steps, shading steps beyond the trained number of ``steps``.
 
-    A rule that breaks, or one that overshoots beyond the steps it was trained for, leaves the picture downwards
-    rather than squeeze the others into its top; what is better than anything expected never leaves it.
+    The curve of a rule that breaks, or gets worse beyond the trained steps, may leave the axes at the bottom, so that
+    the others are not squeezed into the top. Curves never leave them at the top.
 
     Args:
         path: where to write, without a suffix.
-        results: by label, what `experiments.evaluate.measure` returned for every seed.
-        steps: adaptation steps in training.
-        colors: by label.
+        results: results of `experiments.evaluate.measure` for every seed, by label.
+        steps: number of adaptation steps in training.
+        colors: colours by label.
     """
     longest = max(len(runs[0]["sampled"][0]) for runs in results.values()) - 1
     found = {label: _curve(runs, longest) for label, runs in results.items()}
@@ -73,25 +74,25 @@ def curves(path: Path, results: Results, steps: int, colors: Mapping[str, str]) 
 
 
 class Curve(NamedTuple):
-    """Returns after 0, 1, ... steps, ``[K + 1]`` each."""
+    """Returns after 0, 1, ... steps ``[K + 1]``: mean, ends of its interval, and with the most probable action."""
 
     mean: Array
     low: Array
     high: Array
     mode: Array
-    """of the most probable action"""
+    """mean return with the most probable action"""
 
 
 def _curve(runs: Sequence[Mapping[str, Any]], longest: int) -> Curve:
-    """Means over seeds and tasks with the ends of their interval."""
+    """Return means over seeds and tasks with the ends of their intervals."""
     sampled, mode = (np.asarray([run[name] for run in runs], dtype=np.float64) for name in ("sampled", "mode"))
-    if sampled.shape[-1] == 1:  # what does not adapt stays as it is
+    if sampled.shape[-1] == 1:  # does not adapt: the same after any number of steps
         sampled, mode = (np.repeat(scores, longest + 1, -1) for scores in (sampled, mode))
     return Curve(*stats.sample_efficiency(sampled, stats.mean, seed=0), mode.mean((0, 1)))
 
 
 def _draw_curve(axes: Axes, curve: Curve, color: str, limits: tuple[float, float]) -> None:
-    """A line with its band, unless the band would cover the whole picture and say nothing."""
+    """Draw a line with its band, but without one that would cover the whole height of the axes."""
     x = np.arange(len(curve.mean))
     if not ((curve.low < limits[0]) & (curve.high > limits[1] - 0.1 * (limits[1] - limits[0]))).any():
         axes.fill_between(x, curve.low, curve.high, color=color, alpha=0.22, linewidth=0, zorder=2)
@@ -100,7 +101,7 @@ def _draw_curve(axes: Axes, curve: Curve, color: str, limits: tuple[float, float
 
 
 class Paid(NamedTuple):
-    """A contender of `costs`: what was paid ``[K + 1]``, the returns for it, and the column that counts."""
+    """A contender of `costs`: its costs ``[K + 1]``, the returns for them, and the column that counts."""
 
     cost: Array
     found: stats.Curve
@@ -108,14 +109,14 @@ class Paid(NamedTuple):
 
 
 def costs(path: Path, title: str, lines: Mapping[str, Paid], label: str, colors: Mapping[str, str]) -> Drawn:
-    """Sample efficiency on a new task: return against what adapting has cost so far.
+    """Draw sample efficiency on a new task: return against the cost of adapting so far.
 
     Args:
         path: where to write, without a suffix.
-        title: of the figure.
-        lines: by label; one of a single point does not adapt, and is drawn all across.
-        label: of the axis of costs.
-        colors: by label.
+        title: title of the figure.
+        lines: lines by label; one with a single point does not adapt, and is drawn as a horizontal line.
+        label: label of the axis of costs.
+        colors: colours by label.
     """
     every = np.concatenate([line.cost for line in lines.values()])
     low, high = visible(np.concatenate([line.found.estimate[: line.after + 1] for line in lines.values()]))
@@ -145,7 +146,7 @@ def costs(path: Path, title: str, lines: Mapping[str, Paid], label: str, colors:
 
 
 class Row(NamedTuple):
-    """An estimate of a `forest`, and perhaps an earlier one beside it, in grey."""
+    """A row of a `forest`: an estimate, and optionally an earlier one, drawn in grey."""
 
     name: str
     found: Interval
@@ -154,14 +155,14 @@ class Row(NamedTuple):
 
 
 def forest(path: Path, title: str, rows: Sequence[Row], label: str, *, line: float | None = None) -> Drawn:
-    """Estimates with their intervals, one row each.
+    """Draw estimates with their intervals, one per row.
 
     Args:
         path: where to write, without a suffix.
-        title: of the figure.
-        rows: from top to bottom.
-        label: of the axis.
-        line: a value to compare with, drawn dotted.
+        title: title of the figure.
+        rows: rows from top to bottom.
+        label: label of the axis.
+        line: a value to compare with, drawn as a dotted line.
     """
     with panel(path, title, (SIZE[0], 1.3 + 0.34 * len(rows))) as (figure, drawn):
         axes = figure.add_subplot()
@@ -185,7 +186,7 @@ def forest(path: Path, title: str, rows: Sequence[Row], label: str, *, line: flo
 
 
 def _estimate(axes: Axes, y: float, found: Interval, color: str) -> None:
-    """A point with its interval; an arrow at the left end for a point that lies beyond it."""
+    """Draw a point with its interval, or an arrow at the left edge for a point that lies beyond it."""
     low = axes.get_xlim()[0]
     axes.hlines(y, found.low, found.high, color=color, linewidth=2.2, zorder=3)
     inside = low <= found.estimate
@@ -195,7 +196,7 @@ def _estimate(axes: Axes, y: float, found: Interval, color: str) -> None:
 
 
 def _limits(axes: Axes, found: Sequence[Interval], line: float | None) -> None:
-    """All intervals, unless some are far longer or far lower than the rest; a single score has none."""
+    """Fit the axis to all intervals, but cut off those that are far longer or lower than the rest."""
     found = [one._replace(low=one.estimate, high=one.estimate) if np.isnan(one.low) else one for one in found]
     estimates = np.array([one.estimate for one in found])
     low, high = visible(estimates)
@@ -203,21 +204,21 @@ def _limits(axes: Axes, found: Sequence[Interval], line: float | None) -> None:
     reach = max(1.2 * usual, 0.35 * (high - low))
     left = max(min(one.low for one in found), low - reach)
     right = min(max(one.high for one in found), high + reach)
-    if line == 0.0:  # a difference is read against nothing at all
+    if line == 0.0:  # differences have to be seen relative to zero
         left, right = min(left, line), max(right, line)
     pad = 0.05 * (right - left) or 1.0
     axes.set_xlim(left - pad, right + pad)
 
 
 def scatter(path: Path, title: str, before: Array, after: Array, after_words: str) -> Drawn:
-    """Every task's return after adapting against the one before.
+    """Draw every task's return after adapting against the one before.
 
     Args:
         path: where to write, without a suffix.
-        title: of the figure.
-        before: ``[tasks]``, mean over seeds.
-        after: ``[tasks]``, the same tasks.
-        after_words: what happened between, for the label of the axis.
+        title: title of the figure.
+        before: returns before adapting ``[tasks]``, mean over seeds.
+        after: returns after adapting ``[tasks]`` on the same tasks.
+        after_words: how it adapted, for the label of the axis.
     """
     worse = after < before
     across, up = (before.min(), before.max()), (after.min(), after.max())
@@ -228,7 +229,7 @@ def scatter(path: Path, title: str, before: Array, after: Array, after_words: st
         axes.axline((ends[0], ends[0]), slope=1.0, color=INK, linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
         for chosen, color in ((~worse, AFTER), (worse, COLORS[1])):
             axes.scatter(before[chosen], after[chosen], s=24, color=color, alpha=0.7, linewidths=0, zorder=2)
-        if apart:  # one square for both would leave most of it empty
+        if apart:  # equal axes would leave most of the figure empty
             axes.set(xlim=_padded(*across), ylim=_padded(*up))
         else:
             axes.set(xlim=_padded(*ends), ylim=_padded(*ends), aspect="equal")
@@ -250,13 +251,13 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 
 def by_constant(path: Path, name: str, groups: Mapping[str, tuple[Array, Array, str]], *, log: bool) -> Drawn:
-    """Every task's return after adapting against one of its constants.
+    """Draw every task's return after adapting against one of its constants.
 
     Args:
         path: where to write, without a suffix.
-        name: of the constant, with its unit.
-        groups: by split, the constant ``[tasks]``, the return ``[tasks]`` and a colour.
-        log: whether the constant is drawn on a logarithmic scale.
+        name: name of the constant, with its unit.
+        groups: for every split, the constant ``[tasks]``, the return ``[tasks]`` and a colour.
+        log: whether the constant's axis is logarithmic.
     """
     with panel(path, f"Return after adapting, by {name}", (SIZE[0], 3.7)) as (figure, drawn):
         axes = figure.add_subplot()
@@ -278,14 +279,14 @@ def by_constant(path: Path, name: str, groups: Mapping[str, tuple[Array, Array, 
 
 
 def profiles(path: Path, found: Mapping[str, Profile], points: Array, colors: Mapping[str, str], label: str) -> Drawn:
-    """Share of seed-task pairs above every score, with bands.
+    """Draw performance profiles: the share of seed-task pairs above every score, with bands.
 
     Args:
         path: where to write, without a suffix.
-        found: by label.
-        points: the scores ``[N]``.
-        colors: by label.
-        label: of the axis of scores.
+        found: profiles by label.
+        points: the scores ``[N]`` at which the profiles are given.
+        colors: colours by label.
+        label: label of the axis of scores.
     """
     with panel(path, "Share of tasks that score more than ...") as (figure, drawn):
         axes = figure.add_subplot()
@@ -302,7 +303,7 @@ def profiles(path: Path, found: Mapping[str, Profile], points: Array, colors: Ma
 
 
 class Learned(NamedTuple):
-    """A line of `learning`: returns on training tasks ``[N]``, with an interval where there are several seeds."""
+    """A line of `learning`: returns on training tasks ``[N]``, with intervals if there are several seeds."""
 
     label: str
     color: str
@@ -312,12 +313,12 @@ class Learned(NamedTuple):
 
 
 def learning(path: Path, lines: Sequence[Learned], label: str) -> Drawn:
-    """Sample efficiency of meta-training: return on training tasks against what training has cost so far.
+    """Draw sample efficiency of meta-training: return on training tasks against the cost of training so far.
 
     Args:
         path: where to write, without a suffix.
-        lines: one a contender, before and after adapting.
-        label: of the axis of costs.
+        lines: lines of every contender, before and after adapting.
+        label: label of the axis of costs.
     """
     with panel(path, "Meta-training: return on training tasks") as (figure, drawn):
         axes = figure.add_subplot()
@@ -340,15 +341,15 @@ def learning(path: Path, lines: Sequence[Learned], label: str) -> Drawn:
 def paths_by_step(
     path: Path, title: str, walks: Sequence[Sequence[Array]], start: Array, goal: Array, limit: float
 ) -> Drawn:
-    """Paths in the plane on one task, a square for every number of adaptation steps.
+    """Draw paths in the plane on one task, in a square panel for every number of adaptation steps.
 
     Args:
         path: where to write, without a suffix.
-        title: of the figure.
-        walks: after 0, 1, ... steps, positions ``[time, 2]`` of each episode.
-        start: ``[2]``.
-        goal: ``[2]``.
-        limit: half the side of a square.
+        title: title of the figure.
+        walks: positions ``[time, 2]`` of every episode after 0, 1, ... steps.
+        start: start position ``[2]``.
+        goal: goal position ``[2]``.
+        limit: half the side of a panel, in units of length.
     """
     columns = min(2, len(walks))
     rows = -(-len(walks) // columns)

@@ -24,23 +24,23 @@ from metarl.types import Params, Task
 
 @torch.no_grad()
 def before_and_after(setup: Setup, task: Task, episodes: int, generator: torch.Generator) -> tuple[Batch, Batch]:
-    """The episodes that one gradient step is taken on, and fresh ``episodes`` after it; both ``[T, H, N, ...]``."""
+    """Adapt by one gradient step; return the batch ``[T, H, N, ...]`` that it used and fresh ``episodes`` after it."""
     learner, family, task = setup.learner, setup.benchmark.family, to_device(task, setup.device)
     adaptation = Adaptation.like(setup.plan, steps=1)
     *_, (params, before) = adapt(learner, family, task, adaptation, generator=generator)
-    assert before is not None  # a step was taken
+    assert before is not None  # since a step was taken
     after = collect(learner.policy, params, family, task, episodes, generator=generator)
     return before, after
 
 
 def first_tasks(setup: Setup, tasks: int) -> Params:
-    """The first of the held-out tasks that runs are scored on, so that a picture shows a task of the results."""
+    """Return the first of the held-out tasks that runs are scored on, so that figures show tasks of the results."""
     scored = held_out_tasks(setup.benchmark, Protocol(tasks=max(tasks, Protocol.tasks)))
     return {name: value[:tasks] for name, value in scored.items()}
 
 
 def paths_in_the_plane(path: Path, setup: Setup, tasks: int = 6) -> list[Path]:
-    """Paths of 2-D navigation before and after one gradient step on held-out tasks; nothing for other families."""
+    """Draw paths of 2-D navigation on held-out tasks before and after one gradient step; nothing for other families."""
     if not isinstance(setup.benchmark.family, Navigation):
         return []
     task = first_tasks(setup, tasks)
@@ -66,16 +66,17 @@ def paths_in_the_plane(path: Path, setup: Setup, tasks: int = 6) -> list[Path]:
 
 
 def extent(before: Batch, after: Batch, task: Task) -> float:
-    """Half the width of a square about the origin that shows every goal and start and nearly all positions."""
+    """Return half the side of a square around the origin that holds every goal and start and nearly all positions."""
     fixed = torch.cat([task[name].abs() for name in ("goal_x", "goal_y", "start_x", "start_y")])
     seen = torch.cat([batch.observation[batch.mask.bool()].abs().flatten().cpu() for batch in (before, after)])
     return float(torch.maximum(1.25 * fixed.max(), 1.2 * torch.tensor(np.quantile(seen.numpy(), 0.995))))
 
 
 def walks(batch: Batch, task: Task, index: int) -> list[Array]:
-    """Positions ``[steps + 1, 2]`` of every episode of one task, the last one included.
+    """Return the positions ``[steps + 1, 2]`` of every episode of one task, including the last position.
 
-    The position that ends an episode in the box is not in the batch; it is the goal to within the box.
+    The last position of an episode that terminates in the box around the goal is not in the batch, so the goal itself
+    takes its place.
     """
     goal = torch.stack((task["goal_x"], task["goal_y"]), -1)[index]
     found = []
@@ -89,7 +90,7 @@ def walks(batch: Batch, task: Task, index: int) -> list[Array]:
 
 
 def _mark(axes: Axes, task: Task, index: int) -> None:
-    """Start and goal, equal axes and few ticks."""
+    """Mark start and goal, and set equal axes with few ticks."""
     start, goal = ((float(task[f"{what}_x"][index]), float(task[f"{what}_y"][index])) for what in ("start", "goal"))
     axes.plot(*start, "o", color=INK, markersize=6, zorder=5)
     axes.plot(*goal, "*", color=COLORS[1], markersize=14, markeredgecolor="white", zorder=6)

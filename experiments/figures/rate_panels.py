@@ -1,4 +1,4 @@
-"""A page's figures of step sizes: learned, effective and tried."""
+"""Figures of a report about step sizes: learned, effective and tried ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.figures.page import AFTER, COLORS, INK, MUTED, Array
 
 
 def rates_by_step(path: Path, title: str, rates: Mapping[str, Array]) -> Drawn:
-    """The effective step size of every parameter tensor ``[K]`` at each adaptation step."""
+    """Draw the effective step sizes ``[K]`` of every parameter tensor against the adaptation step."""
     with panel(path, title) as (figure, drawn):
         axes = figure.add_subplot()
         every = np.concatenate([np.abs(line) for line in rates.values()])
@@ -35,15 +35,15 @@ def rates_by_step(path: Path, title: str, rates: Mapping[str, Array]) -> Drawn:
 
 
 def rates_over_training(path: Path, steps: Array, mean: Array, low: Array, high: Array, negative: Array) -> Drawn:
-    """All learned step sizes while they were learned, and below the share of negative ones.
+    """Draw the learned step sizes during meta-training, and below them the share of negative ones.
 
     Args:
         path: where to write, without a suffix.
         steps: millions of environment steps ``[N]``.
-        mean: of all step sizes ``[N]``.
-        low: the smallest ``[N]``.
-        high: the largest ``[N]``.
-        negative: share of those below zero ``[N]``.
+        mean: mean of all step sizes ``[N]``.
+        low: smallest step size ``[N]``.
+        high: largest step size ``[N]``.
+        negative: share of negative step sizes ``[N]``.
     """
     with panel(path, "Learned step sizes over meta-training", (SIZE[0], 3.6)) as (figure, drawn):
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
@@ -67,7 +67,7 @@ def _tensor_handles(names: Mapping[str, Any]) -> list[Line2D]:
 
 
 def rate_strips(path: Path, rates: Mapping[str, Array]) -> Drawn:
-    """The learned step sizes of every parameter tensor: all, the middle 90 % and half of them, and the median."""
+    """Draw the learned step sizes of every parameter tensor: range, middle 90 %, middle half, and median."""
     with panel(path, "Learned step sizes by parameter tensor", (SIZE[0], 1.5 + 0.42 * len(rates))) as (figure, drawn):
         axes = figure.add_subplot()
         for y, values in enumerate(rates.values()):
@@ -94,12 +94,12 @@ def rate_strips(path: Path, rates: Mapping[str, Array]) -> Drawn:
 
 
 def tuning(path: Path, trials: Mapping[str, tuple[Array, Array, float]], colors: Mapping[str, str]) -> Drawn:
-    """Validation return against the step size tried, the chosen one filled.
+    """Draw the validation return against the step sizes tried, with the chosen one as a filled marker.
 
     Args:
         path: where to write, without a suffix.
-        trials: by rule, step sizes ``[R]``, returns ``[R]`` and the chosen step size.
-        colors: by rule.
+        trials: step sizes ``[R]``, returns ``[R]`` and the chosen step size of every rule.
+        colors: colours by rule.
     """
     with panel(path, "Step sizes tried on validation tasks") as (figure, drawn):
         axes = figure.add_subplot()
@@ -126,7 +126,7 @@ def tuning(path: Path, trials: Mapping[str, tuple[Array, Array, float]], colors:
 
 
 def apart(grid: Array) -> Array:
-    """The numbers of a sorted grid ``[R]`` whose labels find room on a logarithmic axis: both ends, and what fits."""
+    """Return the numbers of a sorted grid ``[R]`` whose labels fit on a logarithmic axis, including both ends."""
     room = 0.13 * np.log(grid[-1] / grid[0])
     kept = [grid[-1]]
     for value in grid[-2::-1]:

@@ -1,4 +1,4 @@
-"""Many rules side by side: where they end up, and how far they step."""
+"""Figures of many rules side by side: their returns after adapting, and how far they step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from metarl import stats
 
 
 def ranking(path: Path, results: Results, *, reference: str) -> list[Path]:
-    """Return after as much adaptation as each contender is judged by, with its interval, the best first.
+    """Draw the reported return of every contender after adapting, with its interval, the best first.
 
     Args:
         path: where to write, without a suffix.
-        results: by contender, what it returned for every seed; ``reported`` is the column it is judged by.
-        reference: the contender that the others are to be compared with by eye.
+        results: results of every seed by contender; their ``reported`` is the column that is drawn.
+        reference: contender whose return is marked by a line, to compare the others with.
     """
     scores = {rule: score_matrix(runs)[..., [runs[0]["reported"]]] for rule, runs in results.items()}
     found = {rule: stats.sample_efficiency(one, stats.mean, seed=0) for rule, one in scores.items()}
@@ -35,7 +35,7 @@ def ranking(path: Path, results: Results, *, reference: str) -> list[Path]:
             axes.hlines(y, one.low, one.high, color=color, linewidth=2.0)
             axes.plot(one.estimate, y, "o", color=color, markersize=6.0)
         axes.axvline(found[reference].estimate[0], color=COLORS[1], linewidth=1.0, linestyle=(0, (3, 2)), zorder=0)
-        if best - worst > 100.0 and worst < 10.0 * min(best, 0.0):  # a rule that broke must not squeeze the others
+        if best - worst > 100.0 and worst < 10.0 * min(best, 0.0):  # a broken rule must not squeeze the others
             straight = max(1.0, 2.0 * abs(best))
             axes.set_xscale("symlog", linthresh=straight)
             axes.set_xlim(right=max(0.0, best) + 0.05 * max(1.0, abs(best)))
@@ -53,11 +53,11 @@ def ranking(path: Path, results: Results, *, reference: str) -> list[Path]:
 
 
 def step_lengths(path: Path, results: Results) -> list[Path]:
-    """The effective step size of every parameter tensor at every step, a panel a rule; see `effective_rates`.
+    """Draw the effective step size of every parameter tensor at every step, in a panel per rule; see `effective_rates`.
 
     Args:
         path: where to write, without a suffix.
-        results: by rule, what `experiments.evaluate.measure` returned for every seed.
+        results: results of `experiments.evaluate.measure` for every seed, by rule.
     """
     rates = {rule: [run["learned"]["effective rates"] for run in runs if "effective rates" in run.get("learned", {})]
              for rule, runs in results.items()}  # fmt: skip
@@ -68,7 +68,7 @@ def step_lengths(path: Path, results: Results) -> list[Path]:
     rows = -(-len(rates) // columns)
     tensors = list(dict.fromkeys(name for found in rates.values() for name in found[0]))
     colors = color_of(tensors)
-    size = max(5.0, 2.9 * columns + 0.6), max(4.2, 2.2 * rows + 1.2)  # a panel alone leaves room for what stands around
+    size = max(5.0, 2.9 * columns + 0.6), max(4.2, 2.2 * rows + 1.2)  # a single panel needs room for title and legend
     with page(path, "How far each rule steps", size) as (figure, files):
         panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).reshape(-1)
         for axes, (rule, seeds) in zip(panels, rates.items(), strict=False):

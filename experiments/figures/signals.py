@@ -1,4 +1,4 @@
-"""What a learned reward or advantage makes of the one that is given."""
+"""Figure of a learned reward or advantage against the given one."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from matplotlib.lines import Line2D
 from experiments.figures.canvas import Drawn, panel
 from experiments.figures.page import COLORS, INK, MUTED, Array
 
-POINTS = 3000  # thousands more would make the SVG heavy
+POINTS = 3000  # most points drawn; more would make the SVG too large
 BINS = 24
-LEAST = 20  # steps that make a mean worth drawing
+LEAST = 20  # fewest steps in a bin for its mean to be drawn
 
 
 def reinforced(path: Path, name: str, given: Array, corrected: Array) -> Drawn:
-    """A point for every step, the mean over steps that were given about the same, and no correction as a line.
+    """Draw a point for every step, the mean over bins of given values, and a line that stands for no correction.
 
     Args:
         path: where to write, without a suffix.
         name: reward or advantage.
-        given: what the inner loss got ``[steps]``.
-        corrected: what it reinforced ``[steps]``.
+        given: values that the inner loss was given ``[steps]``.
+        corrected: values that it reinforced ``[steps]``.
     """
     shown = np.random.default_rng(0).permutation(len(given))[:POINTS]
     with panel(path, f"What is reinforced for each {name}") as (figure, drawn):
@@ -43,7 +43,7 @@ def reinforced(path: Path, name: str, given: Array, corrected: Array) -> Drawn:
 
 
 def means(given: Array, corrected: Array) -> tuple[Array, Array]:
-    """Mean of both in bins of equal width of what was given, where there are enough steps; ``[bins]`` each."""
+    """Return the means ``[bins]`` of both in equally wide bins of given values, for bins with enough steps."""
     edges = np.linspace(given.min(), given.max(), BINS + 1)
     number = np.clip(np.digitize(given, edges) - 1, 0, BINS - 1)
     counts = np.bincount(number, minlength=BINS)
@@ -54,7 +54,10 @@ def means(given: Array, corrected: Array) -> tuple[Array, Array]:
 
 
 def explained(given: Array, corrected: Array) -> float:
-    """Share of the corrected values' variance that a quadratic of the given ones explains; NaN without any."""
+    """Return the share of the corrected values' variance that a quadratic of the given ones explains.
+
+    It is NaN if the corrected values do not vary.
+    """
     spread = corrected.var()
     if not spread > 0.0:
         return float("nan")

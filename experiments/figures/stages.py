@@ -1,6 +1,6 @@
-"""A film of one agent adapting: an episode before, and one after each gradient step, one after the other.
+"""Animation of one agent that adapts: an episode before adapting, then one after each gradient step.
 
-The pictures are those of `envs.adapters.drawing`, taken twice as large as they are shown and smoothed.
+Environments are drawn by `envs.adapters.drawing`, at twice the size at which they are shown, then smoothed.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from experiments.figures.page import AFTER, BEFORE, INK, MUTED
 from metarl.types import Params, Task
 
 COLORS = tuple("#" + bytes(color).hex() for color in (drawing.BLACK, drawing.RED, drawing.GREEN, drawing.BLUE))
-ZOOM = 3  # pixels drawn for each of a plain drawing
-WIDTH, HEIGHT = ZOOM * drawing.WIDTH // SCALE, ZOOM * drawing.HEIGHT // SCALE  # of the picture, in logical pixels
-LONGEST, SHORTEST = 6.0, 3.0  # seconds that an episode is shown for at most, and the longest for at least
-MOST, LEAST, LINES = 25, 2, 4  # pictures a second; lines of constants
-HOLD = 1.2  # seconds that the end of a stage is shown for
+ZOOM = 3  # magnification of the drawing before it is scaled down
+WIDTH, HEIGHT = ZOOM * drawing.WIDTH // SCALE, ZOOM * drawing.HEIGHT // SCALE  # size of the drawing in logical pixels
+LONGEST, SHORTEST = 6.0, 3.0  # seconds: most for any episode, and least for the longest episode
+MOST, LEAST, LINES = 25, 2, 4  # most and fewest frames per second; most lines of constants
+HOLD = 1.2  # seconds for which the end of a stage is held
 
 
 @dataclass(frozen=True)
 class Film:
-    """What is shown, and how fast."""
+    """An animation of one task; iterating over it draws its frames."""
 
     title: str
     constants: Sequence[str]
-    """the task's, each as a few words"""
+    """the task's constants, each as a short text"""
     stages: Sequence[Episode]
-    """before adapting, after one step, ..."""
+    """an episode before adapting, one after one step, ..."""
     family: Any
     task: Task
     fps: int
 
     def __iter__(self) -> Iterator[Image.Image]:
-        """The pictures, drawn one by one; an end that is held is repeated."""
+        """Draw and yield the frames one by one; the last frame of a stage is repeated to hold it."""
         reach = max(0.5, *(abs(state.get(axis, 0.0)) for one in self.stages for state in one.states for axis in "xy"))
         for k, stage in enumerate(self.stages):
             for t in self.moments(stage):
                 yield self._picture(k, t, reach)
 
     def moments(self, stage: Episode) -> list[int]:
-        """The time steps that are shown of a stage. Its stride is its own: a fall after 20 steps is to be seen, too."""
+        """Return the time steps shown of a stage, with its own stride: a fall after 20 steps has to be visible, too."""
         last = len(stage.states) - 1
         stride = math.ceil(last / (LONGEST * self.fps))
         return [*range(0, last, stride), *[last] * round(HOLD * self.fps)]
@@ -77,18 +77,18 @@ class Film:
 
 
 def after(k: int) -> str:
-    """A stage's name."""
+    """Return the name of the stage after ``k`` gradient steps."""
     return f"after {k} gradient step{'s' * (k > 1)}" if k else "before adapting"
 
 
 def pace(stages: Sequence[Episode]) -> int:
-    """Pictures a second that show short episodes slowly enough to be followed."""
+    """Return a number of frames per second at which even short episodes can be followed."""
     longest = max(len(stage.states) - 1 for stage in stages)
     return round(min(MOST, max(LEAST, longest / SHORTEST)))
 
 
 def shown_constants(family: Any, task: Params) -> list[str]:
-    """The constants that differ from task to task, and what the user has set, with their units."""
+    """Return texts of the constants that vary between tasks or that the user has set, with values and units."""
     found = []
     for name, distribution in getattr(family, "ranges", {}).items():
         low, high = distribution.bounds
@@ -99,7 +99,7 @@ def shown_constants(family: Any, task: Params) -> list[str]:
 
 
 def _wrapped(words: Sequence[str], width: int = 76) -> list[str]:
-    """Entries in a few lines; what finds no room is counted."""
+    """Wrap entries into at most `LINES` lines; the last line counts those that do not fit."""
     lines, left = [""], list(words)
     while left:
         longer = f"{lines[-1]}    {left[0]}" if lines[-1] else left[0]

@@ -1,4 +1,4 @@
-"""What a search has found: the score of every trial against each setting."""
+"""Figure of a hyper-parameter search: the score of every trial against each setting."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from experiments.figures.canvas import panel, plain_numbers, short, visible
 from experiments.figures.page import COLORS, MUTED, Array
 from experiments.settings import Range, Space
 
-WIDTH, HEIGHT, COLUMNS = 2.7, 2.4, 3  # of a setting's picture in inches, and how many stand side by side
+WIDTH, HEIGHT, COLUMNS = 2.7, 2.4, 3  # size of a setting's panel in inches, and most panels side by side
 
 
 def tuning(path: Path, where: Space, settings: Sequence[Mapping[str, str]], scores: Sequence[float]) -> list[Path]:
-    """A picture a setting, with the best trial marked, and trials without a score as crosses at the bottom.
+    """Draw a panel per setting, with the best trial marked, and trials without a score as crosses at the bottom.
 
     Args:
         path: where to write, without a suffix.
-        where: what was searched.
-        settings: of every trial, as they are written.
-        scores: of every trial; minus infinity for those without one.
+        where: the search space.
+        settings: settings of every trial, as written on a command line.
+        scores: score of every trial; minus infinity if it has none.
     """
     columns = min(COLUMNS, len(where))
     rows = -(-len(where) // columns)
@@ -46,12 +46,12 @@ def tuning(path: Path, where: Space, settings: Sequence[Mapping[str, str]], scor
 
 
 def _draw(axes: Axes, where: Range | tuple[str, ...], texts: Sequence[str], scores: Array, low: float) -> None:
-    """One setting; scores below ``low`` are out of the picture, or none."""
+    """Draw one setting; scores below ``low``, or missing ones, are drawn as crosses."""
     if isinstance(where, Range):
         x = np.asarray([float(text) for text in texts])
         if where.logarithmic:
             axes.set_xscale("log")
-            axes.set_xlim(where.low / 1.2, 1.2 * where.high)  # with at least one power of ten, which are labelled
+            axes.set_xlim(where.low / 1.2, 1.2 * where.high)  # holds at least one power of ten, and these have labels
             plain_numbers(axes.xaxis)
         elif where.whole:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,4 +1,4 @@
-"""What can only be seen by letting the trained learner act again: its step sizes, paths and a moving picture."""
+"""Views that need the trained learner itself, loaded from its checkpoint: step sizes, paths and an animation."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from metarl.rollouts import collect, to_device
 
 CPU = torch.device("cpu")
 Plane = tuple[list[list[Array]], Array, Array, float]
-"""Paths ``[time, 2]`` of every episode after 0, 1, ... steps, start, goal, and half the side of the picture."""
+"""Paths ``[time, 2]`` of every episode after 0, 1, ... steps, start, goal, and half the side of the figure."""
 
 UNREADABLE = (InputError, CheckpointError, ValidationError, OSError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 class Live:
-    """The learner of a run folder, loaded when it is first asked for.
+    """The learner of a run folder, loaded on first use.
 
     Args:
-        folders: of one run and its other seeds; the first is shown.
+        folders: folders of a run and of its other seeds; the first is shown.
         plugins: import paths that the run may import.
-        moving: whether moving pictures are made.
+        moving: whether to make animations.
     """
 
     def __init__(self, folders: Sequence[Path], *, plugins: Sequence[str] = (), moving: bool = True) -> None:
@@ -53,7 +53,7 @@ class Live:
         self._tried = False
 
     def setup(self) -> Setup | None:
-        """The learner as its last checkpoint left it; None, and a line in ``missing``, where there is none."""
+        """Load the run from its last checkpoint; return None and add to ``missing`` if that is not possible."""
         if not self._tried and self._folder is not None:
             self._tried = True
             try:
@@ -64,7 +64,10 @@ class Live:
         return self._setup
 
     def family(self, contender: Contender) -> Any:
-        """The environments with their training ranges; None if they are not at hand or not those that were scored."""
+        """Return the contender's family, which knows its training ranges.
+
+        Return None if it is not available, has no ranges, or is not the one that was scored.
+        """
         name, horizon = contender.config.get("benchmark"), contender.config.get("horizon")
         results = [result for found in contender.results.values() for result in found]
         if not isinstance(name, str) or (is_plugin("benchmark", name, BENCHMARKS) and name not in self._plugins):
@@ -78,13 +81,13 @@ class Live:
         return benchmark.family if known else None
 
     def rate_tables(self) -> dict[str, Array]:
-        """Learned step sizes by parameter tensor, flat; empty where the rule has no table of them."""
+        """Return learned step sizes by parameter tensor, flattened; empty if the rule has no table of them."""
         setup = self.setup()
         tables = rate_tables(setup.learner) if setup else {}
         return {name: rates.cpu().double().numpy() for name, rates in tables.items()}
 
     def reinforced(self) -> Reinforced | None:
-        """What a learned reward or advantage makes of the given one on held-out tasks; None without one."""
+        """Return a learned reward or advantage beside the given one on held-out tasks, or None if none is learned."""
         setup = self.setup()
         if setup is None or not setup.config.steps:
             return None
@@ -92,7 +95,7 @@ class Live:
 
     @torch.no_grad()
     def planes(self, tasks: int) -> list[Plane]:
-        """Paths of 2-D navigation on held-out tasks after every step; empty for other families."""
+        """Return paths of 2-D navigation on held-out tasks after every step; empty for other families."""
         setup = self.setup()
         if setup is None or not isinstance(setup.benchmark.family, Navigation) or not setup.config.steps:
             return []
@@ -114,11 +117,11 @@ class Live:
 
     @property
     def side_by_side(self) -> bool:
-        """Whether `animate` shows before and after at the same time."""
+        """Whether `animate` shows before and after side by side."""
         return self._setup is not None and type(self._setup.benchmark.family) in (CartPole, Navigation)
 
     def _film(self, path: Path, setup: Setup) -> Path | None:
-        """What `experiments/enjoy.py` shows of the first held-out task."""
+        """Write the animation that `experiments/enjoy.py` makes of the first held-out task; None if it cannot."""
         try:
             task = enjoy.one_held_out(setup.benchmark, "test", 0, ())
             enjoy.refuse_without_picture(setup, task)
@@ -128,9 +131,9 @@ class Live:
         return enjoy.write(path, film)
 
     def animate(self, path: Path) -> tuple[Path, Path] | None:
-        """A GIF of one held-out task and its last picture; None for families that nobody has drawn.
+        """Write a GIF of one held-out task and its last frame as PNG; None for families that cannot be drawn.
 
-        CartPole and Navigation are seen before and after side by side, the others one stage after the other.
+        CartPole and Navigation are shown before and after side by side, other families one stage after another.
         """
         setup = self.setup() if self._moving else None
         if setup is None or not setup.config.steps:

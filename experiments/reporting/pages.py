@@ -1,4 +1,4 @@
-"""The whole page: its head, its sections, and what was run."""
+"""Assemble the whole page: its head, its sections, and the facts about what was run."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ ORDER: tuple[Callable[[Desk], Section | None], ...] = (
 
 @dataclass(frozen=True)
 class Page:
-    """What the template is given."""
+    """The values that the page's template is given."""
 
     title: str
     headline: str
-    """what was found, in a sentence"""
+    """the main finding, in a sentence"""
     basis: str
-    """on how much it stands"""
+    """how many seeds, tasks and episodes are behind it"""
     note: str
     tiles: list[tuple[str, str, str]]
     sections: list[Section]
@@ -53,7 +53,7 @@ class Page:
 
 
 def make(desk: Desk, note: str = "") -> Page:
-    """Draw all figures, write all tables, and put the page together."""
+    """Draw all figures, write all tables, and return the page."""
     made = [section for section in (maker(desk) for maker in ORDER) if section is not None]
     changed = settings(desk)
     for table in [table for section in made for table in section.tables] + ([changed] if changed else []):
@@ -73,10 +73,10 @@ def make(desk: Desk, note: str = "") -> Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # every name and note may be hostile; only drawings of ours are marked safe
+        autoescape=True,  # every name and note may be hostile; only our own drawings are marked safe
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -85,14 +85,14 @@ def render(page: Page) -> str:
 
 
 def benchmark(desk: Desk) -> str:
-    """The benchmark's name, or several."""
+    """Return the name of the benchmark, or the names of several."""
     configs = [contender.config for contender in desk.material.contenders]
     names = dict.fromkeys(t.clean(config["benchmark"]) for config in configs if "benchmark" in config)
     return listed(list(names)) or "an unknown benchmark"
 
 
 def title(desk: Desk) -> str:
-    """Who, on what."""
+    """Return the page's title: which contenders on which benchmark."""
     labels = [contender.label for contender in desk.material.contenders]
     who = listed(labels)
     if len(labels) > 3 or len(who) > 100:
@@ -105,7 +105,7 @@ def title(desk: Desk) -> str:
 
 
 def basis(desk: Desk) -> str:
-    """Seeds and tasks behind the numbers, and what intervals are over."""
+    """Say how many seeds and tasks are behind the numbers, and what intervals are over."""
     runs = max((contender.results[desk.split] for contender in desk.scored), key=len)
     seeds, tasks = len(runs), len(runs[0]["sampled"])
     episodes = runs[0]["protocol"].get("score_episodes")
@@ -118,7 +118,7 @@ def basis(desk: Desk) -> str:
 
 
 def tiles(desk: Desk) -> list[tuple[str, str, str]]:
-    """The few numbers to remember, of the best contender: name, value, what stands beside it."""
+    """Return the key numbers of the best contender as (name, value, small print)."""
     best = summaries.ranked(desk.scored, desk.split)[0]
     scores, now = best.scores(desk.split), summaries.final(best, desk.split)
     found, tail = summaries.interval(now), summaries.tail(now)
@@ -140,7 +140,7 @@ def tiles(desk: Desk) -> list[tuple[str, str, str]]:
 
 
 def facts(desk: Desk) -> list[tuple[str, str]]:
-    """What was run, on what machine, for how long."""
+    """Return facts about what was run, on what machine and for how long, as (name, value)."""
     results = [result for contender in desk.scored for result in contender.results[desk.split]]
     statuses = [status for _, status in desk.material.statuses]
     seeds = {t.clean(result["seed"]) for result in results}
@@ -160,7 +160,7 @@ def facts(desk: Desk) -> list[tuple[str, str]]:
 
 
 def _protocol(result: Result) -> list[tuple[str, str]]:
-    """How the held-out tasks were scored."""
+    """Return facts about how the held-out tasks were scored."""
     protocol = result["protocol"]
     words = (
         f"{protocol.get('episodes', '?')} episodes a step, {protocol.get('score_episodes', '?')} to score, "
@@ -170,7 +170,7 @@ def _protocol(result: Result) -> list[tuple[str, str]]:
 
 
 def _machine(system: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Versions and machine as they were recorded."""
+    """Return versions and machine as recorded."""
     packages = system.get("packages")
     named = {"metarl": system.get("metarl", "?"), "Python": system.get("python", "?")}
     named |= packages if isinstance(packages, dict) else {}
@@ -182,7 +182,10 @@ def _machine(system: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def settings(desk: Desk) -> Table | None:
-    """Where configurations differ from what they started from: what a comparison varies is not among it."""
+    """Return a table of the settings that differ from the preset or defaults; None without a configuration.
+
+    Settings that a comparison varies are left out.
+    """
     name, base = desk.material.base
     contenders = [contender for contender in desk.material.contenders if contender.config]
     contenders = contenders[: 1 if desk.material.compared else FEW]

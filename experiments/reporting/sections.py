@@ -1,6 +1,6 @@
 """The sections of the page, one function each: figures and tables, and what to see in them.
 
-Each returns None where there is nothing to show.
+Each function returns None if there is nothing to show.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metarl import stats
 from metarl.stats import Interval
 
 PLANES = 3  # tasks whose paths are drawn
-POINTS = 41  # of a performance profile
+POINTS = 41  # points of a performance profile
 GRID = 60  # points of a learning curve that is a mean over seeds
 TIMES = ("time/explore", "time/update")
 RATES = ("meta/rate_mean", "meta/rate_min", "meta/rate_max", "meta/rate_negative")
@@ -44,7 +44,7 @@ GAP = (
 
 
 def comparison(desk: Desk) -> Section | None:
-    """Who is better than whom, and how sure that is."""
+    """Rank the contenders and compare them with the reference, with intervals; None for fewer than two."""
     if len(desk.scored) < 2:
         return None
     reference, split = desk.reference, desk.split
@@ -74,7 +74,7 @@ def comparison(desk: Desk) -> Section | None:
 
 
 def adaptation(desk: Desk) -> Section | None:
-    """Return against adaptation steps, task by task, and as a profile."""
+    """Show the return by adaptation steps and, for a single contender, task by task and as a profile."""
     if not desk.scored:
         return None
     shown, section = desk.few(), Section("adaptation", "Adaptation")
@@ -105,7 +105,7 @@ def adaptation(desk: Desk) -> Section | None:
 
 
 def cost(desk: Desk) -> Section | None:
-    """What adapting costs on a new task, in episodes, environment and adaptation steps, and what training took."""
+    """Show the cost of adapting to a new task (episodes, environment and adaptation steps) and of training."""
     if not desk.scored:
         return None
     section = Section("cost", "What it costs")
@@ -127,13 +127,13 @@ def cost(desk: Desk) -> Section | None:
 
 
 def _paid(contender: Contender, split: str, name: str) -> panels.Paid:
-    """Mean returns of a contender with intervals, against what they cost."""
+    """Return a contender's mean returns with intervals, and what they cost."""
     found = stats.sample_efficiency(contender.scores(split), stats.mean, seed=0)
     return panels.Paid(summaries.spent(contender, split, name), found, contender.after(split))
 
 
 def _scatter(desk: Desk, section: Section, contender: Contender) -> None:
-    """Every task before and after."""
+    """Draw every task's return before and after adapting."""
     scores, after = contender.scores(desk.split).mean(0), contender.after(desk.split)
     title = f"{contender.label}: every held-out task"
     words = summaries.steps_words(contender, desk.split)
@@ -144,7 +144,7 @@ def _scatter(desk: Desk, section: Section, contender: Contender) -> None:
 
 
 def tasks(desk: Desk) -> Section | None:
-    """Every task before and after, for several contenders."""
+    """Show every task's return before and after adapting, for several contenders."""
     shown = [contender for contender in desk.few() if contender.after(desk.split)] if desk.scored else []
     if desk.alone or not shown:
         return None
@@ -155,7 +155,7 @@ def tasks(desk: Desk) -> Section | None:
 
 
 def _profiles(desk: Desk, section: Section, shown: list[Contender]) -> None:
-    """Performance profiles, normalised where every task has a floor and a ceiling."""
+    """Draw performance profiles, of normalised returns if every task has a floor and a ceiling."""
     finals = {contender.label: summaries.final(contender, desk.split) for contender in shown}
     colors = dict(desk.colors)
     if desk.alone and shown[0].after(desk.split):
@@ -166,7 +166,7 @@ def _profiles(desk: Desk, section: Section, shown: list[Contender]) -> None:
     scores = known if len(known) == len(finals) else finals
     if min(one.size for one in scores.values()) < 2:
         return
-    # from nearly the worst of any, but not far below doing nothing: a rule that broke has no profile worth the room
+    # from nearly the lowest score of any contender, but not far below the floor: a broken rule would waste the room
     ends = np.array([np.quantile(one, [0.02, 1.0]) for one in scores.values()])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
     if scores is not known:
@@ -182,7 +182,7 @@ def _profiles(desk: Desk, section: Section, shown: list[Contender]) -> None:
 
 
 def aggregates(desk: Desk) -> Section | None:
-    """Performance profiles and normalised aggregates of several contenders."""
+    """Show performance profiles and normalised aggregates of several contenders."""
     if len(desk.scored) < 2:
         return None
     table = summaries.aggregates(desk.scored, desk.split, desk.swatches)
@@ -195,7 +195,7 @@ def aggregates(desk: Desk) -> Section | None:
 
 
 def splits(desk: Desk) -> Section | None:
-    """Held-out splits side by side, and which of their tasks are hard."""
+    """Show held-out splits side by side, and which of their tasks are hard."""
     several = [c for c in desk.material.contenders if len([split for split in c.results if c.results[split]]) > 1]
     if not several and not (desk.alone and desk.scored):
         return None
@@ -230,7 +230,7 @@ def _split_forest(desk: Desk, section: Section, contender: Contender, names: lis
 
 
 def _by_constant(desk: Desk, section: Section, contender: Contender, names: list[str]) -> None:
-    """Return against the constant that tells most about it."""
+    """Draw the return against the task constant that explains most of it."""
     family = desk.live.family(contender)
     name = summaries.telling_constant(contender, desk.split)
     if name is None or family is None:
@@ -247,7 +247,7 @@ def _by_constant(desk: Desk, section: Section, contender: Contender, names: list
 
 
 def step_sizes(desk: Desk) -> Section | None:
-    """What was learned about stepping."""
+    """Show learned step sizes: their distribution, and how far each adaptation step goes along the gradient."""
     section = Section("steps", "Learned step sizes")
     rates = desk.live.rate_tables() if desk.alone else {}
     plain: list[str] = []
@@ -294,7 +294,7 @@ def step_sizes(desk: Desk) -> Section | None:
 
 
 def signals(desk: Desk) -> Section | None:
-    """What was learned about what to reinforce."""
+    """Show a learned reward or advantage against the given one."""
     found = desk.live.reinforced() if desk.alone else None
     if found is None:
         return None
@@ -309,7 +309,7 @@ def signals(desk: Desk) -> Section | None:
 
 
 def planes(desk: Desk) -> Section | None:
-    """Navigation: paths before and after each step."""
+    """Show paths of 2-D navigation before and after each adaptation step."""
     found = desk.live.planes(PLANES) if desk.alone else []
     if not found:
         return None
@@ -321,7 +321,7 @@ def planes(desk: Desk) -> Section | None:
 
 
 def motion(desk: Desk) -> Section | None:
-    """A moving picture of one held-out task."""
+    """Show an animation of one held-out task."""
     made = desk.live.animate(desk.path("before_and_after.gif")) if desk.alone else None
     if made is None:
         return None
@@ -336,7 +336,7 @@ def motion(desk: Desk) -> Section | None:
 
 
 def learning(desk: Desk) -> Section | None:
-    """Sample efficiency of training, on training tasks: against environment steps and against seconds."""
+    """Show learning curves on training tasks, against environment steps and against seconds."""
     found = {contender.label: _metrics(desk, contender) for contender in desk.material.contenders[:FEW]}
     found = {label: runs for label, runs in found.items() if runs}
     section = Section("learning", "Meta-training")
@@ -357,7 +357,7 @@ def learning(desk: Desk) -> Section | None:
 
 
 def _metrics(desk: Desk, contender: Contender) -> list[dict[str, Array]]:
-    """What the runs of a contender have logged; a run without rows is left out, and what cannot be read is named."""
+    """Return the logged metrics of a contender's runs; runs without rows are left out, unreadable ones reported."""
     runs = []
     for folder in contender.folders:
         try:
@@ -373,7 +373,7 @@ def _metrics(desk: Desk, contender: Contender) -> list[dict[str, Array]]:
 
 
 def _lines(desk: Desk, label: str, runs: list[dict[str, Array]], cost: str, unit: float) -> list[panels.Learned]:
-    """Smoothed returns before and after all steps, a mean over seeds, as `panels.learning` draws them."""
+    """Return learning curves before and after all adaptation steps, smoothed and averaged over seeds."""
     keys = sorted(
         (key for key in runs[0] if key.startswith("return/step_")), key=lambda key: int(key.rpartition("_")[2])
     )
@@ -391,7 +391,7 @@ def _lines(desk: Desk, label: str, runs: list[dict[str, Array]], cost: str, unit
         words = "before adapting" if before else "after adapting" if len(keys) > 1 else "without adapting"
         look = (BEFORE, "-") if before and desk.alone else (desk.colors[label], ":" if before else "-")
         place, returns = curves[0][0], np.array([curves[0][1]])
-        if len(curves) > 1:  # seeds end their iterations at different costs
+        if len(curves) > 1:  # iterations of different seeds end at different costs: interpolate to a common grid
             place = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), GRID)
             returns = np.array([np.interp(place, x, y) for x, y in curves])
         found = stats.sample_efficiency(returns[:, None], stats.mean, resamples=500, seed=0)
@@ -400,7 +400,7 @@ def _lines(desk: Desk, label: str, runs: list[dict[str, Array]], cost: str, unit
 
 
 def _most(line: panels.Learned) -> float:
-    """The cost of nine tenths of what was gained from the first return to the best; NaN where nothing was."""
+    """Return the cost of reaching nine tenths of the gain from the first to the best return; NaN without a gain."""
     returns = line.found.estimate
     if not returns.max() > returns[0]:
         return float("nan")
@@ -409,7 +409,7 @@ def _most(line: panels.Learned) -> float:
 
 
 def tuning(desk: Desk) -> Section | None:
-    """The same tuning effort for every rule."""
+    """Show what was tried to tune every rule, with the same effort for each; None if nothing was tuned."""
     made = summaries.tuning(desk.material.tuning, desk.swatches)
     if made is None:
         return None

@@ -1,7 +1,7 @@
-"""What lies in run folders and comparison folders, read with suspicion.
+"""Read run folders and comparison folders without trusting their contents.
 
-Nothing here fails because of what is in a folder: a file that is missing or cannot be used is named, with what to do
-about it, and the page is made of the rest.
+A file that is missing or cannot be used never makes the report fail: it is listed as missing, with what to do about it,
+and the page is made from the rest. Only results that must not be compared are refused.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from metarl.checkpoints import CheckpointError, latest
 Array = NDArray[np.float64]
 Result = dict[str, Any]
 Missing = list[tuple[str, str]]
-"""What is not there, and what to do about it."""
+"""Pairs of what is missing, and what to do about it."""
 
 RUN = ("config.json", "metrics.jsonl", "status.json", "evaluation", "checkpoints")
 COMPARISON = ("comparison.json", "tuning.json", "jobs")
-TABLES = ("sampled", "mode", "adaptation_steps")  # of a result, [tasks, K + 1]
+TABLES = ("sampled", "mode", "adaptation_steps")  # fields of a result with shape [tasks, K + 1]
 DEFAULTS: Mapping[str, Any] = MappingProxyType(Config().model_dump(mode="json"))
-LARGEST = 200_000_000  # bytes that are read of one file
+LARGEST = 200_000_000  # bytes; larger files are not read
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A rule with its configuration, and what every seed scored on every split."""
+    """A rule with its configuration, and the results of every seed by split."""
 
     label: str
     config: Mapping[str, Any]
@@ -48,57 +48,60 @@ class Contender:
     folders: tuple[Path, ...] = ()
     diverged: int = 0
     remembers: bool = False
-    """adapts by playing: the columns of its scores are episodes played on a task, not gradient steps"""
+    """whether it adapts by memory: columns of its scores count episodes played on a task, not gradient steps"""
 
     @property
     def trained(self) -> int:
-        """Adaptation steps it was trained for."""
+        """Number of adaptation steps in training."""
         steps = self.config.get("steps", 1)
         return steps if isinstance(steps, int) and not isinstance(steps, bool) and steps >= 0 else 1
 
     def after(self, split: str) -> int:
-        """The column of its scores that counts: what the result says, or after the trained steps, or the last."""
+        """Return the column of the scores to report: the result's ``reported``, else the trained number of steps.
+
+        It is at most the last column.
+        """
         told = self.results[split][0].get("reported")
         wanted = told if isinstance(told, int) and not isinstance(told, bool) and told >= 0 else self.trained
         return min(wanted, len(self.results[split][0]["sampled"][0]) - 1)
 
     def scores(self, split: str, name: str = "sampled") -> Array:
-        """``[seeds, tasks, K + 1]``."""
+        """Return the scores ``[seeds, tasks, K + 1]`` of a split."""
         return np.asarray([result[name] for result in self.results[split]], dtype=np.float64)
 
 
 @dataclass
 class Material:
-    """Everything a page is made of."""
+    """Everything a page is made from."""
 
     contenders: list[Contender]
     commands: list[str] = field(default_factory=list)
     base: tuple[str, Mapping[str, Any]] = ("the defaults", DEFAULTS)
-    """what configurations are compared with: its name and its fields"""
+    """the base configuration that settings are compared with: its name and its fields"""
     systems: list[Mapping[str, Any]] = field(default_factory=list)
     statuses: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     tuning: list[Mapping[str, Any]] = field(default_factory=list)
     missing: Missing = field(default_factory=list)
     compared: bool = False
-    """came from a comparison folder"""
+    """whether it was read from a comparison folder"""
 
     @property
     def splits(self) -> list[str]:
-        """Held-out splits that were scored: test first, then by name."""
+        """Scored held-out splits: test first, the others by name."""
         found = {split for contender in self.contenders for split in contender.results}
         return sorted(found, key=lambda split: (split != "test", split))
 
     def on(self, split: str) -> list[Contender]:
-        """Contenders that were scored on the split."""
+        """Return the contenders that were scored on a split."""
         return [contender for contender in self.contenders if contender.results.get(split)]
 
 
 def read(folders: Sequence[Path]) -> Material:
-    """What the folders hold.
+    """Read run folders or one comparison folder.
 
     Raises:
-        InputError: a path that is no folder, or one that holds nothing of a run or a comparison; several comparisons,
-            or a comparison and a run.
+        InputError: a folder does not exist or holds neither a run nor a comparison; or a comparison folder is given
+            together with others.
     """
     if not folders:
         raise InputError("expected run folders or a comparison folder, got none; see --help")
@@ -113,7 +116,7 @@ def read(folders: Sequence[Path]) -> Material:
 
 
 def read_json(path: Path, missing: Missing, advice: str) -> Any:
-    """The file's value; None, and a line in ``missing``, where there is none."""
+    """Return the value in a JSON file; if it cannot be read, return None and add to ``missing`` with ``advice``."""
     if not path.is_file():
         missing.append((f"{path.parent.name}/{path.name} is not there", advice))
         return None
@@ -127,7 +130,7 @@ def read_json(path: Path, missing: Missing, advice: str) -> Any:
 
 
 def fault(result: Any) -> str | None:
-    """What is wrong with an evaluation, in words; None if every number a page needs is there."""
+    """Return what is wrong with an evaluation, in words, or None if it has every number that a page needs."""
     needed = ("fingerprint", "seed", "split", "protocol", "task", "references", *TABLES)
     if not isinstance(result, dict):
         return "not an evaluation"
@@ -162,7 +165,11 @@ Record = tuple[Path, dict[str, Any], dict[str, Result]]
 
 
 def read_runs(folders: Sequence[Path]) -> Material:
-    """Runs of one configuration are one contender with several seeds."""
+    """Read run folders, pooling runs that differ only in their seeds as one contender.
+
+    Raises:
+        InputError: the runs must not be compared: they differ in their benchmark, budget, training or scoring.
+    """
     material = Material([])
     groups: dict[str, list[Record]] = {}
     for record in _looked_at_alike([_read_run(folder, material) for folder in folders], material.missing):
@@ -193,10 +200,14 @@ def read_runs(folders: Sequence[Path]) -> Material:
 
 
 def _looked_at_alike(records: list[Record], missing: Missing) -> list[Record]:
-    """Of every split the looks that all runs had, if any: the usual ones differ where episodes do."""
+    """Keep, for every split, only evaluations whose protocol all runs share, if there are any.
+
+    Default protocols differ between runs that are trained with different numbers of episodes, for instance.
+    Evaluations that are left out are reported in ``missing``.
+    """
     looks = [{json.dumps(result["protocol"]): name for name, result in results.items()} for _, _, results in records]
     common = set.intersection(*(set(named) for named in looks))
-    names = {look: looks[0][look] for look in common}  # as the first run calls them
+    names = {look: looks[0][look] for look in common}  # file names of the first run
     splits = {records[0][2][name]["split"] for name in names.values()}
     found = []
     for (folder, config, results), named in zip(records, looks, strict=True):
@@ -212,10 +223,10 @@ def _looked_at_alike(records: list[Record], missing: Missing) -> list[Record]:
 
 
 def _refuse_unequal(material: Material) -> None:
-    """Runs of several rules can be compared if they had one budget and were scored alike.
+    """Check that all contenders had the same budget, scoring and episodes per adaptation step.
 
     Raises:
-        InputError: naming two of them.
+        InputError: two of them differ; the message names them.
     """
     for one in material.contenders:
         first = material.contenders[0]
@@ -246,10 +257,10 @@ def _refuse_unequal(material: Material) -> None:
 
 
 def _refuse_other_training(material: Material) -> None:
-    """Seeds and rules are pooled and compared if they had been trained equally long when they were scored.
+    """Check that all runs had been trained for the same number of environment steps when they were scored.
 
     Raises:
-        InputError: naming one of them.
+        InputError: a run had been trained for more or fewer; the message names it.
     """
     for split in material.splits:
         first: int | None = None
@@ -268,16 +279,16 @@ def _refuse_other_training(material: Material) -> None:
 
 
 def _scoring(contender: Contender, split: str) -> Any:
-    """What must be the same for scores to be compared."""
+    """Return what must be equal for scores to be comparable: tasks and scoring protocol."""
     result = contender.results[split][0]
     return result["task"], {key: result["protocol"].get(key) for key in SCORED}
 
 
 def _check_one_benchmark(groups: Mapping[str, list[Record]]) -> None:
-    """Returns of different benchmarks cannot be compared.
+    """Check that all runs were scored on the same benchmark, as returns of different ones cannot be compared.
 
     Raises:
-        InputError: naming two folders.
+        InputError: they were not; the message names two folders.
     """
     first: dict[str, Path] = {}
     for folder, _, results in (record for group in groups.values() for record in group):
@@ -289,7 +300,7 @@ def _check_one_benchmark(groups: Mapping[str, list[Record]]) -> None:
 
 
 def _read_run(folder: Path, material: Material) -> Record:
-    """One run folder: its configuration and its evaluations by split; the rest goes into the material."""
+    """Return a run folder's configuration and evaluations; add everything else to the material."""
     missing, advice = material.missing, f"is {folder.name} a run folder of train.py?"
     config = read_json(folder / "config.json", missing, advice)
     config = config if isinstance(config, dict) else {}
@@ -308,7 +319,7 @@ def _read_run(folder: Path, material: Material) -> Record:
     command = folder / "command.txt"
     if command.is_file():
         lines = command.read_text(encoding="utf-8", errors="replace").splitlines()
-        told = [clean(line, 2000) for line in lines]  # one that began it, and those that gave it larger budgets
+        told = [clean(line, 2000) for line in lines]  # the command that began the run, then those that extended it
         material.commands += told
         material.base = _base(told[0] if told else "")
     else:
@@ -329,7 +340,7 @@ def _read_run(folder: Path, material: Material) -> Record:
 
 
 def _iteration(folder: Path) -> int | None:
-    """Of the run's last checkpoint; None where there is none."""
+    """Return the iteration of the run's last checkpoint, or None if there is none."""
     try:
         return int(latest(folder).name.removeprefix("step_").partition(".")[0])
     except CheckpointError:
@@ -337,7 +348,7 @@ def _iteration(folder: Path) -> int | None:
 
 
 def _base(command: str) -> tuple[str, Mapping[str, Any]]:
-    """The preset that a command started from, or the defaults."""
+    """Return the name and fields of the preset that a command started from, or of the defaults."""
     try:
         parts = shlex.split(command)
     except ValueError:
@@ -349,7 +360,7 @@ def _base(command: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _labels(configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """The rule of every contender, and where rules repeat what else is different."""
+    """Return a label for every contender: its rule and, if several share it, the settings in which they differ."""
     rules = [clean(config.get("rule", name)) for config, name in zip(configs, names, strict=True)]
     whole = [{**DEFAULTS, **config} for config in configs]
     fields = [key for key in DEFAULTS if key not in {"rule", "seed"}]
@@ -365,12 +376,12 @@ def _labels(configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
 
 
 def _unique(labels: Sequence[str]) -> list[str]:
-    """The labels, numbered where two are the same."""
+    """Return the labels, with numbers added to those that are equal."""
     return [label if labels.count(label) == 1 else f"{short(label, 70)} [{i}]" for i, label in enumerate(labels, 1)]
 
 
 def _alike(results: list[Result], what: str, missing: Missing) -> list[Result]:
-    """Those that were evaluated like the first: same tasks and protocol."""
+    """Return the results with the same tasks and protocol as the first; report those left out in ``missing``."""
 
     def key(result: Result) -> Any:
         return result["fingerprint"], result["protocol"], result["task"], np.shape(result["sampled"])
@@ -388,7 +399,11 @@ def _alike(results: list[Result], what: str, missing: Missing) -> list[Result]:
 
 
 def read_comparison(folder: Path) -> Material:
-    """The rules of a comparison, in its order; the last is the reference."""
+    """Read a comparison folder: its contenders in their order, of which the last is the reference.
+
+    Raises:
+        InputError: see `experiments.contenders.budget.refuse_unequal`.
+    """
     material, again = Material([], compared=True), "run the comparison again with the same output: it goes on"
     tuning = read_json(folder / "tuning.json", material.missing, again)
     if isinstance(tuning, list):
@@ -419,9 +434,10 @@ def read_comparison(folder: Path) -> Material:
 
 
 def _share_references(material: Material) -> None:
-    """Floors and ceilings are the tasks': who does not tell them, as an oracle's view, gets those of others.
+    """Give every result the references (floor, ceiling) that any result on the same tasks has.
 
-    One that does not know its floor would leave the scores of all without a common scale.
+    References belong to the tasks, but some families do not report them, such as an oracle's. Without sharing, one such
+    result would leave all scores without a common scale.
     """
     for split in material.splits:
         known: dict[str, Any] = {}
@@ -435,7 +451,9 @@ def _share_references(material: Material) -> None:
 
 
 def _refuse_unequal_results(results: Mapping[str, Any], config: Mapping[str, Any], missing: Missing) -> None:
-    """What `compare.py` refuses, wherever the file came from. An older one may not tell: then the page says so.
+    """Check the results as `compare.py` does, since the file may come from elsewhere.
+
+    If the file lacks the necessary records, as older ones do, this is reported in ``missing``.
 
     Raises:
         InputError: see `experiments.contenders.budget.refuse_unequal`.
@@ -469,7 +487,7 @@ def _refuse_unequal_results(results: Mapping[str, Any], config: Mapping[str, Any
 def _contender(
     rule: str, found: list[Any], config: Mapping[str, Any], rates: Mapping[str, Any], missing: Missing
 ) -> Contender:
-    """One rule of a comparison. Seeds that diverged are counted; those that cannot be read are named."""
+    """Return one contender of a comparison. Diverged seeds are counted; unreadable ones are reported in ``missing``."""
     rate = rates.get(rule, config.get("rate")) if contender(rule).tuned else None
     own = dict(config) | contender(rule).changes | {"rate": rate}
     diverged = sum(isinstance(result, dict) and "diverged" in result for result in found)
@@ -497,14 +515,14 @@ def _contender(
 
 
 def distances(ranges: Mapping[str, Any], task: Mapping[str, Sequence[float]]) -> Array:
-    """How far every task lies outside the training range, ``[tasks]``.
+    """Return how far every task lies outside the training range ``[tasks]``.
 
-    The largest over its constants, each in units of the range's width, on a log scale where training draws on one.
-    Zero inside, also in a hole; infinite where a constant differs that training never varied.
+    This is the largest distance over its constants, each in units of the range's width, on a log scale if training
+    draws on one. It is zero within the range, and infinite where a constant differs that training never varied.
 
     Args:
-        ranges: by constant, distributions as `envs.Family.ranges` has them.
-        task: by constant, values ``[tasks]``.
+        ranges: distributions by constant, as in `envs.Family.ranges`.
+        task: values ``[tasks]`` by constant.
     """
     found = [
         _beyond(ranges[name], np.asarray(values, dtype=np.float64)) for name, values in task.items() if name in ranges
@@ -513,7 +531,7 @@ def distances(ranges: Mapping[str, Any], task: Mapping[str, Sequence[float]]) ->
 
 
 def _beyond(distribution: Any, values: Array) -> Array:
-    """Distance ``[tasks]`` to the nearest interval of one constant, in units of the whole range."""
+    """Return distances ``[tasks]`` to the nearest interval of one constant, in units of the whole range's width."""
     scale: Callable[[Array], Array] = np.log if type(distribution).__name__.startswith("Log") else np.asarray
     with np.errstate(divide="ignore", invalid="ignore"):
         ends, points = scale(np.asarray(distribution.intervals, dtype=np.float64)), scale(values)

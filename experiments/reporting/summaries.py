@@ -1,4 +1,4 @@
-"""Tables and sentences from scores. All intervals are those of ``metarl.stats``, over all seeds and tasks there are."""
+"""Make tables and sentences from scores. All intervals are those of ``metarl.stats``, over all seeds and tasks."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from experiments.reporting.tables import Cell, Table
 from metarl import stats
 from metarl.stats import Interval, Statistic
 
-SURE = 0.02  # nearly always better, or never: what is left says nothing about how sure that is
-LEAST = 50  # tasks whose worst tenth has an interval: that of fewer covers too rarely; see `metarl.stats`
+SURE = 0.02  # a probability this close to 0 or 1 is shown without its interval, which would say nothing about certainty
+LEAST = 50  # fewest tasks for an interval of their worst tenth: with fewer its coverage is too low; see `metarl.stats`
 
 
 def interval(scores: Array, statistic: Statistic = stats.mean) -> Interval:
-    """The 95 % interval of ``[seeds, tasks]``; that of a single number ends nowhere."""
+    """Return the statistic of scores ``[seeds, tasks]`` with its 95 % interval; its ends are NaN for a single score."""
     if scores.size < 2:
         return Interval(math.nan, math.nan, float(np.mean(statistic(scores))), "tasks")
     return stats.interval(scores, statistic, seed=0)
 
 
 def tail(scores: Array) -> Interval:
-    """The mean of the worst tenth of the tasks; its interval ends nowhere where the tasks are too few to tell it."""
+    """Return the mean of the worst tenth of the tasks with its interval, whose ends are NaN below `LEAST` tasks."""
     if scores.shape[1] < LEAST:
         return Interval(math.nan, math.nan, float(stats.worst_decile(scores)), "tasks")
     return interval(scores, stats.worst_decile)
 
 
 def final(contender: Contender, split: str) -> Array:
-    """Scores ``[seeds, tasks]`` after the trained number of steps."""
+    """Return the scores ``[seeds, tasks]`` that count: after the steps of `Contender.after`."""
     return contender.scores(split)[..., contender.after(split)]
 
 
 def normalized(contender: Contender, split: str, scores: Array) -> Array | None:
-    """Scores on every task's scale from floor to ceiling; None where a task has no such scale."""
+    """Return scores on every task's scale from floor (0) to ceiling (1), or None if a task lacks such a scale."""
     references = contender.results[split][0]["references"]
     try:
         return stats.normalize(scores, references["floor"], references["ceiling"])
@@ -47,7 +47,7 @@ def normalized(contender: Contender, split: str, scores: Array) -> Array | None:
 
 
 def steps_words(contender: Contender, split: str) -> str:
-    """``after one gradient step``, or ``after two episodes`` of who adapts by playing: when its scores count."""
+    """Say when a contender's scores count: ``after one gradient step``, or ``after two episodes`` if it remembers."""
     steps, what = contender.after(split), "episode" if contender.remembers else "gradient step"
     if not steps:
         return "without adapting"
@@ -55,7 +55,7 @@ def steps_words(contender: Contender, split: str) -> str:
 
 
 def rule_cell(contender: Contender, swatch: int | None, *, strong: bool = False) -> Cell:
-    """A contender's name with its colour."""
+    """Return a cell with a contender's label and colour."""
     return t.words(contender.label, swatch=swatch, strong=strong)
 
 
@@ -63,7 +63,7 @@ def rule_cell(contender: Contender, swatch: int | None, *, strong: bool = False)
 
 
 def adaptation(contender: Contender, split: str) -> Table:
-    """A row for every number of adaptation steps."""
+    """Return a table with a row for every number of adaptation steps."""
     sampled, mode = (contender.scores(split, name) for name in ("sampled", "mode"))
     episodes, steps = (spent(contender, split, name) for name in ("episodes", "steps"))
     places = t.digits(sampled.mean((0, 1)))
@@ -94,12 +94,12 @@ Rows = list[list[Cell]]
 
 
 def splits(contender: Contender, names: Sequence[str], ranges: Mapping[str, Any] | None) -> tuple[Columns, Rows]:
-    """A row for every held-out split: how far it is from training, and how adapting does there.
+    """Return columns and rows of a table of held-out splits: how far from training they are, and the scores there.
 
     Args:
-        contender: which.
-        names: of the splits.
-        ranges: the training distributions by constant; None where they are not known.
+        contender: the contender.
+        names: names of the splits.
+        ranges: the training distributions by constant; None if they are not known.
     """
     columns = (
         "split", "tasks", "outside the training range", "before", "after", "of the best possible", "worst tenth",
@@ -125,7 +125,7 @@ def splits(contender: Contender, names: Sequence[str], ranges: Mapping[str, Any]
 
 
 def _reach_cell(reach: Array | None) -> Cell:
-    """The median distance to the training range, and the largest."""
+    """Return a cell with the median and the largest distance to the training range."""
     if reach is None or not reach.size:
         return Cell("not known")
     if not reach.any():
@@ -138,7 +138,7 @@ def _reach_cell(reach: Array | None) -> Cell:
 
 
 def effective_rates(contender: Contender) -> dict[str, Array]:
-    """By parameter tensor, the effective step size at each adaptation step, median over seeds ``[K]``."""
+    """Return the effective step size of each adaptation step ``[K]``, median over seeds, by parameter tensor."""
     seeds = []
     for results in contender.results.values():
         told = [result["learned"] for result in results if isinstance(result.get("learned"), dict)]
@@ -157,14 +157,14 @@ def effective_rates(contender: Contender) -> dict[str, Array]:
 
 
 def one_rate(rates: Mapping[str, Array]) -> float | None:
-    """The step size of every tensor and step, where there is but one; None otherwise."""
+    """Return the common step size if all tensors and steps have the same, else None."""
     every = np.concatenate(list(rates.values()))
     middle = float(np.median(every))
     return middle if bool(np.all(np.abs(every - middle) <= 1e-3 * abs(middle))) else None
 
 
 def rate_table(rates: Mapping[str, Array]) -> Table:
-    """Learned step sizes, a row for every parameter tensor; ``rates`` are flat."""
+    """Return a table of learned step sizes with a row for every parameter tensor; ``rates`` are flattened."""
     columns = ("parameter tensor", "step sizes", "median", "smallest", "largest", "negative")
     rows, places = [], 4 if max(float(np.abs(values).max()) for values in rates.values()) < 1.0 else 3
     for name, values in rates.items():
@@ -176,7 +176,7 @@ def rate_table(rates: Mapping[str, Array]) -> Table:
 
 
 def effective_table(rates: Mapping[str, Array]) -> tuple[Columns, Rows]:
-    """Effective step sizes, a row for every parameter tensor and a column for every step."""
+    """Return columns and rows of a table of effective step sizes: a row per parameter tensor, a column per step."""
     longest = max(len(line) for line in rates.values())
     columns = ("parameter tensor", *(f"step {k}" for k in range(1, longest + 1)))
     rows, places = [], 4 if max(float(np.abs(line).max()) for line in rates.values()) < 1.0 else 3
@@ -187,7 +187,7 @@ def effective_table(rates: Mapping[str, Array]) -> tuple[Columns, Rows]:
 
 
 def negative_share(contender: Contender) -> str:
-    """Share of negative step sizes, in words; nothing where the rule has none of its own."""
+    """Return the share of negative step sizes as text; empty if the results do not record it."""
     told = [result.get("learned") for results in contender.results.values() for result in results]
     shares = [one.get("meta/rate_negative") for one in told if isinstance(one, dict)]
     known = [share for share in shares if isinstance(share, int | float)]
@@ -198,7 +198,7 @@ def negative_share(contender: Contender) -> str:
 
 
 def paired(a: Contender, b: Contender, split: str) -> tuple[Array, Array] | None:
-    """Final scores ``[seeds, tasks]`` of both on the seeds and tasks they share; None without any."""
+    """Return the final scores ``[seeds, tasks]`` of both on common seeds; None without any, or if tasks differ."""
     ours, theirs = a.results[split], {result["seed"]: result for result in b.results[split]}
     shared = [result for result in ours if result["seed"] in theirs]
     same = all(ours[0][name] == b.results[split][0][name] for name in ("task", "fingerprint"))
@@ -210,7 +210,7 @@ def paired(a: Contender, b: Contender, split: str) -> tuple[Array, Array] | None
 
 
 def differences(contenders: Sequence[Contender], reference: Contender, split: str) -> dict[str, Interval]:
-    """Intervals of the paired differences to the reference, by label."""
+    """Return intervals of the paired differences to the reference, by label."""
     found = {}
     for contender in contenders:
         pair = None if contender is reference else paired(contender, reference, split)
@@ -220,12 +220,12 @@ def differences(contenders: Sequence[Contender], reference: Contender, split: st
 
 
 def ranked(contenders: Sequence[Contender], split: str) -> list[Contender]:
-    """Best mean first."""
+    """Return the contenders by mean final score, best first."""
     return sorted(contenders, key=lambda contender: -float(final(contender, split).mean()))
 
 
 def comparison(contenders: Sequence[Contender], reference: Contender, split: str, swatches: Mapping[str, int]) -> Table:
-    """The table of a comparison: a row for every rule, the best first."""
+    """Return the table of a comparison with a row for every rule, the best first."""
     columns = (
         "rule", "step size", "seeds", "before", "after", "IQM", "worst tenth", "made worse",
         f"minus {t.short(reference.label)}, paired", f"beats {t.short(reference.label)}",
@@ -255,7 +255,7 @@ def comparison(contenders: Sequence[Contender], reference: Contender, split: str
 
 
 def beats(contender: Contender, reference: Contender, split: str) -> Cell:
-    """How often it is better on a task than the reference, with an interval where both have the same seeds."""
+    """Return the probability of beating the reference on a task, with an interval if both have the same seeds."""
     pair = None if contender is reference else paired(contender, reference, split)
     if pair is None:
         return t.nothing()
@@ -267,7 +267,7 @@ def beats(contender: Contender, reference: Contender, split: str) -> Cell:
 
 
 def by_step(contenders: Sequence[Contender], split: str, swatches: Mapping[str, int]) -> Table:
-    """Mean return after every number of steps, a row for every rule."""
+    """Return a table of mean returns with a row for every rule and a column for every number of steps."""
     longest = max(contender.scores(split).shape[-1] for contender in contenders)
     columns = ("rule", *(("before", "after 1 step", *(f"after {k} steps" for k in range(2, longest)))[:longest]))
     places = t.digits([float(np.median(final(contender, split))) for contender in contenders])
@@ -285,12 +285,12 @@ def by_step(contenders: Sequence[Contender], split: str, swatches: Mapping[str, 
 
 
 def spent(contender: Contender, split: str, name: str) -> Array:
-    """What adapting has cost on a task, mean over seeds and tasks ``[K + 1]``.
+    """Return the cost of adapting to a task ``[K + 1]``, mean over seeds and tasks; NaN if it was not recorded.
 
     Args:
-        contender: which.
-        split: on which tasks.
-        name: ``steps`` of the environment, or ``episodes``.
+        contender: the contender.
+        split: split of the tasks.
+        name: ``steps`` for environment steps, or ``episodes``.
     """
     results = contender.results[split]
     columns = len(results[0]["sampled"][0])
@@ -305,13 +305,13 @@ def costs(
     contenders: Sequence[Contender], split: str, statuses: Sequence[tuple[str, Mapping[str, Any]]],
     swatches: Mapping[str, int],
 ) -> Table:  # fmt: skip
-    """What every contender has spent: on a held-out task until its scores count, and on training, a run.
+    """Return a table of costs: of adapting to a held-out task until the score counts, and of training, per run.
 
     Args:
-        contenders: who was scored on the split, the best first.
-        split: of the tasks.
-        statuses: of run folders by name, where training is told there.
-        swatches: colours.
+        contenders: contenders that were scored on the split, the best first.
+        split: split of the tasks.
+        statuses: statuses of run folders by name, used where results do not record the cost of training.
+        swatches: colours by label.
     """
     columns = (
         "rule", "return", "episodes on a task", "environment steps on a task", "adaptation steps on a task",
@@ -324,7 +324,7 @@ def costs(
         own = [status for name, status in statuses if name in folders]
         told = []
         for name, of_run in (("training_env_steps", "env_steps"), ("iterations", "iterations"), ("seconds", "seconds")):
-            number = _mean(contender.results[split], name)  # 0 of who was not trained
+            number = _mean(contender.results[split], name)  # 0 for contenders that are not trained
             told.append(_mean(own, of_run) if number is None else number)
         paid = [float(spent(contender, split, name)[after]) for name in ("episodes", "steps")]
         cells = [t.count(cost) if math.isfinite(cost) else t.nothing() for cost in paid]
@@ -336,14 +336,14 @@ def costs(
 
 
 def _mean(records: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    """Mean of the numbers found; None without any."""
+    """Return the mean of the numbers under a key, or None if there are none."""
     numbers = [record.get(key) for record in records]
     known = [float(one) for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
     return float(np.mean(known)) if known else None
 
 
 def aggregates(contenders: Sequence[Contender], split: str, swatches: Mapping[str, int]) -> Table | None:
-    """Normalised aggregates of every contender; None where a task has no scale."""
+    """Return a table of normalised aggregates of every contender, or None if a task has no scale."""
     columns = ("rule", "mean", "IQM", "median task", "worst tenth", "optimality gap")
     rows = []
     for contender in contenders:
@@ -360,9 +360,9 @@ def aggregates(contenders: Sequence[Contender], split: str, swatches: Mapping[st
 def tuning(
     trials: Sequence[Mapping[str, Any]], swatches: Mapping[str, int]
 ) -> tuple[Table, dict[str, tuple[Array, Array, float]]] | None:
-    """What was tried for every rule, as a table and as lines to draw; None without trials that can be read.
+    """Return the tuning trials of every rule as a table and as lines to draw, or None if there are none to read.
 
-    Where the meta step size was tuned, too, every value of it is a row, and the one that was chosen is drawn.
+    If the meta step size was tuned, too, each of its values has a row, and the line of the chosen one is drawn.
     """
     by_row = {(t.clean(one["rule"]), _float(one.get("rate_lr"))): _tried(one) for one in trials if "rule" in one}
     grid = sorted({rate for tried, _ in by_row.values() for rate in tried})
@@ -390,7 +390,7 @@ def tuning(
 
 
 def _tried(trial: Mapping[str, Any]) -> tuple[dict[float, float], float | None]:
-    """Returns by step size, NaN where training diverged, and the chosen step size."""
+    """Return the validation returns by step size, NaN where training diverged, and the chosen step size."""
     told, tried = trial.get("validation return by rate"), {}
     for rate, value in told.items() if isinstance(told, dict) else ():
         if (step := _float(rate)) is not None:
@@ -399,7 +399,7 @@ def _tried(trial: Mapping[str, Any]) -> tuple[dict[float, float], float | None]:
 
 
 def _float(value: Any) -> float | None:
-    """A finite number that a file wrote as a number or as words; None for anything else."""
+    """Return a finite number that a file holds as a number or as text, or None for anything else."""
     try:
         found = float(value)
     except (TypeError, ValueError):
@@ -411,7 +411,7 @@ def _float(value: Any) -> float | None:
 
 
 def headline(contenders: Sequence[Contender], reference: Contender, split: str) -> str:
-    """What was found, in a sentence or two that say how sure it is."""
+    """Return the main finding in a sentence or two, including how certain it is."""
     best = ranked(contenders, split)[0]
     now = interval(final(best, split))
     places = t.digits(now[:3])
@@ -444,9 +444,10 @@ def headline(contenders: Sequence[Contender], reference: Contender, split: str) 
 
 
 def telling_constant(contender: Contender, split: str) -> str | None:
-    """The constant that tells most about the returns; None where no constant takes many values.
+    """Return the task constant that explains most of the returns; None if no constant takes more than 10 values.
 
-    It is the one whose fifths differ most in their mean return (the correlation ratio), up or down or in the middle.
+    Tasks are divided into fifths by each constant; the chosen one has the largest variance between the mean returns of
+    its fifths (correlation ratio). Unlike correlation, this also detects effects that are not monotonic.
     """
     returns, task = final(contender, split).mean(0), contender.results[split][0]["task"]
     found = {}
@@ -459,5 +460,5 @@ def telling_constant(contender: Contender, split: str) -> str | None:
 
 
 def file_name(text: str) -> str:
-    """Letters, digits and dashes."""
+    """Return the text in lower case as letters, digits and dashes, for file names."""
     return "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in text.lower()).strip("-") or "x"

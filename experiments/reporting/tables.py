@@ -1,4 +1,4 @@
-"""Tables that are shown in the page and written as CSV and Markdown, and the numbers in them."""
+"""Tables that are shown on the page and written as CSV and Markdown, and the formatting of their numbers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ NONE = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table: words, a number, or a number with an interval."""
+    """A table cell: text, a number, or a number with an interval."""
 
     text: str
     value: float | None = None
-    """what it is sorted by and written to CSV; None for words"""
+    """value for sorting and CSV; None for text"""
     interval: str = ""
     ends: tuple[float, float] | None = None
     swatch: int | None = None
-    """colour of the label in the figures, as an index"""
+    """index of the contender's colour in the figures"""
     strong: bool = False
 
     @property
     def plain(self) -> str:
-        """Text and interval in ASCII signs."""
+        """Text and interval, with ASCII hyphens for minus signs and dashes."""
         return f"{self.text} {self.interval}".strip().replace(MINUS, "-").replace(NONE, "-")
 
 
@@ -41,20 +41,20 @@ class Table:
     """Columns and rows; the first column names the row."""
 
     name: str
-    """of its files"""
+    """name of its files"""
     columns: tuple[str, ...]
     rows: list[list[Cell]]
     caption: str = ""
 
     @property
     def numeric(self) -> list[bool]:
-        """Which columns hold numbers and are set flush right."""
+        """Which columns hold numbers, to be aligned right."""
         columns = zip(*self.rows, strict=True) if self.rows else [[] for _ in self.columns]
         return [any(cell.value is not None for cell in column) for column in columns]
 
     @property
     def csv(self) -> str:
-        """The table with all digits; an interval fills two more columns."""
+        """The table as CSV with all digits; intervals take two more columns."""
         wide = [any(row[i].ends is not None for row in self.rows) for i in range(len(self.columns))]
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
@@ -70,12 +70,12 @@ class Table:
 
     @property
     def csv_link(self) -> str:
-        """The CSV as an address that holds it, to be saved from the page."""
+        """The CSV as a data URL, to be saved from the page."""
         return "data:text/csv;base64," + base64.b64encode(self.csv.encode()).decode()
 
     @property
     def markdown(self) -> str:
-        """The table as it is shown, in Markdown."""
+        """The table in Markdown, with numbers as they are shown."""
         marks = ["---:" if right else "---" for right in self.numeric]
         lines = [[_markdown(name) for name in self.columns], marks]
         lines += [[_markdown(cell.plain) for cell in row] for row in self.rows]
@@ -95,7 +95,7 @@ def _csv(cell: Cell, wide: bool) -> list[str]:
 
 
 def harmless(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
+    """Return the text, quoted if a spreadsheet might otherwise take it for a formula."""
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} and text != "-" else text
 
 
@@ -105,25 +105,25 @@ def _markdown(text: str) -> str:
 
 
 def clean(text: object, longest: int = 80) -> str:
-    """Words that came from a file, on one line, without control characters, not longer than a label should be."""
+    """Return text from a file on one line, without control characters and shortened to ``longest`` characters."""
     joined = " ".join(str(text).split())
     shown = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(sign)[0] == "C" else sign for sign in joined)
     return short(shown, longest)
 
 
 def short(text: str, longest: int = 24) -> str:
-    """A label where there is little room."""
+    """Return a label shortened to ``longest`` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def digits(values: Iterable[float]) -> int:
-    """Decimals that suit a column of numbers: three or four figures of the largest."""
+    """Return the number of decimals for a column: 1 if the largest absolute value is >= 20, 2 if it is >= 1, else 3."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     return 1 if largest >= 20.0 else 2 if largest >= 1.0 else 3
 
 
 def number(value: float, decimals: int) -> str:
-    """A number as it is shown."""
+    """Return a number as shown in tables; NaN is a dash."""
     if not math.isfinite(value):
         return NONE if math.isnan(value) else ("" if value > 0 else MINUS) + "\N{INFINITY}"
     text = f"{value:,.{decimals}f}"
@@ -133,17 +133,17 @@ def number(value: float, decimals: int) -> str:
 
 
 def words(text: object, *, swatch: int | None = None, strong: bool = False) -> Cell:
-    """A cell of words."""
+    """Return a cell with text."""
     return Cell(str(text), swatch=swatch, strong=strong)
 
 
 def figure(value: float, decimals: int, *, strong: bool = False) -> Cell:
-    """A cell with a number."""
+    """Return a cell with a number."""
     return Cell(number(value, decimals), float(value), strong=strong)
 
 
 def percent(share: float, *, decimals: int = 0) -> Cell:
-    """A cell with a share of one, in percent."""
+    """Return a cell with a share between 0 and 1 in percent."""
     shown = number(100.0 * share, decimals)
     if share > 0.0 and not shown.strip("0."):
         shown = "<" + number(10.0**-decimals, decimals)
@@ -151,17 +151,17 @@ def percent(share: float, *, decimals: int = 0) -> Cell:
 
 
 def count(value: float) -> Cell:
-    """A cell with a whole number."""
+    """Return a cell with a whole number."""
     return Cell(f"{value:,.0f}", float(value))
 
 
 def nothing() -> Cell:
-    """A cell where there is nothing to say."""
+    """Return an empty cell, shown as a dash."""
     return Cell(NONE)
 
 
 def with_interval(found: Interval, decimals: int, *, strong: bool = False) -> Cell:
-    """A cell with an estimate and its interval, if it has one."""
+    """Return a cell with an estimate and its interval, if it has one."""
     if math.isnan(found.low):
         return figure(found.estimate, decimals, strong=strong)
     ends = (float(found.low), float(found.high))
@@ -169,20 +169,20 @@ def with_interval(found: Interval, decimals: int, *, strong: bool = False) -> Ce
 
 
 def percent_with_interval(found: Interval) -> Cell:
-    """A cell with a share of one and its interval, in percent."""
+    """Return a cell with a share between 0 and 1 and its interval, in percent."""
     ends = (float(found.low), float(found.high))
     shown = f"[{number(100.0 * ends[0], 0)}, {number(100.0 * ends[1], 0)}]"
     return replace(percent(found.estimate), interval=shown, ends=ends)
 
 
 def bracket(ends: Sequence[float], decimals: int) -> str:
-    """An interval as it is shown; nothing for that of a single score."""
+    """Return an interval as text; empty for a single score, which has none."""
     if math.isnan(ends[0]):
         return ""
     return f"[{number(ends[0], decimals)}, {number(ends[1], decimals)}]"
 
 
 def said(found: Interval, decimals: int | None = None) -> str:
-    """An estimate and its interval in a sentence."""
+    """Return an estimate and its interval as text for a sentence."""
     places = digits(found[:3]) if decimals is None else decimals
     return f"{number(found.estimate, places)} {bracket(found[:2], places)}".rstrip()
