@@ -115,6 +115,6 @@ class Config(BaseModel):
     compile: bool = Field(False, description="train with compiled programs: pays off in runs of several minutes")
 
     def share(self, spent: float) -> float:
-        """Of the meta-optimizer's step sizes to use once so many environment steps of the budget are spent."""
+        """Return the share of the meta step sizes to use after ``spent`` environment steps of the budget."""
         left = max(0.0, 1.0 - spent / self.env_steps)
         return self.final_share + (1.0 - self.final_share) * left

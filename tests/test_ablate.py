@@ -1,4 +1,4 @@
-"""What a setting is worth, from the shell: one change at a time, on common seeds and tasks, paired, done once."""
+"""The ablation script from the shell: one change at a time, on common seeds and tasks, paired, and never run twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A baseline that sees the action: the same gradient on average, exact where the fit is, and with less noise."""
+"""A baseline that sees the action: the same gradient on average, exact if the fit is, and with less noise."""
 
 from __future__ import annotations
 

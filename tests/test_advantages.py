@@ -1,4 +1,4 @@
-"""Advantages by hand: what a cut-off means, what normalisation does, and that nothing becomes NaN."""
+"""Advantages against hand-computed values: cut-off episodes, normalisation, and no NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the house, held by walking the syntax trees. Each check is also shown a planted violation."""
+"""Rules of the code base, checked on the syntax trees. Every check is also shown a planted violation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of families and adapters, as a user runs it, but tiny."""
+"""The benchmark of families and adapters, run as a user would, at a tiny size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark scripts: their arithmetic, their protocol with peers, and every script as a user runs it, but tiny."""
+"""The benchmark scripts: their arithmetic, their protocol with peers, and every script run at a tiny size."""
 
 from __future__ import annotations
 

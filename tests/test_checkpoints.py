@@ -1,4 +1,4 @@
-"""Checkpoints under fire: killed writers, damaged and hostile files, wrong shapes. Ids are those of the fault list."""
+"""Checkpoints under faults: killed writers, damaged and hostile files, wrong shapes. Ids are from the fault list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typical mistakes of callers end in one line of ours that says what was expected and what came."""
+"""Typical mistakes of callers raise one-line errors that say what was expected and what was given."""
 
 from __future__ import annotations
 

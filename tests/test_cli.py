@@ -1,4 +1,4 @@
-"""Command lines: where a configuration comes from, and flags that would change nothing."""
+"""Command lines: where the configuration comes from, and refusal of flags that have no effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled programs give what the plain path gives. Compiling takes seconds: few programs, and most are shared."""
+"""Compiled programs give the results of the plain path. Compiling takes seconds, so tests share few programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control theory as a contender: the regulator is scipy's, and it balances poles it has seen fall a few times."""
+"""Control theory as a contender: the regulator equals scipy's, and balances poles after a few failed episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's contenders: the layout of ours, the same again from the same seed, and what they may not do."""
+"""Stable-Baselines3's contenders: the result layout of ours, reproducible from a seed, and what is refused."""
 
 from __future__ import annotations
 

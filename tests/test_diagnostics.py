@@ -1,4 +1,4 @@
-"""Effective step sizes against rules whose step sizes are known."""
+"""Effective step sizes against rules with known step sizes."""
 
 from __future__ import annotations
 

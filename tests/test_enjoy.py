@@ -1,4 +1,4 @@
-"""Watching an agent adapt: what is played is what adapting gives, and every wrong wish is one line."""
+"""Watching an agent adapt: episodes are played with the adapted parameters, and wrong options give one-line errors."""
 
 from __future__ import annotations
 

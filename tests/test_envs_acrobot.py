@@ -1,4 +1,4 @@
-"""Acrobot against Gymnasium, and against the energy of two coupled links where Gymnasium has no knob."""
+"""Acrobot against Gymnasium, and against the energy of two coupled links for constants that Gymnasium lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bandits: pay-outs against their probabilities, and players of the literature against published scores."""
+"""Bandits: pay-outs against their probabilities, and known algorithms against published scores."""
 
 from __future__ import annotations
 

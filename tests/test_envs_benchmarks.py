@@ -1,4 +1,4 @@
-"""Ranges, families and benchmarks: what a split may hold, and what is refused by name."""
+"""Ranges, families and benchmarks: which tasks a split may contain, and which errors are raised."""
 
 from __future__ import annotations
 

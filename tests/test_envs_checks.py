@@ -1,4 +1,4 @@
-"""What callers give is checked in one place, and a mistake is told in one line."""
+"""Arguments of callers are checked in one place, and mistakes raise one-line errors."""
 
 from __future__ import annotations
 

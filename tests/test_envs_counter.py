@@ -1,4 +1,4 @@
-"""Counted random numbers against integers of Python, and against what independent uniform numbers do."""
+"""Counter-based random numbers against integers in Python, and against properties of independent uniform numbers."""
 
 from __future__ import annotations
 

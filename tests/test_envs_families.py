@@ -1,4 +1,4 @@
-"""Every family, on any task it declares valid: finite observations inside the space, and the same bits again."""
+"""Every family on any valid task: finite observations inside the space, and reproducible bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Indices against published tables, and the exact optimum against all policies there are."""
+"""Gittins indices against published tables, and the exact optimum against all policies."""
 
 from __future__ import annotations
 

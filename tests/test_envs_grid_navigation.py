@@ -1,4 +1,4 @@
-"""The grid: moves cell by cell, returns by dynamic programming and by enumerating every plan."""
+"""Grid navigation: moves cell by cell, returns by dynamic programming and by enumerating every plan."""
 
 from __future__ import annotations
 

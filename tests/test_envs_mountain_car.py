@@ -1,4 +1,4 @@
-"""Both mountain cars against Gymnasium, by hand where it has no knob, and at the edges of their ranges."""
+"""Both mountain cars against Gymnasium, by hand for constants that it lacks, and at the ends of their ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pendulum against Gymnasium, against the energy of a rod, and at the edges of its ranges."""
+"""Pendulum against Gymnasium, against the energy of a rod, and at the ends of its ranges."""
 
 from __future__ import annotations
 

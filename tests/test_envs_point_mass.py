@@ -1,4 +1,4 @@
-"""Point mass: a scalar integrator, Navigation as the special case, a linear program and exact expectations."""
+"""Point mass against a scalar integrator, Navigation as a special case, a linear program and exact expectations."""
 
 from __future__ import annotations
 

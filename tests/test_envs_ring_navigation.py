@@ -1,4 +1,4 @@
-"""Goals in a direction: hand-computed steps, published ceilings, and policies that walk through ``step``."""
+"""Ring navigation: hand-computed steps, published ceilings, and policies played through ``step``."""
 
 from __future__ import annotations
 

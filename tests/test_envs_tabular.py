@@ -1,4 +1,4 @@
-"""Tabular MDPs: tables against the laws they are drawn from, steps against tables, optima against enumeration."""
+"""Tabular MDPs: tables against their distributions, steps against tables, and optima against enumeration."""
 
 from __future__ import annotations
 

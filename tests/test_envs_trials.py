@@ -1,4 +1,4 @@
-"""Trials against a plain loop over the wrapped family, from the same first states."""
+"""Trials against a plain loop over the wrapped family from the same initial states."""
 
 from __future__ import annotations
 

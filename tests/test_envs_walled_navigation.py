@@ -1,4 +1,4 @@
-"""A wall with a gap: steps by hand, and ceilings against dynamic programming over a lattice of positions."""
+"""Navigation around a wall with a gap: steps by hand, and ceilings against dynamic programming over a lattice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adaptation curves against a hand-rolled loop; held-out tasks only; no trace left behind."""
+"""Adaptation curves against a plain loop; only held-out tasks are accepted; the learner is left unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them: from the command line to the run folder, and every wrong input on the way."""
+"""The scripts run as by a user: from the command line to the run folder, with every wrong input on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The estimator script from the shell: a table, a figure, and refusals."""
+"""The estimator script from the shell: its table, its figure, and what it refuses."""
 
 from __future__ import annotations
 

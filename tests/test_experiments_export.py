@@ -1,4 +1,4 @@
-"""A trained run leaves as a file that torch alone can use."""
+"""The export script writes a file that torch alone can use."""
 
 from __future__ import annotations
 

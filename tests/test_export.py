@@ -1,4 +1,4 @@
-"""Exports act as the policies they are made of, without this project; learned step sizes step alike outside."""
+"""Exports act like the policies they are made from, without this project; exported step sizes adapt equally."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: every one is written, readable, not blank and reproducible, and without its inputs not drawn."""
+"""Figures: each is written, readable, not blank and reproducible, and is left out without its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning inside Stable-Baselines3 from the shell: once, the same again, fairly begun, and refused in words."""
+"""Fine-tuning inside Stable-Baselines3 from the shell: run once, reproducible, with fair starts, and its refusals."""
 
 from __future__ import annotations
 

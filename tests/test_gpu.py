@@ -1,4 +1,4 @@
-"""The same numbers on a GPU: noise from a CPU generator is common to both devices, and so is what follows from it."""
+"""A GPU gives the same numbers: noise from a CPU generator is common to both devices, and so are the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gymnasium environments as families: against plain loops over them, and our own CartPole on the same constants."""
+"""Gymnasium environments as families, against plain loops over them and against our CartPole with equal constants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs in processes: done once, kept when interrupted, and no worker left behind."""
+"""Jobs in processes: run once, kept when interrupted, and no worker left behind."""
 
 from __future__ import annotations
 

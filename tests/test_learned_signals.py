@@ -1,4 +1,4 @@
-"""Learned advantages and rewards: no correction at first, transitions by hand, meta-gradients against differences."""
+"""Learned advantages and rewards: no correction initially, transitions by hand, meta-gradients against differences."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Golden numbers: a small fixed budget still learns to adapt, so that an update that breaks learning is noticed.
 
-The bounds are far from what was measured (in brackets), because another machine has other last bits.
+The bounds are far from the measured values (in brackets), because rounding differs between machines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lifting in pieces equals ``torch.vmap`` of everything, whatever the pieces and the threads."""
+"""Lifting in chunks equals ``torch.vmap`` over everything, for any chunk size and number of threads."""
 
 from __future__ import annotations
 

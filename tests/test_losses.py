@@ -1,4 +1,4 @@
-"""Losses by hand and by autograd's other routes: values, gradients, second derivatives, masks."""
+"""Losses against hand-computed values and other routes of autograd: values, first and second derivatives, masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RL^2: its GRU against torch's, rollouts, advantages and losses against plain loops; learning; the contender."""
+"""RL^2: its GRU against torch's; rollouts, advantages and losses against plain loops; learning; the contender."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics: the file read back by plain JSON, resumed files against uninterrupted ones, failures of the disk."""
+"""Metrics: the file read back as plain JSON, resumed files against uninterrupted ones, and failures of the disk."""
 
 from __future__ import annotations
 

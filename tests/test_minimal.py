@@ -1,4 +1,4 @@
-"""The one-file example is the library in small: the same adaptation, the same meta-gradient, and it learns."""
+"""The one-file example does the same as the library: equal adaptation, equal meta-gradient, and it learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom as it stands, with less training, and its stored outputs belong to it."""
+"""The notebook runs from top to bottom, with less training, and its stored outputs match its code."""
 
 from __future__ import annotations
 

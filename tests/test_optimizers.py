@@ -1,4 +1,4 @@
-"""Meta-optimizers: linear algebra against dense solvers, bounds on a real trace, refusals, and one that learns."""
+"""Meta-optimizers: linear algebra against dense solvers, bounds on a real trace, refusals, and learning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live steps: listed exactly, computed on alone, and nothing about a meta-gradient changes but its cost."""
+"""Live steps: listed exactly and computed alone, which changes only the cost of a meta-gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks and families from outside, by import path or entry point, and the check of families from the shell."""
+"""Benchmarks and families from outside, by import path or entry point, and the check script for families."""
 
 from __future__ import annotations
 

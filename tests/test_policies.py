@@ -1,4 +1,4 @@
-"""Stacked parameters equal vmap equal a loop; constructors draw from their generator only."""
+"""Policies: stacked parameters, vmap and a loop are equal; constructors draw from their generator only."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What the scripts tune, validate and score with: which tasks, which seeds, and which settings.
+"""The protocol of the scripts: which tasks, seeds and settings they tune, validate and score with.
 
-Step sizes are tuned on validation tasks, with a seed that is never reported, adapting as often as in the end; a look
-during training is at validation tasks, too; held-out tasks are adapted to with the training's own advantages; and
-tables tell who was made worse by adapting.
+Step sizes are tuned on validation tasks, with a seed that is never reported, and with as many adaptation steps as in
+the final evaluation. Evaluations during training use validation tasks, too. Adaptation to held-out tasks uses the same
+advantages as training. Tables report the share of tasks that adapting made worse.
 """
 
 from __future__ import annotations

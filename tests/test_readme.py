@@ -1,4 +1,4 @@
-"""What README and GUIDE show a newcomer, and RESULTS a sceptic, works as it stands there."""
+"""What README and GUIDE show to newcomers, and RESULTS claims, works as written."""
 
 from __future__ import annotations
 

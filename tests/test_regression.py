@@ -1,7 +1,7 @@
-"""A reduced version of a table, trained anew, lands where it did when the table was made.
+"""A reduced version of a table, trained again, scores as it did when the table was made.
 
 ``python -m tests.test_regression`` prints the scores of the seeds below again. A new seed must lie in their 99 %
-prediction interval, mean ± t · s · √(1 + 1/n): wide enough for luck, and far from what a broken part would leave.
+prediction interval, mean ± t · s · √(1 + 1/n): wide enough for chance, and far from the scores of a broken part.
 """
 
 from __future__ import annotations

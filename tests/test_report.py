@@ -1,4 +1,4 @@
-"""The one-page report: whole, safe, self-contained and the same every time, whatever lies in the folders."""
+"""The one-page report: complete, safe, self-contained and reproducible, whatever the folders contain."""
 
 from __future__ import annotations
 

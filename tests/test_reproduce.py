@@ -1,4 +1,4 @@
-"""Tables from the shell: every column from every seed, nothing twice, broken runs told, wrong names refused."""
+"""The reproduction script from the shell: every column and seed, nothing run twice, diverged runs, wrong names."""
 
 from __future__ import annotations
 

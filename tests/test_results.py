@@ -1,4 +1,4 @@
-"""The committed tables are those of the committed raw scores; intervals, which take minutes, are left out."""
+"""The committed tables match the committed raw scores; intervals, which take minutes, are not checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rule keeps the laws of the interface; rules that coincide by definition coincide by value."""
+"""Every rule satisfies the contract of the interface; rules that are equal by definition give equal values."""
 
 from __future__ import annotations
 

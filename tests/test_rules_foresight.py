@@ -1,4 +1,4 @@
-"""Steps for what is to come: the dynamics against known ones, the step by hand and by what it must not depend on."""
+"""Foresight: the dynamics against known ones, the step by hand, and what the step must not depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whitened steps: by hand, and the law they exist for: how a task presents its observations does not matter."""
+"""Whitened steps by hand, and their defining law: they do not depend on how a task presents its observations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was learned, inside Stable-Baselines3: equal distributions, equal steps, and PPO goes on from there."""
+"""Meta-learned policies in Stable-Baselines3: equal distributions, equal steps, and PPO continues from there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contracts for plug-in authors: every rule of ours keeps them, and each fault is found in a rule that has it."""
+"""The contracts for authors of rules: our rules satisfy them all, and each fault is found in a rule that has it."""
 
 from __future__ import annotations
 

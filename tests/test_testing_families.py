@@ -1,4 +1,4 @@
-"""The contract of families: every benchmark's keeps it, and each fault is found in a family that has it."""
+"""The contract of families: all our benchmarks satisfy it, and each fault is found in a family that has it."""
 
 from __future__ import annotations
 

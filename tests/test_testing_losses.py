@@ -1,4 +1,4 @@
-"""The contract of losses: every loss of ours keeps it, and each fault is found in a loss that has it."""
+"""The contract of losses: all our losses satisfy it, and each fault is found in a loss that has it."""
 
 from __future__ import annotations
 

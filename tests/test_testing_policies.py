@@ -1,4 +1,4 @@
-"""The contract of policies: every policy of ours keeps it, and each fault is found in a policy that has it."""
+"""The contract of policies: all our policies satisfy it, and each fault is found in a policy that has it."""
 
 from __future__ import annotations
 

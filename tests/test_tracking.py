@@ -1,4 +1,4 @@
-"""The live view: what TensorBoard and Weights & Biases get, and that neither can end a run."""
+"""The live view: what TensorBoard and Weights & Biases receive, and that neither can end a run."""
 
 from __future__ import annotations
 

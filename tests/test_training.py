@@ -1,4 +1,4 @@
-"""Exploring and the training loop: shapes, counts, streams, and no graph kept."""
+"""Exploring and the training loop: shapes, counts and random streams, and no graph is retained."""
 
 from __future__ import annotations
 

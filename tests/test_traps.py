@@ -1,6 +1,6 @@
 """Known bugs and methodological traps of reinforcement-learning and meta-learning code: which test covers which.
 
-The table is checked: every trap is covered by tests that exist.
+The table is checked: every trap has tests, and all of them exist.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A search from the shell: within its ranges, on validation tasks, the same again, gone on with where it stopped."""
+"""The search script from the shell: within its ranges, on validation tasks, reproducible, and resumable."""
 
 from __future__ import annotations
 
