@@ -29,6 +29,7 @@ from experiments.names import (
 from experiments.plugins import made, own_loss, own_policy, own_rule
 from experiments.streams import stream
 from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, MetaOptimizer, Plan, Policy, meta_train
+from metarl.exploration import refuse_no_credit
 from metarl.losses import Loss, PreUpdateCredit, WeightedSum, negative_entropy
 from metarl.optimizers.base import groups
 from metarl.policies import refuse_misfit, refuse_width
@@ -162,6 +163,7 @@ def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Se
         credit=_credit(config),
         every_step=config.every_step,
     ).to(device)
+    refuse_no_credit(learner, plan, plan.tasks)
     if config.compile:
         _refuse_live(benchmark.family)
         learner.compile()

@@ -170,10 +170,25 @@ def cost(adaptation: Adaptation, tasks: int, horizon: int) -> str:
 def measure(setup: Setup, protocol: Protocol, *, tell: bool = False) -> dict[str, Any]:
     """Evaluate the learner; return the adaptation curve and references of every held-out task as plain JSON values.
 
-    With ``tell``, print first on stderr how much the evaluation will take.
+    If adaptation diverges after more steps than were trained for, and nobody asked for these steps, only the trained
+    ones are measured. With ``tell``, print first on stderr how much the evaluation will take.
+
+    Raises:
+        InputError: see `held_out_tasks` and `refuse_met`.
+        NonFiniteError: adaptation diverges.
     """
-    config, protocol = setup.config, resolved(protocol, setup.config)
-    task = held_out_tasks(setup.benchmark, protocol)
+    usual, trained = resolved(protocol, setup.config), setup.config.steps
+    try:
+        return _measured(setup, usual, tell=tell)
+    except NonFiniteError as error:
+        if protocol.steps is not None or usual.steps == trained:
+            raise
+        print(f"note: measuring up to step {trained}, as trained for; beyond it: {error}", file=sys.stderr, flush=True)
+        return _measured(setup, replace(usual, steps=trained), tell=tell)
+
+
+def _measured(setup: Setup, protocol: Protocol, *, tell: bool) -> dict[str, Any]:
+    config, task = setup.config, held_out_tasks(setup.benchmark, protocol)
     refuse_met(setup.benchmark, task, protocol.constants)
     adaptation = adaptation_of(protocol, support=setup.plan.support)
     if tell:

@@ -91,8 +91,7 @@ def explore_together(
     Raises:
         TypeError: a learner, family, plan or generator of the wrong type.
         ValueError: task sets of different sizes; policies that differ in something that is not learned (frozen
-            parameters, buffers, settings) or do not fit the family's spaces; credit that cannot be computed, for
-            example because there is only one task to compare.
+            parameters, buffers, settings) or do not fit the family's spaces.
     """
     checks.whole("number of learners", len(learners))
     for learner, generator in zip(learners, generators, strict=True):
@@ -102,8 +101,6 @@ def explore_together(
     expect_family(family)
     refuse_misfit(learners[0].policy, family)
     _refuse_misfits(learners, tasks)
-    for learner in learners:
-        _refuse_no_credit(learner, plan, task_count(tasks[0]))
     begun = [_start(*one) for one in zip(learners, tasks, generators, strict=True)]
     starts, noises = [start for start, _ in begun], [noise for _, noise in begun]
     supports: list[list[Batch]] = []
@@ -207,7 +204,7 @@ def _refuse_misfits(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
                 raise ValueError(f"the policies differ in {name}, which is not learned: explore them one by one")
 
 
-def _refuse_no_credit(learner: Learner, plan: Plan, tasks: int) -> None:
+def refuse_no_credit(learner: Learner, plan: Plan, tasks: int) -> None:
     """Check that credit for the exploring policy or for a stochastic rule can be computed, if there is any.
 
     Raises:

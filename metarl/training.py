@@ -10,11 +10,11 @@ import torch
 
 from metarl import checks
 from metarl.errors import NonFiniteError
-from metarl.exploration import Plan, explore_together
+from metarl.exploration import Plan, explore_together, refuse_no_credit
 from metarl.learner import Learner
 from metarl.optimizers import MetaOptimizer
 from metarl.policies import refuse_misfit, refuse_width
-from metarl.rollouts import to_device
+from metarl.rollouts import task_count, to_device
 from metarl.trees import joined
 from metarl.types import Benchmark, Task, TaskFamily, Trace, expect_benchmark
 
@@ -50,7 +50,8 @@ def meta_steps(
 
     Raises:
         TypeError: an optimizer that is not a meta-optimizer, such as one of torch's; also see `explore_together`.
-        ValueError: different numbers of learners, optimizers, task sets or generators; also see `explore_together`.
+        ValueError: different numbers of learners, optimizers, task sets or generators; also see `refuse_no_credit` and
+            `explore_together`.
     """
     given = {"learners": learners, "optimizers": optimizers, "task sets": tasks, "generators": generators}
     if len({len(those) for those in given.values()}) > 1:
@@ -58,6 +59,10 @@ def meta_steps(
         raise ValueError(f"expected as many of each, got {counts}")
     for optimizer in optimizers:
         checks.of_type("optimizer", optimizer, MetaOptimizer, "a meta-optimizer, such as Descent(learner)")
+    checks.of_type("plan", plan, Plan, "a Plan")
+    for one, task in zip(learners, tasks, strict=True):
+        checks.of_type("learner", one, Learner, "a Learner")
+        refuse_no_credit(one, plan, task_count(task))
     started = time.perf_counter()
     teams = [
         optimizer.explorers(one, generator=g)

@@ -35,7 +35,7 @@ from experiments.names import ALGORITHMS, BENCHMARKS, INNER_LOSSES, LOSSES, META
 from experiments.presets import PRESETS
 from experiments.stopping import Stopped, stop_requests
 from experiments.streams import stream
-from metarl import MLP, ActionBaseline, CategoricalPolicy, PreUpdateCredit, checkpoints
+from metarl import MLP, ActionBaseline, CategoricalPolicy, NonFiniteError, PreUpdateCredit, checkpoints
 from metarl.distributions import Categorical
 from metarl.rollouts import collect
 from metarl.rules import Foresight, Step
@@ -382,6 +382,7 @@ def test_only_what_is_not_metarls_own_is_looked_over(monkeypatch: pytest.MonkeyP
 
 
 WRONG_TRAINING = {
+    "credit of one task": (["navigation-corners-best", "--tasks", "1"], "compares a task's outcome"),
     "no preset": ([], "expected a preset"),
     "unknown preset": (["navigation-fixd"], "did you mean 'navigation-fixed'?"),
     "unknown benchmark": (["navigation-fixed", "--benchmark", "cartpole-polarty"], "did you mean 'cartpole-polarity'?"),
@@ -555,6 +556,34 @@ def test_what_an_evaluation_will_take_is_told_before_it_begins(
     horizon = runs.load(finished_run)[0].benchmark.family.horizon
     count = sum(played)
     assert line == f"evaluating: 3 tasks, {count} episodes, at most {count * horizon} environment steps"
+
+
+def test_divergence_after_more_steps_than_were_trained_for_leaves_the_trained_ones(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(learner: Any, benchmark: Any, task: Any, adaptation: Any, **others: Any) -> Any:
+        if adaptation.steps > broken_beyond:
+            raise NonFiniteError("the rule SGD diverged")
+        return evaluated(learner, benchmark, task, adaptation, **others)
+
+    evaluated = evaluate.evaluate
+    monkeypatch.setattr(evaluate, "evaluate", breaking)
+    broken_beyond = 1  # as the run has been trained
+    flags = [str(finished_run), "--tasks", "3"]
+    assert evaluate.main(flags) == 0
+    assert "note: measuring up to step 1, as trained for; beyond it: the rule SGD" in capsys.readouterr().err
+    written = json.loads((finished_run / "evaluation" / "test-tasks=3.json").read_text())
+    assert np.shape(written["sampled"]) == (3, 2) and written["protocol"]["steps"] == 1
+    assert evaluate.main([*flags, "--steps", "2"]) == 4  # asked for
+    broken_beyond = 0
+    assert evaluate.main(flags) == 4
+
+
+def test_a_run_with_credit_is_evaluated_on_a_single_task(tmp_path: Path) -> None:
+    # Credit compares a task's outcome with that of others, but in training alone.
+    argv = ["navigation-corners-best", *TINY, "--horizon", "5", "--env-steps", "200", "--output", str(tmp_path / "run")]
+    assert train.main([*argv, "--no-evaluate"]) == 0
+    assert evaluate.main([str(tmp_path / "run"), "--tasks", "1"]) == 0
 
 
 def test_several_seeds_are_evaluated_together_and_mixed_runs_refused(

@@ -15,6 +15,7 @@ from metarl import (
     MLP,
     Advantages,
     Clipped,
+    Descent,
     Dice,
     GaussianPolicy,
     Learner,
@@ -25,6 +26,7 @@ from metarl import (
     ZeroBaseline,
     explore,
     lvc,
+    meta_step,
     vpg,
 )
 from metarl import exploration as exploration_module
@@ -332,7 +334,14 @@ def explored(learner: Learner, tasks: int, steps: int) -> Trace:
     return explore(learner, family, family.sample(tasks, generator=seeded(0)), plan, generator=seeded(1))
 
 
-def test_credit_that_could_not_be_told_is_refused() -> None:
+def trained(learner: Learner, tasks: int, steps: int) -> None:
+    family = Navigation(horizon=4)
+    plan = Plan(tasks=tasks, episodes=2, query_episodes=2, steps=steps)
+    task = family.sample(tasks, generator=seeded(0))
+    meta_step(learner, Descent(learner, lr=0.01), family, task, plan, generator=seeded(1))
+
+
+def test_training_refuses_credit_that_cannot_be_computed() -> None:
     policy = gaussian_policy()
     exploring = {"inner": vpg, "outer": vpg, "credit": PreUpdateCredit()}
     acting = Scheduled(SGD(0.1), RLSchedule(steps=2, generator=seeded(0)))
@@ -341,12 +350,13 @@ def test_credit_that_could_not_be_told_is_refused() -> None:
         (Learner(policy, acting, inner=vpg, outer=vpg), "the rule Scheduled"),
     ):
         with pytest.raises(ValueError, match=f"{who} compares a task's outcome with that of others.*got 1"):
-            explored(credited, 1, 1)
-        assert len(explored(credited, 2, 2).support) == 2
+            trained(credited, 1, 1)
+        trained(credited, 2, 2)
+        assert len(explored(credited, 1, 2).support) == 2  # to look at one task is no training
     counting = Learner(policy, SGD(0.1), **exploring, every_step=0.5)
     with pytest.raises(ValueError, match=r"expected every_step=0 or one step, got every_step=0.5 and 2 steps"):
-        explored(counting, 2, 2)
-    assert len(explored(counting, 2, 1).support) == 1
+        trained(counting, 2, 2)
+    trained(counting, 2, 1)
 
 
 OTHER_SIZES, MORE_LAYERS = [5], [4, 4]
