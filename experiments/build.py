@@ -168,6 +168,7 @@ def _put_together(config: Config, device: torch.device, wrap: Wrap | None) -> Se
         _refuse_live(benchmark.family)
         learner.compile()
     optimizer = choose("meta-optimizer", config.meta_optimizer, META_OPTIMIZERS)(config, learner)
+    optimizer.refuse(learner)
     noise, tasks = stream(config.seed, "noise", device), stream(config.seed, "tasks")
     return Setup(benchmark, learner, optimizer, plan, noise, tasks, config)
 

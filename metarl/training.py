@@ -60,8 +60,9 @@ def meta_steps(
     for optimizer in optimizers:
         checks.of_type("optimizer", optimizer, MetaOptimizer, "a meta-optimizer, such as Descent(learner)")
     checks.of_type("plan", plan, Plan, "a Plan")
-    for one, task in zip(learners, tasks, strict=True):
+    for one, optimizer, task in zip(learners, optimizers, tasks, strict=True):
         checks.of_type("learner", one, Learner, "a Learner")
+        optimizer.refuse(one)
         refuse_no_credit(one, plan, task_count(task))
     started = time.perf_counter()
     teams = [

@@ -94,8 +94,9 @@ def test_conjugate_gradient_does_not_depend_on_the_size_of_its_target() -> None:
 
 def test_a_trust_region_refuses_a_rule_that_acts_at_random() -> None:
     learner, trace = double_trace(lambda _: Scheduled(SGD(0.2), RLSchedule(steps=1, generator=seeded(0))), steps=1)
-    with pytest.raises(ValueError, match="not how a rule decides at random: expected another rule than Scheduled"):
-        TrustRegion().step(learner, trace)
+    for act in (TrustRegion().refuse, lambda one: TrustRegion().step(one, trace)):
+        with pytest.raises(ValueError, match="not how a rule decides at random: expected another rule than Scheduled"):
+            act(learner)
 
 
 @pytest.mark.parametrize("make", [sgd(0.1), meta_sgd], ids=["sgd", "meta_sgd"])

@@ -32,6 +32,14 @@ class MetaOptimizer(ABC):
     share: float = 1.0
     team: int = 1
 
+    def refuse(self, learner: Learner) -> None:
+        """Check that this meta-optimizer can improve the learner; by default it can improve any.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        del learner
+
     def explorers(self, learner: Learner, *, generator: torch.Generator) -> list[Learner]:
         """Return the learners that explore in this iteration: the learner itself, or E perturbed copies of it."""
         del generator

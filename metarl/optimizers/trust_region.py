@@ -53,18 +53,21 @@ class TrustRegion(MetaOptimizer):
         self.max_kl, self.cg_steps, self.damping = max_kl, cg_steps, damping
         self.backtracks, self.shrink = backtracks, shrink
 
-    def step(self, learner: Learner, trace: Trace) -> Metrics:
-        """See `MetaOptimizer.step`.
+    def refuse(self, learner: Learner) -> None:
+        """Reject a rule that makes random decisions.
 
-        Raises:
-            ValueError: a rule that makes random decisions. The probabilities of its decisions do not affect the adapted
-                policies, so that the KL would not bound how far they are moved.
+        The probabilities of its decisions do not affect the adapted policies, so that the KL would not bound how far
+        they are moved.
         """
         if learner.decides():
             raise ValueError(
                 "a trust region bounds how policies change, not how a rule decides at random: expected another rule "
                 f"than {type(learner.rule).__name__}, or Descent"
             )
+
+    def step(self, learner: Learner, trace: Trace) -> Metrics:
+        """See `MetaOptimizer.step` and `refuse`."""
+        self.refuse(learner)
         params = trainable(learner)
         loss, slopes = meta_gradient(learner, trace)
         gradient = _flat(slopes)
