@@ -41,10 +41,12 @@ MIB = 2**20
 def options(description: str | None, *, repeats: int | None = None) -> argparse.ArgumentParser:
     """Return a parser with the flags that all scripts have; ``repeats`` is the default of ``--repeats``, if any."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, help="of torch; its own choice unless given")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: torch chooses)")
     if repeats is not None:
-        parser.add_argument("--repeats", type=int, default=repeats, help="timed turns")
+        parser.add_argument(
+            "--repeats", type=int, default=repeats, help="number of timed repetitions (default: %(default)s)"
+        )
     parser.add_argument("--output", type=Path, help="write the numbers here as JSON")
     return parser
 
@@ -52,7 +54,11 @@ def options(description: str | None, *, repeats: int | None = None) -> argparse.
 def add_peers(parser: argparse.ArgumentParser, more: str = "") -> None:
     """Add the flag ``--peer`` for external programs that take turns with our contenders."""
     parser.add_argument(
-        "--peer", action="append", default=[], metavar="CMD", help=f"a command that serves, see Peer; repeatable{more}"
+        "--peer",
+        action="append",
+        default=[],
+        metavar="CMD",
+        help=f"command of a program to compare with (see common.Peer); may be repeated{more}",
     )
 
 
@@ -69,10 +75,10 @@ def prepare(arguments: argparse.Namespace) -> torch.device:
             raise InputError(f"--{name} must be at least 1, got {count}")
     device = runs.pick_device(arguments.device)
     if device.type not in ("cpu", "cuda"):
-        raise InputError(f"only cpu and cuda can be timed, got device {arguments.device!r}")
+        raise InputError(f"expected a device that can be timed, cpu or cuda, got {arguments.device!r}")
     if arguments.output is not None:  # refuse a wrong output now, not after an hour
         if arguments.output.is_dir():
-            raise InputError(f"--output {arguments.output} is a folder; name a file")
+            raise InputError(f"--output: expected a file, got the folder {arguments.output}; name a file in it")
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
     runs.prepare_machine(arguments.threads)
     return device
@@ -124,7 +130,7 @@ class Peer:
         self._settled.wait()
         if not self._ready:
             self.close()
-            raise InputError(f"peer {command!r} ended before it was ready: {' | '.join(self._said)}")
+            raise InputError(f"peer {command!r} ended before it printed 'ready': {' | '.join(self._said)}")
 
     def _listen(self) -> None:
         assert self.process.stderr is not None
@@ -148,7 +154,7 @@ class Peer:
             return float(self.process.stdout.readline())
         except (BrokenPipeError, ValueError) as error:
             self._listener.join(timeout=1)  # wait for the last lines on stderr, which the message quotes
-            raise InputError(f"peer {self.command!r} gave no time: {' | '.join(self._said)}") from error
+            raise InputError(f"peer {self.command!r} printed no time: {' | '.join(self._said)}") from error
 
     def close(self) -> None:
         """End the process: a peer ends by itself when its stdin is closed, and is killed if it does not."""

@@ -109,9 +109,9 @@ def measure(name: str, rows: int, steps: int, repeats: int) -> list[dict[str, An
 @script
 def main(argv: list[str]) -> None:
     parser = common.options(__doc__, repeats=5)
-    parser.add_argument("--rows", type=int, default=1024, help="environments")
-    parser.add_argument("--steps", type=int, default=100, help="a run")
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), help="by name")
+    parser.add_argument("--rows", type=int, default=1024, help="number of parallel environments (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="steps per run (default: %(default)s)")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), help="families to measure (default: all)")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.families if name not in FAMILIES]
     if unknown or min(arguments.rows, arguments.steps) < 1:
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> None:
         [line["family"], line["adapter"], f"{line['steps a second'] / 1e6:.3g}", common.spread(line["native"])]
         for line in table
     ]
-    common.show(["family", "through", "million steps a second", "times as slow as native"], lines, device)
+    common.show(["family", "adapter", "million steps per second", "times as slow as native"], lines, device)
     common.write(arguments.output, device, rows=arguments.rows, steps=arguments.steps, table=table)
 
 

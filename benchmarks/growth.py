@@ -106,8 +106,8 @@ def show(
 def main(argv: list[str]) -> None:
     parser = common.options(__doc__, repeats=3)
     parser.add_argument("--axes", nargs="+", choices=tuple(AXES), default=tuple(AXES))
-    parser.add_argument("--quick", action="store_true", help="three points an axis")
-    parser.add_argument("--compile", action="store_true", help="with compiled programs")
+    parser.add_argument("--quick", action="store_true", help="measure only three points per axis")
+    parser.add_argument("--compile", action="store_true", help="measure compiled programs")
     add_sizes(parser)
     arguments = parser.parse_args(argv)
     device, base = common.prepare(arguments), size_of(arguments)

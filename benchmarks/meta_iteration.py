@@ -66,7 +66,7 @@ class Size:
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a size."""
     for name, default in asdict(Size()).items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{default} unless given")
+        parser.add_argument(f"--{name}", type=int, default=default, help="(default: %(default)s)")
 
 
 def size_of(arguments: argparse.Namespace) -> Size:

@@ -245,14 +245,16 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
     for name, values in (("kind", arguments.kinds), ("rows", arguments.rows)):
         for command in arguments.peer:
             if len(values) > 1 and f"{{{name}}}" not in command:
-                raise InputError(f"peer {command!r} must take {{{name}}}, or give one value of --{name.rstrip('s')}s")
+                raise InputError(
+                    f"peer {command!r} must contain {{{name}}}, or give a single value of --{name.rstrip('s')}s"
+                )
     found = []
     for kind in arguments.kinds:
         for rows in arguments.rows:
             tasks = rows if arguments.tasks is None else min(rows, arguments.tasks)
             if min(tasks, arguments.steps) < 1 or rows % tasks:
                 counts = f"{rows} rows, {tasks} tasks, {arguments.steps} steps"
-                raise InputError(f"expected counts of at least 1, and rows that divide by the tasks, got {counts}")
+                raise InputError(f"expected counts of at least 1, and rows divisible by tasks, got {counts}")
             found.append(Case(kind, rows, arguments.steps, tasks))
     return found
 
@@ -260,11 +262,11 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
 @script
 def main(argv: list[str]) -> None:
     parser = common.options(__doc__, repeats=7)
-    common.add_peers(parser, "; {kind}, {rows} and {steps} in it stand for the case's")
+    common.add_peers(parser, "; {kind}, {rows} and {steps} in it are replaced by those of each case")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024, 16384])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--tasks", type=int, help="with constants of their own; every row is one unless given")
+    parser.add_argument("--tasks", type=int, help="number of tasks, each with its own constants (default: one per row)")
     parser.add_argument("--only", nargs="+", choices=SIDES, default=SIDES)
     arguments = parser.parse_args(argv)
     device = common.prepare(arguments)

@@ -86,8 +86,10 @@ def measure(count: int, size: Size, repeats: int, device: torch.device, *, compi
 @script
 def main(argv: list[str]) -> None:
     parser = common.options(__doc__, repeats=5)
-    parser.add_argument("--counts", type=int, nargs="+", default=[1, 8, 64], help="of seeds")
-    parser.add_argument("--compile", action="store_true", help="with compiled programs as well")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[1, 8, 64], help="numbers of seeds (default: %(default)s)"
+    )
+    parser.add_argument("--compile", action="store_true", help="measure compiled programs as well")
     add_sizes(parser)
     arguments = parser.parse_args(argv)
     if min(arguments.counts) < 1:
@@ -110,7 +112,7 @@ def main(argv: list[str]) -> None:
         ]
         for line in table
     ]
-    common.show(["seeds", "ms", "ms a seed", "/ apart", "set-up s", "run / runs apart", "MiB"], lines, device)
+    common.show(["seeds", "ms", "ms per seed", "/ apart", "set-up s", "run / runs apart", "MiB"], lines, device)
     common.write(arguments.output, device, size=asdict(size), table=table)
 
 

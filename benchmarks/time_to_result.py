@@ -120,13 +120,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = common.options(__doc__)
     parser.add_argument("--presets", nargs="+", choices=tuple(TARGETS), default=tuple(TARGETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--every", type=int, default=Look.every, help="iterations between two looks")
-    parser.add_argument("--limit", type=float, default=Look.limit, help="seconds of training, a run")
-    parser.add_argument("--tasks", type=int, default=Look.tasks, help="held-out tasks")
+    parser.add_argument(
+        "--every", type=int, default=Look.every, help="iterations between two evaluations (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=Look.limit, help="seconds of training per run (default: %(default)s)"
+    )
+    parser.add_argument("--tasks", type=int, default=Look.tasks, help="number of held-out tasks (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="train with compiled programs")
     arguments = parser.parse_args(argv)
     if min(arguments.every, arguments.tasks) < 1 or not arguments.limit > 0:
-        raise InputError("--every and --tasks must be at least 1, and --limit more than 0")
+        raise InputError("--every and --tasks must be at least 1, and --limit above 0")
     return arguments
 
 
@@ -143,7 +147,7 @@ def main(argv: list[str]) -> None:
             table.append({"preset": name, "seed": seed, **vars(look), "compiled": arguments.compile, **result})
             lines.append(row(name, seed, look, result))
             common.write(arguments.output, device, table=table)  # after every run, so that a later failure loses none
-    head = ["", "target", "seed", "training s", "with looks s", "iterations", "steps", "last score", "best score"]
+    head = ["", "target", "seed", "training s", "with evaluations s", "iterations", "steps", "last score", "best score"]
     common.show(head, lines, device)
 
 

@@ -613,7 +613,7 @@ def run_w1(arguments: argparse.Namespace) -> dict[str, Any] | None:
     arguments.blocks = arguments.blocks or arguments.devices  # one device spreads large products over the cores
     setting = Setting(**{name: getattr(arguments, name) for name in names}, devices=arguments.devices)
     if setting.tasks % setting.devices or setting.episodes * setting.horizon % setting.blocks:
-        raise SystemExit("tasks must divide by devices, and episodes x horizon by blocks")
+        raise SystemExit("tasks must be divisible by devices, and episodes x horizon by blocks")
     if arguments.serve:
         runs = iterations(setting)
         next(runs), next(runs)
@@ -632,10 +632,10 @@ def run_w2(arguments: argparse.Namespace) -> dict[str, Any] | None:
         if rows % devices == 0
     ]
     if not cases:
-        raise SystemExit("no case: rows must divide by devices")
+        raise SystemExit("no case to run: rows must be divisible by devices")
     if arguments.serve:
         if len({case._replace(devices=0) for case in cases}) > 1:
-            raise SystemExit("--serve runs one case: give one of each of --environments --kinds --rows")
+            raise SystemExit("--serve runs one case: give a single value of each of --environments, --kinds and --rows")
         run = min((runs_w2(case) for case in cases), key=lambda run: min(samples(run, 3)))  # best number of devices
         return serve(lambda: timed(run))
     return measure_w2(cases, arguments.repeats)
@@ -646,7 +646,9 @@ def parse() -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--repeats", type=int, default=7)
     common.add_argument("--output", type=Path, help="write the JSON document here as well")
-    common.add_argument("--serve", action="store_true", help='compile, then one run and its seconds a line "go"')
+    common.add_argument(
+        "--serve", action="store_true", help='compile; then, per line "go" on stdin, run once and print seconds'
+    )
     workloads = parser.add_subparsers(dest="workload", required=True)
     w1 = workloads.add_parser("w1", parents=[common], help="one Meta-SGD iteration on navigation")
     for name in ("tasks", "episodes", "horizon", "width", "epochs"):
@@ -656,7 +658,9 @@ def parse() -> argparse.Namespace:
     w1.add_argument("--hvp", default="closed", choices=("closed", "full"))
     w1.add_argument("--reuse", action=argparse.BooleanOptionalAction, default=True)
     w1.add_argument("--devices", type=int, default=1, choices=(1, 2))
-    w1.add_argument("--blocks", type=int, help="of a task's rows in the update; default: as many as devices")
+    w1.add_argument(
+        "--blocks", type=int, help="blocks that a task's rows are split into in the update (default: devices)"
+    )
     w1.add_argument("--check", action="store_true", help="compare the closed meta-gradients with reverse mode first")
     w2 = workloads.add_parser("w2", parents=[common], help="CartPole")
     w2.add_argument("--environments", nargs="+", default=["own", "gymnax"], choices=("own", "gymnax"))

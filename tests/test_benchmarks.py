@@ -126,7 +126,7 @@ def test_a_peer_is_asked_for_one_run_a_turn(tmp_path: Path) -> None:
     assert contender.process.poll() == 0  # it ends by itself
 
 
-@pytest.mark.parametrize(("source", "words"), [(DIES, "out of breath"), (MUMBLES, "gave no time")])
+@pytest.mark.parametrize(("source", "words"), [(DIES, "out of breath"), (MUMBLES, "printed no time")])
 def test_a_peer_that_gives_no_time_is_told_with_its_last_words(tmp_path: Path, source: str, words: str) -> None:
     with common.Peer(peer(tmp_path, source)) as contender, pytest.raises(InputError, match=words):
         contender.run()
