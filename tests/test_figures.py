@@ -154,7 +154,7 @@ def test_learning_curve_tells_where_the_adapted_policy_is_scored_otherwise(tmp_p
     seed = run_folder(tmp_path / "a")
     for scored_in, told in ((None, False), ("navigation-halfcircle-dense", True)):
         _, svg = figures.learning_curve(tmp_path / f"drawn-{told}", {"a": [seed]}, scored_in=scored_in)
-        assert ("units after adapting: scored in navigation-halfcircle-dense" in svg.read_text()) is told
+        assert ("after adapting in other units, as scored in navigation-halfcircle-dense" in svg.read_text()) is told
 
 
 def test_metrics_are_read_with_gaps_as_nan(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_page_about_a_run_of_navigation(made: Path, tmp_path: Path, capsys: py
     assert {"adaptation", "splits", "steps", "plane", "motion", "learning", "run"} <= set(page.ids)
     assert not {"comparison", "signals"} & set(page.ids) and "missing" not in capsys.readouterr().out
     words = " ".join(part for parts in page.words.values() for part in parts)
-    for told in ("navigation-fixed", "environment steps", "Fingerprint", "hidden", "12 held-out tasks"):
+    for told in ("navigation-fixed", "environment steps", "Task fingerprint", "hidden", "12 held-out tasks"):
         assert told in words, told
     assert "data:image/gif;base64," in text and "prefers-reduced-motion" in text and "prefers-color-scheme" in text
     files = {file.name for file in (tmp_path / "page_files").iterdir()}
@@ -223,7 +223,7 @@ def test_a_page_that_compares_runs(made: Path, run: Path, tmp_path: Path) -> Non
             lambda config, result: (config.update(rule="meta-sgd", seed=9), result.update(seed=9, env_steps=999)),
             "meta-sgd, seed 9, was scored on test after 999 environment steps of training, another run after 2,000",
         ),
-        (lambda config, result: result["protocol"].update(episodes=9), "adapt on 4 and 9 episodes a step on test"),
+        (lambda config, result: result["protocol"].update(episodes=9), "adapt on 4 and 9 episodes per step on test"),
     ],
 )
 def test_unequal_runs_are_not_compared(
@@ -257,7 +257,7 @@ def test_runs_are_compared_by_the_looks_that_they_share(tmp_path: Path, capsys: 
     assert report.main([*folders, *page]) == 0
     found = read([Path(folder) for folder in folders])
     assert found.splits == ["test-tasks=3-episodes=4-score_episodes=2"] and len(found.contenders) == 2
-    assert any("is a look that not all of these runs had" in what for what, _ in found.missing)
+    assert any("has a protocol that not all of these runs share" in what for what, _ in found.missing)
     assert read([Path(folders[0])]).splits == sorted(
         ["test-tasks=3-score_episodes=2", "test-tasks=3-episodes=4-score_episodes=2"]
     )
@@ -272,7 +272,7 @@ def test_a_comparison_that_was_made_unequal_is_refused(compared: Path, capsys: p
         found["results"]["meta-sgd"][0].pop("training_env_steps")
 
     rewrite(compared / "comparison.json", forget)
-    assert any("had spent was not recorded" in what for what, _ in read([compared]).missing)
+    assert any("the budget spent by each rule was not recorded" in what for what, _ in read([compared]).missing)
 
 
 def test_who_does_not_know_the_floor_is_normalised_like_the_others(compared: Path, tmp_path: Path) -> None:
@@ -332,7 +332,9 @@ def test_any_family_with_a_drawing_moves_in_the_page(tmp_path: Path) -> None:
     argv = ["navigation-fixed", "--benchmark", "pendulum-packer", *TINY, "--horizon", "8", "--env-steps", "300"]
     assert train.main([*argv, "--output", str(tmp_path / "run")]) == 0
     text = asked([str(tmp_path / "run")], tmp_path / "page.html")
-    assert "motion" in assert_whole(text).ids and "one after the other" in text
+    assert (
+        "motion" in assert_whole(text).ids and "One episode before adapting, then one after each gradient step." in text
+    )
 
 
 def test_one_step_size_for_everything_is_told_and_not_drawn(made: Path, tmp_path: Path) -> None:
@@ -484,7 +486,7 @@ def test_an_unfinished_comparison_says_so(compared: Path, tmp_path: Path) -> Non
     (compared / "comparison.json").unlink()
     page = assert_whole(asked([str(compared)], tmp_path / "page.html"))
     words = " ".join(part for parts in page.words.values() for part in parts)
-    assert "the comparison is not finished; 15 jobs are" in words and "tuning" in page.ids
+    assert "the comparison is not finished (15 jobs are)" in words and "tuning" in page.ids
 
 
 def test_seeds_that_diverged_are_counted_and_told(compared: Path, tmp_path: Path) -> None:
@@ -523,7 +525,7 @@ def test_an_evaluation_of_an_earlier_checkpoint_is_left_out(
     rewrite(run / "evaluation" / "validation.json", lambda result: result.update(iteration=last - 1))
     assert read([run]).splits == ["test"]
     asked([str(run), "--no-moving"], tmp_path / "page.html")
-    told = f"evaluation/validation.json of run is of iteration {last - 1}, the last checkpoint of {last}"
+    told = f"evaluation/validation.json of run is of iteration {last - 1}, but the last checkpoint of {last}"
     assert f"  missing: {told}; it was left out: evaluate again\n" in capsys.readouterr().out
     rewrite(run / "evaluation" / "validation.json", lambda result: result.pop("iteration") and None)
     assert read([run]).splits == ["test", "validation"]  # written before they told
@@ -549,7 +551,7 @@ def test_a_single_score_has_no_interval(run: Path, tmp_path: Path) -> None:
 def test_a_page_says_what_its_brackets_are_over(tmp_path: Path) -> None:
     for scores, words in (
         ([[1.0, 2.0], [3.0, 4.0]], "over both."),
-        ([[1.0, 2.0]], "over tasks; of other seeds they say nothing."),
+        ([[1.0, 2.0]], "over tasks; they say nothing about other seeds."),
         ([[1.0], [2.0]], "over seeds."),
         ([[1.0]], "A single score has no interval."),
     ):
@@ -614,8 +616,8 @@ def wrong(tmp_path: Path, made: Path) -> dict[str, tuple[list[str], str]]:
     return {
         "nothing": ([], "got none"),
         "no such folder": ([str(tmp_path / "gone")], "no such folder"),
-        "an empty folder": ([str(tmp_path / "empty")], "found nothing of either"),
-        "a file": ([str(tmp_path / "file")], "found nothing of either"),
+        "an empty folder": ([str(tmp_path / "empty")], "found files of neither"),
+        "a file": ([str(tmp_path / "file")], "found files of neither"),
         "two comparisons": ([compared, compared], "one comparison folder alone"),
         "a comparison and a run": ([run, compared], "one comparison folder alone"),
         "other benchmarks": ([run, str(made / "cartpole")], "scored on different benchmarks"),

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from experiments.figures.page import BEFORE, Array, color_of, page, with_seeds
 
-OTHER_REWARDS = "in other units after adapting: scored in"
+OTHER_REWARDS = "after adapting in other units, as scored in"
 
 
 def learning_curve(path: Path, runs: Mapping[str, list[Path]], *, scored_in: str | None = None) -> list[Path]:

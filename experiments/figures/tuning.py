@@ -31,7 +31,7 @@ def tuning(path: Path, where: Space, settings: Sequence[Mapping[str, str]], scor
     low, high = visible(values[np.isfinite(values)])
     pad = 0.08 * (high - low) or 1.0
     size = (max(4.2, WIDTH * columns + 0.5), HEIGHT * rows + 0.6)
-    with panel(path, "Return on validation tasks, a point a trial", size) as (figure, drawn):
+    with panel(path, "Return on validation tasks, one point per trial", size) as (figure, drawn):
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).reshape(-1)
         for axes, (field, one) in zip(panels, where.items(), strict=False):
             _draw(axes, one, [each[field] for each in settings], np.maximum(values, low - pad), low)

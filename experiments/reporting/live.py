@@ -60,7 +60,7 @@ class Live:
                 self._setup, _ = runs.load(self._folder, CPU, plugins=self._plugins)
             except UNREADABLE as error:
                 what = f"no checkpoint of {self._folder.name} can be used ({clean(error, 160)})"
-                self.missing.append((what, "step sizes, paths and moving pictures are left out"))
+                self.missing.append((what, "step sizes, paths and animations are left out"))
         return self._setup
 
     def family(self, contender: Contender) -> Any:

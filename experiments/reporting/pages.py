@@ -101,7 +101,7 @@ def title(desk: Desk) -> str:
         if set(labels) & (set(CONTENDERS) - set(RULES) - set(ALGORITHMS)):
             kind = "contenders"
         who = f"{len(labels)} {kind}"
-    return f"{who or 'Nothing yet'} on {benchmark(desk)}"
+    return f"{who or 'No results yet'} on {benchmark(desk)}"
 
 
 def basis(desk: Desk) -> str:
@@ -111,10 +111,10 @@ def basis(desk: Desk) -> str:
     episodes = runs[0]["protocol"].get("score_episodes")
     scored = f", each scored on {episodes} fresh episodes" if isinstance(episodes, int) else ""
     over = "over both" if tasks > 1 else "over seeds"
-    over = over if seeds > 1 else "over tasks; of other seeds they say nothing"
+    over = over if seeds > 1 else "over tasks; they say nothing about other seeds"
     told = f"Brackets and bands are 95 % intervals {over}." if seeds * tasks > 1 else "A single score has no interval."
     counted = f"{seeds} training seed{'s' * (seeds > 1)} and {tasks} held-out task{'s' * (tasks > 1)}"
-    return f"{counted} of the split {desk.split}{scored}. {told}"
+    return f"{counted} of the {desk.split} split{scored}. {told}"
 
 
 def tiles(desk: Desk) -> list[tuple[str, str, str]]:
@@ -132,10 +132,10 @@ def tiles(desk: Desk) -> list[tuple[str, str, str]]:
     shown.append(("Worst tenth of tasks", t.number(tail.estimate, places), t.bracket(tail[:2], places)))
     if best.after(desk.split):
         worse = t.percent(stats.share_worse(scores[..., 0], now), decimals=1)
-        shown.append(("Made worse", worse.text, "of seeds and tasks"))
+        shown.append(("Made worse", worse.text, "of seed-task pairs"))
     scaled = summaries.normalized(best, desk.split, now)
     if scaled is not None:
-        shown.append(("Of the best possible", t.percent(float(scaled.mean())).text, "above each task's floor"))
+        shown.append(("Share of the best possible", t.percent(float(scaled.mean())).text, "0 % is each task's floor"))
     return shown
 
 
@@ -148,11 +148,11 @@ def facts(desk: Desk) -> list[tuple[str, str]]:
     found = [("Benchmark", benchmark(desk)), ("Seeds", ", ".join(sorted(filter(None, seeds), key=_order)) or "unknown")]
     budgets = sorted({_many(c.config["env_steps"]) for c in desk.material.contenders if "env_steps" in c.config})
     if budgets:
-        found.append(("Budget of a run", f"{listed(budgets)} environment steps"))
+        found.append(("Budget per run", f"{listed(budgets)} environment steps"))
     spent = _numbers(results, "training_env_steps") + _numbers(statuses, "env_steps")
     seconds = _numbers(results, "seconds") + _numbers(statuses, "seconds")
     found += [("Spent", f"{_span(spent)} environment steps")] if spent else []
-    found += [("Training took", f"{_span(seconds)} s a run")] if seconds else []
+    found += [("Training took", f"{_span(seconds)} s per run")] if seconds else []
     found += _machine(desk.material.systems[0]) if desk.material.systems else []
     if results:
         found += _protocol(results[0])
@@ -163,10 +163,10 @@ def _protocol(result: Result) -> list[tuple[str, str]]:
     """Return facts about how the held-out tasks were scored."""
     protocol = result["protocol"]
     words = (
-        f"{protocol.get('episodes', '?')} episodes a step, {protocol.get('score_episodes', '?')} to score, "
-        f"noise and tasks of seed {protocol.get('seed', '?')}"
+        f"{protocol.get('episodes', '?')} episodes per step, {protocol.get('score_episodes', '?')} to score, "
+        f"tasks and noise from seed {protocol.get('seed', '?')}"
     )
-    return [("Evaluation", t.clean(words)), ("Fingerprint of the tasks", t.clean(result["fingerprint"])[:16])]
+    return [("Evaluation", t.clean(words)), ("Task fingerprint", t.clean(result["fingerprint"])[:16])]
 
 
 def _machine(system: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ TENTH = (
     "Worst tenth: the mean over the worst tenth of the tasks of each seed, with an interval where there are at least "
     f"{summaries.LEAST} tasks."
 )
-NOTE = f" {TENTH} Made worse: the share of seeds and tasks whose return fell, one half where adapting does nothing."
+NOTE = f" {TENTH} Made worse: the share of seed-task pairs whose return fell; about one half if adapting does nothing."
 GAP = (
     "Normalised: each task from its floor (0) to the best possible (1). Optimality gap: how far tasks fall short of 1 "
     "on average, lower is better. Median task: the median over tasks of the mean over seeds."
@@ -58,17 +58,23 @@ def comparison(desk: Desk) -> Section | None:
     rows = [row(contender, finals[contender.label]) for contender in order]
     title = "Return after the trained number of steps"
     drawn = panels.forest(desk.path("ranking"), title, rows, RETURN, line=finals[reference.label].estimate)
-    section.draw(drawn, f"Best first; dotted: {reference.label}. Arrows point at what lies outside.")
+    section.draw(
+        drawn, f"Best first; dotted line: {reference.label}. An arrow marks a mean that lies outside the plot."
+    )
     gains = summaries.differences(order, reference, split)
     if gains:
         rows = [row(contender, gains[contender.label]) for contender in order if contender.label in gains]
-        title = f"Difference to {t.short(reference.label)}"
+        title = f"Difference from {t.short(reference.label)}"
         drawn = panels.forest(desk.path("differences"), title, rows, "difference in return", line=0.0)
-        section.draw(drawn, f"Minus {reference.label}, paired by task and seed: an interval across zero may be chance.")
+        section.draw(
+            drawn,
+            f"Return minus that of {reference.label}, paired by task and seed. If the interval includes zero, the "
+            "difference may be chance.",
+        )
     section.tables.append(summaries.comparison(desk.scored, reference, split, desk.swatches))
     section.note = (
-        f"“After” is after the number of steps each rule was trained for. {TENTH} “Beats”: the probability that a "
-        f"random seed beats a random seed of {reference.label} on a task; 50 % is a tie."
+        f"“After” means after the number of steps that each rule was trained for. {TENTH} “Beats”: the probability "
+        f"that a random seed beats a random seed of {reference.label} on a task; 50 % is a tie."
     )
     return section
 
@@ -84,8 +90,8 @@ def adaptation(desk: Desk) -> Section | None:
         steps = max(contender.after(desk.split) for contender in stepping)
         results = {contender.label: contender.results[desk.split] for contender in stepping}
         drawn = panels.curves(desk.path("adaptation"), results, steps, desk.colors)
-        most = f"Of the best {len(shown)} of {len(desk.scored)}. " if len(shown) < len(desk.scored) else ""
-        what = "The rise up to the trained number of steps is what was learned; shaded steps were never trained."
+        most = f"The best {len(shown)} of {len(desk.scored)}. " if len(shown) < len(desk.scored) else ""
+        what = "The rise up to the trained number of steps is what was learned; shaded steps go beyond training."
         section.draw(drawn, most + (what if steps else "Trained without adapting."))
     if desk.alone and shown[0].after(desk.split):
         _scatter(desk, section, shown[0])
@@ -99,7 +105,7 @@ def adaptation(desk: Desk) -> Section | None:
     section.note = "In bold: after the trained number of steps." + (f"{NOTE} {GAP}" if desk.alone else "")
     if playing:
         section.note += (
-            f" Of agents that adapt by playing ({listed(playing)}) columns count episodes played on the task."
+            f" For agents that adapt by playing ({listed(playing)}), columns count episodes played on the task."
         )
     return section
 
@@ -117,12 +123,12 @@ def cost(desk: Desk) -> Section | None:
                 title, words = f"Return against {spent}", f"{spent} on the new task"
                 drawn = panels.costs(desk.path(f"cost-{name}"), title, lines, words, desk.colors)
                 dashed = "; dashed: does not adapt" if any(len(line.cost) == 1 for line in lines.values()) else ""
-                section.draw(drawn, f"Large: after as much as counts in the tables{dashed}.")
+                section.draw(drawn, f"Large marker: the cost and return given in the tables{dashed}.")
     order = summaries.ranked(desk.scored, desk.split)
     section.tables.append(summaries.costs(order, desk.split, desk.material.statuses, desk.swatches))
-    section.note = "Of a held-out task, up to where the return is taken; of training, a run's, mean over seeds."
+    section.note = "Adaptation: per held-out task, until its return is taken. Training: per run. Means over seeds."
     if any(one.label.startswith("ppo") for one in desk.scored):
-        section.note += " An adaptation step of PPO's is ten passes over its episodes, in minibatches."
+        section.note += " One adaptation step of PPO is ten passes over its episodes, in minibatches."
     return section
 
 
@@ -139,8 +145,8 @@ def _scatter(desk: Desk, section: Section, contender: Contender) -> None:
     words = summaries.steps_words(contender, desk.split)
     drawn = panels.scatter(desk.path("tasks", contender), title, scores[:, 0], scores[:, after], words)
     worse = int((scores[:, after] < scores[:, 0]).sum())
-    who = "A point a task" if desk.alone else contender.label
-    section.draw(drawn, f"{who}; below the dotted line it got worse: {worse} of {len(scores)}.")
+    who = "One point per task" if desk.alone else f"{contender.label}, one point per task"
+    section.draw(drawn, f"{who}. Below the dotted line adapting made it worse: {worse} of {len(scores)} tasks.")
 
 
 def tasks(desk: Desk) -> Section | None:
@@ -148,7 +154,7 @@ def tasks(desk: Desk) -> Section | None:
     shown = [contender for contender in desk.few() if contender.after(desk.split)] if desk.scored else []
     if desk.alone or not shown:
         return None
-    section = Section("tasks", "Task by task", "One point a task, its mean over seeds.")
+    section = Section("tasks", "Task by task", "One point per task: its mean over seeds.")
     for contender in shown:
         _scatter(desk, section, contender)
     return section
@@ -178,7 +184,9 @@ def _profiles(desk: Desk, section: Section, shown: list[Contender]) -> None:
     found = {label: stats.performance_profile(one, points, seed=0) for label, one in scores.items()}
     label = "normalised return (0: floor, 1: best possible)" if scores is known else RETURN
     drawn = panels.profiles(desk.path("profiles"), found, points, colors, label)
-    section.draw(drawn, "The share of tasks that score more: higher is better, and an early fall means bad tasks.")
+    section.draw(
+        drawn, "The share of tasks that score more: higher is better; an early drop means that some tasks score badly."
+    )
 
 
 def aggregates(desk: Desk) -> Section | None:
@@ -200,7 +208,7 @@ def splits(desk: Desk) -> Section | None:
     if not several and not (desk.alone and desk.scored):
         return None
     section = Section("splits", "Held-out splits side by side" if several else "Held-out tasks")
-    section.lead = "None of these tasks can have been trained on."
+    section.lead = "None of these tasks can occur in training."
     for contender in (several or desk.scored)[:FEW]:
         names = [split for split in desk.material.splits if contender.results.get(split)]
         if several:
@@ -211,8 +219,9 @@ def splits(desk: Desk) -> Section | None:
         table = summaries.splits(contender, names, None if family is None else family.ranges)
         section.tables.append(Table(desk.path("splits", contender).name, *table, "" if desk.alone else contender.label))
     section.note = (
-        "Outside the training range: the median task's distance to its nearest end, and the largest, in percent of its "
-        "width (on a logarithmic scale where training draws on one); of the constant that is furthest outside."
+        "Outside the training range: how far the median task lies beyond the nearest end of the range, and the "
+        "furthest task, in percent of the range's width (on a logarithmic scale if training samples on one); each task "
+        "counts by the constant that is furthest outside."
     )
     return section
 
@@ -226,7 +235,7 @@ def _split_forest(desk: Desk, section: Section, contender: Contender, names: lis
     title = f"{contender.label}: return before and after adapting"
     drawn = panels.forest(desk.path("splits", contender), title, rows, RETURN)
     who = "" if desk.alone else f"{contender.label}. "
-    section.draw(drawn, f"{who}In colour after the trained number of steps, in grey before adapting.")
+    section.draw(drawn, f"{who}Coloured: after the trained number of steps; grey: before adapting.")
 
 
 def _by_constant(desk: Desk, section: Section, contender: Contender, names: list[str]) -> None:
@@ -243,7 +252,7 @@ def _by_constant(desk: Desk, section: Section, contender: Contender, names: list
     log = type(family.ranges[name]).__name__.startswith("Log") and all((v > 0).all() for v, _, _ in groups.values())
     words = f"{name} ({unit})" if unit not in {"", "1"} else name
     drawn = panels.by_constant(desk.path("by-constant"), words, groups, log=log)
-    section.draw(drawn, "A point a task: the hidden constant that tells most about the return.")
+    section.draw(drawn, "One point per task, against the hidden constant that explains the return best.")
 
 
 def step_sizes(desk: Desk) -> Section | None:
@@ -253,7 +262,10 @@ def step_sizes(desk: Desk) -> Section | None:
     plain: list[str] = []
     if rates:
         drawn = rate_panels.rate_strips(desk.path("step-sizes"), rates)
-        section.draw(drawn, "Thin: all; pale: 90 %; bold: half; tick: median. Left of zero a step goes uphill.")
+        section.draw(
+            drawn,
+            "Thin line: all step sizes; pale: middle 90 %; bold: middle half; tick: median. Negative ones go uphill.",
+        )
         section.tables.append(summaries.rate_table(rates))
     runs = _metrics(desk, desk.material.contenders[0]) if rates else []
     if runs and all(name in runs[0] for name in RATES) and len(runs[0]["env_steps_total"]) > 1:
@@ -268,16 +280,16 @@ def step_sizes(desk: Desk) -> Section | None:
             plain.append(f"{contender.label} {rate:.3g}")
             continue
         drawn = rate_panels.rates_by_step(
-            desk.path("steps", contender), f"{contender.label}: how far each step goes", found
+            desk.path("steps", contender), f"{contender.label}: effective step sizes", found
         )
         negative = summaries.negative_share(contender)
         told = f"; {negative} of its step sizes are negative" if negative else ""
-        section.draw(drawn, f"{contender.label}: how far each step goes along the gradient, a line a tensor{told}.")
+        section.draw(drawn, f"{contender.label}: how far each step goes along the gradient, one line per tensor{told}.")
         table = summaries.effective_table(found)
         caption = "Effective step sizes" if desk.alone else contender.label
         section.tables.append(Table(desk.path("steps", contender).name, *table, caption))
     if plain:
-        section.lead = f"One step size for every parameter and step, so that there is nothing to draw: {listed(plain)}."
+        section.lead = f"All parameters and steps share one step size, so there is nothing to draw: {listed(plain)}."
     if not section.figures and not plain:
         if any(contender.after(desk.split) for contender in desk.scored):
             desk.material.missing.append(("learned step sizes: not recorded in these results", "evaluate them again"))
@@ -301,10 +313,14 @@ def signals(desk: Desk) -> Section | None:
     given, corrected = found.given.double().numpy(), found.corrected.double().numpy()
     section = Section("signals", f"Learned {found.name}")
     share = drawings.explained(given, corrected)
-    told = "" if np.isnan(share) else f" A quadratic of the {found.name} explains {100 * share:.0f} % of its variance."
+    told = (
+        ""
+        if np.isnan(share)
+        else f" A quadratic in the given {found.name} explains {100 * share:.0f} % of the variance."
+    )
     drawn = drawings.reinforced(desk.path("signals"), found.name, given, corrected)
-    section.draw(drawn, f"What the inner loss reinforces, on the steps explored on held-out tasks.{told}")
-    section.note = "Away from the black line: what it takes from state, action and next state."
+    section.draw(drawn, f"What the inner loss reinforces, on the time steps of exploring held-out tasks.{told}")
+    section.note = "Black: the mean. Deviations from it depend on state, action and next state."
     return section
 
 
@@ -313,7 +329,9 @@ def planes(desk: Desk) -> Section | None:
     found = desk.live.planes(PLANES) if desk.alone else []
     if not found:
         return None
-    section = Section("plane", "In the plane", "The first tasks of the split test. The agent does not see the goal.")
+    section = Section(
+        "plane", "Paths in the plane", "The first tasks of the test split. The agent does not see the goal."
+    )
     for i, plane in enumerate(found, 1):
         drawn = panels.paths_by_step(desk.path(f"plane-{i}"), f"Paths on held-out task {i}", *plane)
         section.draw(drawn, f"Task {i}: episodes before adapting, and after each gradient step.")
@@ -326,10 +344,10 @@ def motion(desk: Desk) -> Section | None:
     if made is None:
         return None
     file, still = made
-    caption = "Left: before adapting. Right: after one gradient step on the episodes of the left."
+    caption = "Left: before adapting. Right: after one gradient step on the episodes on the left."
     alt = "One held-out task before and after one gradient step"
     if not desk.live.side_by_side:
-        caption = "An episode before adapting, and one after each gradient step, one after the other."
+        caption = "One episode before adapting, then one after each gradient step."
         alt = "One held-out task before adapting and after each gradient step"
     figure = Figure(caption, moving=address(file, "image/gif"), still=address(still, "image/png"), alt=alt)
     return Section("motion", "One held-out task in motion", figures=[figure])
@@ -350,7 +368,7 @@ def learning(desk: Desk) -> Section | None:
         if others := {str(c.config["scored_in"]) for c in desk.material.contenders[:FEW] if c.config.get("scored_in")}:
             caption += f" {OTHER_REWARDS.capitalize()} {', '.join(sorted(others))}."
         if desk.alone and np.isfinite(reached := _most(lines[-1])):
-            caption += f" Nine tenths of the gain were there after {reached:.2g} {spoken}."
+            caption += f" Nine tenths of the gain were reached after {reached:.2g} {spoken}."
         file = "learning" if name == "env_steps_total" else "learning-seconds"
         section.draw(panels.learning(desk.path(file), lines, words), caption)
     return section if section.figures else None
@@ -416,11 +434,15 @@ def tuning(desk: Desk) -> Section | None:
     table, lines = made
     section = Section("tuning", "Same tuning effort", tables=[table])
     section.lead = (
-        "Every rule's (first) step size, and where a rate_lr is named the meta step size of what it learns, was chosen "
-        "from one grid by its return on validation tasks, trained from a seed that is not reported. Other settings are "
-        "common, apart from what makes a rule; they may suit some better."
+        "Every rule's (first) step size, and the meta step size of what it learns if a rate_lr is given, were chosen "
+        "from the same grid by the return on validation tasks, after training with a seed that is not reported. All "
+        "other settings are shared, except those that define a rule; they may suit some rules better than others."
     )
     if lines:
         drawn = rate_panels.tuning(desk.path("tuning"), lines, desk.colors)
-        section.draw(drawn, "Filled: chosen. Flat lines forgive a poor first guess; a choice at an end asks for more.")
+        section.draw(
+            drawn,
+            "Filled: chosen. Where a line is flat, the choice matters little; a choice at an end calls for a wider "
+            "grid.",
+        )
     return section

@@ -108,10 +108,12 @@ def read(folders: Sequence[Path]) -> Material:
     for folder in folders:
         existing(folder, "folder")
         if not any((folder / name).exists() for name in RUN + COMPARISON):
-            raise InputError(f"{folder}: expected a run folder or a comparison folder, found nothing of either there")
+            raise InputError(f"{folder}: expected a run folder or a comparison folder, found files of neither")
     compared = [folder for folder in folders if any((folder / name).exists() for name in COMPARISON)]
     if compared and len(folders) > 1:
-        raise InputError(f"expected run folders, or one comparison folder alone, got {len(folders)} with {compared[0]}")
+        raise InputError(
+            f"expected run folders, or one comparison folder alone, got {len(folders)}, one is {compared[0]}"
+        )
     return read_comparison(folders[0]) if compared else read_runs(folders)
 
 
@@ -137,9 +139,9 @@ def fault(result: Any) -> str | None:
     if absent := [name for name in needed if name not in result]:
         return f"has no {absent[0]!r}"
     if not all(isinstance(result[name], dict) for name in ("protocol", "task", "references")):
-        return "protocol, task or references are not tables"
+        return "protocol, task or references is not a JSON object"
     if not all(isinstance(result[name], str | int) for name in ("fingerprint", "seed", "split")):
-        return "fingerprint, seed or split are no plain values"
+        return "fingerprint, seed or split is neither text nor an integer"
     try:
         tables = [np.asarray(result[name], dtype=np.float64) for name in TABLES]
         columns = [
@@ -149,9 +151,9 @@ def fault(result: Any) -> str | None:
         return "holds something other than numbers, or rows of different lengths"
     shape = tables[0].shape
     if len(shape) != 2 or 0 in shape or any(table.shape != shape for table in tables):
-        return "tables of scores do not fit each other"
+        return "tables of scores are empty or differ in shape"
     if any(column.shape != shape[:1] for column in columns):
-        return "constants or references do not fit the scores"
+        return "constants or references do not have one value per scored task"
     if not all(np.isfinite(table).all() for table in [*tables, *columns]):
         return "holds numbers that are not finite"
     return None
@@ -178,7 +180,7 @@ def read_runs(folders: Sequence[Path]) -> Material:
         key = json.dumps({**DEFAULTS, **config, "seed": 0}, sort_keys=True) if config else str(folder)
         if config and any(config.get("seed") == other[1].get("seed") for other in groups.get(key, [])):
             material.missing.append(
-                (f"{folder.name} repeats a run that is already here", "it was left out: same configuration and seed")
+                (f"{folder.name} repeats another of these runs", "it was left out: same configuration and seed")
             )
             continue
         groups.setdefault(key, []).append(record)
@@ -216,7 +218,7 @@ def _looked_at_alike(records: list[Record], missing: Missing) -> list[Record]:
             if result["split"] not in splits:
                 kept.setdefault(name, result)
             elif name not in {named[look] for look in names}:
-                what = f"evaluation/{name}.json of {folder.name} is a look that not all of these runs had"
+                what = f"evaluation/{name}.json of {folder.name} has a protocol that not all of these runs share"
                 missing.append((what, "it was left out: evaluate the others with the same flags"))
         found.append((folder, config, kept))
     return found
@@ -251,7 +253,7 @@ def _refuse_unequal(material: Material) -> None:
             told = [clean(pair.results[split][0]["protocol"].get("episodes")) for pair in (contenders[0], one)]
             if told[0] != told[1]:
                 raise InputError(
-                    f"{contenders[0].label} and {one.label} adapt on {told[0]} and {told[1]} episodes a step "
+                    f"{contenders[0].label} and {one.label} adapt on {told[0]} and {told[1]} episodes per step "
                     f"on {split}: not comparable; pass --episodes to evaluate.py, or make a page for each"
                 )
 
@@ -333,7 +335,7 @@ def _read_run(folder: Path, material: Material) -> Record:
             missing.append((f"evaluation/{source.name}: {wrong}", "evaluate the run again"))
         elif now is not None and found.get("iteration", now) != now:
             what = f"evaluation/{source.name} of {folder.name} is of iteration {clean(found['iteration'])}"
-            missing.append((f"{what}, the last checkpoint of {now}", "it was left out: evaluate again"))
+            missing.append((f"{what}, but the last checkpoint of {now}", "it was left out: evaluate again"))
         else:
             results[clean(source.stem)] = found
     return folder, config, results
@@ -404,14 +406,14 @@ def read_comparison(folder: Path) -> Material:
     Raises:
         InputError: see `experiments.contenders.budget.refuse_unequal`.
     """
-    material, again = Material([], compared=True), "run the comparison again with the same output: it goes on"
+    material, again = Material([], compared=True), "run the comparison again with the same --output: it continues"
     tuning = read_json(folder / "tuning.json", material.missing, again)
     if isinstance(tuning, list):
         material.tuning = [trial for trial in tuning if isinstance(trial, dict)]
     written = read_json(folder / "comparison.json", material.missing, again)
     if not isinstance(written, dict):
         jobs = len(list((folder / "jobs").glob("*.json")))
-        material.missing.insert(0, (f"the comparison is not finished; {jobs} jobs are", again))
+        material.missing.insert(0, (f"the comparison is not finished ({jobs} jobs are)", again))
         return material
     config = written.get("config") if isinstance(written.get("config"), dict) else {}
     if isinstance(written.get("system"), dict):
@@ -474,14 +476,14 @@ def _refuse_unequal_results(results: Mapping[str, Any], config: Mapping[str, Any
     numbers = [config.get(key) for key in ("env_steps", "steps", "episodes")]
     told = all(all(key in result for key in needed) for found in sound.values() for result in found)
     if not told or not all(isinstance(number, int) for number in numbers):
-        missing.append(("what every rule had spent was not recorded", "that budgets were equal is not checked here"))
+        missing.append(("the budget spent by each rule was not recorded", "equal budgets could not be checked"))
         return
     try:
         refuse_unequal(sound, budget=numbers[0], episodes=numbers[1] * numbers[2])
     except InputError:
         raise
     except (KeyError, TypeError, IndexError, ValueError):
-        missing.append(("what every rule had spent cannot be read", "that budgets were equal is not checked here"))
+        missing.append(("the budget spent by each rule cannot be read", "equal budgets could not be checked"))
 
 
 def _contender(
@@ -505,7 +507,7 @@ def _contender(
         missing.append(
             (
                 f"{label}: {diverged} of {len(found)} seeds diverged",
-                "its numbers are those of the others, which flatters it",
+                "its numbers are those of the other seeds, which flatters it",
             )
         )
     return Contender(label, own, kept, diverged=diverged, remembers=contender(rule).remembers)

@@ -131,7 +131,7 @@ def _reach_cell(reach: Array | None) -> Cell:
     if not reach.any():
         return Cell("within", 0.0)
     if not np.isfinite(reach).all():
-        return Cell("a constant that never varied", math.inf)
+        return Cell("a constant that training never varies", math.inf)
     middle, largest = float(np.median(reach)), float(reach.max())
     shown = f"{t.number(100 * middle, 0)} % (up to {t.number(100 * largest, 0)} %)"
     return Cell(shown, middle)
@@ -427,14 +427,14 @@ def headline(contenders: Sequence[Contender], reference: Contender, split: str) 
             f"On tasks it was not trained on, the return {change} {t.said(now, places)} "
             f"{steps_words(best, split)}{data}."
         )
-    first = f"{best.label} returns most, {t.said(now, places)} {steps_words(best, split)}"
+    first = f"{best.label} has the highest return, {t.said(now, places)} {steps_words(best, split)}"
     second = ranked(contenders, split)[1]
     rivals = {second.label: second} | ({} if reference is best else {reference.label: reference})
     told = []
     for label, rival in rivals.items():
         pair = paired(best, rival, split)
         if pair is None:
-            return f"{first}; it does not share seeds and tasks with {label}, so that differences cannot be paired."
+            return f"{first}; it does not share seeds and tasks with {label}, so differences cannot be paired."
         gap = interval(pair[0] - pair[1])
         sure = "includes zero: may be chance" if gap.low <= 0.0 <= gap.high else "clear of zero"
         sure = "of a single score: may be chance" if math.isnan(gap.low) else sure
