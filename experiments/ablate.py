@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
     episodes = max(one.steps * one.episodes for one in configs.values())
     refuse_unequal(results, budget=config.env_steps, episodes=episodes)
     if broken(results[REFERENCE]):
-        raise DivergedError("the reference diverged, and everything is compared with it: begin with other settings")
+        raise DivergedError("the reference diverged, so nothing can be compared with it; start from other settings")
     about = {"config": config.model_dump(mode="json"), "vary": options.vary, "results": results}
     publish(options.output, ABLATION, "\n".join(table(config, options, results)), about)
     whole = {name: found for name, found in results.items() if not broken(found)}
@@ -122,7 +122,7 @@ def variants(config: Config, options: Options) -> dict[str, Config]:
     for field, found in varied.items():
         for text, one in found.items():
             if one == config:
-                raise InputError(f"{field}={text} is the configuration's own value, the {REFERENCE}; leave it out")
+                raise InputError(f"{field}={text} is the value that the {REFERENCE} already has; leave it out")
     chosen = [{}, *({field: text} for field, found in varied.items() for text in found)]
     if options.grid:
         chosen = [

@@ -25,7 +25,7 @@ def one_held_out(benchmark: Benchmark, split: str, index: int, constants: Sequen
     """
     scored = Protocol(split=split, constants=tuple(constants))
     if not 0 <= index < scored.tasks:
-        raise InputError(f"expected a task of 0 to {scored.tasks - 1}, those that runs are scored on, got {index}")
+        raise InputError(f"expected a task index from 0 to {scored.tasks - 1}, as runs are scored on, got {index}")
     tasks = held_out_tasks(benchmark, scored)
     return tasks if constants else {name: value[index : index + 1] for name, value in tasks.items()}
 

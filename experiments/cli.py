@@ -47,13 +47,15 @@ def stored(file: Path, argv: Sequence[str]) -> Config:
             allows.
     """
     try:
-        config = Config.model_validate_json(existing(file, "file of a configuration").read_bytes())
+        config = Config.model_validate_json(existing(file, "configuration file").read_bytes())
     except ValidationError as error:
-        raise InputError(f"{file}: expected a configuration, as config.json of a run; {describe(error)}") from error
+        raise InputError(f"{file}: expected a configuration, such as a run's config.json; {describe(error)}") from error
     for name, path in imports(vars(config)).items():
         if name not in given(argv):
             flag = f"--{name.replace('_', '-')} {path}"
-            raise InputError(f"{file} imports {path}, no part of metarl; allow it with {flag}, or choose another")
+            raise InputError(
+                f"{file} imports {path}, which is not part of metarl; allow it with {flag}, or choose another file"
+            )
     return config
 
 
@@ -64,7 +66,10 @@ def start(name: str, argv: Sequence[str]) -> Config:
         InputError: the name is that of a folder, or see `stored` and `preset`.
     """
     if Path(name).is_dir():
-        raise InputError(f"{name} is a folder: begin with {Path(name) / 'config.json'}, or go on with --resume {name}")
+        raise InputError(
+            f"{name} is a folder, expected a preset or a file; start from {Path(name) / 'config.json'}, or continue "
+            f"the run with --resume {name}"
+        )
     return stored(Path(name), argv) if name.endswith(".json") else preset(name)
 
 
@@ -75,7 +80,7 @@ def preset(name: str) -> Config:
         InputError: there is no such preset.
     """
     if name in BENCHMARKS and name not in PRESETS:
-        raise InputError(f"{name!r} is a benchmark: expected a preset, which --benchmark {name} then changes")
+        raise InputError(f"{name!r} is a benchmark, expected a preset; choose one and add --benchmark {name}")
     config: Config = choose("preset", name, PRESETS)[1]
     return config
 
@@ -119,7 +124,7 @@ def refuse_unread(fields: Iterable[str], read: Iterable[str]) -> None:
     unread = sorted(set(fields) - set(read))
     if unread:
         flags = ", ".join("--" + name.replace("_", "-") for name in unread)
-        raise InputError(f"{flags}: nothing that was chosen reads it; leave it out, or choose what does")
+        raise InputError(f"{flags}: unused with these settings; leave it out, or choose settings that use it")
 
 
 def parse_config(kind: type[Options], argv: Sequence[str], description: str | None) -> tuple[Config, Options]:
@@ -130,7 +135,7 @@ def parse_config(kind: type[Options], argv: Sequence[str], description: str | No
     """
     named = bool(argv) and not argv[0].startswith("-")
     if not named and not {"-h", "--help"} & set(argv):
-        raise InputError(f"expected a preset: {', '.join(PRESETS)}; or --help")
+        raise InputError(f"expected a preset first: {', '.join(PRESETS)}; see --help")
     base = start(argv[0], argv) if named else Config()
     fields: list[tuple[str, Any, Any]] = [
         (name, Annotated[info.annotation, tyro.conf.arg(help=_help(name))], field(default=getattr(base, name)))

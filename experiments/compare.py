@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
     if "rate" in given(argv):
         raise InputError("--rate: step sizes are tuned; give a grid of them, such as --rates 0.1 0.3")
     if "rule" in given(argv) and all("rule" in contender(name).changes for name in names):
-        raise InputError("--rule: nobody in this comparison takes it; name rules by --rules")
+        raise InputError("--rule has no effect, since every contender here sets its own rule; name rules with --rules")
     refuse_another(options.output, COMPARISON, config.benchmark)
     refuse_tuning_seeds(config.seed, options.seeds)
     read: set[str] = set()
@@ -120,7 +120,9 @@ def main(argv: list[str]) -> None:
     results = {name: [finished[job.key] for job in jobs if job.label == name] for name in names}
     refuse_unequal(results, budget=config.env_steps, episodes=config.steps * config.episodes)
     if broken(results[names[-1]]):
-        raise DivergedError(f"{names[-1]} diverged, and the others are compared with it: name another one last")
+        raise DivergedError(
+            f"{names[-1]} diverged, and the others are compared with it, as it is named last; name another one last"
+        )
     report(config, options, tuned, results)
 
 
@@ -167,7 +169,7 @@ def ends(tried: Mapping[str, Sequence[Config]], chosen: Mapping[str, Config]) ->
             sizes, best = sorted({getattr(config, field) or 0.0 for config in configs}), getattr(chosen[name], field)
             if len(sizes) > 1 and best in (sizes[0], sizes[-1]):
                 which = "smallest" if best == sizes[0] else "largest"
-                notes.append(f"note: the {field} of {name}, {best:g}, is the {which} that was tried")
+                notes.append(f"note: the {field} of {name}, {best:g}, is the {which} tried; extend the grid")
     return notes
 
 

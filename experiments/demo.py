@@ -65,7 +65,7 @@ def trained(name: str, config: Config, device: torch.device) -> tuple[Path, Setu
     if done.env_steps < config.env_steps:
         done = train(setup, folder, done, save_every=10)
     else:
-        print(f"  found trained in {folder}; remove the folder to train again")
+        print(f"  already trained in {folder}; remove the folder to train again")
     return folder, setup, done
 
 

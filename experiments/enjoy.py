@@ -104,13 +104,13 @@ def refuse(options: Options) -> None:
     """
     if options.constants and (options.split, options.index) != (Options.split, Options.index):
         raise InputError(
-            f"--constants names a task of your own, got --split {options.split} --index {options.index}, too; "
-            "leave one out"
+            f"expected either --constants or a held-out task, got both (--split {options.split} --index "
+            f"{options.index}); leave one out"
         )
     if (options.steps or 0) < 0 or (options.episodes is not None and options.episodes < 1):
         raise InputError(f"expected steps >= 0 and episodes >= 1, got {options.steps} and {options.episodes}")
     if options.fps is not None and not 1 <= options.fps <= FASTEST:
-        raise InputError(f"expected 1 to {FASTEST} pictures a second, got --fps {options.fps}")
+        raise InputError(f"expected 1 to {FASTEST} frames per second, got --fps {options.fps}")
     if options.output is not None and (options.output.suffix.lower() != ".gif" or options.output.is_dir()):
         raise InputError(f"expected an output that ends in .gif, got {options.output}")
 
@@ -126,8 +126,8 @@ def refuse_without_picture(setup: Setup, task: Params) -> None:
     if not drawing.has_picture(family, {name: 0.0 for name in state}):
         known = ", ".join(sorted(drawn.__name__ for drawn in drawing.PICTURES))
         raise InputError(
-            f"{type(family).__name__} has no drawing, expected a family that has: {known}, any with x and y in its "
-            "state, and variants of these; evaluate.py gives the returns in numbers"
+            f"{type(family).__name__} cannot be drawn; expected one of {known}, a family with x and y in its state, "
+            "or a variant of these; evaluate.py prints the returns as numbers"
         )
 
 
@@ -172,7 +172,7 @@ def open_screen() -> Any:
         raise InputError(f"no display for --window ({error}); leave it out to get a GIF") from error
     if driver in HEADLESS and os.environ.get("SDL_VIDEODRIVER") != driver:  # unless the user asked for it by name
         pygame.display.quit()
-        raise InputError("no display for --window was found here; leave it out to get a GIF")
+        raise InputError("no display was found for --window; leave it out to get a GIF")
     return pygame
 
 

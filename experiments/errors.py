@@ -53,7 +53,7 @@ def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
         except KeyboardInterrupt as error:
             number = error.signal if isinstance(error, Stopped) else signal.SIGINT
             return _fail(
-                "interrupted; what is saved is kept: go on with --resume (a run), else with the same command",
+                "interrupted; saved work is kept: continue a run with --resume, anything else with the same command",
                 128 + number,
             )
         return 0

@@ -206,7 +206,7 @@ def main(argv: list[str]) -> None:
     for result in results:
         broken = [str(one["diverged"]) for one in [result, *result.get("curves", [])] if "diverged" in one]
         if broken:
-            raise DivergedError(f"nothing can be compared, a run diverged: {broken[0]}")
+            raise DivergedError(f"a run diverged, so nothing can be compared: {broken[0]}")
     about = {
         "config": config.model_dump(mode="json"),
         "options": asdict(options) | {"output": options.output.name},
@@ -229,13 +229,20 @@ def refuse(config: Config, options: Options) -> Setup:
         raise InputError(f"expected seeds, tasks, rollouts, workers and adaptation steps >= 1, got {options}")
     refuse_tuning_seeds(config.seed, options.seeds)
     if options.rollouts < config.steps or not options.rates or min(options.rates) <= 0.0:
-        raise InputError(f"expected positive rates, and a rollout for each of {config.steps} steps, got {options}")
+        raise InputError(
+            f"expected positive rates and rollouts >= {config.steps}, one per adaptation step, got {options}"
+        )
     if options.rows < 1 or options.rollout < 1 or options.rollout % options.rows or options.rollout % PASS:
-        raise InputError(f"expected a rollout that {options.rows} rows and {PASS} minibatches divide; pass --rollout")
+        raise InputError(
+            f"expected a rollout divisible by {options.rows} rows and by {PASS} minibatches, got {options.rollout}; "
+            "change --rollout or --rows"
+        )
     setup = build(config, torch.device("cpu"))
     refuse_live("PPO", setup.benchmark.family)
     if config.inner_loss not in {"lvc", "vpg"}:
-        raise InputError(f"PPO's gradient is that of the inner losses lvc and vpg, got {config.inner_loss}")
+        raise InputError(
+            f"expected an inner loss with PPO's gradient, lvc or vpg, got {config.inner_loss}; pass --inner-loss lvc"
+        )
     try:
         env = TaskVecEnv(setup.benchmark.family, setup.benchmark.sample("train", 1, generator=stream(0, "spaces")))
         adaptation_settings(setup.plan.support, env, 2)
@@ -259,7 +266,7 @@ def tune(config: Config, options: Options) -> tuple[dict[str, float], list[dict[
     one = job(config, options, "validation", options.tuning_tasks, trials, TUNING_SEED)
     result = run_all([one], options.output / "jobs", options.workers)[one.key]
     if "diverged" in result:
-        raise DivergedError(f"the learner that PPO was to be tuned on diverged: {result['diverged']}")
+        raise DivergedError(f"PPO could not be tuned, since the learner diverged: {result['diverged']}")
     chosen, told = {}, []
     for way in WAYS:
         areas = {curve["rate"]: area(result, curve) for curve in result["curves"] if curve["way"] == way}

@@ -118,7 +118,8 @@ def crew(folder: Path, workers: int) -> Iterator[Work]:
     others = sum(by != code() for by in makers.values())
     if others:
         print(
-            f"note: {others} of {len(makers)} jobs in {folder} were finished by other code; delete them to do them anew"
+            f"note: {others} of {len(makers)} jobs in {folder} were run by another version of the code; delete them to "
+            "run them again"
         )
 
 
@@ -157,7 +158,7 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
                 worker.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise OSError(
-                    "a worker process was killed, perhaps for want of memory, of which fewer --workers need less; "
-                    "finished jobs are kept: give the same command again"
+                    "a worker process was killed, perhaps because memory ran out (fewer --workers need less); "
+                    "finished jobs are kept: run the same command again"
                 ) from error
             raise

@@ -90,12 +90,12 @@ def _imported(kind: str, name: str, path: str) -> Any:
         return operator.attrgetter(attribute.strip())(importlib.import_module(module.strip()))
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME, installed or found by"
-            " PYTHONPATH (. is this folder)"
+            f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME, installed or on"
+            " PYTHONPATH (. is the current folder)"
         ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME") from error
     except Exception as error:  # third-party code may raise anything
         raise InputError(
-            f"{kind} {name!r} cannot be imported, {type(error).__name__}: {error}; mend the module"
+            f"{kind} {name!r} cannot be imported, {type(error).__name__}: {error}; fix the module"
         ) from error

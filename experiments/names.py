@@ -151,7 +151,7 @@ def _foresight(params: Params) -> UpdateRule:
 
 def _cavia(config: Config, params: Params) -> UpdateRule:
     if config.context == 0:
-        raise InputError("the rule cavia adapts context inputs and the policy has none: pass --context 5, or as many")
+        raise InputError("the rule cavia adapts context inputs, and the policy has none; pass --context 5, for example")
     return Masked(SGD(config.rate), "context", params)
 
 
@@ -218,8 +218,8 @@ def seeing_actions(config: Config, loss: losses.Loss) -> losses.Loss:
         return loss
     if loss not in (losses.vpg, losses.lvc):
         raise InputError(
-            "--action-baseline: expected an inner loss of advantages (vpg, lvc, learned ones), got "
-            f"{config.inner_loss}; leave it out, or pass --no-action-baseline where the preset has it"
+            "--action-baseline: expected an inner loss that uses advantages (vpg, lvc or a learned one), got "
+            f"{config.inner_loss}; leave it out, or pass --no-action-baseline if the preset sets it"
         )
     return ActionBaseline(loss)
 
@@ -316,7 +316,9 @@ def _baseline(config: Config, counted: str) -> Baseline:
     """
     baseline: Baseline = choose("baseline", config.baseline, BASELINES)()
     if isinstance(baseline, CrossFitted) and (episodes := getattr(config, counted)) % 2:
-        raise InputError(f"baseline cross-fitted halves the episodes: expected even {counted}, got {episodes}")
+        raise InputError(
+            f"baseline cross-fitted halves the episodes: expected an even number of {counted}, got {episodes}"
+        )
     return baseline
 
 
@@ -327,7 +329,10 @@ def _reptile(config: Config, learner: Learner) -> Reptile:
         InputError: the inner loss has parameters to learn.
     """
     if isinstance(learner.inner, torch.nn.Module) and next(learner.inner.parameters(), None) is not None:
-        raise InputError(f"reptile moves the initialization alone, and {config.inner_loss!r} has to learn: use descent")
+        raise InputError(
+            f"reptile trains only the initialization, and inner loss {config.inner_loss!r} has parameters to learn; "
+            "use --meta-optimizer descent"
+        )
     return Reptile(step_size=config.lr)
 
 

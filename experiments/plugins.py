@@ -92,7 +92,10 @@ def own_policy(config: Config, family: TaskFamily) -> Policy:
         raise InputError(f"policy {name!r} scales its own inputs; pass --no-scale-inputs, or --policy mlp")
     found, spaces = choose_or_import("policy", name, POLICIES), (family.observation_space, family.action_space)
     if not callable(found):
-        raise InputError(f"policy {name!r} is of type {type(found).__name__}; expected what makes one from spaces")
+        raise InputError(
+            f"policy {name!r} is of type {type(found).__name__}; expected a function or class that takes the "
+            "observation space and the action space"
+        )
     with seeded(config.seed, "policy"):
         _refuse_faults(
             f"policy {name!r}", check_policy(found, *spaces), f"policy {name} --benchmark {config.benchmark}"
@@ -116,11 +119,11 @@ def own_rule(config: Config, policy: Policy) -> UpdateRule:
             rule = found(params)
         except Exception as error:  # third-party code may raise anything
             raise InputError(
-                f"rule {name!r}, called with the parameters it is to step, raised {type(error).__name__}: {error}; "
-                "expected a function or class of them alone, as in examples/own_rule.py"
+                f"rule {name!r}, called with the policy's parameters, raised {type(error).__name__}: {error}; "
+                "expected a function or class that needs nothing else, as in examples/own_rule.py"
             ) from error
         if not isinstance(rule, UpdateRule):
-            raise InputError(f"rule {name!r} gave a {type(rule).__name__}; expected a metarl.rules.UpdateRule")
+            raise InputError(f"rule {name!r} returned a {type(rule).__name__}; expected a metarl.rules.UpdateRule")
         try:
             refuse_misfit(rule, params)
         except ValueError as error:
@@ -140,7 +143,7 @@ def own_loss(kind: str, name: str, family: TaskFamily, *, seed: int) -> Loss:
         raise InputError(f"{kind} {name!r} is of type {type(found).__name__}; expected a loss, or its class")
     with seeded(seed, "objective"):
         told = check_loss(found, sizes=loss_sizes(family), discrete=isinstance(family.action_space, Discrete))
-        _refuse_faults(f"{kind} {name!r}, of a loss or its class", told, f"loss {name}")
+        _refuse_faults(f"{kind} {name!r} (expected a loss or its class)", told, f"loss {name}")
     with seeded(seed, "objective"):
         loss: Loss = found() if isinstance(found, type) else copy.deepcopy(found)  # runs must not share a module
     return loss

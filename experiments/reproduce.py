@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
     if options.workers < 1 or (options.env_steps is not None and options.env_steps < 1):
         raise InputError(f"expected workers and env_steps >= 1, got {options.workers} and {options.env_steps}")
     if options.env_steps is not None and options.output is None:
-        raise InputError("--env-steps makes a trial and not the table, whose folder it must not take: give an --output")
+        raise InputError("--env-steps makes a trial run, which must not overwrite the table's folder; pass an --output")
     output = options.output if options.output is not None else Path("results") / f"reproduce-{options.table}"
     protocols = tuple(dict.fromkeys(row.protocol for row in table.rows))
     changes = {} if options.env_steps is None else {"env_steps": options.env_steps}

@@ -74,7 +74,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device("cpu" if name == "auto" else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not to be had here; use --device cpu") from error
+        raise InputError(f"device {name!r} is not available; use --device cpu") from error
     return device
 
 
@@ -108,10 +108,13 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{folder}: another process is at work there; wait for it, or stop it first") from error
+            raise InputError(
+                f"{folder}: another process is using this folder; wait for it, or stop it first"
+            ) from error
         except OSError as error:  # not every file system has locks
             warnings.warn(
-                f"{folder} cannot be locked, {error.strerror}: let no other process write there", stacklevel=3
+                f"{folder} cannot be locked ({error.strerror}); make sure that no other process writes to it",
+                stacklevel=3,
             )
         yield
 
@@ -123,7 +126,7 @@ def create(config: Config, folder: Path, device: torch.device) -> None:
         InputError: the folder already holds a run that has a checkpoint, or may still save one, or has finished.
     """
     if (folder / "config.json").exists() and not _came_to_nothing(folder, alone=True):
-        advice = f"or go on with --resume {folder}" if _resumable(folder) else f"as {_without_checkpoint(folder)}"
+        advice = f"or continue it with --resume {folder}" if _resumable(folder) else f"as {_without_checkpoint(folder)}"
         raise InputError(f"{folder} already holds a run; choose another --output, {advice}")
     machine = system(device) | {"plugins": fingerprints(config.model_dump(mode="json"))}
     (folder / "command.txt").write_text(shlex.join(["python", *sys.argv]) + "\n")
@@ -184,8 +187,8 @@ def _without_checkpoint(folder: Path) -> str:
         return "its checkpoints were removed"
     if _came_to_nothing(folder):
         return "it ended before its first checkpoint; train again with the same --output"
-    gone = f"process {status['process']} of {status['host']} is gone" if "process" in status else "nobody writes there"
-    return f"it has no checkpoint yet; wait for its first, or remove the folder if {gone}"
+    gone = f"process {status['process']} on {status['host']} has ended" if "process" in status else "no process uses it"
+    return f"it has no checkpoint yet; wait for one, or remove the folder if {gone}"
 
 
 def system(device: torch.device) -> dict[str, Any]:
@@ -256,8 +259,8 @@ def refuse_contradiction(folder: Path, config: Mapping[str, Any]) -> None:
         # extending the budget writes the checkpoint first and the file a moment later
         if name != "env_steps" and told.get(name, value) != value:
             raise InputError(
-                f"{file} says {name} = {told[name]!r}, and the checkpoint that it was trained with {value!r}: "
-                "expected a run as train.py left it"
+                f"{file} says {name} = {told[name]!r}, but the checkpoint was trained with {value!r}; expected the "
+                "file as train.py wrote it: undo the change"
             )
 
 
@@ -277,7 +280,10 @@ def warn_of_changes(folder: Path, before: Mapping[str, Mapping[str, str]], confi
     replaced = {name: was for name, was in before.get("packages", {}).items() if now["packages"][name] != was}
     if packages and replaced:
         told = ", ".join(f"{name} {now['packages'][name]} instead of {was}" for name, was in replaced.items())
-        warnings.warn(f"{folder}: goes on with {told}, not with the bits of a run without a break", stacklevel=2)
+        warnings.warn(
+            f"{folder}: continues with {told}; results may not match an uninterrupted run bit for bit",
+            stacklevel=2,
+        )
 
 
 def load(
@@ -314,8 +320,8 @@ def load(
     if refused := [name for name in imported(state["config"]) if name not in allowed]:
         flags = " ".join(f"--plugin {name}" for name in refused)
         raise InputError(
-            f"{folder}: the run imports {', '.join(refused)}, no part of metarl; allow it with {flags}, or in Python "
-            f"plugins={refused}"
+            f"{folder}: the run imports {', '.join(refused)}, not part of metarl; allow it with {flags}, or in Python "
+            f"with plugins={refused}"
         )
     if resume:
         torch.set_num_threads(state["threads"])
@@ -330,7 +336,9 @@ def load(
     if state["generator"].shape == setup.generator.get_state().shape:
         setup.generator.set_state(state["generator"])
     elif resume:
-        raise InputError(f"{folder}: trained on another kind of device than {device}; go on there, with --device")
+        raise InputError(
+            f"{folder}: trained on another kind of device than {device}; resume on that kind, with --device"
+        )
     setup.task_generator.set_state(state["task_generator"])
     warn_of_changes(folder, state.get("made_by", {}), config, packages=resume)
     return setup, Progress(state["iteration"], state["env_steps"])

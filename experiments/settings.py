@@ -16,11 +16,11 @@ from experiments.errors import InputError
 from experiments.lookup import choose
 
 FIXED = {
-    "benchmark": "scores on other tasks are no measure of a setting",
-    "horizon": "returns of longer episodes are others",
-    "seed": "all are trained from the same seeds, of which --seeds tells how many",
-    "env_steps": "all are trained for the same number of environment steps, which --env-steps tells",
-    "compile": "it changes how long training takes, and not what comes of it",
+    "benchmark": "scores on different benchmarks cannot be compared",
+    "horizon": "returns of shorter and longer episodes cannot be compared",
+    "seed": "all settings are trained with the same seeds, as many as --seeds says",
+    "env_steps": "all settings are trained for the same number of environment steps, set by --env-steps",
+    "compile": "it changes how long training takes, not its result",
 }
 """Fields that cannot be varied, and why."""
 
@@ -63,7 +63,9 @@ def read(words: Sequence[str]) -> dict[str, str]:
         if name in FIXED:
             raise InputError(f"{name} cannot be varied: {FIXED[name]}; leave it out")
         if name in found:
-            raise InputError(f"expected every setting once, got {name} again in {word!r}; put a comma between values")
+            raise InputError(
+                f"expected every setting once, got {name} again in {word!r}; separate its values by commas"
+            )
         found[name] = text
     return found
 
@@ -129,7 +131,7 @@ def _dimension(config: Config, field: str, text: str) -> Range | tuple[str, ...]
         return found
     low, high = (getattr(changed(config, {field: end}), field) for end in (first, last))
     if not {type(low), type(high)} <= {int, float}:
-        raise InputError(f"{field}: expected values, as a range is of numbers, got {text}; put commas between them")
+        raise InputError(f"{field}: expected a range of numbers, got {text}; list the values, separated by commas")
     if low >= high:
-        raise InputError(f"{field}: expected a range from its smaller end to its larger, got {text}")
+        raise InputError(f"{field}: expected a range low..high with low < high, got {text}")
     return Range(low, high, whole=isinstance(low, int))

@@ -41,8 +41,8 @@ def viewers(folder: Path, config: Config, project: str | None) -> dict[str, Call
     stored = _read(file)
     if project not in (None, stored["project"]):
         raise InputError(
-            f"{folder} is tracked in project {stored['project']!r}, got --track {project}; leave --track out to go on "
-            f"there, or remove {file} to start anew"
+            f"{folder} is tracked in project {stored['project']!r}, got --track {project}; leave --track out to "
+            f"continue there, or remove {file} to start again"
         )
     return {NAME: lambda: WeightsAndBiases(folder, config, **stored)}
 
@@ -52,7 +52,7 @@ def _read(file: Path) -> dict[str, str]:
         stored = json.loads(file.read_text())
         return {"project": str(stored["project"]), "id": str(stored["id"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is damaged; remove it to track the run anew") from error
+        raise InputError(f"{file} is damaged; remove it to start tracking again") from error
 
 
 class WeightsAndBiases:

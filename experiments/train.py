@@ -185,8 +185,8 @@ def refuse_configuration(argv: Sequence[str]) -> None:
     changes += ["--" + name.replace("_", "-") for name in sorted(given(argv) - {"env_steps"})]
     if changes:
         raise InputError(
-            f"--resume goes on with the run's own configuration, got {changes[0]}; leave it out, or give more "
-            "--env-steps"
+            f"--resume uses the run's own configuration, got {changes[0]}; leave it out (only --env-steps may be "
+            "given, to train for longer)"
         )
 
 
@@ -228,8 +228,8 @@ def try_out(setup: Setup) -> None:
         collect(learner.policy, learner.policy.initial(), family, task, 2, generator=noise)
     except Exception as error:  # third-party code may raise anything
         raise InputError(
-            f"benchmark {config.benchmark!r} cannot be played, {type(error).__name__}: {error}; {told} says in words "
-            "what is wrong"
+            f"benchmark {config.benchmark!r} cannot be played, {type(error).__name__}: {error}; {told} describes what "
+            "is wrong"
         ) from error
     if config.compile:  # programs would be compiled for other numbers of episodes than training's
         return
@@ -239,8 +239,8 @@ def try_out(setup: Setup) -> None:
         return
     except Exception as error:
         raise InputError(
-            f"{', '.join(own.values())}: nothing can be adapted, {type(error).__name__}: {error}; {told} says in words "
-            "what is wrong, if it is not that the parts do not go together"
+            f"{', '.join(own.values())}: adapting failed, {type(error).__name__}: {error}; {told} describes what is "
+            "wrong, unless each part works and only their combination fails"
         ) from error
 
 
@@ -278,8 +278,8 @@ def train_logged(setup: Setup, log: MetricsLog, done: runs.Progress, watch: Watc
                     stop.obey()
         if not worked:
             raise NonFiniteError(
-                f"none of {done.iteration} iterations could be finished, as something in each was not finite: lower "
-                "--rate, or look at what is your own with check.py"
+                f"none of {done.iteration} iterations could be completed, since each met numbers that are not finite; "
+                "lower --rate, or check your own parts with check.py"
             )
         ending = {"status": "finished"}
     except Exception as error:

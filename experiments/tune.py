@@ -111,7 +111,9 @@ def main(argv: list[str]) -> None:
     trials = search(config, where, options)
     ranked = sorted((trial for trial in trials if not trial.fault), key=lambda trial: -trial.score)
     if not ranked:
-        raise DivergedError(f"none of {len(trials)} trials has a score: look elsewhere; the first: {trials[0].fault}")
+        raise DivergedError(
+            f"none of {len(trials)} trials has a score, the first because of: {trials[0].fault}; search other values"
+        )
     best = ranked[0].config
     runs.write_json(options.output / "best.json", best.model_dump(mode="json"))
     about = {
@@ -238,7 +240,7 @@ def table(config: Config, options: Options, trials: Sequence[Trial]) -> list[str
         "",
         f"{options.seeds} seed{'s' * (options.seeds > 1)} from {TUNING_SEED} on, {options.held_out} validation tasks; "
         f"{about_intervals(final(trials[0].results))}.",
-        "The best of many is partly luck: report what it comes to from other seeds and on test tasks.",
+        "The best of many trials is partly luck: report its scores with other seeds and on test tasks.",
     ]
 
 

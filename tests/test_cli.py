@@ -68,14 +68,16 @@ def test_a_file_that_is_no_configuration_is_refused_in_one_line(
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert train.main([str(file)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {file}: expected a configuration, as config.json of a run; ")
+    assert error.startswith(f"error: {file}: expected a configuration, such as a run's config.json; ")
     assert message in error and error.count("\n") == 1 and len(error) < 400
 
 
 @pytest.mark.parametrize("field", ["benchmark", "scored_in", "policy", "rule", "inner_loss", "outer_loss"])
 def test_a_file_has_nothing_imported_that_no_flag_names(field: str, tmp_path: Path) -> None:
     file, flag = written(tmp_path / "theirs.json", **{field: "hostile:boom"}), f"--{field.replace('_', '-')}"
-    with pytest.raises(InputError, match=f"theirs.json imports hostile:boom, no part of metarl; allow it with {flag}"):
+    with pytest.raises(
+        InputError, match=f"theirs.json imports hostile:boom, which is not part of metarl; allow it with {flag}"
+    ):
         parsed(file)
     assert getattr(parsed(file, flag, "hostile:boom"), field) == "hostile:boom"
     assert getattr(parsed(file, f"{flag}=mine:one"), field) == "mine:one"
@@ -84,9 +86,12 @@ def test_a_file_has_nothing_imported_that_no_flag_names(field: str, tmp_path: Pa
 def test_a_command_line_begins_with_a_preset_or_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv in ([], ["--seed", "1"], ["--rule", "maml", "navigation-fixed"]):
         assert train.main(argv) == 2
-        assert "error: expected a preset: cartpole-polarity" in capsys.readouterr().err
+        assert "error: expected a preset first: cartpole-polarity" in capsys.readouterr().err
     assert train.main([str(tmp_path)]) == 2
-    assert f"{tmp_path} is a folder: begin with {tmp_path / 'config.json'}, or go on" in capsys.readouterr().err
+    assert (
+        f"{tmp_path} is a folder, expected a preset or a file; start from {tmp_path / 'config.json'}, or continue"
+        in capsys.readouterr().err
+    )
     file = written(tmp_path / "config.json")
     assert train.main(["--resume", file]) == train.main([file, "--output", file]) == 2
     assert capsys.readouterr().err.count(f"{file} is a file; expected a folder") == 2
@@ -136,7 +141,7 @@ def test_what_nobody_reads_is_refused() -> None:
     unread = {"max_rate", "online_rate", "signal_hidden", "signal_actions", "signal_effects", "perturbation", "pairs"}
     assert set(Config.model_fields) - read == unread | {"max_kl"}
     for name in unread:
-        with pytest.raises(InputError, match=f"--{name.replace('_', '-')}: nothing that was chosen reads it"):
+        with pytest.raises(InputError, match=f"--{name.replace('_', '-')}: unused with these settings"):
             refuse_unread({name, "rate"}, read)
     refuse_unread({"rate", "seed", "env_steps"}, read)
 
@@ -147,7 +152,7 @@ def test_a_contender_with_a_network_of_its_own_refuses_another(
 ) -> None:
     argv = ["cartpole-polarity", "--policy", "examples.own_policy:residual", "--rules", "maml", name]
     assert compare.main([*argv, "--output", str(tmp_path / "out")]) == 2
-    assert f"{name} has a network of its own: expected --policy mlp" in capsys.readouterr().err
+    assert f"{name} has its own network: expected --policy mlp" in capsys.readouterr().err
 
 
 def test_every_script_of_settings_refuses_what_nothing_reads(
@@ -155,7 +160,7 @@ def test_every_script_of_settings_refuses_what_nothing_reads(
 ) -> None:
     for script in (estimators, finetune):
         assert script.main(["navigation-fixed", "--max-kl", "0.3", "--output", str(tmp_path / "out")]) == 2
-        assert "--max-kl: nothing that was chosen reads it" in capsys.readouterr().err
+        assert "--max-kl: unused with these settings" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -164,9 +169,12 @@ def test_what_some_contender_reads_can_be_given_to_a_comparison(
 ) -> None:
     argv = ["navigation-fixed", "--output", str(tmp_path / "out"), "--online-rate", "0.1", "--rules", "maml"]
     assert compare.main(argv) == 2
-    assert "--online-rate: nothing that was chosen reads it" in capsys.readouterr().err
+    assert "--online-rate: unused with these settings" in capsys.readouterr().err
     assert compare.main([*argv, "meta-sgd", "--rule", "per-layer"]) == 2
-    assert "--rule: nobody in this comparison takes it; name rules by --rules" in capsys.readouterr().err
+    assert (
+        "--rule has no effect, since every contender here sets its own rule; name rules with --rules"
+        in capsys.readouterr().err
+    )
     assert compare.main([*argv, "--rate", "0.1"]) == 2
     assert "--rate: step sizes are tuned; give a grid of them, such as --rates 0.1 0.3" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -131,18 +131,21 @@ EQUAL = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.update(fingerprint="g"), "other and maml were measured on other tasks"),
-        (lambda r: r.update(task={"x": [2.0]}), "measured on other tasks"),
-        (lambda r: r["protocol"].update(score_episodes=3), "measured on other tasks or scored otherwise"),
-        (lambda r: r["protocol"].update(seed=3), "measured on other tasks or scored otherwise"),
-        (lambda r: r["protocol"].update(tasks=2), "measured on other tasks or scored otherwise"),
-        (lambda r: r["protocol"].update(constants=["goal_x=0.4"]), "measured on other tasks or scored otherwise"),
+        (lambda r: r.update(fingerprint="g"), "other and maml were evaluated on different tasks"),
+        (lambda r: r.update(task={"x": [2.0]}), "evaluated on different tasks"),
+        (lambda r: r["protocol"].update(score_episodes=3), "evaluated on different tasks or scored differently"),
+        (lambda r: r["protocol"].update(seed=3), "evaluated on different tasks or scored differently"),
+        (lambda r: r["protocol"].update(tasks=2), "evaluated on different tasks or scored differently"),
+        (
+            lambda r: r["protocol"].update(constants=["goal_x=0.4"]),
+            "evaluated on different tasks or scored differently",
+        ),
         (lambda r: r.update(training_env_steps=399), "other: expected training for 400 environment steps, got 399"),
         (lambda r: r.update(training_env_steps=500), "expected training for 400 environment steps, got 500"),
-        (lambda r: r.update(reported=2), "other: expected 2 episodes of adaptation at most, got 4"),
+        (lambda r: r.update(reported=2), "other: expected at most 2 episodes of adaptation, got 4"),
         (  # on one of its tasks
             lambda r: r["adaptation_episodes"].append([0.0, 3.0, 6.0]),
-            "other: expected 2 episodes of adaptation at most, got 3",
+            "other: expected at most 2 episodes of adaptation, got 3",
         ),
     ],
 )

@@ -150,15 +150,18 @@ WRONG = {
     "training split": (["--split", "train"], "training tasks cannot be evaluated on"),
     "training task": (["--constants", "goal_x=0.2012", "goal_y=0.1001"], "expected a held-out one, such as goal_x=0."),
     "unknown split": (["--split", "tset"], "has no split 'tset'"),
-    "index": (["--index", "100"], "expected a task of 0 to 99"),
+    "index": (["--index", "100"], "expected a task index from 0 to 99"),
     "unknown constant": (["--constants", "gaol_x=0.1"], "no constant 'gaol_x'"),
     "a constant twice": (["--constants", "goal_x=0.7", "goal_x=0.8"], "expected every constant once"),
-    "a split and a task": (["--split", "validation", "--constants", "goal_x=0.7"], "got --split validation --index 0"),
-    "an index and a task": (["--index", "7", "--constants", "goal_x=0.7"], "got --split test --index 7, too"),
+    "a split and a task": (
+        ["--split", "validation", "--constants", "goal_x=0.7"],
+        "got both (--split validation --index 0)",
+    ),
+    "an index and a task": (["--index", "7", "--constants", "goal_x=0.7"], "got both (--split test --index 7)"),
     "steps": (["--steps", "-1"], "expected steps >= 0"),
     "episodes": (["--episodes", "0"], "episodes >= 1"),
-    "too fast": (["--fps", "51"], "expected 1 to 50 pictures a second"),
-    "no time": (["--fps", "0"], "expected 1 to 50 pictures a second"),
+    "too fast": (["--fps", "51"], "expected 1 to 50 frames per second"),
+    "no time": (["--fps", "0"], "expected 1 to 50 frames per second"),
     "no GIF": (["--output", "film.mp4"], "ends in .gif"),
 }
 
@@ -190,7 +193,7 @@ def test_families_without_a_drawing_are_told_which_have_one(
     capsys.readouterr()
     assert enjoy.main([folder]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "has no drawing" in error
+    assert error.count("\n") == 1 and "cannot be drawn; expected" in error
     for family in drawing.PICTURES:
         assert family.__name__ in error
 
@@ -269,7 +272,7 @@ def test_looking_for_a_display_prints_nothing() -> None:
     code = "from experiments import enjoy\ntry: enjoy.open_screen()\nexcept enjoy.InputError as error: print(error)"
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=ROOT, timeout=120)
-    assert done.stderr == "" and done.stdout.count("\n") == 1 and "no display for --window" in done.stdout
+    assert done.stderr == "" and done.stdout.count("\n") == 1 and "no display was found for --window" in done.stdout
 
 
 def test_without_pygame_one_line_says_how_to_get_it(

@@ -163,7 +163,7 @@ def test_told_to_stop_it_saves_the_iteration_under_way(
 
     monkeypatch.setattr(train, "rate_metrics", tell)
     assert train_tiny(tmp_path / "cut", "--no-evaluate") == 128 + number
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "continue a run with --resume" in capsys.readouterr().err
     assert signal.getsignal(number) == before
     assert checkpoints.load(tmp_path / "cut")["iteration"] == 3 < train.Watch.save_every
     assert json.loads((tmp_path / "cut" / "status.json").read_text())["status"] == "interrupted"
@@ -248,7 +248,7 @@ def test_a_run_of_another_device_is_opened_and_not_gone_on_with(
     setup, _ = runs.load(tmp_path / "run")
     assert all(torch.equal(p, state["learner"][name]) for name, p in setup.learner.state_dict().items())
     assert train.main(["--resume", str(tmp_path / "run")]) == 2
-    assert "trained on another kind of device than cpu; go on there, with --device" in capsys.readouterr().err
+    assert "trained on another kind of device than cpu; resume on that kind, with --device" in capsys.readouterr().err
 
 
 def test_a_resumed_run_is_looked_at_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +387,7 @@ WRONG_TRAINING = {
         "not how a rule decides at random",
     ),
     "credit of one task": (["navigation-corners-best", "--tasks", "1"], "compares a task's outcome"),
-    "no preset": ([], "expected a preset"),
+    "no preset": ([], "expected a preset first"),
     "unknown preset": (["navigation-fixd"], "did you mean 'navigation-fixed'?"),
     "unknown benchmark": (["navigation-fixed", "--benchmark", "cartpole-polarty"], "did you mean 'cartpole-polarity'?"),
     "unknown rule": (["navigation-fixed", "--rule", "metasgd"], "did you mean 'meta-sgd'?"),
@@ -409,11 +409,11 @@ WRONG_TRAINING = {
     "no threads": (["navigation-fixed", "--threads", "0"], "expected threads >= 1, got 0"),
     "a rate for a rule that has its own": (
         ["navigation-fixed", "--rule", "examples.own_rule:SignSGD", "--rate=0.03"],
-        "--rate: nothing that was chosen reads it; leave it out, or choose what does",
+        "--rate: unused with these settings; leave it out, or choose settings that use it",
     ),
     "units for a policy that has its own": (
         ["navigation-fixed", "--policy", "examples.own_policy:residual", "--hidden", "9"],
-        "--hidden: nothing that was chosen reads it",
+        "--hidden: unused with these settings",
     ),
     "scaled inputs of a policy that has its own": (
         ["navigation-fixed", "--policy", "examples.own_policy:residual", "--scale-inputs"],
@@ -427,29 +427,35 @@ WRONG_TRAINING = {
         ["navigation-fixed", "--policy", "examples.own_policy:Residual"],
         "python experiments/check.py policy examples.own_policy:Residual --benchmark navigation-fixed says what else",
     ),
-    "no policy": (["navigation-fixed", "--policy", "math:pi"], "of type float; expected what makes one from spaces"),
+    "no policy": (
+        ["navigation-fixed", "--policy", "math:pi"],
+        "of type float; expected a function or class that takes the observation space",
+    ),
     "flags that change nothing": (
         ["navigation-fixed", "--rule=maml", "--max-kl", "0.1", "--parameterisation", "free", "--no-signal-effects"],
-        "--max-kl, --parameterisation, --signal-effects: nothing that was chosen reads it",
+        "--max-kl, --parameterisation, --signal-effects: unused with these settings",
     ),
-    "no file": (["no/such/config.json"], "no/such/config.json: no such file of a configuration; check the path"),
+    "no file": (["no/such/config.json"], "no/such/config.json: no such configuration file; check the path"),
     "odd halves": (["navigation-fixed", "--baseline", "cross-fittd"], "unknown baseline"),
     "action baseline": (
         ["navigation-fixed", "--inner-loss", "dice", "--action-baseline"],
-        "expected an inner loss of advantages",
+        "expected an inner loss that uses advantages",
     ),
     "one half too many": (
         ["navigation-fixed", "--baseline", "cross-fitted", "--episodes", "5"],
-        "even episodes, got 5",
+        "an even number of episodes, got 5",
     ),
     "and in the query": (
         ["navigation-fixed", "--baseline", "cross-fitted", "--query-episodes", "7"],
-        "even query_episodes, got 7",
+        "an even number of query_episodes, got 7",
     ),
-    "a benchmark for a preset": (["navigation-holes"], "which --benchmark navigation-holes then changes"),
+    "a benchmark for a preset": (
+        ["navigation-holes"],
+        "expected a preset; choose one and add --benchmark navigation-holes",
+    ),
     "a rule that wants more": (
         ["navigation-fixed", "--rule", "metarl.rules:SGD"],
-        "raised TypeError: must be real number, not dict; expected a function or class of them alone",
+        "raised TypeError: must be real number, not dict; expected a function or class that needs nothing else",
     ),
     "nothing to compile": (
         ["navigation-fixed", "--benchmark", "tests.test_gymnasium_family:pendulum", "--compile"],
@@ -457,7 +463,7 @@ WRONG_TRAINING = {
     ),
     "reptile learns no loss": (
         ["navigation-fixed", "--inner-loss", "learned-reward", "--meta-optimizer", "reptile"],
-        "has to learn: use descent",
+        "has parameters to learn; use --meta-optimizer descent",
     ),
     "cavia without context": (["navigation-fixed", "--rule", "cavia"], "pass --context 5"),
     "not a path": (["navigation-fixed", "--benchmark", "my_family"], "or give package.module:NAME"),
@@ -708,7 +714,7 @@ def test_a_stored_configuration_cannot_have_anything_else_imported(
         run = tmp_path / field
         checkpoints.save(run, state | {"config": state["config"] | {field: "hostile:boom"}}, 1)
         assert evaluate.main([str(run)]) == 2
-        assert "the run imports hostile:boom, no part of metarl; allow it with --plugin" in capsys.readouterr().err
+        assert "the run imports hostile:boom, not part of metarl; allow it with --plugin" in capsys.readouterr().err
 
 
 def test_step_sizes_fall_linearly_over_the_budget_also_when_resumed() -> None:
@@ -984,7 +990,10 @@ def test_a_diverging_step_size_loses_and_ends_nothing(tmp_path: Path, capsys: py
         ("--rates 0.1 -1", "expected positive rates and rate_lrs"),
         ("--rate-lrs 0", "expected positive rates and rate_lrs"),
         *(
-            (f"--rules {name} maml --benchmark tests.test_gymnasium_family:pendulum", f"{name} begins episodes again")
+            (
+                f"--rules {name} maml --benchmark tests.test_gymnasium_family:pendulum",
+                f"{name} restarts episodes one by one",
+            )
             for name in ("rl2", "ppo-randomized", "ppo-fine-tuned", "recurrent-ppo")
         ),
     ],
@@ -1030,7 +1039,7 @@ def test_a_configuration_that_was_edited_is_refused(tmp_path: Path, capsys: pyte
     step = next((run / "checkpoints").glob("step_*"))
     for argv in ([str(run)], [str(step)]):
         assert evaluate.main([*argv, "--tasks", "2"]) == 2
-        assert "says lr = 0.5, and the checkpoint that it was trained with 0.01" in capsys.readouterr().err
+        assert "says lr = 0.5, but the checkpoint was trained with 0.01" in capsys.readouterr().err
     assert train.main(["--resume", str(run), "--env-steps", "4000"]) == 2
     runs.write_json(run / "config.json", config)
     assert train.main(["--resume", str(run), "--env-steps", "4000", "--no-evaluate"]) == 0
@@ -1060,7 +1069,7 @@ def test_software_that_has_changed_since_is_told(tmp_path: Path, monkeypatch: py
     with pytest.warns(UserWarning, match=edited) as told:
         assert evaluate.main([str(run), *allow, "--tasks", "2"]) == 0
     assert len(told) == 1
-    replaced = re.escape(f"goes on with numpy 0.0 instead of {metadata.version('numpy')}, not")
+    replaced = re.escape(f"continues with numpy 0.0 instead of {metadata.version('numpy')}; results may not")
     with pytest.warns(UserWarning, match=edited), pytest.warns(UserWarning, match=replaced):
         assert train.main([*resume, "800"]) == 0
     assert train.main([*resume, "1000"]) == 0  # said once
@@ -1079,7 +1088,7 @@ def test_a_run_is_trained_by_one_process(tmp_path: Path, capsys: pytest.CaptureF
         assert other.stdout is not None and other.stdout.readline()
         for flags in (["--resume", str(run), "--env-steps", "9000"], ["navigation-fixed", "--output", str(run)]):
             assert train.main(flags) == 2
-            assert f"{run}: another process is at work there; wait for it, or stop it" in capsys.readouterr().err
+            assert f"{run}: another process is using this folder; wait for it, or stop it" in capsys.readouterr().err
         other.kill()
     assert train.main(["--resume", str(run), "--no-evaluate"]) == 0
 
@@ -1089,7 +1098,9 @@ def test_a_file_system_without_locks_is_told_and_trained_on(tmp_path: Path, monk
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(runs.fcntl, "flock", none)
-    with pytest.warns(UserWarning, match="run cannot be locked, Function not implemented: let no other process write"):
+    with pytest.warns(
+        UserWarning, match=r"run cannot be locked \(Function not implemented\); make sure that no other process"
+    ):
         assert train_tiny(tmp_path / "run", "--no-evaluate") == 0
 
 
@@ -1099,7 +1110,7 @@ def test_whoever_has_the_lock_knows_that_a_run_has_ended(tmp_path: Path) -> None
     run.mkdir()
     runs.write_json(run / "config.json", {})
     runs.write_json(run / "status.json", runs.running() | {"process": 1})
-    with pytest.raises(InputError, match="it has no checkpoint yet; wait for its first"):
+    with pytest.raises(InputError, match="it has no checkpoint yet; wait for one"):
         runs.load(run / ".")
     assert train_tiny(run, "--no-evaluate") == 0
 
@@ -1180,7 +1191,9 @@ def test_the_folder_of_a_run_that_failed_at_once_is_free_and_any_other_is_not(
     assert train_tiny(run, "--no-evaluate") == 2
     (run / "status.json").unlink()
     assert train_tiny(run, "--no-evaluate") == 2
-    assert capsys.readouterr().err.count("already holds a run; choose another --output, or go on with --resume") == 2
+    assert (
+        capsys.readouterr().err.count("already holds a run; choose another --output, or continue it with --resume") == 2
+    )
     shutil.rmtree(run / "checkpoints")  # by somebody who needed the room, and keeps the rest
     (run / "status.json").write_text('{"status": "finished", "iterations": 20}')
     assert train_tiny(run, "--no-evaluate") == train.main(["--resume", str(run)]) == 2
@@ -1204,14 +1217,14 @@ def test_a_run_killed_before_its_first_checkpoint_leaves_a_free_folder(
         json.dumps(dead | {"process": os.getppid()})
     )  # which might still be at work, if nobody has a lock
     assert train.main(["--resume", str(run)]) == 2
-    assert f"or remove the folder if process {os.getppid()} of {dead['host']} is gone" in capsys.readouterr().err
+    assert f"or remove the folder if process {os.getppid()} on {dead['host']} has ended" in capsys.readouterr().err
     for other, words in (
-        (dead | {"host": "elsewhere"}, f"or remove the folder if process {dead['process']} of elsewhere is gone"),
-        ({"status": "running"}, "or remove the folder if nobody writes there"),  # by an earlier version
+        (dead | {"host": "elsewhere"}, f"or remove the folder if process {dead['process']} on elsewhere has ended"),
+        ({"status": "running"}, "or remove the folder if no process uses it"),  # by an earlier version
     ):
         status.write_text(json.dumps(other))
         assert train_tiny(run, "--no-evaluate") == train.main(["--resume", str(run)]) == 2
-        assert capsys.readouterr().err.count(f"it has no checkpoint yet; wait for its first, {words}\n") == 2
+        assert capsys.readouterr().err.count(f"it has no checkpoint yet; wait for one, {words}\n") == 2
     status.write_text(json.dumps(dead))
     assert train_tiny(run, "--no-evaluate") == 0
     assert json.loads(status.read_text())["status"] == "finished"
@@ -1243,10 +1256,10 @@ def test_the_demo_goes_on_where_it_was_interrupted_and_repeats_nothing(
     trained = len(calls)
     assert demo.main([]) == 0
     second = capsys.readouterr().out
-    assert len(calls) == trained and second.count("found trained") == 2
+    assert len(calls) == trained and second.count("already trained") == 2
 
     def tables(text: str) -> list[str]:
-        return [line for line in text.splitlines() if line.startswith("  ") and "found" not in line]
+        return [line for line in text.splitlines() if line.startswith("  ") and "already trained" not in line]
 
     assert tables(second) == tables(first)[-len(tables(second)) :]
 

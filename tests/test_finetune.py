@@ -204,9 +204,9 @@ def test_curves_are_scored_at_doubling_numbers_of_rollouts_and_weighed_by_steps(
         ("--steps 0", "adaptation steps >= 1"),
         ("--seed 999", "seed 1000 tunes"),
         ("--rates 0", "positive rates"),
-        ("--steps 3", "a rollout for each of 3 steps"),
-        ("--rollout 15", "2 rows and 4 minibatches divide"),
-        ("--inner-loss dice", "inner losses lvc and vpg, got dice"),
+        ("--steps 3", "rollouts >= 3, one per adaptation step"),
+        ("--rollout 15", "divisible by 2 rows and by 4 minibatches, got 15"),
+        ("--inner-loss dice", "lvc or vpg, got dice; pass --inner-loss lvc"),
         ("--rule unit-norm", "not a step size a parameter"),
         ("--rule meta-curvature", "learned rates inside PPO: the rule Chain is not a step size"),
         ("--time-limit bootstrap", "time_limit='terminal'"),
@@ -224,4 +224,4 @@ def test_a_family_that_lives_elsewhere_is_refused(tmp_path: Path, capsys: pytest
     more = ["--benchmark", "tests.test_gymnasium_family:pendulum", "--output", str(tmp_path / "out")]
     assert finetune.main(["navigation-fixed", *more]) == 2
     error = capsys.readouterr().err
-    assert "PPO begins episodes again one by one" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert "PPO restarts episodes one by one" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())

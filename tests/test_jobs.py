@@ -97,8 +97,8 @@ def test_jobs_that_other_code_has_finished_are_told(
         patch.setattr(jobs_module, "code", lambda: "other")
         found = run_all(jobs, tmp_path / "jobs", 1)
     assert found == {job.key: {"number": job.number} for job in jobs}
-    told = f"note: 1 of 2 jobs in {tmp_path / 'jobs'} were finished by other code; delete them to do them anew"
-    assert told in capsys.readouterr().out
+    told = f"note: 1 of 2 jobs in {tmp_path / 'jobs'} were run by another version of the code; delete them to run"
+    assert f"{told} them again\n" in capsys.readouterr().out
     run_all(jobs, tmp_path / "jobs", 1)
     assert told in capsys.readouterr().out  # the second is the other's now
 
@@ -171,7 +171,7 @@ def test_a_job_that_fails_ends_the_others(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path: Path) -> None:
     jobs = [Note(str(tmp_path), 0), Note(str(tmp_path), 1, kills=True)]
-    with pytest.raises(OSError, match="a worker process was killed, .* give the same command again"):
+    with pytest.raises(OSError, match="a worker process was killed, .* run the same command again"):
         run_all(jobs, tmp_path / "jobs", 1)
     assert len(list((tmp_path / "jobs").glob("*.json"))) == 1
 

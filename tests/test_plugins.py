@@ -394,7 +394,7 @@ def test_what_is_no_loss_is_refused(
 
 def test_a_loss_from_outside_has_no_action_baseline(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["cartpole-polarity", "--inner-loss", "their_plugin:loss", "--action-baseline"]) == 2
-    assert "--action-baseline: expected an inner loss of advantages" in capsys.readouterr().err
+    assert "--action-baseline: expected an inner loss that uses advantages" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -439,10 +439,10 @@ def test_all_that_a_run_imports_is_allowed_by_a_flag_each(installed: str, tmp_pa
     assert sources.read([Path(run)]).missing[0] == told
     assert evaluate.main(["--tasks", "2", "--steps", "1", *allowed, run]) == 0
     with pytest.raises(
-        InputError, match="imports their-short, their-rule, no part of metarl; allow it with --plugin t"
+        InputError, match="imports their-short, their-rule, not part of metarl; allow it with --plugin t"
     ):
         runs.load(run, plugins="their_plugin:loss")
-    with pytest.raises(InputError, match=r"or in Python plugins=\['their-short', 'their-rule'\]$"):
+    with pytest.raises(InputError, match=r"or in Python with plugins=\['their-short', 'their-rule'\]$"):
         runs.load(run, plugins="their_plugin:loss")
 
 
@@ -450,5 +450,5 @@ def test_a_run_of_which_nothing_worked_has_not_finished(plugin: str, tmp_path: P
     run = tmp_path / "run"
     argv = ["navigation-fixed", "--rule", "maml", "--rate", "1e38", *TINY, "--no-evaluate", "--output", str(run)]
     assert train.main(argv) == 4
-    assert "none of 1 iterations could be finished" in capsys.readouterr().err
+    assert "none of 1 iterations could be completed" in capsys.readouterr().err
     assert '"failed"' in (run / "status.json").read_text()

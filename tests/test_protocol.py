@@ -176,8 +176,11 @@ def test_step_sizes_at_the_end_of_what_was_tried_are_told() -> None:
     chosen = {"inside": tried[2], "both": tried[0], "alone": Config(rate=0.3)}
     told = compare.ends({"inside": tried, "both": tried, "alone": [Config(rate=0.3)]}, chosen)
     assert told == [
-        "note: the rate_lr of inside, 0.003, is the smallest that was tried",
-        "note: the rate of both, 0.1, is the smallest that was tried",
-        "note: the rate_lr of both, 0.003, is the smallest that was tried",
+        "note: the rate_lr of inside, 0.003, is the smallest tried; extend the grid",
+        "note: the rate of both, 0.1, is the smallest tried; extend the grid",
+        "note: the rate_lr of both, 0.003, is the smallest tried; extend the grid",
     ]
-    assert compare.ends({"up": tried}, {"up": tried[5]})[0] == "note: the rate of up, 1, is the largest that was tried"
+    assert (
+        compare.ends({"up": tried}, {"up": tried[5]})[0]
+        == "note: the rate of up, 1, is the largest tried; extend the grid"
+    )

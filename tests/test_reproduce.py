@@ -92,7 +92,7 @@ def test_every_table_can_be_built_and_measures_what_exists(name: str) -> None:
         (["tiny", "--seeds", "0"], "1 to 1000"),
         (["tiny", "--columns", "bst"], "did you mean 'best'"),
         (["tiny", "--env-steps", "0"], "expected workers and env_steps >= 1, got 2 and 0"),
-        (["tiny", "--env-steps", "200"], "whose folder it must not take: give an --output"),
+        (["tiny", "--env-steps", "200"], "which must not overwrite the table's folder; pass an --output"),
         (["tiny", "--workers", "0"], "expected workers and env_steps >= 1, got 0 and None"),
     ],
 )

@@ -93,7 +93,9 @@ def refuse_policy(who: str, config: Config) -> None:
         InputError: it has its own network and the policy is not the default ``mlp``.
     """
     if contender(who).own_network and config.policy != "mlp":
-        raise InputError(f"{who} has a network of its own: expected --policy mlp, got {config.policy}; leave one out")
+        raise InputError(
+            f"{who} has its own network: expected --policy mlp, got {config.policy}; leave out either {who} or --policy"
+        )
 
 
 def refuse_live(who: str, family: TaskFamily) -> None:
@@ -104,6 +106,6 @@ def refuse_live(who: str, family: TaskFamily) -> None:
     """
     if getattr(family, "live", False):
         raise InputError(
-            f"{who} begins episodes again one by one: expected a family of tensors, got {type(family).__name__}, which "
-            "plays outside of torch and begins them together; choose another benchmark, or do without"
+            f"{who} restarts episodes one by one: expected a family of tensors, got {type(family).__name__}, which "
+            f"runs outside torch and restarts all episodes together; choose another benchmark, or leave {who} out"
         )

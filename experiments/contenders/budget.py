@@ -62,7 +62,7 @@ def refuse_unequal(results: Mapping[str, Sequence[Mapping[str, Any]]], budget: i
             run["protocol"][key] != first["protocol"][key] for key in SCORED
         ):
             raise InputError(
-                f"{name} and {first_name} were measured on other tasks or scored otherwise: not comparable"
+                f"{name} and {first_name} were evaluated on different tasks or scored differently: not comparable"
             )
         spent, last = run["training_env_steps"], run["last_iteration_env_steps"]
         if spent and not spent - last < budget <= spent:
@@ -72,5 +72,5 @@ def refuse_unequal(results: Mapping[str, Sequence[Mapping[str, Any]]], budget: i
         used = max(row[run["reported"]] for row in run["adaptation_episodes"])
         if used > episodes:
             raise InputError(
-                f"{name}: expected {episodes} episodes of adaptation at most, got {used:g}: not comparable"
+                f"{name}: expected at most {episodes} episodes of adaptation, got {used:g}: not comparable"
             )
