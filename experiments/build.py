@@ -186,7 +186,7 @@ def refuse_unseen(policy: Policy, rule: UpdateRule, family: TaskFamily) -> None:
     for layer in needed:
         if layer not in seen:
             raise InputError(
-                f"the rule reads what goes into {layer}, and the policy's network does not tell: expected one with "
+                f"the rule needs the inputs of {layer}, which the policy's network does not report: expected one with "
                 "`layer_inputs`, as metarl.MLP has; choose another rule, or --policy mlp"
             )
 
@@ -210,7 +210,7 @@ def _refuse_live(family: TaskFamily) -> None:
         InputError: the family's episodes live outside of torch.
     """
     if getattr(family, "live", False):
-        raise InputError("--compile: this family plays outside of torch and cannot be compiled; leave it out")
+        raise InputError("--compile: this family runs outside torch and cannot be compiled; leave it out")
 
 
 def _credit(config: Config) -> PreUpdateCredit | None:
@@ -275,7 +275,7 @@ def find_benchmark(name: str, horizon: int | None) -> Any:
     if isinstance(found, type) or callable(found) and not hasattr(found, "step"):
         return made(name, found, **({} if horizon is None else {"horizon": horizon}))
     if horizon is not None:
-        raise InputError(f"{name} is an object with a horizon of its own; leave --horizon out")
+        raise InputError(f"{name} is an object with its own horizon; leave --horizon out")
     return found
 
 
@@ -346,7 +346,7 @@ def build_outer_loss(config: Config, family: TaskFamily) -> Loss:
         loss = own_loss("outer loss", config.outer_loss, family, seed=config.seed)
     if isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None:
         raise InputError(
-            f"outer loss {config.outer_loss!r} learns: it would learn to be easy; expected one that does not"
+            f"outer loss {config.outer_loss!r} has parameters, which would learn to make it small; expected one without"
         )
     if not config.entropy_penalty:
         return loss
@@ -383,6 +383,6 @@ def _scoring(name: str, horizon: int | None, family: TaskFamily) -> TaskFamily:
     for what in ("observation_space", "action_space", "parameters", "horizon"):
         if getattr(scoring, what, None) != getattr(family, what, None):
             raise InputError(
-                f"scored_in: expected the {what} of the benchmark that is adapted to, and {name} has another"
+                f"scored_in: expected the {what} of the benchmark adapted to, but {name} has a different one"
             )
     return scoring

@@ -99,7 +99,7 @@ def refuse(protocol: Protocol) -> None:
         told = ", ".join(f"{name} {getattr(protocol, name)}" for name in COUNTS)
         raise InputError(f"expected tasks >= 1, episodes and score_episodes >= 1, steps >= 0, got {told}")
     if protocol.constants and protocol.split != Protocol.split:
-        raise InputError(f"--constants names a task of your own, got --split {protocol.split}, too; leave one out")
+        raise InputError(f"expected either --constants or --split, got both (--split {protocol.split}); leave one out")
 
 
 def refuse_pooling(folders: Sequence[Path], configs: Sequence[Config], done: Sequence[Progress]) -> None:
@@ -113,7 +113,9 @@ def refuse_pooling(folders: Sequence[Path], configs: Sequence[Config], done: Seq
         if config.model_copy(update={"seed": 0}) != configs[0].model_copy(update={"seed": 0}):
             raise InputError(f"{folder} differs from {folders[0]} in more than its seed; evaluate them one by one")
         if config.seed in [other.seed for other in configs[:i]]:
-            raise InputError(f"expected a seed for each run, got seed {config.seed} again in {folder}; leave it out")
+            raise InputError(
+                f"expected runs of different seeds, got seed {config.seed} again in {folder}; leave it out"
+            )
         if spent[i] != spent[0]:
             raise InputError(
                 f"{folders[0]} and {folder} were trained for {spent[0]:,} and {spent[i]:,} environment steps; train "
@@ -325,7 +327,7 @@ def refuse_met(benchmark: Benchmark, task: Params, constants: Sequence[str]) -> 
     )
     found = next((other for other in near if _is_held_out(benchmark, other)), None)
     told = "" if found is None else ", such as " + " ".join(f"{name}={found[name]:g}" for name in names)
-    raise InputError(f"training may have met this task: expected a held-out one{told}")
+    raise InputError(f"this task may occur in training: expected a held-out one{told}")
 
 
 def _is_held_out(benchmark: Benchmark, values: Mapping[str, float]) -> bool:

@@ -421,7 +421,7 @@ WRONG_TRAINING = {
     ),
     "a policy whose layers cannot be whitened": (
         ["navigation-fixed", "--policy", "examples.own_policy:residual", "--rule", "whitened-meta-sgd"],
-        "the rule reads what goes into network.module.0, and the policy's network does not tell",
+        "the rule needs the inputs of network.module.0, which the policy's network does not report",
     ),
     "a policy made otherwise": (
         ["navigation-fixed", "--policy", "examples.own_policy:Residual"],
@@ -506,7 +506,7 @@ WRONG_EVALUATION = {
     "training task": (["--constants", "goal_x=0.2012", "goal_y=0.1001"], "expected a held-out one, such as goal_x=0."),
     "no tasks": (["--tasks", "0"], "expected tasks >= 1"),
     "no episodes": (["--episodes", "0"], "expected tasks >= 1, episodes and score_episodes >= 1"),
-    "a split and a task": (["--split", "validation", "--constants", "goal_x=0.7"], "got --split validation, too"),
+    "a split and a task": (["--split", "validation", "--constants", "goal_x=0.7"], "got both (--split validation)"),
     "a constant twice": (["--constants", "goal_x=0.7", "goal_x=0.8"], "got goal_x again in 'goal_x=0.8'"),
 }
 
@@ -607,7 +607,7 @@ def test_several_seeds_are_evaluated_together_and_mixed_runs_refused(
     assert evaluate.main([*names, "--tasks", "5"]) == 2
     assert "differs from" in capsys.readouterr().err
     assert evaluate.main([*names[:2], names[0], "--tasks", "5"]) == 2
-    assert f"expected a seed for each run, got seed 0 again in {names[0]}; leave it out" in capsys.readouterr().err
+    assert f"expected runs of different seeds, got seed 0 again in {names[0]}; leave it out" in capsys.readouterr().err
     state = checkpoints.load(names[1])
     checkpoints.save(names[1], state | {"iteration": 1, "env_steps": 240}, 1)
     assert evaluate.main([*names[:2], "--tasks", "5"]) == 2
@@ -822,7 +822,7 @@ def test_only_the_same_tasks_can_score_the_adapted_policy() -> None:
         ("tests.test_experiments:LONGER", "horizon"),
     ):
         config = PRESETS["navigation-halfcircle-best"][1].model_copy(update={"scored_in": other})
-        with pytest.raises(InputError, match=f"scored_in: expected the {what} of .* and {other} has another"):
+        with pytest.raises(InputError, match=f"scored_in: expected the {what} of .* but {other} has a different one"):
             build(config, torch.device("cpu"))
 
 

@@ -376,7 +376,7 @@ def test_a_module_from_outside_is_built_with_anew(plugin: str) -> None:
             "their_plugin:rule",
             "takes 1 positional argument but 2 were given; python experiments/check.py loss",
         ),
-        ("outer", "their_plugin:signal", "it would learn to be easy"),
+        ("outer", "their_plugin:signal", "has parameters, which would learn to make it small"),
         ("inner", "their_plugin:losss", "cannot be imported"),
         ("inner", "their_plugin:Stateful", "the loss is another when called again"),
         ("inner", "their_plugin:infinite", "the loss is not finite"),
