@@ -58,8 +58,8 @@ class Advantages:
         """
         if self.scale == "tasks":
             raise ValueError(
-                "advantages of an inner loss: expected scale='task', got 'tasks'; a task is adapted to by itself, "
-                "and only the outer loss can weigh tasks against each other"
+                "advantages of an inner loss: expected scale='task', got 'tasks'; each task is adapted to on its own, "
+                "so only the outer loss can scale advantages over all tasks"
             )
 
     @torch.no_grad()

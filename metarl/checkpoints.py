@@ -82,13 +82,13 @@ def save(run: str | os.PathLike[str], state: Mapping[str, Any], step: int, *, ke
         OSError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
     """
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise CheckpointError(f"expected a step that is an integer of 0 or more, got {step!r}; count meta-iterations")
+        raise CheckpointError(f"expected step to be an integer of at least 0, got {step!r}; count meta-iterations")
     if step >= 10**18:
-        raise CheckpointError(f"expected a step of at most eighteen digits, got {step}; count meta-iterations")
+        raise CheckpointError(f"expected step to have at most 18 digits, got {step}; count meta-iterations")
     if isinstance(keep_last, bool) or not isinstance(keep_last, int) or keep_last < 1:
-        raise CheckpointError(f"expected keep_last that is an integer of 1 or more, got {keep_last!r}")
+        raise CheckpointError(f"expected keep_last to be an integer of at least 1, got {keep_last!r}")
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"expected a state that is a dict, got {type(state).__name__}; name its parts")
+        raise CheckpointError(f"expected state to be a dict, got {type(state).__name__}; give each part a name")
     plain = _plain(state, "state")
     folder = Path(run) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,11 +127,11 @@ def latest(run: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"expected a run folder with checkpoints/ at {run}, got another folder; check the path")
     name = _read_pointer(folder)
     if name is None:
-        came = "no step's name in it" if (folder / _LAST).exists() else "no such file"
-        raise CheckpointError(f"expected the pointer {folder / _LAST}, got {came}; {_advice(folder / 'none')}")
+        came = "a file that does not name a step" if (folder / _LAST).exists() else "no such file"
+        raise CheckpointError(f"expected a pointer file {folder / _LAST}, got {came}; {_advice(folder / 'none')}")
     if not (folder / name).is_dir():
         raise CheckpointError(
-            f"expected {name}, which {folder / _LAST} names, got no such folder; {_advice(folder / name)}"
+            f"expected {name}, to which {folder / _LAST} points, got no such folder; {_advice(folder / name)}"
         )
     return folder / name
 
@@ -178,23 +178,23 @@ def restore(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
         CheckpointError: names, shapes or dtypes differ (the first differences are listed), or a value is not finite.
     """
     if not isinstance(state_dict, Mapping):
-        raise CheckpointError(f"expected a state_dict, got {type(state_dict).__name__}; load(path) reads a checkpoint")
+        raise CheckpointError(f"expected a state_dict, got {type(state_dict).__name__}; use load(path)")
     own = module.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in state_dict]
-    wrong += [f"{name} is additional" for name in state_dict if name not in own]
+    wrong += [f"{name} is unexpected" for name in state_dict if name not in own]
     for name, here in own.items():
         there = state_dict.get(name, here)
         if not isinstance(there, Tensor):
-            wrong.append(f"{name} is a {type(there).__name__} and no tensor")
+            wrong.append(f"{name} is a {type(there).__name__}, not a tensor")
         elif (here.shape, here.dtype) != (there.shape, there.dtype):
-            wrong.append(f"{name} is {_describe(there)} and should be {_describe(here)}")
+            wrong.append(f"{name} is {_describe(there)} but should be {_describe(here)}")
         elif not _is_finite(there):
             wrong.append(f"{name} is not finite")
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise CheckpointError(
             f"expected the parameters of {type(module).__name__}, got {len(wrong)} differences: "
-            f"{', '.join(wrong[:4])}{more}; build it with the configuration that the checkpoint was made with"
+            f"{', '.join(wrong[:4])}{more}; build the module with the configuration that the checkpoint was made with"
         )
     module.load_state_dict(state_dict, strict=True)
 
@@ -202,25 +202,28 @@ def restore(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
 def _plain(value: Any, where: str, depth: int = 0) -> Any:
     """Copy nested tensors and plain values to the CPU; raise an error that names the first value of another type."""
     if depth > _DEPTH:
-        raise CheckpointError(f"expected at most {_DEPTH} levels, got more at {where[:60]}; is it a part of itself?")
+        raise CheckpointError(
+            f"expected at most {_DEPTH} nested levels, got more at {where[:60]}; does it contain itself?"
+        )
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Tensor):
         return _plain_tensor(value, where)
     if type(value) is float and not math.isfinite(value):
-        raise CheckpointError(f"expected finite numbers, got {value} at {where}; write None for 'not known'")
+        raise CheckpointError(f"expected finite numbers, got {value} at {where}; use None for an unknown value")
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping):
         for key in value:
             if type(key) not in (str, int):
-                raise CheckpointError(f"expected names or integers as keys, got {key!r} in {where}; rename it")
+                raise CheckpointError(f"expected strings or integers as keys, got {key!r} in {where}; rename it")
         return {key: _plain(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
     if type(value) in (list, tuple, torch.Size):
         items = (_plain(item, f"{where}.{i}", depth + 1) for i, item in enumerate(value))
         return list(items) if type(value) is list else tuple(items)
     raise CheckpointError(
-        f"expected tensors and plain values, got a {type(value).__name__} at {where}; convert it, as by torch.as_tensor"
+        f"expected tensors and plain values, got a {type(value).__name__} at {where}; convert it, such as with "
+        "torch.as_tensor"
     )
 
 
@@ -229,7 +232,7 @@ def _plain_tensor(value: Tensor, where: str) -> Tensor:
     if value.layout is not torch.strided or value.is_meta or value.is_quantized:
         raise CheckpointError(f"expected dense tensors with values, got {value.layout} at {where}; make it dense")
     if not _is_finite(value):
-        raise CheckpointError(f"expected finite numbers, got NaN or infinity at {where}; the run diverged before this")
+        raise CheckpointError(f"expected finite numbers, got NaN or infinity at {where}; the run had already diverged")
     return value.detach().to("cpu", copy=True)
 
 
@@ -302,7 +305,7 @@ def _new_temporary(folder: Path) -> Path:
             path.mkdir()
             return path
     raise OSError(
-        f"expected to make a temporary folder in {folder}, got a thousand leftovers; remove its .tmp-* folders"
+        f"expected a free name for a temporary folder in {folder}, got 1000 taken ones; remove its .tmp-* folders"
     )
 
 
@@ -376,8 +379,8 @@ def _advice(folder: Path) -> str:
         others = []
     for path in others:
         with contextlib.suppress(CheckpointError), _verified(path):
-            return f"the newest other good checkpoint is {path}, load it by name"
-    return "there is no other good checkpoint beside it, start anew"
+            return f"the newest other valid checkpoint is {path}, load that path instead"
+    return "there is no other valid checkpoint in this run, start a new one"
 
 
 def _load(folder: Path) -> dict[Any, Any]:
@@ -387,7 +390,8 @@ def _load(folder: Path) -> dict[Any, Any]:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged or hostile file may cause any error
             raise CheckpointError(
-                f"expected tensors and plain values in {folder / _STATE}, got what is refused ({type(error).__name__})"
+                f"expected tensors and plain values in {folder / _STATE}, got something that torch.load rejects "
+                f"({type(error).__name__})"
             ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"expected a dict in {folder / _STATE}, got a {type(state).__name__}")
@@ -399,10 +403,12 @@ def _load(folder: Path) -> dict[Any, Any]:
 def _refuse_more_than_stored(value: Any, where: str, seen: set[int], depth: int = 0) -> None:
     """Reject what would inflate a small file in memory: repeated parts, and tensors larger than their data."""
     if depth > _DEPTH:
-        raise CheckpointError(f"expected at most {_DEPTH} levels, got more at {where[:200]}")
+        raise CheckpointError(f"expected at most {_DEPTH} nested levels, got more at {where[:200]}")
     if isinstance(value, Tensor) and value.layout is torch.strided and value.numel() > 0:
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise CheckpointError(f"expected tensors no larger than what is stored, got {_describe(value)} at {where}")
+            raise CheckpointError(
+                f"expected tensors no larger than their stored data, got {_describe(value)} at {where}"
+            )
         identity = value.untyped_storage().data_ptr()
     elif isinstance(value, Mapping | list | tuple) and len(value) > 0:
         identity = id(value)
@@ -411,7 +417,7 @@ def _refuse_more_than_stored(value: Any, where: str, seen: set[int], depth: int 
     else:
         return
     if identity in seen:
-        raise CheckpointError(f"expected every part once, got one again at {where[:200]}")
+        raise CheckpointError(f"expected every part to occur once, got a repeated one at {where[:200]}")
     seen.add(identity)
 
 
@@ -427,7 +433,7 @@ def _verified(folder: Path) -> Any:
             raise CheckpointError(f"expected {_MANIFEST} and {_STATE} in {folder} and nothing else, got {names[:6]}")
         for name in names:
             if not stat.S_ISREG((folder / name).lstat().st_mode):
-                raise CheckpointError(f"expected a plain file at {folder / name}, got a link or something else")
+                raise CheckpointError(f"expected a regular file at {folder / name}, got a link or something else")
         manifest = _read_manifest(folder / _MANIFEST)
         file = (folder / _STATE).open("rb")
     except OSError as error:
@@ -441,7 +447,7 @@ def _check_file(file: IO[bytes], path: Path, manifest: Mapping[str, Any]) -> Non
     """Check size and SHA-256, and that the archive is not compressed, so that it cannot unpack to a larger size."""
     size = os.fstat(file.fileno()).st_size
     if size != manifest["size"]:
-        raise CheckpointError(f"expected {manifest['size']} bytes in {path}, got {size}: it was cut or changed")
+        raise CheckpointError(f"expected {manifest['size']} bytes in {path}, got {size}: it was truncated or changed")
     try:
         digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except OSError as error:
@@ -454,7 +460,7 @@ def _check_file(file: IO[bytes], path: Path, manifest: Mapping[str, Any]) -> Non
         with zipfile.ZipFile(file) as archive:
             stored = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError) as error:
-        raise CheckpointError(f"expected an archive of torch.save at {path}, got something else") from error
+        raise CheckpointError(f"expected an archive written by torch.save at {path}, got something else") from error
     if not stored:
         raise CheckpointError(
             f"expected an uncompressed archive at {path}, got a compressed one, which torch never writes"
@@ -471,9 +477,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"expected JSON without duplicates in {path}, got something else") from error
+        raise CheckpointError(f"expected JSON without duplicate keys in {path}, got something else") from error
     if not isinstance(manifest, dict) or manifest.get("format") != "metarl checkpoint":
-        raise CheckpointError(f"expected a manifest of metarl at {path}, got another program's")
+        raise CheckpointError(f"expected a manifest written by metarl at {path}, got another program's")
     schema, maker = manifest.get("schema"), str(manifest.get("metarl"))[:40]
     if type(schema) is not int:
         raise CheckpointError(f"expected an integer schema in {path}, got {str(schema)[:40]}")
@@ -499,5 +505,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build a JSON object, rejecting duplicate keys (JSON readers disagree on which one counts)."""
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return dict(pairs)

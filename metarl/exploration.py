@@ -147,7 +147,7 @@ def leads(batch: Batch) -> Tensor:
         ValueError: there is only one episode per task.
     """
     if batch.reward.shape[-1] < 2:
-        raise ValueError("coverage compares the episodes of a task: expected at least 2, got 1; pass --episodes 5, say")
+        raise ValueError("coverage compares the episodes of a task: expected at least 2, got 1; try --episodes 5")
     best = batch.reward.masked_fill(batch.mask == 0.0, float("-inf")).amax(-2)
     second = best.topk(2, -1).values[..., 1:]
     lead = (best - second).clamp_min(0.0)
@@ -197,7 +197,7 @@ def _refuse_misfits(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
     )
     plain = [_settings(one.policy) for one in learners]
     if any(one != plain[0] for one in plain[1:]):
-        raise ValueError("the policies differ in how they are made, such as their activation: explore them one by one")
+        raise ValueError("the policies differ in their settings, such as the activation: explore them one by one")
     for other in others:  # the first policy acts for all, with the learned parameters of each
         for name, x in first.items():
             if name not in other or not torch.equal(x, other[name]):
@@ -215,10 +215,12 @@ def refuse_no_credit(learner: Learner, plan: Plan, tasks: int) -> None:
         return
     who = "credit for exploring" if learner.credit is not None else f"the rule {type(learner.rule).__name__}"
     if tasks < 2:
-        raise ValueError(f"{who} compares a task's outcome with that of others: expected at least 2 tasks, got {tasks}")
+        raise ValueError(
+            f"{who} compares a task's outcome with those of others: expected at least 2 tasks, got {tasks}"
+        )
     if learner.every_step and plan.steps > 1:
         raise ValueError(
-            f"{who} counts what the adapted policy earns alone: expected every_step=0 or one step, got "
+            f"{who} counts only returns of the adapted policy: expected every_step=0 or one step, got "
             f"every_step={learner.every_step} and {plan.steps} steps"
         )
 
@@ -273,7 +275,7 @@ def _scored(
         return batch
     scored = _roll_out(learners, starts, plan.scored_in, tasks, plan.episodes, generators)
     if not (scored.action.shape == batch.action.shape and torch.equal(scored.action, batch.action)):
-        raise ValueError("coverage: expected scored_in to differ in its rewards alone, and its episodes are others")
+        raise ValueError("coverage: expected scored_in to differ only in its rewards, got different episodes")
     return scored
 
 

@@ -77,7 +77,7 @@ def learned_rates(learner: Learner) -> Params:
     checks.of_type("learner", learner, Learner, "a Learner")
     params = {name: p.detach() for name, p in learner.policy.initial().items()}
     if not params:
-        raise ValueError("expected parameters that are stepped, all of the policy's are frozen: it has no step sizes")
+        raise ValueError("expected a policy with trainable parameters, got one with all frozen: it has no step sizes")
     loss = next(iter(params.values())).new_zeros(())
 
     @torch.no_grad()
@@ -91,8 +91,8 @@ def learned_rates(learner: Learner) -> Params:
         for name, u in updates({name: size * slope for name, slope in probe.items()}).items():
             if not torch.allclose(u / size, ones[name] * probe[name], rtol=1e-4, atol=1e-7):
                 raise ValueError(
-                    f"the rule {type(learner.rule).__name__} is not a step size a parameter: its update of {name} is "
-                    "not proportional to the gradient, so that no optimizer of step sizes can carry it"
+                    f"the rule {type(learner.rule).__name__} is not one step size per parameter: its update of {name} "
+                    "is not proportional to the gradient, so an optimizer with fixed step sizes cannot reproduce it"
                 )
     return {name: -u for name, u in ones.items()}
 

@@ -74,16 +74,16 @@ class Learner(nn.Module):
             checks.of_type("credit", credit, PreUpdateCredit, "a PreUpdateCredit, such as PreUpdateCredit(1.0)")
         if credit is not None and _innermost(inner) is not vpg:
             raise ValueError(
-                "pre-update credit completes the inner loss vpg; with another it would count twice: use vpg"
+                "pre-update credit is for the inner loss vpg; with any other it would count twice: use vpg"
             )
         if not every_step >= 0.0:
-            raise ValueError(f"every_step is a weight of at least 0, got {every_step}")
+            raise ValueError(f"every_step must be a weight of at least 0, got {every_step}")
         self.policy, self.rule = policy, instance(rule)
         self.inner, self.outer, self.credit, self.every_step = inner, outer, credit, every_step
         self.programs: Programs | None = None
         if any(isinstance(p, UninitializedParameter) for p in self.parameters()):
             raise ValueError(
-                "expected parameters of known shapes, got a lazy module's; call it once before, or say its size"
+                "expected parameters of known shapes, got a lazy module's; call it once first, or give its size"
             )
         refuse_misfit(self.rule, policy.initial())
         _refuse_frozen_head(self.rule, policy)
@@ -193,8 +193,8 @@ def _refuse_frozen_head(rule: UpdateRule, policy: Policy) -> None:
     whitened = [part.layer for part in rule.modules() if of_mlp and isinstance(part, WhitenedOutputs)]
     if wrong := [layer for layer in whitened if layer != "network.head"]:
         raise ValueError(
-            f"WhitenedOutputs whitens {wrong[0]}, which does not give the policy's outputs: expected network.head to "
-            "be learned, not frozen"
+            f"WhitenedOutputs whitens {wrong[0]}, which is not the policy's output layer: expected network.head to be "
+            "trainable, not frozen"
         )
 
 
@@ -205,10 +205,10 @@ def one_number(loss: Tensor, which: str = "outer") -> Tensor:
         TypeError: it is not a tensor.
         ValueError: it has not been reduced. Summing it here would count padding.
     """
-    checks.of_type(f"{which} loss", loss, Tensor, "one number a task, a 0-d tensor with its graph")
+    checks.of_type(f"{which} loss", loss, Tensor, "one number per task, a 0-d tensor with its graph")
     if loss.dim():
         raise ValueError(
-            f"{which} loss: expected one number a task, got shape {tuple(loss.shape)}; "
+            f"{which} loss: expected one number per task, got shape {tuple(loss.shape)}; "
             "reduce it with losses.masked_mean"
         )
     return loss
@@ -237,7 +237,7 @@ def refuse_divergence(learner: Learner, params: Params, step: int) -> None:
     raise NonFiniteError(
         f"the rule {type(learner.rule).__name__} diverged: the parameters of task {int(bad.nonzero()[0])} "
         f"({int(bad.sum())} of {len(bad)} tasks) are not finite after adaptation step {step}; "
-        "lower or bound its step sizes, or look for what is not finite in the inner loss"
+        "lower or bound its step sizes, or check the inner loss for values that are not finite"
     )
 
 

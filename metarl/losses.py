@@ -151,7 +151,7 @@ def refuse_rewards(loss: Loss, who: str) -> None:
     """
     if reads_rewards(loss):
         raise ValueError(
-            f"{who} changes advantages, and {type(loss).__name__} works on rewards: expected lvc or vpg, for instance"
+            f"{who} changes advantages, but {type(loss).__name__} uses rewards: expected a loss such as lvc or vpg"
         )
 
 

@@ -75,7 +75,9 @@ class MetricsLog:
         if resume is not None:
             self._last = _cut(path, resume)
         elif path.exists() and path.stat().st_size > 0:
-            raise ValueError(f"expected no {path} yet, got one with rows; resume that run or choose another folder")
+            raise ValueError(
+                f"expected {path} to be empty, got one with rows; resume that run or choose another folder"
+            )
         self._file = path.open("a", encoding="utf-8")
         makers: dict[str, Callable[[], Viewer]] = dict(viewers or {})
         if tensorboard:
@@ -99,9 +101,9 @@ class MetricsLog:
         try:
             step = operator.index(step)
         except TypeError:
-            raise ValueError(f"expected a step that is a whole number, got {step!r}; count meta-iterations") from None
+            raise ValueError(f"expected step to be a whole number, got {step!r}; count meta-iterations") from None
         if step < self._last:
-            raise ValueError(f"expected a step of {self._last} or more, got {step}; rows are in order")
+            raise ValueError(f"expected a step of {self._last} or more, got {step}; steps must not decrease")
         numbers = {name: _number(name, value) for name, value in values.items()}
         row: dict[str, Any] = {"step": step}
         row |= {name: number if math.isfinite(number) else None for name, number in numbers.items()}
@@ -159,7 +161,7 @@ class MetricsLog:
         except Exception as error:
             self._viewers.pop(name, None)
             reason = " ".join(str(error).split()) or type(error).__name__
-            message = f"{name} is off from here on ({reason}); {_FILE} goes on"
+            message = f"{name} is disabled from here on ({reason}); {_FILE} is still written"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
@@ -261,12 +263,12 @@ class Progress:
 def _number(name: str, value: SupportsFloat) -> float:
     """Return a value as a float, or raise an error of one line."""
     if name in _RESERVED:
-        raise ValueError(f"expected a metric's name, got {name!r}; that one is reserved")
+        raise ValueError(f"expected a metric's name, got {name!r}, which is reserved; choose another name")
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"expected a number for {name!r}, got a {type(value).__name__}; log one number a name"
+            f"expected a number for {name!r}, got a {type(value).__name__}; log one number per name"
         ) from error
 
 
@@ -281,7 +283,7 @@ def _cut(path: Path, step: int) -> int:
             torn = torn or number
         elif torn:
             raise ValueError(
-                f"expected JSON rows in {path}, got a damaged line {torn} with rows after it; mend it by hand"
+                f"expected JSON rows in {path}, got a damaged line {torn} with rows after it; repair it by hand"
             )
         elif found <= step:
             kept.append(line)

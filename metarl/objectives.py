@@ -60,8 +60,8 @@ class LearnedObjective(nn.Module):
         for name in ("discount", "decay"):
             if not 0.0 < float(torch.tensor(getattr(advantages, name))) < 1.0:
                 raise ValueError(
-                    f"a {name} to be learned must start between 0 and 1, got {getattr(advantages, name)}; "
-                    "0.999 is close to 1"
+                    f"a learned {name} must start strictly between 0 and 1, got {getattr(advantages, name)}; "
+                    "use 0.999 for a value close to 1"
                 )
         advantages.refuse_company()
         self.loss, self.advantages, self.warm_start = loss, advantages, warm_start

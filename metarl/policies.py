@@ -66,13 +66,13 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     cast = x.dtype == weight.dtype or _autocast(x)
     if x.shape[-1] != weight.shape[-1] or not cast:
         raise ValueError(
-            f"expected {weight.shape[-1]} inputs of {weight.dtype}, got {x.shape[-1]} of {x.dtype}: give what is seen "
-            "and the parameters that read it one size and dtype"
+            f"expected {weight.shape[-1]} inputs of {weight.dtype}, got {x.shape[-1]} of {x.dtype}: give observations "
+            "the size and dtype of the policy's parameters"
         )
     if weight.dim() == 3 and x.shape[:1] != weight.shape[:1]:
         raise ValueError(
             f"expected inputs [{len(weight)}, ...] for the parameters of {len(weight)} tasks, got {list(x.shape)}: "
-            "index the task, params = {name: leaf[0] for name, leaf in params.items()}, or give each its own"
+            "index the task, params = {name: leaf[0] for name, leaf in params.items()}, or give each task inputs"
         )
     if weight.dim() == 2 and bias.dim() == 1 and weight.shape[1] < weight.shape[0]:
         # with few inputs, a product with a row-major matrix has a faster gradient (5 x, for 2 inputs and 100 outputs)
@@ -87,7 +87,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _autocast(x: Tensor) -> bool:
-    checks.of_type("what is seen", x, Tensor, "a tensor, such as torch.from_numpy(observation)")
+    checks.of_type("observation", x, Tensor, "a tensor, such as torch.from_numpy(observation)")
     return torch.is_autocast_enabled(x.device.type)
 
 
@@ -105,8 +105,8 @@ def _frozen(module: nn.Module, name: str) -> nn.Parameter:
     own = module.get_parameter(name)
     if own.requires_grad:
         raise ValueError(
-            f"expected a value for every parameter that is not frozen, {name} of the {type(module).__name__} is "
-            "missing; name them as policy.initial() does"
+            f"expected a value for every parameter that is not frozen, but {name} of the {type(module).__name__} is "
+            "missing; use the names of policy.initial()"
         )
     return own
 
@@ -314,7 +314,7 @@ def refuse_unknown(policy: Policy, params: Mapping[str, Tensor]) -> None:
     if not isinstance(policy, CategoricalPolicy | GaussianPolicy):
         return
     if unknown := [name for name in params if name not in known]:
-        raise ValueError(f"the policy has no parameter {unknown[0]!r}: name them as policy.initial() does")
+        raise ValueError(f"the policy has no parameter {unknown[0]!r}: use the names of policy.initial()")
 
 
 def is_stacked(policy: Policy, params: Mapping[str, Tensor]) -> bool:
@@ -337,9 +337,9 @@ def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
     discrete = isinstance(actions, Discrete) and int(actions.start) == 0
     row = isinstance(actions, Box) and len(actions.shape) == 1 and np.issubdtype(actions.dtype, np.floating)
     if not (discrete or row):
-        raise ValueError(f"expected actions Discrete(n) from 0, or a Box of one axis and real numbers, got {actions}")
+        raise ValueError(f"expected actions from Discrete(n) starting at 0 or a 1-d Box of floats, got {actions}")
     if seen.shape is None or len(seen.shape) != 1:
-        raise ValueError(f"expected observations of one axis, got {seen}: flatten them in the family's observe")
+        raise ValueError(f"expected observations from a 1-d Box, got {seen}: flatten them in the family's observe")
     size = int(actions.n) if discrete else int(np.prod(actions.shape))
     needed = f"{'CategoricalPolicy' if discrete else 'GaussianPolicy'} for {size} actions"
     kind = CategoricalPolicy if discrete else GaussianPolicy
@@ -352,8 +352,8 @@ def refuse_misfit(policy: Policy, family: TaskFamily) -> None:
         outputs = layers[-1].out_features
         if (inputs, outputs) != (wanted := (int(np.prod(seen.shape)), size)):
             raise ValueError(
-                f"the family shows {wanted[0]} numbers: expected a {needed} on an MLP from {wanted[0]} to {wanted[1]}, "
-                f"got one from {inputs} to {outputs}"
+                f"observations have {wanted[0]} numbers: expected a {needed} with an MLP of {wanted[0]} inputs and "
+                f"{wanted[1]} outputs, got {inputs} inputs and {outputs} outputs"
             )
 
 
@@ -380,7 +380,7 @@ def refuse_width(policy: Policy, family: TaskFamily) -> None:
     actions = family.action_space
     size = int(actions.n) if isinstance(actions, Discrete) else int(np.prod(actions.shape))
     if outputs != (size,):
-        raise ValueError(f"the family has {size} actions: expected a network of as many outputs, got {list(outputs)}")
+        raise ValueError(f"the family has {size} actions: expected a network with as many outputs, got {list(outputs)}")
 
 
 class GaussianPolicy(Policy):
@@ -399,7 +399,9 @@ class GaussianPolicy(Policy):
         checks.of_type("network", network, Network, NETWORK)
         checks.whole("actions", actions)
         if type(self) is GaussianPolicy and isinstance(network, MLP) and network.head.out_features != actions:
-            raise ValueError(f"expected a network of {actions} outputs, one an action, got {network.head.out_features}")
+            raise ValueError(
+                f"expected a network with {actions} outputs, one per action, got {network.head.out_features}"
+            )
         self.network = network
         self.log_std = nn.Parameter(torch.full((actions,), float(log_std)))
         self.min_log_std = min_log_std

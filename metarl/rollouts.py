@@ -59,11 +59,11 @@ def task_count(task: Task) -> int:
         TypeError: the task set is not a mapping.
         ValueError: it has no constants, or constants that are not tensors of one common shape ``[T]``.
     """
-    checks.of_type("task", task, Mapping, "constants by name, such as benchmark.sample(...) gives")
+    checks.of_type("task", task, Mapping, "constants by name, such as from benchmark.sample(...)")
     came = {name: list(x.shape) if isinstance(x, Tensor) else checks.told(x) for name, x in task.items()}
     shape = next(iter(came.values()), [])
     if isinstance(shape, str) or len(shape) != 1 or any(other != shape for other in came.values()):
-        advice = "; family.task(name=value, ...) makes one task of numbers" if isinstance(shape, str) else ""
+        advice = "; family.task(name=value, ...) makes a task from numbers" if isinstance(shape, str) else ""
         raise ValueError(f"expected task constants of one common length [T], got {came}{advice}")
     return int(shape[0])
 

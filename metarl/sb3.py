@@ -80,8 +80,8 @@ class TaskVecEnv(VecEnv):
         expect_family(family)
         if getattr(family, "live", False):
             raise TypeError(
-                f"expected a family whose rows can start again alone, got {type(family).__name__}, which is live; give"
-                " SB3's DummyVecEnv or SubprocVecEnv one FamilyEnv with a family of its own for each row"
+                f"expected a family whose rows can be reset one by one, got {type(family).__name__}, which is live; use"
+                " SB3's DummyVecEnv or SubprocVecEnv with one FamilyEnv per row, each with its own family"
             )
         checks.whole("episodes", episodes)
         checks.whole("number of tasks", task_count(task))
@@ -119,7 +119,7 @@ class TaskVecEnv(VecEnv):
             ValueError: reset options were set; there are none.
         """
         if any(self._options):
-            raise ValueError("reset: expected no options; tasks are set by set_task")
+            raise ValueError("reset: expected no options; set tasks with set_task")
         if self._seeds[0] is not None:
             self._generator = torch.Generator().manual_seed(self._seeds[0])
         self._reset_seeds()
@@ -138,7 +138,7 @@ class TaskVecEnv(VecEnv):
         space, given = self.action_space, np.asarray(actions)
         expected = (self.num_envs, *(space.shape or ()))
         if given.shape != expected:
-            raise ValueError(f"actions: expected shape {expected}, got {given.shape}; give one a row")
+            raise ValueError(f"actions: expected shape {expected}, got {given.shape}; give one per row")
         if isinstance(space, Discrete):
             if given.dtype.kind not in "iu" or ((given < 0) | (given >= space.n)).any():
                 raise ValueError(f"actions: expected integers from 0 to {space.n - 1}, got {_shown(given)}")
@@ -154,7 +154,7 @@ class TaskVecEnv(VecEnv):
             RuntimeError: `reset` or `step_async` was not called before.
         """
         if self._actions is None or not self._state:
-            raise RuntimeError("step_wait: expected reset and step_async before it; call them")
+            raise RuntimeError("step_wait: expected earlier calls of reset and step_async; call them first")
         actions, self._actions = self._actions, None
         self._state, reward, ended = self._family.step(self._rows, self._state, actions)
         self._steps += 1
@@ -185,7 +185,7 @@ class TaskVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Raise an error, as rows have no attributes to set; see `set_task`."""
-        raise AttributeError(f"{attr_name}: rows have no attributes to be set; tasks are set by set_task")
+        raise AttributeError(f"{attr_name}: rows have no attributes that can be set; set tasks with set_task")
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
@@ -247,7 +247,7 @@ def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: A
     network = mlp_of(policy)
     own = {"net_arch", "activation_fn"} & set(settings.get("policy_kwargs") or {})
     if own:
-        raise ValueError(f"{', '.join(sorted(own))} follow from the policy: leave them out of policy_kwargs")
+        raise ValueError(f"the policy determines {', '.join(sorted(own))}: leave them out of policy_kwargs")
     source = to_module(policy, params)
     hidden = [layer.out_features for layer in list(source)[:-1] if isinstance(layer, nn.Linear)]
     shape = {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": ACTIVATIONS[network.activation]}
@@ -256,8 +256,8 @@ def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: A
     with torch.no_grad():
         for (name, leaf), (_, given) in zip(target.named_parameters(), source.named_parameters(), strict=True):
             if leaf.shape != given.shape:
-                shapes = f"{tuple(given.shape)}, the environment's needs {tuple(leaf.shape)}"
-                raise ValueError(f"the policy's layer {name} is {shapes}: give an environment of the policy's spaces")
+                shapes = f"{tuple(given.shape)}, the environment needs {tuple(leaf.shape)}"
+                raise ValueError(f"the policy's layer {name} is {shapes}: use an environment with its spaces")
             leaf.copy_(given)
         if isinstance(policy, GaussianPolicy):
             model.policy.log_std.copy_(complete(policy, params)["log_std"].clamp_min(policy.min_log_std))
@@ -290,7 +290,7 @@ def from_ppo(policy: Policy, model: PPO) -> Params:
     own = [tuple(params[name].shape) for name in names]
     theirs = [tuple(leaf.shape) for leaf in leaves]
     if own != theirs:
-        raise ValueError(f"expected a model with parameters {own} as the policy's, got {theirs}; give one of to_ppo")
+        raise ValueError(f"expected a model with the policy's parameters {own}, got {theirs}; use one from to_ppo")
     return times_scale(network, {name: leaf.detach().clone() for name, leaf in zip(names, leaves, strict=True)}, 1)
 
 
@@ -358,10 +358,10 @@ def adaptation_settings(advantages: Advantages, env: VecEnv, n_steps: int) -> di
         ValueError: advantages that bootstrap at the time limit, because a rollout does not store the last states.
     """
     checks.of_type("advantages", advantages, Advantages, "advantages, such as plan.support")
-    checks.of_type("env", env, VecEnv, "an SB3 VecEnv, such as DummyVecEnv([lambda: env]) of one")
+    checks.of_type("env", env, VecEnv, "an SB3 VecEnv, such as DummyVecEnv([lambda: env])")
     checks.whole("n_steps", n_steps)
     if advantages.time_limit != "terminal":
-        raise ValueError("expected advantages with time_limit='terminal': a rollout keeps no state after its episodes")
+        raise ValueError("expected advantages with time_limit='terminal': a rollout does not store the last states")
     return {
         "n_steps": n_steps,
         "batch_size": n_steps * env.num_envs,
@@ -404,7 +404,7 @@ class LearnerBuffer(RolloutBuffer):
         number = starts.cumsum(0)  # number of the episode within its row, from 1; 0 if it began before the rollout
         whole = (number > 0) & ((number < number[-1]) | dones.astype(bool))
         if not whole.any():
-            raise ValueError(f"no episode began and ended within {len(starts)} steps: expected a longer n_steps")
+            raise ValueError(f"no episode began and ended within {len(starts)} steps: expected a larger n_steps")
         time = np.arange(len(starts))[:, None]
         age = (time - np.maximum.accumulate(np.where(starts, time, 0), axis=0))[whole]
         column = np.unique((number + number[-1].cumsum() - number[-1])[whole], return_inverse=True)[1]

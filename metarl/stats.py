@@ -131,7 +131,7 @@ def normalize(scores: ArrayLike, floor: ArrayLike, ceiling: ArrayLike) -> Array:
     array = _finite(scores, "scores")
     low, high = np.asarray(floor, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
     if any(reference.shape not in {(), array.shape[-1:]} for reference in (low, high)):
-        raise ValueError(f"expected references [{array.shape[-1]}], got {low.shape} and {high.shape}; one a task")
+        raise ValueError(f"expected references [{array.shape[-1]}], got {low.shape} and {high.shape}; one per task")
     if not (np.isfinite(high - low).all() and (high > low).all()):
         raise ValueError(
             f"expected every ceiling above its floor, got {high - low} between them; leave those tasks out"
@@ -235,7 +235,7 @@ def stratified_interval(
     """
     matrix = _matrix(scores, "scores")
     if len(matrix) < 2:
-        raise ValueError(f"expected at least two runs to redraw, got {list(matrix.shape)}; use interval over tasks")
+        raise ValueError(f"expected at least two runs to resample, got {list(matrix.shape)}; use interval instead")
     _check_bootstrap(statistic, matrix, level, resamples)
     rng, columns = np.random.default_rng(seed), np.arange(matrix.shape[1])
     at_once = max(1, _CELLS // matrix.size)
@@ -275,7 +275,9 @@ def sample_efficiency(
     """
     array = _finite(scores, "scores")
     if array.ndim != 3:
-        raise ValueError(f"expected scores [seeds, tasks, points], got {list(array.shape)}; a point is scores[..., k]")
+        raise ValueError(
+            f"expected scores [seeds, tasks, points], got {list(array.shape)}; one point is scores[..., k]"
+        )
     points = np.moveaxis(array, -1, 0)
     if array.shape[:2] == (1, 1):
         alone = np.array([float(statistic(point)) for point in points])
@@ -329,7 +331,9 @@ def performance_profile(
     """
     matrix, points = _matrix(scores, "scores"), np.asarray(thresholds, dtype=np.float64)
     if points.ndim != 1 or not points.size or not np.isfinite(points).all():
-        raise ValueError(f"expected thresholds [N], finite, got {list(points.shape)}; give np.linspace(0, 1, 21)")
+        raise ValueError(
+            f"expected thresholds [N], finite, got {list(points.shape)}; for example np.linspace(0, 1, 21)"
+        )
     found = [interval(matrix > point, mean, level=level, resamples=resamples, seed=seed) for point in points]
     low, high, share = (np.clip(ends, 0.0, 1.0) for ends in np.array([one[:3] for one in found]).T)
     return Profile(share, low, high)
@@ -346,9 +350,9 @@ def cost_to_reach(scores: ArrayLike, cost: ArrayLike, target: float) -> Array:
     try:
         curve, paid = np.broadcast_arrays(np.asarray(scores, np.float64), np.asarray(cost, np.float64))
     except ValueError as error:
-        raise ValueError(f"expected a cost for every point, got {_short(error)}; give them one shape") from error
+        raise ValueError(f"expected a cost for every point, got {_short(error)}; make their shapes match") from error
     if not curve.ndim or not curve.shape[-1]:
-        raise ValueError(f"expected scores [..., points], got {list(curve.shape)}; give a curve")
+        raise ValueError(f"expected scores [..., points], got {list(curve.shape)}; give at least one point")
     there = curve >= target
     first = np.take_along_axis(paid, there.argmax(-1)[..., None], -1)[..., 0]
     return np.where(there.any(-1), first, np.inf)
@@ -369,7 +373,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
     """
     left, right = _matrix(a, "a"), _matrix(b, "b")
     if left.shape[1] != right.shape[1]:
-        raise ValueError(f"expected the same tasks in a and b, got {left.shape[1]} and {right.shape[1]}; pair them")
+        raise ValueError(f"expected the same tasks in a and b, got {left.shape[1]} and {right.shape[1]} tasks")
     pooled = stats.rankdata(np.concatenate((left, right)), axis=0)
     wins = pooled[: len(left)].sum(0) - len(left) * (len(left) + 1) / 2.0
     return float((wins / (len(left) * len(right))).mean())
@@ -413,7 +417,7 @@ def _check_bootstrap(statistic: Statistic, matrix: Array, level: float, resample
     """Reject a statistic without leading dimensions, and a level or number of resamples that gives no interval."""
     if not callable(statistic) or np.shape(statistic(matrix[None])) != (1,):
         name = getattr(statistic, "__name__", repr(statistic))
-        raise ValueError(f"expected a statistic of scores [..., seeds, tasks] to [...], got {name}; stats.mean is one")
+        raise ValueError(f"expected a statistic that maps [..., seeds, tasks] to [...], got {name}; try stats.mean")
     if not 0.0 < level < 1.0:
         raise ValueError(f"expected a level between 0 and 1, got {level}; use 0.95")
     if resamples < 100:
@@ -498,12 +502,14 @@ def _finite(scores: ArrayLike, name: str) -> Array:
     try:
         array = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"expected {name} [seeds, tasks] of numbers, got {_short(error)}; fill the gaps") from error
+        raise ValueError(
+            f"expected {name} [seeds, tasks] of numbers, got {_short(error)}; fill in all scores"
+        ) from error
     if array.ndim < 2 or 0 in array.shape:
         raise ValueError(f"expected {name} [seeds, tasks], got {list(array.shape)}; one seed is scores[None, :]")
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
-        raise ValueError(f"expected finite {name}, got {bad} NaN or infinite of {array.size}; find those runs")
+        raise ValueError(f"expected finite {name}, got {bad} of {array.size} NaN or infinite; check those runs")
     return array
 
 
@@ -516,7 +522,7 @@ def _matrix(scores: ArrayLike, name: str) -> Array:
     """Return scores as a finite matrix ``[seeds, tasks]``."""
     array = _finite(scores, name)
     if array.ndim != 2:
-        raise ValueError(f"expected {name} [seeds, tasks], got {list(array.shape)}; choose a step: scores[..., -1]")
+        raise ValueError(f"expected {name} [seeds, tasks], got {list(array.shape)}; select a step: scores[..., -1]")
     return array
 
 

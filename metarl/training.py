@@ -56,7 +56,7 @@ def meta_steps(
     given = {"learners": learners, "optimizers": optimizers, "task sets": tasks, "generators": generators}
     if len({len(those) for those in given.values()}) > 1:
         counts = ", ".join(f"{len(those)} {name}" for name, those in given.items())
-        raise ValueError(f"expected as many of each, got {counts}")
+        raise ValueError(f"expected equally many of each, got {counts}")
     for optimizer in optimizers:
         checks.of_type("optimizer", optimizer, MetaOptimizer, "a meta-optimizer, such as Descent(learner)")
     checks.of_type("plan", plan, Plan, "a Plan")

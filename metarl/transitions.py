@@ -82,7 +82,7 @@ class TransitionNetwork(nn.Module):
                 self.actions, device=action.device
             )  # one_hot does not work under vmap
         elif self.actions not in (0, action.shape[-1]):
-            raise ValueError(f"expected actions of size {self.actions} as announced, got {action.shape[-1]}")
+            raise ValueError(f"expected actions of size {self.actions}, as declared, got {action.shape[-1]}")
         action = action[..., : self.actions]
         told = [seen, action.to(seen.dtype), change, torch.stack([batch.reward, 1.0 - known], -1)]
         return torch.cat([*told, effects(batch)] if self.effects else told, -1)

@@ -105,7 +105,7 @@ def expect_family(family: TaskFamily) -> None:
         TypeError: it is not a family.
     """
     if not hasattr(family, "step"):
-        raise TypeError(f"expected a family, got {checks.told(family)}; of a benchmark give its .family")
+        raise TypeError(f"expected a family, got {checks.told(family)}; for a benchmark, pass its .family")
 
 
 def expect_benchmark(benchmark: Benchmark) -> None:
@@ -117,7 +117,7 @@ def expect_benchmark(benchmark: Benchmark) -> None:
     if not hasattr(benchmark, "splits"):
         raise TypeError(
             f"benchmark: expected one with held-out splits, got {checks.told(benchmark)}; "
-            "TaskBenchmark(name, family) makes one of a family"
+            "TaskBenchmark(name, family) makes one from a family"
         )
 
 

@@ -186,7 +186,7 @@ def test_c3_one_flipped_bit_is_refused_before_reading(tmp_path: Path, monkeypatc
     raw[raw.index(torch.full((2,), 2.0).numpy().tobytes())] ^= 1
     (folder / "state.pt").write_bytes(raw)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was deserialised"))
-    check_refused(folder, "SHA-256", str(folder / "state.pt"), f"good checkpoint is {good}")
+    check_refused(folder, "SHA-256", str(folder / "state.pt"), f"valid checkpoint is {good}")
     check_refused(tmp_path, str(good))  # named, and not fallen back to
 
 
@@ -199,7 +199,7 @@ def test_c4_a_cut_file_is_refused(cut: str, refitted: bool, tmp_path: Path) -> N
     (folder / "state.pt").write_bytes(raw[:keep])
     if refitted:
         refit(folder)
-    check_refused(folder, "no other good checkpoint")
+    check_refused(folder, "no other valid checkpoint")
 
 
 def duplicated(folder: Path) -> None:
@@ -278,10 +278,10 @@ def nested(value: Any, times: int) -> Any:
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        (torch.zeros(1).expand(10**13), "no larger than what is stored"),
-        (torch.zeros(3).as_strided((2, 2), (1, 1)), "no larger than what is stored"),
-        (nested(1.0, 40), "every part once"),
-        ({"b": nested([torch.zeros(1)], 40)}, "every part once"),
+        (torch.zeros(1).expand(10**13), "no larger than their stored data"),
+        (torch.zeros(3).as_strided((2, 2), (1, 1)), "no larger than their stored data"),
+        (nested(1.0, 40), "every part to occur once"),
+        ({"b": nested([torch.zeros(1)], 40)}, "every part to occur once"),
         ([torch.zeros(1000)] * 1000, "once"),
         ([row[:] for row in [torch.zeros(1000)] * 1000], "once"),
     ],
@@ -304,7 +304,7 @@ def test_nesting_without_end_is_refused(depth: int, tmp_path: Path) -> None:
         for member in source.namelist():
             target.writestr(member, lists if member.endswith("data.pkl") else source.read(member))
     refit(folder)
-    check_refused(folder, "at most 64 levels")
+    check_refused(folder, "at most 64 nested levels")
 
 
 def test_what_is_expanded_or_shared_here_is_whole_there(tmp_path: Path) -> None:
@@ -382,11 +382,11 @@ def test_c10_restore_lists_the_first_differences() -> None:
     before = module.weight.detach().clone()
     good = {name: value.clone() + 1 for name, value in module.state_dict().items()}
     wrong: list[tuple[Any, str]] = [
-        ("runs/mine", r"expected a state_dict, got str; load\(path\) reads a checkpoint"),
+        ("runs/mine", r"expected a state_dict, got str; use load\(path\)"),
         ({"weight": good["weight"]}, "bias is missing"),
-        (good | {"extra": torch.ones(1)}, "extra is additional"),
-        (good | {"weight": torch.ones(2, 4)}, r"weight is \[2, 4\] float32 and should be \[2, 3\] float32"),
-        (good | {"weight": good["weight"].double()}, "float64 and should be .* float32"),
+        (good | {"extra": torch.ones(1)}, "extra is unexpected"),
+        (good | {"weight": torch.ones(2, 4)}, r"weight is \[2, 4\] float32 but should be \[2, 3\] float32"),
+        (good | {"weight": good["weight"].double()}, "float64 but should be .* float32"),
         (good | {"weight": torch.ones(2, 3, dtype=torch.int64)}, "int64"),
         (good | {"bias": torch.tensor([0.0, float("nan")])}, "bias is not finite"),
         (good | {"bias": [0.0, 1.0]}, "bias is a list"),

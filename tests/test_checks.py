@@ -81,7 +81,7 @@ def task(change: Callable[[Any], Any]) -> dict[str, Any]:
     return {name: change(value) for name, value in TASK.items()}
 
 
-A_FAMILY = "expected a family, got a TaskBenchmark; of a benchmark give its .family"
+A_FAMILY = "expected a family, got a TaskBenchmark; for a benchmark, pass its .family"
 A_GENERATOR = "expected a torch.Generator, such as"
 WHOLE, LENGTH = "expected a whole number, got", r"expected task constants of one common length \[T\], got"
 MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
@@ -199,5 +199,5 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 def test_a_loss_that_depends_on_nothing_learned_is_refused() -> None:
     learner = Learner(gaussian_policy(), SGD(0.1), inner=vpg, outer=lambda distribution, batch: batch.reward.mean())
-    with pytest.raises(ValueError, match="expected a loss that depends on what is learned, got one without a graph"):
+    with pytest.raises(ValueError, match="expected a loss that depends on the parameters, got one without a graph"):
         stepping(Descent(learner), learner)

@@ -287,8 +287,14 @@ def test_a_task_of_ones_own_has_what_is_fixed_or_usual_for_the_rest() -> None:
 
 MISFITS = {
     "another kind": (CategoricalPolicy(MLP(2, [3], 2, generator=seeded(0))), "expected a GaussianPolicy for 2 actions"),
-    "observations": (GaussianPolicy(MLP(3, [4], 2, generator=seeded(0)), 2), r"MLP from 2 to 2, got one from 3 to 2"),
-    "actions": (GaussianPolicy(MLP(2, [], 1, generator=seeded(0)), 1), r"MLP from 2 to 2, got one from 2 to 1"),
+    "observations": (
+        GaussianPolicy(MLP(3, [4], 2, generator=seeded(0)), 2),
+        "MLP of 2 inputs and 2 outputs, got 3 inputs and 2 outputs",
+    ),
+    "actions": (
+        GaussianPolicy(MLP(2, [], 1, generator=seeded(0)), 1),
+        "MLP of 2 inputs and 2 outputs, got 2 inputs and 1 outputs",
+    ),
 }
 
 

@@ -172,7 +172,7 @@ def test_hidden_actions_are_all_that_is_hidden(name: str) -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_continuous_actions_of_another_size_are_refused(size: int) -> None:
     batch = one_task(double_trace(sgd(0.3), steps=1)[1], 0).support[0]
-    with pytest.raises(ValueError, match=f"expected actions of size {size} as announced, got 2"):
+    with pytest.raises(ValueError, match=f"expected actions of size {size}, as declared, got 2"):
         TransitionNetwork(2, size, discrete=False, generator=seeded(0)).double()(batch)
 
 

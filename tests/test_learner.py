@@ -217,7 +217,9 @@ def test_an_outer_loss_that_was_not_reduced_is_refused() -> None:
     learner.outer = lambda distribution, batch: -(distribution.log_prob(batch.action) * batch.advantage)
     for every_step in (0.0, 1.0):
         learner.every_step = every_step
-        with pytest.raises(ValueError, match=r"outer loss: expected one number a task, got shape \(\d+, \d+\); reduce"):
+        with pytest.raises(
+            ValueError, match=r"outer loss: expected one number per task, got shape \(\d+, \d+\); r"
+        ):
             torch.vmap(learner)(trace)
 
 
@@ -324,7 +326,7 @@ def test_a_parameter_whose_name_means_something_to_rules_is_refused(name: str) -
             return self.layer(x) + getattr(self, name)
 
     policy = GaussianPolicy(ModuleNetwork(Own()), 2)
-    with pytest.raises(ValueError, match=f"parameter network.module.{name} has a name that means something to rules"):
+    with pytest.raises(ValueError, match=f"parameter network.module.{name} has a name that is reserved for rules"):
         Learner(policy, SGD(0.1), inner=vpg, outer=vpg)
 
 
@@ -349,7 +351,7 @@ def test_training_refuses_credit_that_cannot_be_computed() -> None:
         (Learner(policy, SGD(0.1), **exploring), "credit for exploring"),
         (Learner(policy, acting, inner=vpg, outer=vpg), "the rule Scheduled"),
     ):
-        with pytest.raises(ValueError, match=f"{who} compares a task's outcome with that of others.*got 1"):
+        with pytest.raises(ValueError, match=f"{who} compares a task's outcome with those of others.*got 1"):
             trained(credited, 1, 1)
         trained(credited, 2, 2)
         assert len(explored(credited, 1, 2).support) == 2  # to look at one task is no training
@@ -373,7 +375,7 @@ OTHER_SIZES, MORE_LAYERS = [5], [4, 4]
 def test_a_rule_for_another_policy_is_refused_at_once(rule: str, hidden: list[int]) -> None:
     policy = GaussianPolicy(MLP(2, hidden, 2, generator=seeded(0)), 2)
     with pytest.raises(
-        ValueError, match="cannot step this policy, .*; make it from the parameters of this very policy"
+        ValueError, match="cannot step this policy: .*; make the rule from the parameters of this policy"
     ):
         Learner(policy, RULES[rule](gaussian_policy()), inner=vpg, outer=vpg)
 
@@ -395,10 +397,12 @@ def test_a_rule_with_numbers_for_fewer_units_or_for_other_names_is_refused(rule:
     """One rate would broadcast to a layer's 8, and rates of what is not there would be learned from nothing."""
     policy, make = gaussian_policy(), HELD_FOR[rule]
     narrow = {name: torch.zeros(1) for name in policy.initial()}
-    with pytest.raises(ValueError, match=r"cannot step this policy, it was made for \S+ of shape \(1,\), which"):
+    with pytest.raises(ValueError, match=r"cannot step this policy: it was made for \S+ of shape \(1,\), which"):
         Learner(policy, make(narrow), inner=vpg, outer=vpg)
     more = {**policy.initial(), "another.weight": torch.zeros(3)}
-    with pytest.raises(ValueError, match=r"made for another.weight of shape \(3,\), which is here no parameter that"):
+    with pytest.raises(
+        ValueError, match=r"made for another.weight of shape \(3,\), which is not a trainable parameter"
+    ):
         Learner(policy, make(more), inner=vpg, outer=vpg)
     assert Learner(policy, make(policy.initial()), inner=vpg, outer=vpg).start()
 
@@ -406,14 +410,16 @@ def test_a_rule_with_numbers_for_fewer_units_or_for_other_names_is_refused(rule:
 def test_rates_of_layers_are_for_layers_of_any_width() -> None:
     policy, wide = gaussian_policy(), {name: torch.zeros(9) for name in gaussian_policy().initial()}
     assert Learner(policy, PerLayerSGD(wide, initial=0.1), inner=vpg, outer=vpg).start()
-    with pytest.raises(ValueError, match="it was made for another.weight, which is here no parameter"):
+    with pytest.raises(
+        ValueError, match="it was made for another.weight, which is not a trainable parameter in this policy"
+    ):
         Learner(policy, PerLayerSGD({**wide, "another.weight": torch.zeros(1)}, initial=0.1), inner=vpg, outer=vpg)
 
 
 def test_a_schedule_for_another_number_of_tensors_is_refused() -> None:
     policy = gaussian_policy()
     tensors = len(policy.initial())
-    with pytest.raises(ValueError, match=f"expected a GPSchedule of {tensors} tensors, as the policy has, got 1"):
+    with pytest.raises(ValueError, match=f"expected a GPSchedule of {tensors} tensors, as many as the policy's, got 1"):
         Learner(policy, Scheduled(SGD(0.1), GPSchedule(1, steps=1)), inner=vpg, outer=vpg)
     assert Learner(policy, Scheduled(SGD(0.1), GPSchedule(tensors, steps=1)), inner=vpg, outer=vpg).start()
 
@@ -425,9 +431,9 @@ def test_a_rule_of_a_frozen_head_is_refused() -> None:
     policy.network.head.requires_grad_(False)
     after = Chain(WhitenedOutputs(policy.initial()), SGD(0.1))
     for rule, words in (
-        (masked, "no parameter is called like 'head'"),
-        (before, r"WhitenedOutputs cannot step this policy, it was made for network.head.weight"),
-        (after, r"WhitenedOutputs whitens network.hidden.0, .* expected network.head to be learned, not frozen"),
+        (masked, "no parameter name contains 'head'"),
+        (before, r"WhitenedOutputs cannot step this policy: it was made for network.head.weight"),
+        (after, r"WhitenedOutputs whitens network.hidden.0, .* expected network.head to be trainable, not frozen"),
     ):
         with pytest.raises(ValueError, match=words):
             Learner(policy, rule, inner=vpg, outer=vpg)
@@ -450,7 +456,9 @@ def test_parts_in_each_others_place_are_refused_in_one_line() -> None:
 @pytest.mark.parametrize("loss", [lambda d, batch: 1.0, lambda d, batch: None], ids=["float", "nothing"])
 def test_a_loss_that_gives_no_tensor_is_told_so(which: str, loss: Any) -> None:
     learner = Learner(gaussian_policy(), SGD(0.1), **{"inner": vpg, "outer": vpg, which: loss})
-    with pytest.raises(TypeError, match=f"{which} loss: expected one number a task, a 0-d tensor with its graph, got"):
+    with pytest.raises(
+        TypeError, match=f"{which} loss: expected one number per task, a 0-d tensor with its graph, got"
+    ):
         meta_loss(learner, explored(learner, 2, 1 if which == "inner" else 0))
 
 
@@ -467,7 +475,7 @@ def test_an_inner_loss_that_is_not_reduced_is_told_so() -> None:
     learner = Learner(policy, SGD(0.1), inner=lambda d, batch: d.log_prob(batch.action), outer=vpg)
     rows = torch.zeros(3, 2)
     batch = make_batch(rows, observation=torch.zeros(3, 2, 2), action=torch.zeros(3, 2, 2))
-    with pytest.raises(ValueError, match=r"inner loss: expected one number a task, got shape \(3, 2\); reduce it"):
+    with pytest.raises(ValueError, match=r"inner loss: expected one number per task, got shape \(3, 2\); reduce it"):
         learner.step(policy.initial(), {}, batch)
 
 
@@ -480,5 +488,5 @@ def test_parameters_without_a_shape_are_refused() -> None:
         def forward(self, distribution: Any, batch: Any) -> Tensor:
             return vpg(distribution, batch)
 
-    with pytest.raises(ValueError, match="got a lazy module's; call it once before"):
+    with pytest.raises(ValueError, match="got a lazy module's; call it once first"):
         Learner(gaussian_policy(), SGD(0.1), inner=Lazy(), outer=vpg)

@@ -63,7 +63,7 @@ def test_r10_a_resumed_file_equals_an_uninterrupted_one(torn: str, tmp_path: Pat
 def test_resume_without_a_file_and_a_file_without_resume(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, resume=5, tensorboard=False) as log:
         log.write(6, {"a": 1.0})
-    with pytest.raises(ValueError, match="expected no .* yet, got one with rows; resume"):
+    with pytest.raises(ValueError, match="expected .* to be empty, got one with rows; resume"):
         MetricsLog(tmp_path, tensorboard=False)
 
 
@@ -88,7 +88,7 @@ def test_bad_values_are_refused_and_write_nothing(bad: dict[str, Any], tmp_path:
 @pytest.mark.parametrize("step", [1.0, 2.5, "3", None, torch.tensor(1.5), np.float64(4.0)])
 def test_steps_that_are_not_whole_are_refused_and_write_nothing(step: Any, tmp_path: Path) -> None:
     with MetricsLog(tmp_path, tensorboard=False) as log:
-        with pytest.raises(ValueError, match="expected a step that is a whole number, got .*; count meta-iterations"):
+        with pytest.raises(ValueError, match="expected step to be a whole number, got .*; count meta-iterations"):
             log.write(step, {"a": 1.0})
         assert rows(tmp_path) == []
         for whole in (1, np.int64(2), torch.tensor(3)):
@@ -124,7 +124,7 @@ def test_p5_tensorboard_fails_once_warned_and_rows_go_on(tmp_path: Path, monkeyp
 
     log = MetricsLog(tmp_path)
     monkeypatch.setattr(SummaryWriter, "add_scalar", full)
-    with pytest.warns(RuntimeWarning, match="TensorBoard is off .*No space left") as caught:
+    with pytest.warns(RuntimeWarning, match="TensorBoard is disabled .*No space left") as caught:
         log.write(0, {"a": 1.0, "b": 2.0})
     log.write(1, {"a": 1.0})  # a second warning would be an error here
     log.close()
@@ -133,7 +133,7 @@ def test_p5_tensorboard_fails_once_warned_and_rows_go_on(tmp_path: Path, monkeyp
 
 def test_p5_tensorboard_without_a_place_to_write(tmp_path: Path) -> None:
     (tmp_path / "tb").write_text("a file where the folder should be")
-    with pytest.warns(RuntimeWarning, match="TensorBoard is off"):
+    with pytest.warns(RuntimeWarning, match="TensorBoard is disabled"):
         log = MetricsLog(tmp_path)
     with log:
         log.write(0, {"a": 1.0})
@@ -189,7 +189,7 @@ def test_a_viewer_that_breaks_is_left_and_the_others_see_everything(broken: str,
     good, bad = list[Any](), list[Any]()
     viewers: dict[str, Any] = {"bad": lambda: Screen(bad, broken), "good": lambda: Screen(good)}
     with (
-        pytest.warns(RuntimeWarning, match=f"^bad is off from here on \\({broken} fails\\)") as told,
+        pytest.warns(RuntimeWarning, match=f"^bad is disabled from here on \\({broken} fails\\)") as told,
         MetricsLog(tmp_path, tensorboard=False, viewers=viewers) as log,
     ):
         log.write(0, {"a": math.nan})

@@ -139,7 +139,7 @@ def test_a_loss_of_rewards_cannot_learn_from_advantages(loss: Loss) -> None:
         lambda: LearnedAdvantage(loss, network),
         lambda: ActionBaseline(loss),
     ):
-        with pytest.raises(ValueError, match=f"changes advantages, and {type(loss).__name__} works on rewards"):
+        with pytest.raises(ValueError, match=f"changes advantages, but {type(loss).__name__} uses rewards"):
             make()
 
 
@@ -157,12 +157,12 @@ def test_constant_rewards_give_finite_gradients() -> None:
 
 @pytest.mark.parametrize("bad", [{"discount": 1.0}, {"decay": 1.0}, {"discount": 0.0}])
 def test_a_start_without_a_gradient_is_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must start between 0 and 1"):
+    with pytest.raises(ValueError, match="must start strictly between 0 and 1"):
         LearnedObjective(lvc, replace(Advantages(0.9, 0.8), **bad))
 
 
 def test_a_start_that_rounds_to_one_and_advantages_of_other_tasks_are_refused() -> None:
-    with pytest.raises(ValueError, match="must start between 0 and 1"):
+    with pytest.raises(ValueError, match="must start strictly between 0 and 1"):
         LearnedObjective(lvc, Advantages(1.0 - 1e-12, 0.8))  # whose logit in float32 is infinite
     with pytest.raises(ValueError, match="inner loss: expected scale='task', got 'tasks'"):
         LearnedObjective(lvc, Advantages(0.9, 0.8, scale="tasks"))

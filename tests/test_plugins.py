@@ -259,7 +259,7 @@ def test_a_policy_that_makes_more_of_its_network_is_trained(
     assert train.main(["navigation-fixed", *own, *tiny, "--no-evaluate", "--output", str(tmp_path / "run")]) == 0
     whitened = ["--rule", "whitened-outputs", "--output", str(tmp_path / "x")]
     assert train.main(["navigation-fixed", "--policy", "their_plugin:heads", *tiny, *whitened]) == 2
-    assert "puts out 4 numbers, not 2; python experiments/check.py policy their_plugin" in capsys.readouterr().err
+    assert "has 4 outputs, not 2; python experiments/check.py policy their_plugin" in capsys.readouterr().err
     assert train.main(["navigation-fixed", "--policy", "their_plugin:narrow", "--output", str(tmp_path / "x")]) == 2
     error = capsys.readouterr().err
     assert "error: policy 'their_plugin:narrow': samples of" in error and not (tmp_path / "x").exists()

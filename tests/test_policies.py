@@ -117,7 +117,7 @@ def test_what_no_policy_can_be_built_of_is_refused_in_one_line() -> None:
         (lambda: CategoricalPolicy(undrawn(3, 2)), TypeError, "network: expected a Network, .* got a Sequential"),
         (lambda: GaussianPolicy(undrawn(3, 2), 2), TypeError, "network: expected a Network, .* got a Sequential"),
         (lambda: GaussianPolicy(mlp, 0), ValueError, "actions must be at least 1, got 0"),
-        (lambda: GaussianPolicy(mlp, 3), ValueError, "expected a network of 3 outputs, one an action, got 2"),
+        (lambda: GaussianPolicy(mlp, 3), ValueError, "expected a network with 3 outputs, one per action, got 2"),
         (
             lambda: mlp(own, np.ones(3, np.float32)),
             TypeError,
@@ -136,7 +136,7 @@ def test_a_network_that_puts_out_other_than_a_number_an_action_is_refused() -> N
     family = Navigation(horizon=5)
     for outputs in (1, 3):
         policy = GaussianPolicy(ModuleNetwork(undrawn(2, 5, outputs)), 2)
-        with pytest.raises(ValueError, match=rf"has 2 actions: expected a network of as many .* got \[{outputs}\]"):
+        with pytest.raises(ValueError, match=rf"has 2 actions: expected a network with as many .* got \[{outputs}\]"):
             refuse_width(policy, family)
     discrete = CategoricalPolicy(ModuleNetwork(undrawn(4, 5, 3)))
     with pytest.raises(ValueError, match="has 2 actions"):

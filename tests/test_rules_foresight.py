@@ -248,10 +248,10 @@ def test_what_cannot_be_foreseen_is_refused() -> None:
     for horizon in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match=f"expected a finite horizon above 0 steps, got {horizon}"):
             Foresight(SGD(0.1), PARAMS, HEAD, horizon=horizon)
-    with pytest.raises(ValueError, match="FirstOrder behind what looks ahead .* put FirstOrder around the Foresight"):
+    with pytest.raises(ValueError, match="FirstOrder after the prediction .* FirstOrder around the whole Foresight"):
         Foresight(Chain(FirstOrder(SGD(0.1))), PARAMS, HEAD)  # half of the horizon's gradient would be missing
     rule = Foresight(SGD(0.1), PARAMS, HEAD)
-    with pytest.raises(ValueError, match="the step does not tell them"):
+    with pytest.raises(ValueError, match="expected moments and dynamics of its inputs, got a step without them"):
         rule.update(Step(PARAMS, PARAMS, torch.zeros(())), {})
 
 

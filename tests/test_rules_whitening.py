@@ -114,12 +114,12 @@ def test_what_cannot_be_whitened_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a layer with weight and bias"):
         WhitenedInputs(params, ["network.first"])
     for layers, ridge in (([FIRST], 0.0), ([FIRST], float("inf")), ([], 1.0), ([FIRST, FIRST], 1.0)):
-        with pytest.raises(ValueError, match="expected layers, each once, and a positive ridge"):
+        with pytest.raises(ValueError, match="expected one or more distinct layers and a positive ridge"):
             WhitenedInputs(params, layers, ridge=ridge)
     rule = WhitenedInputs(params, [FIRST])
-    with pytest.raises(ValueError, match="does not tell what it read"):
+    with pytest.raises(ValueError, match="the step has no moments of its inputs"):
         rule.update(Step(params, params, torch.zeros(())), {})
-    with pytest.raises(ValueError, match="reads 2 numbers, not 3"):
+    with pytest.raises(ValueError, match="has 2 inputs, not 3"):
         rule.update(Step(params, params, torch.zeros(()), lambda: {FIRST: torch.eye(4)}), {})
 
 
@@ -222,7 +222,7 @@ def test_outputs_that_cannot_be_whitened_are_refused() -> None:
         with pytest.raises(ValueError, match="expected a layer with a weight and a positive damping"):
             WhitenedOutputs(given, damping=damping)
     rule, step = WhitenedOutputs(params), Step(params, params, torch.zeros(()))
-    with pytest.raises(ValueError, match="does not tell how its outputs are distributed"):
+    with pytest.raises(ValueError, match="the step has no Fisher information of its outputs"):
         rule.update(step, {})
-    with pytest.raises(ValueError, match="puts out 2 numbers, not 3"):
+    with pytest.raises(ValueError, match="has 2 outputs, not 3"):
         rule.update(step._replace(information=lambda: torch.eye(3)), {})

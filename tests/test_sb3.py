@@ -140,7 +140,7 @@ def test_rows_start_again_where_the_generator_of_the_reset_goes_on() -> None:
 def test_mistakes_are_named() -> None:
     task = CartPole().sample(2, generator=seeded(0))
     env = TaskVecEnv(CartPole(), task)
-    with pytest.raises(RuntimeError, match="reset and step_async"):
+    with pytest.raises(RuntimeError, match="expected earlier calls of reset and step_async"):
         env.step(np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="episodes must be at least 1, got 0"):
         TaskVecEnv(CartPole(), task, episodes=0)
@@ -162,7 +162,7 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="set_task"):
         env.reset()
     live = GymnasiumFamily("CartPole-v1", {"gravity": 9.8}, horizon=50)
-    with pytest.raises(TypeError, match="GymnasiumFamily, which is live; give SB3's DummyVecEnv"):
+    with pytest.raises(TypeError, match="GymnasiumFamily, which is live; use SB3's DummyVecEnv"):
         TaskVecEnv(live, live.sample(2, generator=seeded(0)))
 
 
@@ -215,7 +215,7 @@ def test_constants_that_the_family_refuses_and_benchmarks_are_refused_at_once() 
     with pytest.raises(ValueError, match="cart_mass: expected"):
         TaskVecEnv(CartPole(), task).set_task({**task, "cart_mass": torch.tensor([1.0, -1.0])})
     benchmark: Any = TaskBenchmark("x", CartPole(gravity=Range(5.0, 15.0)))
-    with pytest.raises(TypeError, match="expected a family, got a TaskBenchmark; of a benchmark give its .family"):
+    with pytest.raises(TypeError, match="expected a family, got a TaskBenchmark; for a benchmark, pass its .family"):
         TaskVecEnv(benchmark, task)
 
 
@@ -284,7 +284,7 @@ def test_the_floor_of_the_deviation_holds_inside_ppo() -> None:
 def test_parameters_of_another_architecture_are_refused() -> None:
     policy, env = setting("navigation")
     other = PPO("MlpPolicy", env, n_steps=8, batch_size=48, device="cpu", policy_kwargs={"net_arch": [8, 5]})
-    with pytest.raises(ValueError, match="as the policy's"):
+    with pytest.raises(ValueError, match="expected a model with the policy's parameters .*; use one from to_ppo"):
         from_ppo(policy, other)
 
 

@@ -136,9 +136,9 @@ def test_refusals_are_in_words() -> None:
     with pytest.raises(ValueError, match="leave them out of policy_kwargs"):
         to_ppo(policy, policy.initial(), env, policy_kwargs={"net_arch": [3]}, **SMALL)
     other, _ = setting("cartpole")
-    with pytest.raises(ValueError, match="environment of the policy's spaces"):
+    with pytest.raises(ValueError, match="use an environment with its spaces"):
         to_ppo(other, other.initial(), env, **SMALL)
     learner = Learner(policy, Offset(LearnedSGD(0.1), policy.initial()), inner=lvc, outer=lvc)
     randomize(learner.rule, 1)
-    with pytest.raises(ValueError, match="not a step size a parameter"):
+    with pytest.raises(ValueError, match="not one step size per parameter"):
         with_learned_rates(to_ppo(policy, policy.initial(), env, **SMALL), learner)

@@ -189,7 +189,7 @@ def test_credit_for_leads_is_the_gradient_of_the_best_moment() -> None:
 def test_leads_need_the_same_episodes() -> None:
     given, other = RingNavigation(6), Slipping(RingNavigation(6, "distance"), 0.5)
     task = given.sample(3, generator=seeded(0))
-    with pytest.raises(ValueError, match="expected scored_in to differ in its rewards alone"):
+    with pytest.raises(ValueError, match="expected scored_in to differ only in its rewards"):
         explore(covering(), given, task, replace(PLAN, scored_in=other), generator=seeded(1))
 
 
@@ -520,7 +520,7 @@ def test_policies_of_another_make_are_not_explored_together() -> None:
 
     assert len(together(policy(), policy())) == 2
     for other in (policy(torch.relu), policy(min_log_std=-1.0)):
-        with pytest.raises(ValueError, match="differ in how they are made, such as their activation"):
+        with pytest.raises(ValueError, match="differ in their settings, such as the activation"):
             together(policy(), other)
 
 
@@ -607,6 +607,8 @@ def test_a_family_is_no_benchmark() -> None:
 
 def test_as_many_optimizers_as_learners() -> None:
     learner = make_learner()
-    with pytest.raises(ValueError, match="expected as many of each, got 2 learners, 1 optimizers, 1 task sets, 1 gen"):
+    with pytest.raises(
+        ValueError, match="expected equally many of each, got 2 learners, 1 optimizers, 1 task sets, 1 gen"
+    ):
         family, task = Navigation(3), Navigation(3).sample(3, generator=seeded(0))
         meta_steps([learner, learner], [Reptile()], family, [task], PLAN, generators=[seeded(1)])

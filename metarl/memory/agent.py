@@ -47,7 +47,7 @@ class MemoryPolicy(nn.Module):
         """
         super().__init__()
         if min(inputs, units) < 1:
-            raise ValueError(f"expected at least one input and one unit of memory, got {inputs} and {units}")
+            raise ValueError(f"expected at least one input and one memory unit, got {inputs} and {units}")
         self.inputs, self.units = inputs, units
         self.look: nn.Linear = skip_init(nn.Linear, inputs, 3 * units)  # type: ignore[no-untyped-call]
         self.recall: nn.Linear = skip_init(nn.Linear, units, 3 * units)  # type: ignore[no-untyped-call]

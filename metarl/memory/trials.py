@@ -127,10 +127,10 @@ def collect_trials(
         NonFiniteError: see `metarl.rollouts.roll_out`.
     """
     if trials < 1:
-        raise ValueError(f"expected at least one trial a task, got {trials}")
+        raise ValueError(f"expected at least one trial per task, got {trials}")
     if family.observation_space.shape != (agent.inputs,):
         shape = family.observation_space.shape
-        raise ValueError(f"the agent reads {agent.inputs} numbers and the family shows {shape}; make one that fits")
+        raise ValueError(f"expected an agent for observations {shape}, got one for ({agent.inputs},); build another")
     known = collect(
         _Head(agent), agent.head.initial(), _Remembering(family, agent), task, trials, generator=generator, act=act
     )

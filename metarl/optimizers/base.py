@@ -130,7 +130,7 @@ def refuse_another(learner: Learner, *optimizers: torch.optim.Optimizer) -> None
     """
     held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
     if any(id(p) not in held for p in trainable(learner)):
-        raise ValueError("this meta-optimizer was built for another learner: expected the one it was given; build anew")
+        raise ValueError("this meta-optimizer was built for another learner: build a new one for this learner")
 
 
 def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor]]:

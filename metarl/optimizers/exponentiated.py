@@ -37,8 +37,8 @@ class ExponentiatedGradient(torch.optim.Optimizer):
             for p in group["params"]:
                 if not bool((p > 0).all()):
                     raise ValueError(
-                        "exponentiated gradient keeps positive what is positive; a parameter of shape "
-                        f"{tuple(p.shape)} is not: use it for step sizes that are free and start above zero"
+                        "exponentiated gradient: expected positive parameters, got other values in one of shape "
+                        f"{tuple(p.shape)}; use it for step sizes that are free and start above zero"
                     )
 
     @torch.no_grad()

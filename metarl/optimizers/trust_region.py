@@ -61,8 +61,8 @@ class TrustRegion(MetaOptimizer):
         """
         if learner.decides():
             raise ValueError(
-                "a trust region bounds how policies change, not how a rule decides at random: expected another rule "
-                f"than {type(learner.rule).__name__}, or Descent"
+                "a trust region bounds the change of policies, not of a rule's random decisions: expected a rule "
+                f"without any, got {type(learner.rule).__name__}; use another rule or Descent"
             )
 
     def step(self, learner: Learner, trace: Trace) -> Metrics:

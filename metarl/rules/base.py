@@ -129,7 +129,7 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
     name = type(rule).__name__
     if taken := [one for one in params if any(_is_called(one, word) for word in (NOISE, DRAWN, ODDS))]:
         raise ValueError(
-            f"the policy's parameter {taken[0]} has a name that means something to rules: call it otherwise"
+            f"the policy's parameter {taken[0]} has a name that is reserved for rules: choose another name"
         )
     expected = {name: tuple(leaf.shape) for name, leaf in given.items()}
     for part in rule.modules():
@@ -137,9 +137,9 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
             if one not in expected or shape not in (None, expected[one]):
                 made = one if shape is None else f"{one} of shape {shape}"
                 raise ValueError(
-                    f"the rule {type(part).__name__} cannot step this policy, it was made for {made}, "
-                    f"which is here {expected.get(one, 'no parameter that requires a gradient')}; "
-                    "make it from the parameters of this very policy, policy.initial()"
+                    f"the rule {type(part).__name__} cannot step this policy: it was made for {made}, "
+                    f"which is {expected.get(one, 'not a trainable parameter')} in this policy; "
+                    "make the rule from the parameters of this policy, policy.initial()"
                 )
     state = None
     try:
@@ -147,8 +147,8 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
         result: Any = rule.update(Step(grads, given, torch.ones(())), state)
     except (KeyError, RuntimeError) as error:
         raise ValueError(
-            f"the rule {name} cannot step this policy, {type(error).__name__}: {error}; "
-            "make it from the parameters of this very policy, policy.initial()"
+            f"the rule {name} cannot step this policy: {type(error).__name__}: {error}; "
+            "make the rule from the parameters of this policy, policy.initial()"
         ) from error
     except Exception as error:  # the update may need inputs that this trial step lacks, such as a batch
         if state is None and isinstance(error, ValueError):

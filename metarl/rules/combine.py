@@ -73,8 +73,8 @@ def refuse_first_order(rule: UpdateRule, learning: str, whole: str) -> None:
     """
     if any(isinstance(part, FirstOrder) for part in rule.modules()):
         raise ValueError(
-            f"FirstOrder behind {learning} takes what that gives for a constant, so that it would not learn: put "
-            f"FirstOrder around the {whole}"
+            f"FirstOrder after {learning} treats its output as a constant, so that {learning} would not learn: "
+            f"put FirstOrder around the whole {whole}"
         )
 
 
@@ -146,7 +146,7 @@ def part_of(params: Mapping[str, Tensor], part: str) -> Tree:
     """
     found = {name: leaf for name, leaf in params.items() if part in name}
     if not found:
-        raise ValueError(f"no parameter is called like {part!r}; expected a part of one of {list(params)}")
+        raise ValueError(f"no parameter name contains {part!r}; expected a part of one of {list(params)}")
     return found
 
 

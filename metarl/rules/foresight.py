@@ -50,7 +50,7 @@ class Foresight(Wrapper):
                 `FirstOrder`.
         """
         super().__init__(rule)
-        refuse_first_order(self.rule, "what looks ahead", "Foresight")
+        refuse_first_order(self.rule, "the prediction", "Foresight")
         shapes, own = shapes_of(params), {f"{layer}.weight", f"{layer}.bias"}
         if not own <= set(shapes):
             raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
@@ -67,7 +67,7 @@ class Foresight(Wrapper):
         """
         moments = {} if step.moments is None else step.moments()
         if step.dynamics is None or self.layer not in moments:
-            raise ValueError(f"{self.layer}: expected the dynamics of what it read, and the step does not tell them")
+            raise ValueError(f"{self.layer}: expected moments and dynamics of its inputs, got a step without them")
         ahead = self.ahead(step.dynamics(self.layer), moments[self.layer])
         seen = step._replace(grads=self._times(step.grads, ahead.mT), moments=lambda: moments)
         updates, state = self.rule.update(seen, state)

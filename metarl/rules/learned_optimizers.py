@@ -54,7 +54,7 @@ class LSTMOptimizer(UpdateRule):
         """
         super().__init__()
         if finite(scale) == 0.0:
-            raise ValueError("scale: expected a number other than 0, got 0: nothing could be learned through it")
+            raise ValueError("scale: expected a number other than 0, got 0, with which nothing could be learned")
         self.rate, self.scale = finite(rate), scale
         self.first, self.second = LSTMCell(2, units, generator=generator), LSTMCell(units, units, generator=generator)
         self.head = zero_head(units)

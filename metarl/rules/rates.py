@@ -91,7 +91,7 @@ class Bounded(Parameterisation):
     def raw(self, rate: float) -> float:
         """Return the logit of the rate's position in the interval; see `Parameterisation.raw`."""
         if not self.low < finite(rate) < self.high:
-            raise ValueError(f"the first step size must lie inside ({self.low}, {self.high}), got {rate}")
+            raise ValueError(f"the initial step size must lie inside ({self.low}, {self.high}), got {rate}")
         share = (rate - self.low) / (self.high - self.low)
         return math.log(share / (1.0 - share))
 
@@ -136,7 +136,7 @@ class Rates(Table):
                 generator.
         """
         given = parameterisation if parameterisation is not None else Free()
-        checks.of_type("parameterisation", given, Parameterisation, "one such as Positive()")
+        checks.of_type("parameterisation", given, Parameterisation, "a Parameterisation, such as Positive()")
         if generator is not None:
             checks.generator(generator)
         super().__init__({name: _first(given, shape, initial, generator) for name, shape in shapes.items()})
@@ -156,10 +156,10 @@ def _first(
     if isinstance(initial, tuple):
         if generator is None:
             raise ValueError(
-                f"step sizes drawn from {initial} need a generator: pass generator=, or one for all, as initial=0.1"
+                f"step sizes drawn from {initial} need a generator: pass generator=, or one number, as in initial=0.1"
             )
         if not initial[0] <= initial[1]:
-            raise ValueError(f"step sizes are drawn from (low, high), got {initial}: turn it round")
+            raise ValueError(f"step sizes are drawn from (low, high), got {initial}: swap the ends")
         low, high = (parameterisation.raw(bound) for bound in initial)
         return low + (high - low) * torch.rand(shape, generator=generator)
     return torch.full(shape, float(parameterisation.raw(initial)))

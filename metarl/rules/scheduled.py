@@ -148,7 +148,9 @@ class GPSchedule(Schedule):
         """
         super().__init__()
         if not (tensors >= 1 and steps >= 1 and length > 0.0 and noise > 0.0):
-            raise ValueError(f"expected positive values, got {(tensors, steps, length, noise)}")
+            raise ValueError(
+                f"expected positive tensors, steps, length and noise, got {(tensors, steps, length, noise)}"
+            )
         self.values = nn.Parameter(torch.zeros(tensors, steps))
         self.log_length = nn.Parameter(torch.tensor(math.log(length)))
         self.noise = noise
@@ -160,7 +162,9 @@ class GPSchedule(Schedule):
             ValueError: ``count`` is not the number of tensors that the schedule was made for.
         """
         if count != len(self.values):
-            raise ValueError(f"expected a GPSchedule of {count} tensors, as the policy has, got {len(self.values)}")
+            raise ValueError(
+                f"expected a GPSchedule of {count} tensors, as many as the policy's, got {len(self.values)}"
+            )
         return super().init(count, like)
 
     def kernel(self, left: Tensor, right: Tensor) -> Tensor:

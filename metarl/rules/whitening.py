@@ -55,7 +55,9 @@ class WhitenedInputs(UpdateRule):
             if not {f"{layer}.weight", f"{layer}.bias"} <= set(shapes):
                 raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
         if not (len(layers) == len(set(layers)) > 0 and 0.0 < ridge < float("inf")):
-            raise ValueError(f"expected layers, each once, and a positive ridge, got {list(layers)} and {ridge}")
+            raise ValueError(
+                f"expected one or more distinct layers and a positive ridge, got {list(layers)} and {ridge}"
+            )
         self.layers = tuple(layers)
         self.made_for = {name: shape for name, shape in shapes.items() if layer_of(name) in layers}
         self.log_ridge = nn.Parameter(torch.full((len(layers),), float(ridge)).log())
@@ -71,11 +73,11 @@ class WhitenedInputs(UpdateRule):
         for layer, ridge in zip(self.layers, self.log_ridge.exp(), strict=True):
             weight, bias = f"{layer}.weight", f"{layer}.bias"
             if layer not in moments:
-                raise ValueError(f"{layer} cannot be whitened: the step does not tell what it read")
+                raise ValueError(f"{layer} cannot be whitened: the step has no moments of its inputs")
             gradient = torch.cat([updates[weight], updates[bias].unsqueeze(-1)], -1)  # [out, F + 1]
             moment = moments[layer]
             if moment.shape[-1] != gradient.shape[-1]:
-                raise ValueError(f"{layer} reads {gradient.shape[-1] - 1} numbers, not {moment.shape[-1] - 1}")
+                raise ValueError(f"{layer} has {gradient.shape[-1] - 1} inputs, not {moment.shape[-1] - 1}")
             loaded = moment + torch.diag_embed((ridge + 1e-6) * moment.diagonal(dim1=-2, dim2=-1) + 1e-12)
             whitened = torch.linalg.solve(loaded, gradient.mT).mT * (1.0 + ridge)
             updates[weight], updates[bias] = whitened[..., :-1], whitened[..., -1]
@@ -123,10 +125,10 @@ class WhitenedOutputs(UpdateRule):
             ValueError: the step has no Fisher information, or one of the wrong size.
         """
         if step.information is None:
-            raise ValueError(f"{self.layer} cannot be whitened: the step does not tell how its outputs are distributed")
+            raise ValueError(f"{self.layer} cannot be whitened: the step has no Fisher information of its outputs")
         information, outputs = step.information(), len(step.grads[f"{self.layer}.weight"])
         if len(information) != outputs:
-            raise ValueError(f"{self.layer} puts out {outputs} numbers, not {len(information)}")
+            raise ValueError(f"{self.layer} has {outputs} outputs, not {len(information)}")
         damping = (self.log_damping.exp() + 1e-6) * torch.eye(
             outputs, dtype=information.dtype, device=information.device
         )
