@@ -373,7 +373,9 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
     """
     left, right = _matrix(a, "a"), _matrix(b, "b")
     if left.shape[1] != right.shape[1]:
-        raise ValueError(f"expected the same tasks in a and b, got {left.shape[1]} and {right.shape[1]} tasks")
+        raise ValueError(
+            f"expected the same tasks in a and b, got {left.shape[1]} and {right.shape[1]}; use the same in both"
+        )
     pooled = stats.rankdata(np.concatenate((left, right)), axis=0)
     wins = pooled[: len(left)].sum(0) - len(left) * (len(left) + 1) / 2.0
     return float((wins / (len(left) * len(right))).mean())

@@ -331,18 +331,24 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "from 1": (
         lambda: Pole(action_space=lambda own: Discrete(4, start=1)),
-        "action_space must count at least 2 actions",
+        "a Discrete action_space must have at least 2 actions",
     ),
-    "whole numbers": (lambda: Pole(action_space=lambda own: Box(0, 3, (2,), np.int64)), "Box of one dimension and fl"),
-    "one action": (lambda: Pole(action_space=lambda own: Discrete(1)), "action_space must count at least 2 actions"),
+    "whole numbers": (
+        lambda: Pole(action_space=lambda own: Box(0, 3, (2,), np.int64)),
+        "one-dimensional Box of floating-point",
+    ),
+    "one action": (
+        lambda: Pole(action_space=lambda own: Discrete(1)),
+        "a Discrete action_space must have at least 2 actions",
+    ),
     "no spaces": (Spaceless, "missing: observation_space, action_space"),
     "writes": (
         lambda: Pole(step=stepping(lambda s, after, r, d: ({k: v.copy_(after[k]) for k, v in s.items()}, r, d))),
-        "step wrote into the state it was given",
+        "step modified its argument state in place",
     ),
     "own luck": (
         lambda: Pole(reset=lambda own: lambda task, rows, *, generator: own(task, rows, generator=stream(0, "x"))),
-        "reset gives the same first states from different generators",
+        "reset returns the same initial states for different generators",
     ),
     "float64": (
         lambda: Pole(step=stepping(lambda s, after, r, d: (after, r.double(), d))),

@@ -880,7 +880,7 @@ def test_the_check_of_families_plays_what_lives_elsewhere(wrap: bool) -> None:
     assert check_family(ScaledActions(family) if wrap else family) == []
     broken: Any = GymnasiumFamily("CartPole-v1", {"gravity": Range(5.0, 15.0)}, setter=write_unseeded)
     assert check_family(broken) == [
-        "equal generators and actions give other episodes; begin them from that generator alone"
+        "equal generators and actions give different episodes; start them only from the given generator"
     ]
 
 

@@ -217,9 +217,7 @@ def test_an_outer_loss_that_was_not_reduced_is_refused() -> None:
     learner.outer = lambda distribution, batch: -(distribution.log_prob(batch.action) * batch.advantage)
     for every_step in (0.0, 1.0):
         learner.every_step = every_step
-        with pytest.raises(
-            ValueError, match=r"outer loss: expected one number per task, got shape \(\d+, \d+\); r"
-        ):
+        with pytest.raises(ValueError, match=r"outer loss: expected one number per task, got shape \(\d+, \d+\); r"):
             torch.vmap(learner)(trace)
 
 

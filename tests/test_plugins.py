@@ -268,7 +268,7 @@ def test_a_policy_that_makes_more_of_its_network_is_trained(
 def test_the_shell_says_what_was_found_and_ends_with_1(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main(["family", "their_plugin:same"]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "- sample gives the same task again and again: there is nothing to adapt to; vary at least one constant",
+        "- sample always returns the same task: there is nothing to adapt to; vary at least one constant",
         "their_plugin:same: 1 finding(s)",
     ]
     assert check.main(["family", "their_plugin:dull"]) == 1
@@ -369,8 +369,8 @@ def test_a_module_from_outside_is_built_with_anew(plugin: str) -> None:
     ("flag", "name", "message"),
     [
         ("inner", "their_plugin:number", "is of type int; expected a loss, or its class"),
-        ("inner", "their_plugin:each", "a loss is one number a task, of shape (); got shape"),
-        ("outer", "their_plugin:each", "a loss is one number a task, of shape (); got shape"),
+        ("inner", "their_plugin:each", "a loss must be one number per task, of shape (); got shape"),
+        ("outer", "their_plugin:each", "a loss must be one number per task, of shape (); got shape"),
         (
             "inner",
             "their_plugin:rule",
@@ -378,8 +378,8 @@ def test_a_module_from_outside_is_built_with_anew(plugin: str) -> None:
         ),
         ("outer", "their_plugin:signal", "has parameters, which would learn to make it small"),
         ("inner", "their_plugin:losss", "cannot be imported"),
-        ("inner", "their_plugin:Stateful", "the loss is another when called again"),
-        ("inner", "their_plugin:infinite", "the loss is not finite"),
+        ("inner", "their_plugin:Stateful", "the loss differs when called again"),
+        ("inner", "their_plugin:infinite", "the loss must be finite; got"),
         ("inner", "their_plugin:gauss", "'Categorical' object has no attribute 'mean'"),
         ("outer", "clippd", "did you mean 'clipped'?"),
     ],

@@ -79,20 +79,20 @@ class Faulty(UpdateRule):
 MADE: list[Any] = []
 
 FAULTS = {
-    "parameters": "a gradient of zero is answered with the parameters; expected what is added",
+    "parameters": "the updates for a zero gradient are the parameters; expected increments",
     "names": "updates must have the names",
     "shapes": r"update of scale must be \(\)",
     "dtype": "update of scale must be",
     "finite": "update of scale is not finite",
-    "number": "remembers tensors only",
+    "number": "state must hold only tensors",
     "structure": "state changed its names",
-    "in place": "wrote into the state",
+    "in place": "modified the given state in place",
     "lifting": "steps differently than task by task",
     "branch": "Lifting over tasks: the rule raised RuntimeError",
     "unused": "spare is learned but no update depends on it",
     "root": "gradient of raw is not finite",
-    "plain": "something learned is no nn.Parameter",
-    "random": "global random numbers",
+    "plain": "something learned is not an nn.Parameter",
+    "random": "global random generator",
     "hidden": "several of Faulty is never learned or saved: an nn.Parameter must be an attribute of an nn.Module",
 }
 

@@ -357,37 +357,37 @@ LENGTHS = itertools.count(1)
 FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     # spaces and time limit
     "no step": (lambda: object(), "missing: observation_space, .*step"),
-    "dict observations": (lambda: having(observation_space=Dict(x=box(0, 1))), "observation_space must be a Box"),
-    "pictures": (lambda: having(observation_space=box(0, 1, (4, 4))), "observation_space must be a Box of one dim"),
+    "dict observations": (lambda: having(observation_space=Dict(x=box(0, 1))), "observation_space must be a one-"),
+    "pictures": (lambda: having(observation_space=box(0, 1, (4, 4))), "observation_space must be a one-dimensional"),
     "double space": (lambda: having(observation_space=box(-9, 9, dtype=np.float64)), "observation_space .* float32"),
     "several choices": (lambda: having(action_space=MultiDiscrete([2, 2])), "action_space must be Discrete"),
-    "actions from 1": (lambda: having(action_space=Discrete(3, start=1)), "at least 2 actions from 0"),
+    "actions from 1": (lambda: having(action_space=Discrete(3, start=1)), "at least 2 actions and start at 0"),
     "one action": (lambda: having(action_space=Discrete(1)), "at least 2 actions"),
-    "whole numbers": (lambda: having(action_space=box(0, 5, (1,), np.int64)), "floating point"),
-    "other spaces": (lambda: having(action_space=property(lambda self: box(-1, next(LENGTHS), (1,)))), "spaces differ"),
+    "whole numbers": (lambda: having(action_space=box(0, 5, (1,), np.int64)), "floating-point"),
+    "other spaces": (lambda: having(action_space=property(lambda self: box(-1, next(LENGTHS), (1,)))), "spaces change"),
     "horizon 0": (lambda: having(horizon=0), "horizon must be an int of at least 1"),
     "horizon 1e2": (lambda: having(horizon=1e2), "horizon must be an int .*got 100.0"),
     "horizon True": (lambda: having(horizon=True), "horizon must be an int"),
     # tasks
-    "no constants": (lambda: sampled(lambda task, g: {}), "sample must give a mapping"),
-    "numbers": (lambda: sampled(lambda task, g: {"mass": 1.0}), "sample must give a mapping"),
+    "no constants": (lambda: sampled(lambda task, g: {}), "sample must return a mapping"),
+    "numbers": (lambda: sampled(lambda task, g: {"mass": 1.0}), "sample must return a mapping"),
     "columns": (lambda: sampled(lambda t, g: {k: v[:, None] for k, v in t.items()}), r"mass as \(1,\), torch.float32"),
     "double constants": (lambda: sampled(lambda t, g: {k: v.double() for k, v in t.items()}), "got .*float64"),
-    "infinite": (lambda: sampled(lambda t, g: {**t, "mass": t["mass"] / 0}), "mass values that are not finite"),
+    "infinite": (lambda: sampled(lambda t, g: {**t, "mass": t["mass"] / 0}), "values of mass that are not finite"),
     "equal tasks": (lambda: sampled(lambda t, g: {k: 0 * v + 1 for k, v in t.items()}), "nothing to adapt to"),
-    "seeded": (SeededSampling, "sample gives the same tasks from different generators"),
-    "unseeded": (lambda: sampled(lambda t, g: {**t, "mass": t["mass"] + torch.rand(())}), "sample gives other tasks"),
+    "seeded": (SeededSampling, "sample returns the same tasks for different generators"),
+    "unseeded": (lambda: sampled(lambda t, g: {**t, "mass": t["mass"] + torch.rand(())}), "returns different tasks"),
     "out of range": (lambda: Stray(2.0), "outside the family's own ranges, such as task .*pole_mass=0"),
-    "invalid": (lambda: Stray(-1.0), "own validate refuses: pole_mass: expected within"),
+    "invalid": (lambda: Stray(-1.0), "own validate rejects: pole_mass: expected within"),
     # shapes and dtypes
-    "state of rows": (lambda: having(reset=lambda self, task, rows, generator: [0.0]), "reset must give a dict of"),
+    "state of rows": (lambda: having(reset=lambda self, task, rows, generator: [0.0]), "reset must return a dict of"),
     "state for one": (
         lambda: having(reset=lambda self, task, rows, generator: {"x": torch.zeros(rows[:1]), "v": torch.zeros(rows)}),
         r"the state's x must be \(16, 8\); got \(16,\), torch.float32$",
     ),
     "state of vectors": (
         lambda: having(reset=lambda self, task, rows, generator: {"x": torch.zeros(*rows, 3), "v": torch.zeros(rows)}),
-        r"the state's x must be \(16, 8\); got \(16, 8, 3\), torch.float32; give each of its numbers a name of its own",
+        r"the state's x must be \(16, 8\); got \(16, 8, 3\), torch.float32; store each of its numbers under its own",
     ),
     "observation": (lambda: having(observe=lambda self, t, s: torch.stack((s["x"], s["v"]))), "observe must be"),
     "double observation": (
@@ -401,7 +401,7 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "a bool": (lambda: stepped(lambda s, t, a, r, d: (a, r, False)), "terminated must be .*; got bool"),
     "five values": (
         lambda: stepped(lambda s, t, a, r, d: (a, r, d, d, {})),
-        r"a step must give .*; got \(dict, Tensor, Tensor, Tensor, dict\); leave out Gymnasium's truncated and info$",
+        r"step must return .*; got \(dict, Tensor, Tensor, Tensor, dict\); leave out Gymnasium's truncated and info$",
     ),
     "another state": (lambda: stepped(lambda s, t, a, r, d: ({"x": a["x"]}, r, d)), "changes the names of the state"),
     "other dtypes": (
@@ -410,43 +410,43 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "rows only": (
         lambda: having(observe=lambda self, t, s: Sled.observe(self, t, s).reshape(-1, s["x"].shape[-1], 2)),
-        "for one environment|One environment",
+        "for a single environment|A single environment",
     ),
     # repeating
-    "stale from sampling": (StaleSample, "once other tasks were sampled.*remembers.*changed on the family: gain"),
-    "stale from resetting": (StaleReset, "once other tasks were sampled.*remembers.*changed on the family: mass"),
-    "stale from making": (StaleInit, "mass changes nothing: in .* episodes"),
-    "goal on reset": (GoalOnReset, "the family remembers .*changed on the family: goal"),
-    "goal in state": (GoalInState, "goal changes nothing: in .* episodes"),
-    "goal in task": (GoalInTask, r"reset wrote into the task it was given \(goal\)"),
-    "counter": (Counting, "a step repeated at once gives something else.*changed on the family: count"),
-    "own luck": (OwnLuck, "reset gives other first states from an equal generator"),
-    "seeds itself": (lambda: beginning(lambda g: g.manual_seed(0)), "reset sets the generator it is given"),
-    "deaf": (lambda: beginning(lambda g: torch.Generator().manual_seed(0)), "the same first states from different gen"),
+    "stale from sampling": (StaleSample, "other tasks were sampled.*stores.*changed attributes of the family: gain"),
+    "stale from resetting": (StaleReset, "other tasks were sampled.*stores.*changed attributes of the family: mass"),
+    "stale from making": (StaleInit, "mass has no effect: in .* episodes"),
+    "goal on reset": (GoalOnReset, "the family stores .*changed attributes of the family: goal"),
+    "goal in state": (GoalInState, "goal has no effect: in .* episodes"),
+    "goal in task": (GoalInTask, r"reset modified its argument task in place \(goal\)"),
+    "counter": (Counting, "repeating a step gives a different result.*changed attributes of the family: count"),
+    "own luck": (OwnLuck, "reset returns different initial states for equal generators"),
+    "seeds itself": (lambda: beginning(lambda g: g.manual_seed(0)), "reset reseeds the given generator"),
+    "deaf": (lambda: beginning(lambda g: torch.Generator().manual_seed(0)), "the same initial states for different"),
     # constants
-    "unused": (lambda: sampled(lambda t, g: {**t, "wind": torch.rand(t["mass"].shape, generator=g)}), "wind changes"),
-    "only carried": (CopiedConstant, "mass changes nothing"),
+    "unused": (lambda: sampled(lambda t, g: {**t, "wind": torch.rand(t["mass"].shape, generator=g)}), "wind has no"),
+    "only carried": (CopiedConstant, "mass has no effect"),
     # rows
     "mean over rows": (
         lambda: stepped(lambda s, t, a, r, d: (a, r - r.mean(), d)),
-        "alone steps differently .* in the reward at step 0",
+        "steps differently alone .* in the reward at step 0",
     ),
     "one ends all": (
         lambda: stepped(lambda s, t, a, r, d: (a, r, (a["x"].abs() > 0.5).any().expand(d.shape))),
-        "alone steps differently .* in terminated",
+        "steps differently alone .* in terminated",
     ),
-    "starts mixed": (FirstTaskStarts, "first states of a task change with the constants of other tasks"),
+    "starts mixed": (FirstTaskStarts, "initial states of a task change with the constants of other tasks"),
     # writing
-    "state in place": (WritesState, r"step wrote into the state it was given \(x\)"),
-    "action in place": (WritesAction, "step wrote into the action it was given"),
-    "looking in place": (WritesWhileLooking, r"observe wrote into the state it was given \(v\)"),
+    "state in place": (WritesState, r"step modified its argument state in place \(x\)"),
+    "action in place": (WritesAction, "step modified its argument action in place"),
+    "looking in place": (WritesWhileLooking, r"observe modified its argument state in place \(v\)"),
     # values
     "NaN at step 7": (NaNAtSeven, r"the reward is not finite at step 7, first in task \d+ \(mass=1\.9"),
     "infinite at step 4": (InfiniteAtFour, "the observation is not finite at step 4"),
     "infinite at last": (InfiniteAtLast, "the observation is not finite at step 12"),
     "hidden NaN": (HiddenNaN, "the state's time is NaN at step 4"),
     "outside": (lambda: having(observation_space=box(-0.5, 0.5)), "observation lies outside observation_space at step"),
-    "mask upside down": (lambda: stepped(lambda s, t, a, r, d: (a, r, ~d)), "every episode ends with its first step"),
+    "mask upside down": (lambda: stepped(lambda s, t, a, r, d: (a, r, ~d)), "every episode ends at its first step"),
     "NaN at an end": (NaNAtAnEnd, r"the reward is not finite at step 0, first in task 1 \(goal=1\)"),
     "references": (lambda: having(references=lambda self, t: {"floor": t["goal"].sum()}), r"'floor' must be \(16,\)"),
     "upside down": (
@@ -499,7 +499,7 @@ GLOBAL_DRAWS = {"torch": lambda: torch.rand(()), "numpy": lambda: np.random.rand
 @pytest.mark.parametrize("method", ["sample", "reset", "observe", "step"])
 def test_global_random_numbers_are_told_with_who_draws_them(method: str, library: str) -> None:
     told = check_family(drawing(method, GLOBAL_DRAWS[library]))
-    assert len(told) == 1 and re.search(f"^{method} draws from {library}'s global random numbers", told[0]), told
+    assert len(told) == 1 and re.search(f"^{method} draws from {library}'s global random generator", told[0]), told
 
 
 def test_what_may_be_done_is_not_told() -> None:

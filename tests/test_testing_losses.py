@@ -51,7 +51,7 @@ LOSSES: dict[str, Any] = {
 def test_losses_of_ours_keep_the_contract(name: str) -> None:
     told = check_loss(LOSSES[name], sizes=SIZES)
     if name == "loss":  # a number added to a loss, whose gradient does not see it
-        assert told.pop() == "network.head.bias is learned but no step by the loss depends on it"
+        assert told.pop() == "network.head.bias is learned but no step on the loss depends on it"
     assert told == []
 
 
@@ -125,24 +125,24 @@ class Faulty(nn.Module):
 MADE: list[Any] = []
 
 FAULTS = {
-    "each": r"one number a task, of shape \(\); got shape \(4, 3\)",
-    "float": r"one number a task, of shape \(\); got float",
-    "dtype": "of torch.float32 numbers must be one; got torch.float16",
-    "finite": "the loss is not finite",
-    "padding": "what the policy would do after an episode's end",
-    "longer": "padding behind the last step",
-    "lifting": "lifted over tasks",
+    "each": r"one number per task, of shape \(\); got shape \(4, 3\)",
+    "float": r"one number per task, of shape \(\); got float",
+    "dtype": "of torch.float32 inputs must be torch.float32; got torch.float16",
+    "finite": "the loss must be finite; got",
+    "padding": "the policy's distribution after an episode's end",
+    "longer": "padding after the last step",
+    "lifting": "under vmap over tasks",
     "branch": "Lifting over tasks: the loss raised RuntimeError",
     "detached": "does not depend on the policy",
-    "slope": "gradient in the policy is not finite",
+    "slope": "gradient with respect to the policy is not finite",
     "root": "second derivative is not finite",
     "unused": "raw is learned but no step",
     "outside": "raw is learned but no step",
-    "random": "torch's global random numbers",
-    "counts": "another when called again",
-    "in place": "wrote into its arguments",
+    "random": "torch's global random generator",
+    "counts": "differs when called again",
+    "in place": "modified its arguments in place",
     "hidden": "several of (Made|Faulty) is never learned or saved",
-    "plain": "loaded from a state_dict is another",
+    "plain": "loaded from a state_dict differs",
 }
 
 

@@ -61,11 +61,11 @@ class Watched:
         result = getattr(self.family, method)(*copies, **more)
         after = _global_states()
         for library in (name for name in before if not same(before[name], after[name])):
-            instead = "keep a key per row in the state" if method in ("observe", "step") else "take the generator"
-            self._tell(f"{method} draws from {library}'s global random numbers; {instead} instead")
+            instead = "keep a key per row in the state" if method in ("observe", "step") else "use the given generator"
+            self._tell(f"{method} draws from {library}'s global random generator; {instead} instead")
         for name, value, copied in zip(ARGUMENTS[method], given, copies, strict=False):
             if not same(value, copied):
-                self._tell(f"{method} wrote into the {name} it was given{_which(value, copied)}; make new tensors")
+                self._tell(f"{method} modified its argument {name} in place{_which(value, copied)}; make new tensors")
         return result
 
     def _tell(self, line: str) -> None:

@@ -79,18 +79,18 @@ def _spaces(watched: Watched) -> Iterator[str]:
     """Members and spaces."""
     missing = [name for name in MEMBERS if not hasattr(watched.family, name)]
     if missing:
-        yield f"a family has the members {', '.join(MEMBERS)}; missing: {', '.join(missing)}"
+        yield f"a family must have the members {', '.join(MEMBERS)}; missing: {', '.join(missing)}"
         return
     observations, moves = watched.family.observation_space, watched.family.action_space
     if not isinstance(observations, Box) or len(observations.shape) != 1 or observations.dtype != np.float32:
-        yield f"observation_space must be a Box of one dimension and float32, which policies read; got {observations}"
+        yield f"observation_space must be a one-dimensional Box of dtype float32, as policies need; got {observations}"
     if isinstance(moves, Discrete):
         if moves.n < 2 or moves.start != 0:
-            yield f"action_space must count at least 2 actions from 0; got {moves}"
+            yield f"a Discrete action_space must have at least 2 actions and start at 0; got {moves}"
     elif not isinstance(moves, Box) or len(moves.shape) != 1 or not np.issubdtype(moves.dtype, np.floating):
-        yield f"action_space must be Discrete or a Box of one dimension and floating point; got {moves}"
+        yield f"action_space must be Discrete or a one-dimensional Box of floating-point numbers; got {moves}"
     if observations != watched.family.observation_space or moves != watched.family.action_space:
-        yield "the spaces differ from one look to the next; they must be the same for every task"
+        yield "the spaces change from one access to the next; they must be the same for every task"
 
 
 def _horizon(watched: Watched) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _sampling(watched: Watched) -> Iterator[str]:
     for count in (1, TASKS):
         task = watched.sample(count, generator=generator(0))
         if not isinstance(task, Mapping) or not task or not all(isinstance(v, Tensor) for v in task.values()):
-            yield f"sample must give a mapping from names of constants to tensors; got {task!r}"
+            yield f"sample must return a mapping from names of constants to tensors; got {task!r}"
             return
         found = [line for name, value in task.items() for line in _constant(name, value, count)]
         yield from found
@@ -113,22 +113,22 @@ def _sampling(watched: Watched) -> Iterator[str]:
             return
     again, other = (watched.sample(TASKS, generator=generator(seed)) for seed in (0, 1))
     if not same(task, again):
-        yield "sample gives other tasks from an equal generator; draw from that generator alone"
+        yield "sample returns different tasks for equal generators; draw only from the given generator"
     elif same(task, other):
         constant = not _varied(task)
         yield (
-            "sample gives the same task again and again: there is nothing to adapt to; vary at least one constant"
+            "sample always returns the same task: there is nothing to adapt to; vary at least one constant"
             if constant
-            else "sample gives the same tasks from different generators; draw from the generator it is given"
+            else "sample returns the same tasks for different generators; draw from the given generator"
         )
     yield from _declared(watched, task)
 
 
 def _constant(name: str, value: Tensor, count: int) -> Iterator[str]:
     if value.shape != (count,) or value.dtype != torch.float32:
-        yield f"sample({count}) must give {name} as ({count},), torch.float32; got {_kind(value)}"
+        yield f"sample({count}) must return {name} as ({count},), torch.float32; got {_kind(value)}"
     elif not bool(value.isfinite().all()):
-        yield f"sample gives {name} values that are not finite"
+        yield f"sample returns values of {name} that are not finite"
 
 
 def _declared(watched: Watched, task: Task) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _declared(watched: Watched, task: Task) -> Iterator[str]:
         if validate is not None:
             validate(task)
     except ValueError as error:
-        yield f"sample draws tasks that the family's own validate refuses: {error}"
+        yield f"sample draws tasks that the family's own validate rejects: {error}"
     if contains is not None and not bool(contains(task).all()):
         first = int((~contains(task)).nonzero()[0])
         yield f"sample draws tasks outside the family's own ranges, such as {_one(task, first)}"
@@ -150,10 +150,10 @@ def _shapes(watched: Watched) -> Iterator[str]:
 
 
 def _single(watched: Watched) -> Iterator[str]:
-    """One environment, whose constants have no dimensions."""
+    """A single environment, whose constants are 0-d."""
     task = watched.sample(TASKS, generator=generator(0))
     for line in _shapes_of(watched, {name: value[0] for name, value in task.items()}, ()):
-        yield f"for one environment, whose constants have no dimensions, {line}"
+        yield f"for a single environment, whose constants are 0-d, {line}"
 
 
 def _shapes_of(watched: Watched, task: Task, rows: tuple[int, ...]) -> Iterator[str]:
@@ -161,29 +161,29 @@ def _shapes_of(watched: Watched, task: Task, rows: tuple[int, ...]) -> Iterator[
     family = watched.family
     state = watched.reset(task, rows, generator=generator(0))
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        yield f"reset must give a dict of tensors; got {_returned(state)}"
+        yield f"reset must return a dict of tensors; got {_returned(state)}"
         return
     for k, v in state.items():
         if v.shape != rows:
             vector = v.dim() > len(rows) and v.shape[: len(rows)] == rows
-            advice = "; give each of its numbers a name of its own, and let observe stack them" if vector else ""
+            advice = "; store each of its numbers under its own name and stack them in observe" if vector else ""
             yield f"the state's {k} must be {rows}; got {_kind(v)}{advice}"
     seen = (*rows, *family.observation_space.shape)
-    yield from _expect("observe", watched.observe(task, state), seen, torch.float32)
+    yield from _expect("the result of observe", watched.observe(task, state), seen, torch.float32)
     action = actions(family.action_space, 1, (TASKS, EPISODES), 0)[0]
     transition = watched.step(task, state, action if rows else action[0, 0])
     if not isinstance(transition, tuple) or len(transition) != 3 or not isinstance(transition[0], dict):
-        yield f"a step must give (state, reward, terminated); got {_returned(transition)}"
+        yield f"step must return (state, reward, terminated); got {_returned(transition)}"
         return
     after, reward, terminated = transition
     yield from _expect("the reward of a step", reward, rows, torch.float32)
     yield from _expect("terminated", terminated, rows, torch.bool)
     before, later = ({k: _kind(v) for k, v in s.items()} for s in (state, after))
     if before.keys() != later.keys():
-        yield f"a step changes the names of the state from {list(before)} to {list(later)}"
+        yield f"step changes the names of the state from {list(before)} to {list(later)}"
     else:
         yield from (
-            f"a step changes the state's {k} from {before[k]} to {later[k]}" for k in before if before[k] != later[k]
+            f"step changes the state's {k} from {before[k]} to {later[k]}" for k in before if before[k] != later[k]
         )
 
 
@@ -201,12 +201,12 @@ def _repeats(watched: Watched) -> Iterator[str]:
     rows, constants, before = (TASKS, EPISODES), per_row(task), _attributes(watched.family)
     first = watched.reset(constants, rows, generator=generator(0))
     if not same(first, watched.reset(constants, rows, generator=generator(0))):
-        yield "reset gives other first states from an equal generator; draw from that generator alone"
+        yield "reset returns different initial states for equal generators; draw only from the given generator"
     yield from _draws(watched, constants, rows)
     moments = list(walk(watched, task, steps=LOOKED_AT))
     if any(_steps_otherwise(watched, constants, moment) for moment in moments[:1]):
         yield (
-            "a step repeated at once gives something else: it must follow from task, state and action alone"
+            "repeating a step gives a different result: step must depend only on task, state and action"
             f"{_changed(watched, before)}"
         )
         return
@@ -215,11 +215,14 @@ def _repeats(watched: Watched) -> Iterator[str]:
         pass
     if any(_steps_otherwise(watched, constants, moment) for moment in reversed(moments)):
         yield (
-            "a step gives something else once other tasks were sampled, reset and stepped: the family remembers what it"
+            "step gives a different result after other tasks were sampled, reset and stepped: the family stores what it"
             f" must compute from the task{_changed(watched, before)}"
         )
     elif not same(first, watched.reset(constants, rows, generator=generator(0))):
-        yield f"reset gives other first states once other tasks were sampled and stepped{_changed(watched, before)}"
+        yield (
+            "reset returns different initial states after other tasks were sampled and stepped"
+            f"{_changed(watched, before)}"
+        )
 
 
 def _draws(watched: Watched, constants: Task, rows: tuple[int, ...]) -> Iterator[str]:
@@ -227,9 +230,9 @@ def _draws(watched: Watched, constants: Task, rows: tuple[int, ...]) -> Iterator
     given = [generator(seed) for seed in (0, 1)]
     first, other = (watched.reset(constants, rows, generator=one) for one in given)
     if torch.equal(given[0].get_state(), given[1].get_state()):
-        yield "reset sets the generator it is given, so that all episodes have the same noise; only draw from it"
+        yield "reset reseeds the given generator, so that all episodes have the same noise; only draw from it"
     elif same(first, other) and any(bool((value[:, :1] != value[:, 1:]).any()) for value in first.values()):
-        yield "reset gives the same first states from different generators; draw from the generator it is given"
+        yield "reset returns the same initial states for different generators; draw from the given generator"
 
 
 def is_live(watched: Watched) -> bool:
@@ -244,7 +247,7 @@ def _plays_again(watched: Watched) -> Iterator[str]:
     for _ in range(2):
         met.append([(one.observation, one.reward, one.terminated, one.seen) for one in walk(watched, task)])
     if not same(*met):
-        yield "equal generators and actions give other episodes; begin them from that generator alone"
+        yield "equal generators and actions give different episodes; start them only from the given generator"
 
 
 def _steps_otherwise(watched: Watched, constants: Task, moment: Moment) -> bool:
@@ -272,7 +275,7 @@ def _changed(watched: Watched, before: dict[str, Any]) -> str:
     """Return the names of the family's attributes that have changed, formatted for an error message."""
     after = _attributes(watched.family)
     names = [name for name in {**before, **after} if not same(before.get(name), after.get(name))]
-    return f"; changed on the family: {', '.join(names)}" if names else ""
+    return f"; changed attributes of the family: {', '.join(names)}" if names else ""
 
 
 def _alone(watched: Watched) -> Iterator[str]:
@@ -290,8 +293,8 @@ def _alone(watched: Watched) -> Iterator[str]:
             wrong = _differs_alone(watched, task, moment, row, episode)
             if wrong:
                 yield (
-                    f"an environment alone steps differently than as one of many, in {wrong} at step {step} of task"
-                    f" {row}: what happens in a row must follow from that row alone, not from a sum, any() or index"
+                    f"an environment steps differently alone than in a batch, in {wrong} at step {step} of task"
+                    f" {row}: the result of a row must depend on that row alone, not on a sum, any() or index"
                     " over rows"
                 )
                 return
@@ -300,7 +303,7 @@ def _alone(watched: Watched) -> Iterator[str]:
     alike = {name: value[:1].repeat(TASKS) for name, value in task.items()}
     mixed = watched.reset(per_row(alike), rows, generator=generator(2))
     if not same({k: v[:1] for k, v in first.items()}, {k: v[:1] for k, v in mixed.items()}):
-        yield "the first states of a task change with the constants of other tasks in the same reset"
+        yield "the initial states of a task change with the constants of other tasks in the same reset"
 
 
 def _differs_alone(watched: Watched, task: Task, moment: Moment, row: int, episode: int) -> str:
@@ -332,8 +335,8 @@ def _constants(watched: Watched) -> Iterator[str]:
         attempts, steps = attempts + 1, steps + len(moments)
     for name in silent:
         yield (
-            f"{name} changes nothing: in {attempts * TASKS * EPISODES} episodes of random actions another value gives"
-            " the same observations, rewards and endings; use it in step, or leave it out of the task"
+            f"{name} has no effect: in {attempts * TASKS * EPISODES} episodes of random actions another value gives"
+            " the same observations, rewards and terminations; use it in step, or remove it from the task"
         )
 
 
@@ -358,7 +361,7 @@ def _varied(task: Task) -> list[str]:
 
 
 def _values(watched: Watched) -> Iterator[str]:
-    """Values met in an episode."""
+    """Values in an episode."""
     task = _with_ends(watched.family, watched.sample(4 * TASKS, generator=generator(3)))
     told: set[str] = set()
     moments = list(walk(watched, task))
@@ -372,7 +375,7 @@ def _values(watched: Watched) -> Iterator[str]:
                 told.add(what)
                 yield f"{what} at step {step}, first in {_one(task, int(bad[0, 0]))}"
     if watched.family.horizon > 1 and len(moments) == 1:
-        yield "every episode ends with its first step: terminated is True where an episode ends, not where it goes on"
+        yield "every episode ends at its first step: terminated must be True where an episode ends, False otherwise"
 
 
 def _with_ends(family: TaskFamily, task: Task) -> Task:
@@ -428,17 +431,17 @@ def _devices(watched: Watched) -> Iterator[str]:
             if device == "cuda" or "device" in str(error):
                 yield (
                     f"on a GPU the family would raise {type(error).__name__}: {_line(error)}; draw random numbers with "
-                    "device=generator.device and move them by .to(a value of the task)"
+                    "device=generator.device and move them with .to(a value of the task)"
                 )
             continue
         astray = [name for name, value in met.items() if value.device.type != device]
         if astray:
-            yield f"with tasks on another device, {', '.join(astray)} stay behind; make tensors on the tasks' device"
+            yield f"with tasks on another device, {', '.join(astray)} are not on it; make tensors on the tasks' device"
         elif device == "cuda":
             cpu = _named(expected.state, expected.after, expected.reward, expected.terminated, expected.seen)
             wrong = [name for name, value in met.items() if not _close(value.cpu(), cpu[name], 1e-3)]
             if wrong:
-                yield f"on a GPU the same generator gives other numbers, in {', '.join(wrong)}"
+                yield f"on a GPU the same generator gives different numbers, in {', '.join(wrong)}"
 
 
 def _first_step(family: TaskFamily, task: Task, action: Tensor, device: str) -> dict[str, Tensor]:
@@ -450,7 +453,7 @@ def _first_step(family: TaskFamily, task: Task, action: Tensor, device: str) -> 
 
 
 def _named(state: State, after: State, reward: Tensor, terminated: Tensor, seen: Tensor) -> dict[str, Tensor]:
-    first = {f"the first state's {name}": value for name, value in state.items()}
+    first = {f"the initial state's {name}": value for name, value in state.items()}
     then = {f"the next state's {name}": value for name, value in after.items()}
     return {**first, **then, "the reward": reward, "terminated": terminated, "the observation": seen}
 

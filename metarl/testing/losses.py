@@ -160,17 +160,17 @@ def _stacked(cases: Sequence[Case]) -> Case:
 
 
 def _number(make: Any, draw: Draw) -> Iterator[str]:
-    """One number."""
+    """A single number."""
     for dtype in (torch.float32, torch.float64):
         value = _made(make, dtype)(*draw(0, dtype=dtype))
         if not isinstance(value, Tensor) or value.shape != ():
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            yield f"a loss is one number a task, of shape (); got {came}; reduce it with losses.masked_mean"
+            yield f"a loss must be one number per task, of shape (); got {came}; reduce it with losses.masked_mean"
             return
         if value.dtype != dtype:
-            yield f"the loss of {dtype} numbers must be one; got {value.dtype}"
+            yield f"the loss of {dtype} inputs must be {dtype}; got {value.dtype}"
         if not bool(value.isfinite()):
-            yield f"the loss is not finite, {float(value)}"
+            yield f"the loss must be finite; got {float(value)}"
             return
 
 
@@ -181,7 +181,7 @@ def _padding(make: Any, draw: Draw) -> Iterator[str]:
     value = loss(distribution, batch)
     others = map_leaves(lambda leaf: torch.where(batch.mask.unsqueeze(-1) > 0, leaf, 2.0 * leaf.flip(-1)), distribution)
     if not torch.allclose(loss(others, batch), value, rtol=1e-9, atol=1e-12):
-        yield "what the policy would do after an episode's end changes the loss; count the steps of batch.mask alone"
+        yield "the policy's distribution after an episode's end changes the loss; count only the steps in batch.mask"
 
     def longer(leaf: Tensor) -> Tensor:
         return torch.cat([leaf, leaf.new_zeros(PADDED, *leaf.shape[1:])])
@@ -189,7 +189,7 @@ def _padding(make: Any, draw: Draw) -> Iterator[str]:
     fields = {name: map_leaves(longer, getattr(batch, name)) for name in Batch._fields if name != "last_observation"}
     padded = batch._replace(**fields)._replace(live=batch.live)
     if not torch.allclose(loss(map_leaves(longer, distribution), padded), value, rtol=1e-9, atol=1e-12):
-        yield "the loss changes with padding behind the last step; divide by batch.mask.sum(), not by all rows"
+        yield "padding after the last step changes the loss; divide by batch.mask.sum(), not by the number of rows"
 
 
 def _lifting(make: Any, draw: Draw) -> Iterator[str]:
@@ -198,7 +198,7 @@ def _lifting(make: Any, draw: Draw) -> Iterator[str]:
     together = torch.vmap(lambda case: loss(*case))(_stacked(cases))
     alone = torch.stack([loss(*case) for case in cases])
     if not torch.allclose(together, alone, rtol=1e-9, atol=1e-12):
-        yield "lifted over tasks by vmap the loss is another than task by task"
+        yield "under vmap over tasks the loss differs from that computed task by task"
 
 
 def _gradients(make: Any, draw: Draw) -> Iterator[str]:
@@ -207,11 +207,11 @@ def _gradients(make: Any, draw: Draw) -> Iterator[str]:
     given = map_leaves(lambda leaf: leaf.clone().requires_grad_(), distribution)
     value = loss(given, batch)
     if not value.requires_grad:
-        yield "the loss does not depend on the policy: there is no gradient to step along"
+        yield "the loss does not depend on the policy: there is no gradient for adaptation"
         return
     slopes = torch.autograd.grad(value, leaves_of(given), create_graph=True, materialize_grads=True)
     if not all(bool(slope.isfinite().all()) for slope in slopes):
-        yield "the gradient in the policy is not finite"
+        yield "the gradient with respect to the policy is not finite"
         return
     learned = dict(loss.named_parameters()) if isinstance(loss, nn.Module) else {}
     energy = torch.stack([slope.square().sum() for slope in slopes]).sum()
@@ -221,21 +221,21 @@ def _gradients(make: Any, draw: Draw) -> Iterator[str]:
         yield "the second derivative is not finite"
     for name, slope in zip(learned, twice[len(leaves_of(given)) :], strict=True):
         if slope is None:
-            yield f"{name} is learned but no step by the loss depends on it"
+            yield f"{name} is learned but no step on the loss depends on it"
 
 
 def _repetition(make: Any, draw: Draw) -> Iterator[str]:
-    """The same again."""
+    """Repeated calls."""
     loss, case = _made(make), draw(0)
     before = torch.get_rng_state()
     kept = _stacked([case])
     first, second = loss(*case), loss(*case)
     if not torch.equal(before, torch.get_rng_state()):
-        yield "the loss draws from torch's global random numbers; take a torch.Generator instead"
+        yield "the loss draws from torch's global random generator; use a torch.Generator instead"
     elif any(not torch.equal(a, b) for a, b in zip(leaves_of(kept), leaves_of(_stacked([case])), strict=True)):
-        yield "the loss wrote into its arguments; make new tensors"
+        yield "the loss modified its arguments in place; make new tensors"
     elif not torch.equal(first, second):
-        yield "the loss is another when called again; keep nothing while it computes, or replay would not repeat it"
+        yield "the loss differs when called again; keep no state between calls, or replay would not reproduce it"
 
 
 def _checkpoint(make: Any, draw: Draw) -> Iterator[str]:
@@ -250,4 +250,4 @@ def _checkpoint(make: Any, draw: Draw) -> Iterator[str]:
     target.load_state_dict(source.state_dict())
     case = draw(0)
     if not torch.equal(source(*case), target(*case)):
-        yield "a loss loaded from a state_dict is another: something learned is no nn.Parameter"
+        yield "a loss loaded from a state_dict differs: something learned is not an nn.Parameter"

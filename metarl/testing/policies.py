@@ -104,7 +104,7 @@ def _acting(case: _Case) -> Iterator[str]:
             told = {"log_prob": distribution.log_prob(action), "entropy": distribution.entropy()}
             for name, value in told.items():
                 if tuple(value.shape) != ROWS or value.dtype != dtype:
-                    yield f"{name} must be one number a row, {ROWS}, {dtype}; got {tuple(value.shape)}, {value.dtype}"
+                    yield f"{name} must be one number per row, {ROWS}, {dtype}; got {tuple(value.shape)}, {value.dtype}"
                 elif not bool(value.isfinite().all()):
                     yield f"{name} is not finite"
 
@@ -131,7 +131,7 @@ def _tasks(case: _Case) -> Iterator[str]:
     one_by_one = torch.stack([alone(*task, action[t]) for t, task in enumerate(tasks)])
     for how, together in (
         ("parameters stacked over tasks", alone(many, seen, action)),
-        ("lifted over tasks by vmap", torch.vmap(alone)(many, seen, action)),
+        ("vmap over tasks", torch.vmap(alone)(many, seen, action)),
     ):
         if together.shape != one_by_one.shape or not torch.allclose(together, one_by_one, rtol=1e-9, atol=1e-12):
             yield f"with {how} the policy acts differently than task by task"
@@ -165,7 +165,7 @@ def _checkpoint(case: _Case) -> Iterator[str]:
     target.load_state_dict(source.state_dict())
     one, two = (policy(policy.initial(), seen) for policy in (source, target))
     if not torch.equal(one.log_prob(action := case.action(source, one, *ROWS)), two.log_prob(action)):
-        yield "a policy loaded from a state_dict acts differently: something it acts by is no parameter and no buffer"
+        yield "a policy loaded from a state_dict acts differently: something it uses is not a parameter or buffer"
 
 
 def _randomness(case: _Case) -> Iterator[str]:
@@ -175,6 +175,6 @@ def _randomness(case: _Case) -> Iterator[str]:
     first, second = (policy.noise(ROWS, generator=torch.Generator().manual_seed(0)) for _ in range(2))
     policy(policy.initial(), case.seen(*ROWS))
     if not torch.equal(before, torch.get_rng_state()):
-        yield "the policy draws from torch's global random numbers; draw noise from the generator that is given"
+        yield "the policy draws from torch's global random generator; draw noise from the given generator"
     elif not torch.equal(first, second):
         yield "noise from equal generators differs"

@@ -110,7 +110,7 @@ def _foreign(case: _Case) -> list[str]:
         returned: object = rule.double().update(case.step(case.draw(1), params), rule.init(params))
         if not isinstance(returned, tuple) or len(returned) != 2:
             return [
-                f"update must return (updates, state); got {told(returned)}: return the state, too, if only as it came"
+                f"update must return (updates, state); got {told(returned)}: return the state, too, even if unchanged"
             ]
     return []
 
@@ -122,7 +122,7 @@ def _trees(case: _Case) -> Iterator[str]:
         rule = case.rule(dtype)
         updates, _ = rule.update(case.step(grads, params), rule.init(params))
         if list(updates) != list(params):
-            yield f"updates must have the names of the gradients in their order, {list(params)}; got {list(updates)}"
+            yield f"updates must have the names of the gradients in the same order, {list(params)}; got {list(updates)}"
             return
         for name, p in params.items():
             u = updates[name]
@@ -134,28 +134,28 @@ def _trees(case: _Case) -> Iterator[str]:
 
 
 def _added(case: _Case) -> Iterator[str]:
-    """What updates are."""
+    """Updates as increments."""
     params, rule = case.draw(0), case.rule()
     nothing = {name: torch.zeros_like(p) for name, p in params.items()}
     updates, _ = rule.update(case.step(nothing, params), rule.init(params))
     if all(torch.allclose(updates[name], p) for name, p in params.items()):
-        yield "a gradient of zero is answered with the parameters; expected what is added, such as -rate * gradient"
+        yield "the updates for a zero gradient are the parameters; expected increments, such as -rate * gradient"
 
 
 def _state(case: _Case) -> Iterator[str]:
-    """What the rule remembers."""
+    """State of the rule."""
     params = case.draw(0)
     rule = case.rule()
     state = rule.init(params)
     for k in range(3):
         others = [name for name, value in state.items() if not isinstance(value, Tensor)]
         if others:
-            yield f"a rule remembers tensors only, so that vmap can lift it; {others} are something else"
+            yield f"a rule's state must hold only tensors, so that vmap can lift it; {others} are not tensors"
             return
         before = {name: value.clone() for name, value in state.items()}
         _, after = rule.update(case.step(case.draw(k + 1), params), state)
         if any(not torch.equal(value, before[name]) for name, value in state.items()):
-            yield "update wrote into the state it was given; return a new one, or replay would not repeat itself"
+            yield "update modified the given state in place; return a new one, or replay would not be reproducible"
         if {name: (v.shape, v.dtype) for name, v in after.items()} != {
             name: (v.shape, v.dtype) for name, v in before.items()
         }:
@@ -176,11 +176,11 @@ def _lifting(case: _Case) -> Iterator[str]:
     alone = stack([case.path(rule, p, g)[0] for p, g in zip(many, slopes, strict=True)])
     wrong = [name for name in alone if not torch.allclose(together[name], alone[name], rtol=1e-9, atol=1e-12)]
     if wrong:
-        yield f"lifted over tasks by vmap the rule steps differently than task by task, in {wrong}"
+        yield f"under vmap over tasks the rule steps differently than task by task, in {wrong}"
 
 
 def _gradients(case: _Case) -> Iterator[str]:
-    """Gradients of what is learned."""
+    """Gradients of learned parameters."""
     params, grads = case.draw(0), case.draw(1)
     rule = case.rule()
     learned = dict(rule.named_parameters())
@@ -208,7 +208,7 @@ def _checkpoint(case: _Case) -> Iterator[str]:
     target.load_state_dict(source.state_dict())
     (one, _), (two, _) = (case.path(rule, params, grads) for rule in (source, target))
     if any(not torch.equal(one[name], two[name]) for name in one):
-        yield "a rule loaded from a state_dict steps differently: something learned is no nn.Parameter"
+        yield "a rule loaded from a state_dict steps differently: something learned is not an nn.Parameter"
     twin, _ = case.path(copy.deepcopy(source), params, grads)
     if any(not torch.equal(one[name], twin[name]) for name in one):
         yield "a copy of the rule steps differently"
@@ -220,4 +220,4 @@ def _randomness(case: _Case) -> Iterator[str]:
     before = torch.get_rng_state()
     case.path(rule, case.draw(0), case.draw(1))
     if not torch.equal(before, torch.get_rng_state()):
-        yield "the rule draws from torch's global random numbers; take a torch.Generator instead"
+        yield "the rule draws from torch's global random generator; use a torch.Generator instead"
