@@ -80,11 +80,13 @@ class Acrobot(Family):
         "gravity": Parameter(9.8, 0.0, 50.0, "m/s^2", "gravitational acceleration"),
         "link_length": Parameter(1.0, 0.1, 5.0, "m", "length of the upper link"),
         "link_mass": Parameter(1.0, 0.1, 10.0, "kg", "mass of the upper link"),
-        "mass_ratio": Parameter(1.0, 0.1, 10.0, "1", "mass of the lower link over that of the upper"),
+        "mass_ratio": Parameter(1.0, 0.1, 10.0, "1", "mass of the lower link divided by that of the upper link"),
         "centre_1": Parameter(0.5, 0.0, 5.0, "m", "from the fixed joint to the upper link's centre of mass"),
         "centre_2": Parameter(0.5, 0.0, 5.0, "m", "from the elbow to the lower link's centre of mass"),
         "link_moment": Parameter(1.0, 0.1, 10.0, "kg m^2", "upper link's moment of inertia about its centre of mass"),
-        "moment_ratio": Parameter(1.0, 0.1, 10.0, "1", "moment of the lower link over that of the upper"),
+        "moment_ratio": Parameter(
+            1.0, 0.1, 10.0, "1", "moment of inertia of the lower link divided by that of the upper link"
+        ),
         "torque": Parameter(1.0, 0.0, 100.0, "N m", "torque of the elbow's motor"),
         "time_step": Parameter(0.2, 1e-5, 0.5, "s", "length of one Runge-Kutta step"),
         "goal_height": Parameter(1.0, -1.9, 1.99, "1", "height of the tip that ends the episode, in link lengths"),

@@ -37,7 +37,9 @@ class Coarse(Distribution):
         super().__post_init__()
         most = len(self.of.values) if isinstance(self.of, Choice) else self.cells
         if not 1 <= self.cells <= most:
-            raise ValueError(f"Coarse: expected at least 1 cell and at most one a choice, got {self.cells}; correct it")
+            raise ValueError(
+                f"Coarse: expected at least 1 cell and at most one per choice, got {self.cells}; correct it"
+            )
 
     @property
     def intervals(self) -> tuple[Interval, ...]:

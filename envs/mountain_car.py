@@ -36,11 +36,13 @@ def _constants(force: float, gravity: float, goal: float) -> dict[str, Parameter
     # Gravity above 0.1 is too strong for the step length; a goal left of -0.3 can be reached by rolling freely;
     # a goal exactly at the end of the road, 0.6, may be missed because of rounding.
     return {
-        "force": Parameter(force, 0.0, 1.0, "length/step^2", "acceleration by a full push"),
+        "force": Parameter(force, 0.0, 1.0, "length/step^2", "acceleration at full push"),
         "gravity": Parameter(gravity, 0.0, 0.1, "length/step^2", "acceleration where the road is steepest"),
-        "goal_position": Parameter(goal, -0.3, 0.59, "length", "where the episode ends"),
-        "goal_velocity": Parameter(0.0, -SPEED_LIMIT, 0.069, "length/step", "least velocity that ends it there"),
-        "friction": Parameter(0.0, 0.0, 1.0, "1/step", "share of the velocity that one step loses"),
+        "goal_position": Parameter(goal, -0.3, 0.59, "length", "position at which the episode ends"),
+        "goal_velocity": Parameter(
+            0.0, -SPEED_LIMIT, 0.069, "length/step", "smallest velocity at which the episode ends there"
+        ),
+        "friction": Parameter(0.0, 0.0, 1.0, "1/step", "share of the velocity lost in one step"),
         "polarity": Parameter(1.0, -1.0, 1.0, "1", "sign of the engine", choices=(-1.0, 1.0)),
     }
 

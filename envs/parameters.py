@@ -36,7 +36,7 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if not self.accepts(Fixed(self.default)):
-            raise ValueError(f"Parameter: expected a default {self.valid}, got {self.default}; correct one")
+            raise ValueError(f"Parameter: expected a default {self.valid}, got {self.default}; correct one of them")
 
     @property
     def valid(self) -> str:

@@ -114,7 +114,7 @@ class RingNavigation(Plane):
     parameters: ClassVar = {
         "angle": Parameter(math.pi / 2, -2 * math.pi, 2 * math.pi, "rad", "direction of the goal from the x axis"),
         "radius": Parameter(1.0, 0.0, 100.0, "length", "distance of the goal from the origin"),
-        "reach": Parameter(0.2, 0.0, 100.0, "length", "distance from the goal at which it is felt"),
+        "reach": Parameter(0.2, 0.0, 100.0, "length", "distance from the goal within which rewards depend on it"),
         "stride": Parameter(STRIDE, 1e-4, 10.0, "length", "longest move along one axis in one step"),
         "start_x": Parameter(0.0, -100.0, 100.0, "length", "start, first coordinate"),
         "start_y": Parameter(0.0, -100.0, 100.0, "length", "start, second coordinate"),

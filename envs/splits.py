@@ -63,7 +63,7 @@ class TaskBenchmark:
         if not isinstance(self.train, Family):
             raise TypeError(
                 f"{self.name}: expected an envs.Family, whose ranges can be split, got {type(self.train).__name__}; "
-                "write a benchmark of your own for it, as metarl.types.Benchmark says"
+                "write your own benchmark for it, see metarl.types.Benchmark"
             )
         if self.bins < 2:
             raise ValueError(f"{self.name}: expected at least 2 bins, got {self.bins}; give more")
@@ -75,8 +75,8 @@ class TaskBenchmark:
             lengths = {constant: len(values) for constant, values in self.listed[split].items()}
             if not all(lengths.values()) or len(set(lengths.values())) > 1:
                 raise ValueError(
-                    f"{self.name}: expected a value a task of every constant of the listed split {split!r}, at least"
-                    f" one, got {lengths}; give each as many"
+                    f"{self.name}: expected one or more values for every constant of the listed split {split!r}, the"
+                    f" same number for each, got {lengths}; give one value per task"
                 )
             self.family.validate(self._list(split))
         for split in ("train", *SAME_RANGE):
@@ -86,7 +86,7 @@ class TaskBenchmark:
                 count = cells.distinct(self.train, self.bins)
                 raise ValueError(
                     f"{self.name}: expected a training range that leaves tasks for {split!r}, got {count} distinct"
-                    f" cells of which none remain; {_remedy(count)}vary a continuous constant, or shrink the holes"
+                    f" cells, none of which remain; {_remedy(count)}vary a continuous constant, or shrink the holes"
                 ) from error
 
     def _check(self, split: str, family: Family) -> None:
@@ -94,25 +94,25 @@ class TaskBenchmark:
             raise ValueError(f"{self.name}: split name {split!r} is reserved; choose another")
         if not isinstance(family, Family):
             raise TypeError(
-                f"{self.name}: split {split!r}: expected a family as train is one, of other ranges, got {family!r}; "
-                f"give a {type(self.train).__name__}, or tasks one by one as listed="
+                f"{self.name}: split {split!r}: expected a family like train with other ranges, got {family!r}; "
+                f"give a {type(self.train).__name__}, or list the tasks with listed="
             )
         ours, theirs = self.train.describe() | {"ranges": 0}, family.describe() | {"ranges": 0}
         if ours != theirs:
             names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
-            other = [f"{name} {theirs.get(name)!r} for {ours.get(name)!r}" for name in names]
+            other = [f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in names]
             raise ValueError(
                 f"{self.name}: split {split!r} must differ from train in ranges only, got {'; '.join(other)}"
             )
         if self.train.ranges.keys() != family.ranges.keys():
             raise ValueError(
                 f"{self.name}: split {split!r}: expected the constants of train, {', '.join(self.train.ranges)}, got "
-                f"{', '.join(family.ranges)}; give those that do not vary as numbers"
+                f"{', '.join(family.ranges)}; give constants that do not vary as numbers"
             )
         if not (cells.lies_inside(family, self.train) or cells.lies_apart(family, self.train)):
             raise ValueError(
-                f"{self.name}: split {split!r} overlaps the training range in part; put it wholly inside (a hole)"
-                " or apart in at least one constant"
+                f"{self.name}: split {split!r} partly overlaps the training range; put it entirely inside (a hole)"
+                " or outside in at least one constant"
             )
 
     @property
@@ -234,7 +234,7 @@ class SameTasks:
         if ours != theirs:
             raise ValueError(
                 f"{self.of.name}: expected a family with the same constants, {', '.join(sorted(ours ^ theirs))} differ;"
-                " wrap the benchmark's own family, by a wrapper that adds none"
+                " wrap the benchmark's own family in a wrapper that adds none"
             )
 
     @property
@@ -269,12 +269,12 @@ def hashed(description: Mapping[str, Any]) -> str:
 def _remedy(count: int) -> str:
     """Return advice for error messages about a split left empty by too few cells; empty if there are many cells."""
     if count < 1 + len(SAME_RANGE):
-        return f"{1 + len(SAME_RANGE)} splits need as many; "
+        return f"{1 + len(SAME_RANGE)} splits need at least {1 + len(SAME_RANGE)} cells; "
     if count > FEW:
         return ""
     return (
-        "the name deals cells to splits, and of so few this one deals unluckily: another name deals anew, or write a"
-        " benchmark that lists the tasks of all its splits, as metarl.types.Benchmark says; or "
+        "the benchmark's name determines the cells of each split, and with so few cells this name leaves a split empty:"
+        " try another name, or write a benchmark that lists the tasks of all splits, see metarl.types.Benchmark; or "
     )
 
 

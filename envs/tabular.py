@@ -71,7 +71,7 @@ class TabularMDP(Family):
     """
 
     parameters: ClassVar = {
-        "seed": Parameter(0.0, 0.0, SEEDS, "1", "number of the MDP; its whole part counts", whole=True),
+        "seed": Parameter(0.0, 0.0, SEEDS, "1", "number of the MDP; only the integer part matters", whole=True),
         "reward_mean": Parameter(1.0, -1e6, 1e6, "reward", "mean over MDPs of the mean rewards"),
         "reward_spread": Parameter(1.0, 0.0, 1e6, "reward", "standard deviation over MDPs of the mean rewards"),
         "reward_noise": Parameter(1.0, 0.0, 1e6, "reward", "standard deviation of the noise of a reward"),

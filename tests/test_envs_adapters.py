@@ -279,7 +279,7 @@ def test_other_splits_are_kept_to_under_a_pin_too() -> None:
         (navigation_corners(), "corners", {"radius": 2.8}),
         (cartpole_wide(), "train", {"half_length": 0.65}),  # in the hole
     ):
-        with pytest.raises(ValueError, match=f"a task of '{split}', got .* left none in 300 draws"):
+        with pytest.raises(ValueError, match=f"tasks of '{split}', got .* left none in 300 draws"):
             FamilyVectorEnv(benchmark, 2, pins, split=split).reset(seed=0)
 
 
@@ -291,7 +291,7 @@ def test_a_pinned_task_of_a_list_is_one_of_the_list() -> None:
     env = FamilyEnv(benchmark, {"goal_x": x}, split="published")
     env.reset(seed=0)
     assert (env.task["goal_x"], env.task["goal_y"]) == (x, y)
-    with pytest.raises(ValueError, match="a task of 'published', got goal_x=0.123"):
+    with pytest.raises(ValueError, match="tasks of 'published', got goal_x=0.123"):
         FamilyEnv(benchmark, {"goal_x": 0.123}, split="published").reset(seed=0)
 
 
@@ -335,7 +335,7 @@ def test_unpinned_tasks_are_those_that_the_benchmark_draws() -> None:
 def test_pinned_constants_that_leave_no_task_of_the_split_are_named() -> None:
     pins = {"polarity": 1.0, "force_magnitude": 5.0}
     for make in (FamilyEnv, lambda benchmark, pins, split: FamilyVectorEnv(benchmark, 3, pins, split=split)):
-        with pytest.raises(ValueError, match="a task of 'test', got force_magnitude=5, polarity=1") as caught:
+        with pytest.raises(ValueError, match="tasks of 'test', got force_magnitude=5, polarity=1") as caught:
             make(cartpole_polarity(), pins, split="test").reset(seed=0)
         assert "\n" not in str(caught.value)
         make(cartpole_polarity().family, {**pins, "gravity": 12.0}, split="train").reset(
@@ -777,7 +777,7 @@ def test_a_closed_environment_gives_back_what_is_live() -> None:
 def test_a_live_family_is_no_vector_environment() -> None:
     live = GymnasiumFamily("CartPole-v1", {"gravity": Range(5.0, 15.0)}, horizon=50)
     for source in (live, TaskBenchmark("x", live)):
-        with pytest.raises(TypeError, match="GymnasiumFamily, which is live; give gymnasium's SyncVectorEnv") as caught:
+        with pytest.raises(TypeError, match="GymnasiumFamily, which is live; use gymnasium's SyncVectorEnv") as caught:
             FamilyVectorEnv(source, 2)
         assert "\n" not in str(caught.value)
     vector = SyncVectorEnv([lambda: FamilyEnv(live)] * 2)  # as the message says; each takes a copy

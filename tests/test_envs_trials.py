@@ -248,8 +248,8 @@ class Grid(Cliff):
         (lambda: Trials(CartPole(), 0), ValueError, "episodes of Trials: expected at least 1, got 0"),
         (lambda: Trials(CartPole(), 1.5), TypeError, "episodes of Trials: expected an integer, got 1.5"),  # type: ignore[arg-type]
         (lambda: Trials(CartPole(), True), TypeError, "episodes of Trials: expected an integer, got True"),
-        (lambda: Trials(pole()), TypeError, "reset several times ahead, got GymnasiumFamily, which is live"),
-        (lambda: Trials(Delayed(pole())), TypeError, "reset several times ahead, got Delayed, which is live"),
+        (lambda: Trials(pole()), TypeError, "reset several times in advance, got GymnasiumFamily, which is live"),
+        (lambda: Trials(Delayed(pole())), TypeError, "reset several times in advance, got Delayed, which is live"),
         (lambda: Trials(Blob()), TypeError, "observations from a flat Box"),
         (lambda: Trials(Grid()), TypeError, "Discrete or a flat Box"),
     ],

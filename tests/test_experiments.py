@@ -327,7 +327,7 @@ class Spaceless(Pole):
 BROKEN: dict[str, tuple[Any, str]] = {
     "several choices": (
         lambda: Pole(action_space=lambda own: MultiDiscrete([3, 3])),
-        "action_space must be Discrete or a Box",
+        "action_space must be Discrete or a one-dimensional Box",
     ),
     "from 1": (
         lambda: Pole(action_space=lambda own: Discrete(4, start=1)),

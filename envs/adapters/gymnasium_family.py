@@ -61,8 +61,8 @@ CONSTRUCTOR, ATTRIBUTES = "constructor", "attributes"  # destination of constant
 LARGEST = 3e38  # about the largest float32; tasks are stored in float32
 Numbers = npt.NDArray[Any]
 WRAPPED = {
-    "observation": "have a rebuild function wrap it, as by gymnasium.wrappers.FlattenObservation",
-    "action": "have a rebuild function wrap it, as by gymnasium.wrappers.TransformAction",
+    "observation": "wrap it in a rebuild function, such as with gymnasium.wrappers.FlattenObservation",
+    "action": "wrap it in a rebuild function, such as with gymnasium.wrappers.TransformAction",
 }
 """Advice in error messages about spaces that no policy supports."""
 
@@ -134,15 +134,17 @@ class GymnasiumFamily(Family):
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(env, str | EnvSpec):
-            raise TypeError(f"env: expected an id, got {env!r}; gymnasium.register('Mine-v0', its class) gives it one")
+            raise TypeError(
+                f"env: expected an id, got {env!r}; register one with gymnasium.register('Mine-v0', its class)"
+            )
         if not isinstance(ranges, Mapping):
             raise TypeError(f"{env}: expected constants by name, such as {{'g': Range(5, 15)}}, got {ranges!r}")
         if not ranges:
-            raise ValueError(f"{env}: expected at least one constant, got none; give one, if only its default")
+            raise ValueError(f"{env}: expected at least one constant, got none; give one, even if only its default")
         if setter is not None and rebuild is not False:
-            raise ValueError(f"{env}: expected setter or rebuild, got both; one of them makes the task")
+            raise ValueError(f"{env}: expected setter or rebuild, got both; give only one of them")
         if callable(rebuild) and kwargs:
-            raise ValueError(f"{env}: expected no kwargs, got a rebuild function and kwargs; give them in the function")
+            raise ValueError(f"{env}: expected no kwargs, got a rebuild function and kwargs; set them in the function")
         if workers < 0 or not timeout > 0:
             raise ValueError(f"{env}: expected workers >= 0 and timeout > 0, got {workers} and {timeout}; correct it")
         self._name, self._workers, self._timeout = env, workers, timeout
@@ -280,7 +282,7 @@ class GymnasiumFamily(Family):
             RuntimeError: see `step`.
         """
         if get_proxy_mode() is not None:
-            raise RuntimeError(f"{self._name}: a live environment cannot be compiled; do without learner.compile()")
+            raise RuntimeError(f"{self._name}: a live environment cannot be compiled; do not call learner.compile()")
         tickets = state["row"].flatten().cpu().numpy()
         steps = state["step"].flatten().cpu().numpy()
         found, missing = [], len(tickets)
@@ -291,15 +293,15 @@ class GymnasiumFamily(Family):
             order = places[np.argsort(tickets[places], kind="stable")]
             if not np.array_equal(tickets[order], np.arange(reset.first, reset.first + reset.count)):
                 raise RuntimeError(
-                    f"{self._name}: expected all {reset.count} rows of a reset at once; step them together"
+                    f"{self._name}: expected all {reset.count} rows of a reset in one call; step them together"
                 )
             if (steps[order] != reset.steps).any():
-                raise RuntimeError(f"{self._name}: the state is not the last; live environments cannot go back")
+                raise RuntimeError(f"{self._name}: the state is not the latest; live environments cannot go back")
             found.append((reset, order))
             missing -= len(order)
         if missing:
             raise RuntimeError(
-                f"{self._name}: a later reset has taken {missing} of the rows; roll out, then reset again"
+                f"{self._name}: a later reset has reused {missing} of the rows; finish a rollout before the next reset"
             )
         return found
 
@@ -313,7 +315,7 @@ class GymnasiumFamily(Family):
                 env = recipe.renew(None, constants)
             except Exception as error:
                 raise ValueError(
-                    f"{self._name} refused {shown}: {line(error)}; correct the range, or what is made of them"
+                    f"{self._name} rejected {shown}: {line(error)}; correct the range, or how the constants are used"
                 ) from error
             try:
                 observation_space, action_space = _supported(self._name, env)
@@ -324,7 +326,7 @@ class GymnasiumFamily(Family):
         same = low.observation_space.shape == high.observation_space.shape and low.action_space == high.action_space
         if not same:
             raise ValueError(
-                f"{self._name}: its spaces change with the constants; a family has the same for every task"
+                f"{self._name}: its spaces change with the constants; they must be the same for every task"
             )
         return low
 
@@ -336,12 +338,12 @@ def _example(name: str, kwargs: Mapping[str, Any], constants: Mapping[str, Any])
     except (ModuleNotFoundError, DependencyNotInstalled) as error:
         raise ImportError(f"{name}: {line(error)}") from error
     except gymnasium.error.Error as error:
-        hint = close_to(name.split(":")[-1], gymnasium.registry) or "gymnasium.pprint_registry() shows those there are"
+        hint = close_to(name.split(":")[-1], gymnasium.registry) or "gymnasium.pprint_registry() lists the known ones"
         raise ValueError(f"there is no environment {name!r}; {hint.strip()}") from error
     except Exception as error:
         if constants and isinstance(error, TypeError):
             return _example(name, {**kwargs, **constants}, {})
-        raise ValueError(f"{name} refused {dict(kwargs)}: {line(error)}; correct kwargs=, or the range") from error
+        raise ValueError(f"{name} rejected {dict(kwargs)}: {line(error)}; correct kwargs=, or the range") from error
 
 
 def _recipe(
@@ -370,14 +372,14 @@ def _recipe(
     missing = [n for n in names if not hasattr(unwrapped, n)]
     if missing and missing[0] in _arguments(spec):
         raise ValueError(
-            f"{type(unwrapped).__name__} has no attribute {missing[0]!r}: its constructor takes it; give rebuild=True"
+            f"{type(unwrapped).__name__} has no attribute {missing[0]!r}, but its constructor does; set rebuild=True"
         )
     refuse_unknown(type(unwrapped).__name__, "attribute", missing, numeric)
     for name in names:
         if stale := derived(type(unwrapped), name):
             raise ValueError(
                 f"{name}: the constructor of {type(unwrapped).__name__} computes {', '.join(stale)} from it, which"
-                " would keep the old value; give a setter that writes those too, or rebuild="
+                " would keep the old value; give a setter that also updates those, or rebuild="
             )
     examples = {name: getattr(unwrapped, name) for name in names}
     return Setter(spec, partial(write_attributes, examples=examples), kwargs), ATTRIBUTES
@@ -403,7 +405,8 @@ def _refuse_by_name(rebuild: Callable[[Constants], Env], names: list[str]) -> No
     if first is not None and (first.name in names or first.kind in (first.VAR_KEYWORD, first.KEYWORD_ONLY)):
         raise TypeError(
             f"rebuild: expected a function of all constants as one mapping, got {getattr(rebuild, '__name__', rebuild)}"
-            f"({', '.join(map(str, taken.values()))}), which takes them by name; call it with **constants in one"
+            f"({', '.join(map(str, taken.values()))}), which takes them by name; wrap it in a function that calls it "
+            "with **constants"
         )
 
 
@@ -430,7 +433,8 @@ def _parameter(what: str, given: Distribution | float, own: Any) -> Parameter:
     intervals = given.intervals if isinstance(given, Distribution) else ()
     if count and any(low < high for low, high in intervals):
         raise ValueError(
-            f"{what}: expected whole numbers, as its own {own} is one, got {given}; use Choice((1, 2)), or a setter"
+            f"{what}: expected whole numbers, because the environment's own value {own} is one, got {given}; use "
+            "Choice((1, 2)), or a setter"
         )
     default = float(own if own is not None else intervals[0][0] if isinstance(given, Distribution) else given)
     return Parameter(default, -LARGEST, LARGEST, "as in Gymnasium", what, whole=count)
@@ -445,7 +449,7 @@ def _title(what: str, function: Callable[..., Any]) -> str:
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
     if not name or "<lambda>" in name:
         raise ValueError(
-            f"{what}: expected a function by whose name a run is known again, got {function!r}; give a named function"
+            f"{what}: expected a named function, whose name identifies stored runs, got {function!r}; define it by def"
         )
     return f"{module}:{name}"
 
@@ -501,7 +505,7 @@ def _time_limit(name: str, horizon: int | None) -> int:
         return horizon
     limit = gymnasium.spec(name).max_episode_steps
     if limit is None:
-        raise ValueError(f"{name} has no time limit of its own; give horizon= in steps")
+        raise ValueError(f"{name} has no time limit; give horizon= in steps")
     return limit
 
 

@@ -161,12 +161,14 @@ def _source(family: str, benchmark: TaskBenchmark | str | None, constants: dict[
     if benchmark is None:
         return FAMILIES[family](**constants)
     if constants:
-        raise ValueError(f"{', '.join(constants)}: the benchmark draws the constants; pin them by task={{...}}")
+        raise ValueError(f"{', '.join(constants)}: the benchmark draws the constants; pin them with task={{...}}")
     if isinstance(benchmark, str):
         if benchmark not in BENCHMARKS:
             hint = close_to(benchmark, BENCHMARKS)
             raise ValueError(f"benchmark: there is no {benchmark!r}; {hint}known are {', '.join(BENCHMARKS)}")
         benchmark = BENCHMARKS[benchmark]()
     if type(benchmark.family) is not FAMILIES[family]:
-        raise ValueError(f"benchmark: {benchmark.name} is one of {type(benchmark.family).__name__}, not of {family}")
+        raise ValueError(
+            f"benchmark: {benchmark.name} is a benchmark of {type(benchmark.family).__name__}, not of {family}"
+        )
     return benchmark

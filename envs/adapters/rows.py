@@ -175,7 +175,9 @@ class Row(gymnasium.Env[Any, Any]):
         except Exception as error:
             raise self._fault(f"raised {type(error).__name__}: {line(error)}") from error
         if truncated and not terminated and self._steps < self._kind.horizon:
-            raise self._fault(f"cut the episode short of the horizon of {self._kind.horizon}; give horizon= that many")
+            raise self._fault(
+                f"truncated the episode before the horizon of {self._kind.horizon}; set horizon= to this step"
+            )
         self._over = bool(terminated)
         self._observation = self._checked(observation)
         return self._observation, float(reward), self._over, False, {}
@@ -385,8 +387,8 @@ class _Watch:
         name = self._rows.kind.name
         if isinstance(error, multiprocessing.TimeoutError):
             raise TimeoutError(
-                f"{name}: no answer from its workers within {self._rows.timeout:g} s; an environment hangs, or give"
-                " a longer timeout="
+                f"{name}: no answer from its workers within {self._rows.timeout:g} s; check whether an environment"
+                " hangs, or give a longer timeout="
             ) from None
         if isinstance(error, EOFError | OSError):
             raise RuntimeError(

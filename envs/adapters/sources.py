@@ -86,8 +86,8 @@ class Tasks:
         first = {name: values[wrong[0]].item() for name, values in pins.items()}
         shown = ", ".join(f"{name}={value:g}" for name, value in first.items() if not math.isnan(value))
         raise ValueError(
-            f"task: expected constants that leave {self._source.name} a task of {self._split!r}, got {shown}, which"
-            f" left none in {TRIES} draws; pin other values or fewer, or give its family, which has no splits"
+            f"task: expected pinned values for which {self._source.name} has tasks of {self._split!r}, got {shown},"
+            f" which left none in {TRIES} draws; pin other values or fewer, or pass its family, which has no splits"
         )
 
     def put(self, task: Task) -> dict[str, Tensor]:

@@ -73,8 +73,8 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         self._family = self._tasks.family
         if self._family.live:
             raise TypeError(
-                f"expected a family whose rows can start again alone, got {type(self._family).__name__}, which is live;"
-                " give gymnasium's SyncVectorEnv or AsyncVectorEnv one FamilyEnv with a family of its own for each row"
+                f"expected a family whose rows can be reset alone, got {type(self._family).__name__}, which is live;"
+                " use gymnasium's SyncVectorEnv or AsyncVectorEnv with one FamilyEnv per row, each with its own family"
             )
         self._limit = time_limit(self._family, max_episode_steps)
         self.render_mode = checked_render_mode(render_mode)
@@ -154,7 +154,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
             raise ResetNeeded("step: no episode has begun; call reset first")
         if self._mode is AutoresetMode.DISABLED and self._over.any():
             ended = np.flatnonzero(self._over).tolist()
-            raise ResetNeeded(f"step: the episodes of rows {ended} have ended; reset them by options['reset_mask']")
+            raise ResetNeeded(f"step: the episodes of rows {ended} have ended; reset them with options['reset_mask']")
         tensor = read_action(self.single_action_space, actions, (self.num_envs,))
         self._state, gained, ended_now = self._family.step(self._task, self._state, tensor)
         self._steps += 1
@@ -195,9 +195,9 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
             return np.arange(self.num_envs)
         mask = options["reset_mask"]
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f"reset_mask: expected a numpy array of bool, got {mask!r}; give one entry a row")
+            raise TypeError(f"reset_mask: expected a numpy array of bool, got {mask!r}; give one entry per row")
         if mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(f"reset_mask: expected shape ({self.num_envs},) with a true entry, got {mask}")
+            raise ValueError(f"reset_mask: expected shape ({self.num_envs},) with at least one true entry, got {mask}")
         if not self._state and not mask.all():
             raise ResetNeeded("reset_mask: no episode has begun; reset all rows first")
         return np.flatnonzero(mask)

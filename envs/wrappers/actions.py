@@ -82,7 +82,7 @@ class SwappedActions(Wrapper):
         if not 2 <= self._count <= MOST_ACTIONS:
             raise ValueError(f"SwappedActions: expected 2 to {MOST_ACTIONS} actions, got {self._count}; wrap another")
         choices = tuple(float(number) for number in range(math.factorial(self._count)))
-        order = Parameter(0.0, 0.0, choices[-1], "1", "number of the permutation of the actions", choices=choices)
+        order = Parameter(0.0, 0.0, choices[-1], "1", "index of the permutation of the actions", choices=choices)
         super().__init__(family, {"action_order": order}, {"action_order": action_order})
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:

@@ -45,7 +45,7 @@ class Wrapper(Family, ABC):
         wrapped(name, family)
         if taken := [constant for constant in own if constant in family.parameters]:
             raise ValueError(
-                f"{name}: the wrapped {type(family).__name__} has a constant {taken[0]!r} already; wrap it so only once"
+                f"{name}: the wrapped {type(family).__name__} already has a constant {taken[0]!r}; apply it only once"
             )
         if unknown := [constant for constant in ranges if constant not in own]:
             raise ValueError(f"{name} adds no constant {unknown[0]!r}; it adds {', '.join(own)}")
@@ -150,7 +150,7 @@ def refuse_live(wrapper: str, family: Family, needed: str) -> None:
     """
     if wrapped(wrapper, family).live:
         raise TypeError(
-            f"{wrapper}: expected a family {needed}, got {type(family).__name__}, which is live; wrap one that is not"
+            f"{wrapper}: expected a family {needed}, got {type(family).__name__}, which is live; wrap another"
         )
 
 

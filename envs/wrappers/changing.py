@@ -50,7 +50,11 @@ class Changing(Wrapper):
             raise ValueError(f"Changing: expected constants that change, got none; name some of {', '.join(known)}")
         refuse_unknown(f"Changing: {type(family).__name__}", "constant", later, known)
         self._later = {name: f"later_{name}" for name in known if name in later}
-        own = {"change_at": Parameter(NEVER, 0.0, NEVER, "steps", "from the start to the change", whole=True)}
+        own = {
+            "change_at": Parameter(
+                NEVER, 0.0, NEVER, "steps", "steps from the start of an episode to the change", whole=True
+            )
+        }
         for name, new in self._later.items():
             own[new] = replace(known[name], doc=f"{known[name].doc}, from the change on")
         ranges = {"change_at": change_at, **{new: later[name] for name, new in self._later.items()}}

@@ -84,7 +84,7 @@ class Shuffled(Wrapper):
 
     def __init__(self, family: Family) -> None:
         if holds(family, Shuffled):  # the state's names would clash
-            raise ValueError("Shuffled: the wrapped family is shuffled already; shuffle it once")
+            raise ValueError("Shuffled: the wrapped family is already shuffled; shuffle it only once")
         known = wrapped("Shuffled", family).parameters
         super().__init__(family, {}, {}, tuple(f"{PREFIX}{name}" for name in known))
 

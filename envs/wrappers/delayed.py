@@ -44,7 +44,7 @@ class Delayed(Wrapper):
         self._neutral = neutral_action("Delayed", family, neutral)
         self._flat = bool(components("Delayed", family))
         choices = tuple(float(steps) for steps in range(longest + 1))
-        delays = Parameter(0.0, 0.0, float(longest), "steps", "from giving an action to its effect", choices=choices)
+        delays = Parameter(0.0, 0.0, float(longest), "steps", "steps from an action to its effect", choices=choices)
         memory = tuple(name for slot in self._slots for name in slot)
         settings = {"longest": longest, "neutral": self._neutral}
         super().__init__(family, {"delay": delays}, {"delay": delay}, memory, settings)

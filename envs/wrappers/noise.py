@@ -42,7 +42,7 @@ class NoisySensors(Wrapper):
         self._noise = [f"noise_{number}" for number in range(self._count)]
         self._bias = [f"bias_{number}" for number in range(self._count)]
         noise = {name: Parameter(0.0, 0.0, 1e3, "sensor's", "standard deviation of the noise") for name in self._noise}
-        bias = {name: Parameter(0.0, -1e3, 1e3, "sensor's", "what is shown too much") for name in self._bias}
+        bias = {name: Parameter(0.0, -1e3, 1e3, "sensor's", "bias added to the sensor") for name in self._bias}
         super().__init__(family, noise | bias, ranges, (KEY, COUNT))
         self.observation_space = Box(-np.inf, np.inf, (self._count,), dtype=np.float32)
 

@@ -34,10 +34,12 @@ class Repeated(Wrapper):
     """
 
     def __init__(self, family: Family, most: int = 4, repeats: Distribution | float = 1.0) -> None:
-        refuse_live("Repeated", family, "of which some rows can stay behind the others")
+        refuse_live("Repeated", family, "whose rows can be stepped independently")
         self._most = whole("most of Repeated", most, 2)
         choices = tuple(float(count) for count in range(1, self._most + 1))
-        own = Parameter(1.0, 1.0, float(self._most), "steps", "for which an action is held", choices=choices)
+        own = Parameter(
+            1.0, 1.0, float(self._most), "steps", "number of steps for which an action is repeated", choices=choices
+        )
         super().__init__(family, {"repeats": own}, {"repeats": repeats}, settings={"most": self._most})
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:

@@ -34,7 +34,7 @@ class ScaledReward(Wrapper):
     """
 
     def __init__(self, family: Family, reward_scale: Distribution | float = 1.0) -> None:
-        own = Parameter(1.0, 1e-6, 1e6, "1", "what a reward of 1 becomes")
+        own = Parameter(1.0, 1e-6, 1e6, "1", "factor on the reward")
         super().__init__(family, {"reward_scale": own}, {"reward_scale": reward_scale})
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
@@ -61,7 +61,7 @@ class ShiftedReward(Wrapper):
     """
 
     def __init__(self, family: Family, reward_shift: Distribution | float = 0.0) -> None:
-        own = Parameter(0.0, -1e6, 1e6, "reward", "paid at every step besides")
+        own = Parameter(0.0, -1e6, 1e6, "reward", "added to the reward of every step")
         super().__init__(family, {"reward_shift": own}, {"reward_shift": reward_shift})
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
@@ -93,7 +93,7 @@ class CentredReward(Wrapper):
     """
 
     def __init__(self, family: Family, limits: Mapping[str, float], straying: float = 0.9) -> None:
-        refuse_live("CentredReward", family, "whose state can be watched")
+        refuse_live("CentredReward", family, "whose state holds variables")
         for name, value in {**limits, "straying": straying}.items():
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"CentredReward: expected a positive {name}, got {value}; correct it")
@@ -103,9 +103,7 @@ class CentredReward(Wrapper):
         known = family.reset(family.sample(1, generator=generator), (1,), generator=generator)
         if not limits or (unknown := [name for name in limits if name not in known]):
             came = repr(unknown[0]) if limits else "nothing"
-            raise ValueError(
-                f"CentredReward: expected limits of {', '.join(known)}, got {came}; name what is to be watched"
-            )
+            raise ValueError(f"CentredReward: expected limits of {', '.join(known)}, got {came}; name state variables")
         self._limits, self._straying = dict(limits), straying
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:

@@ -89,11 +89,11 @@ class RewiredSensors(Wrapper):
         self._count = space.shape[0]
         if self._count > MOST_SENSORS:
             raise ValueError(
-                f"RewiredSensors: expected at most {MOST_SENSORS} sensors, got {self._count}; turn signs by "
+                f"RewiredSensors: expected at most {MOST_SENSORS} sensors, got {self._count}; flip signs with "
                 "ScaledSensors"
             )
         choices = tuple(float(number) for number in range(wirings(self._count)))
-        own = Parameter(0.0, 0.0, choices[-1], "1", "number of the sensors' order and signs", choices=choices)
+        own = Parameter(0.0, 0.0, choices[-1], "1", "index of the order and signs of the sensors", choices=choices)
         super().__init__(family, {"wiring": own}, {"wiring": wiring})
         end = float(np.maximum(np.abs(space.low), np.abs(space.high)).max())
         self.observation_space = Box(-end, end, space.shape, dtype=np.float32)

@@ -36,13 +36,13 @@ class Slipping(Wrapper):
 
     def __init__(self, family: Family, chance: float) -> None:
         if holds(family, Slipping):  # no constants that would clash; only the state's names would
-            raise ValueError("Slipping: the wrapped family slips already; give one chance for both")
+            raise ValueError("Slipping: the wrapped family already slips; wrap it once, with one chance")
         self._parts = components("Slipping", family)
         space = family.action_space
         assert isinstance(space, (Box, Discrete))
         if isinstance(space, Box) and not space.is_bounded():
             raise ValueError(
-                f"Slipping: expected bounded actions, to draw others from, got {space}; wrap another family"
+                f"Slipping: expected bounded actions, to draw random ones, got {space}; wrap another family"
             )
         if not 0.0 <= chance <= 1.0:
             raise ValueError(f"Slipping: expected a chance from 0 to 1, got {chance}; give a probability")

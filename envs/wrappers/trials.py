@@ -56,7 +56,7 @@ class Trials(Wrapper):
     observation_space: Box  # (observation, previous action, previous reward, 1 if an episode has just ended)
 
     def __init__(self, family: Family, episodes: int = 2) -> None:
-        refuse_live("Trials", family, "that can be reset several times ahead")
+        refuse_live("Trials", family, "that can be reset several times in advance")
         self._episodes = whole("episodes of Trials", episodes)
         super().__init__(family, {}, {}, settings={"episodes": float(self._episodes)})
         self._horizon = self._episodes * family.horizon
