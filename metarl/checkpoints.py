@@ -178,7 +178,9 @@ def restore(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
         CheckpointError: names, shapes or dtypes differ (the first differences are listed), or a value is not finite.
     """
     if not isinstance(state_dict, Mapping):
-        raise CheckpointError(f"expected a state_dict, got {type(state_dict).__name__}; use load(path)")
+        raise CheckpointError(
+            f"expected a state_dict, got {type(state_dict).__name__}; read a checkpoint with load(path)"
+        )
     own = module.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in state_dict]
     wrong += [f"{name} is unexpected" for name in state_dict if name not in own]
@@ -222,7 +224,7 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
         items = (_plain(item, f"{where}.{i}", depth + 1) for i, item in enumerate(value))
         return list(items) if type(value) is list else tuple(items)
     raise CheckpointError(
-        f"expected tensors and plain values, got a {type(value).__name__} at {where}; convert it, such as with "
+        f"expected tensors and plain values, got a {type(value).__name__} at {where}; convert it, for example with "
         "torch.as_tensor"
     )
 

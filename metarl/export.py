@@ -77,7 +77,7 @@ def learned_rates(learner: Learner) -> Params:
     checks.of_type("learner", learner, Learner, "a Learner")
     params = {name: p.detach() for name, p in learner.policy.initial().items()}
     if not params:
-        raise ValueError("expected a policy with trainable parameters, got one with all frozen: it has no step sizes")
+        raise ValueError("expected a policy with trainable parameters, got only frozen ones: it has no step sizes")
     loss = next(iter(params.values())).new_zeros(())
 
     @torch.no_grad()

@@ -106,7 +106,9 @@ def gradient_over_tasks(
     def piece(part: Any) -> tuple[Tensor, ...]:
         total = lifted(function)(part).sum()  # divided later, so that a compiled piece serves any number of tasks
         if not total.requires_grad:
-            raise ValueError("expected a loss that depends on the parameters, got one without a graph: detach less")
+            raise ValueError(
+                "expected a loss that depends on learned parameters, got one without a graph: check it for detach()"
+            )
         return total.detach(), *torch.autograd.grad(total, params, materialize_grads=True)
 
     total, *gradient = (x / tasks for x in sum_over_pieces(piece, tree, tasks=tasks, size=size, run=run))

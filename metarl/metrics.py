@@ -76,7 +76,7 @@ class MetricsLog:
             self._last = _cut(path, resume)
         elif path.exists() and path.stat().st_size > 0:
             raise ValueError(
-                f"expected {path} to be empty, got one with rows; resume that run or choose another folder"
+                f"expected {path} to be new or empty, got one with rows; resume that run or choose another folder"
             )
         self._file = path.open("a", encoding="utf-8")
         makers: dict[str, Callable[[], Viewer]] = dict(viewers or {})

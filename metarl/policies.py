@@ -72,7 +72,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if weight.dim() == 3 and x.shape[:1] != weight.shape[:1]:
         raise ValueError(
             f"expected inputs [{len(weight)}, ...] for the parameters of {len(weight)} tasks, got {list(x.shape)}: "
-            "index the task, params = {name: leaf[0] for name, leaf in params.items()}, or give each task inputs"
+            "index the task, params = {name: leaf[0] for name, leaf in params.items()}, or give each task its own "
+            "inputs"
         )
     if weight.dim() == 2 and bias.dim() == 1 and weight.shape[1] < weight.shape[0]:
         # with few inputs, a product with a row-major matrix has a faster gradient (5 x, for 2 inputs and 100 outputs)

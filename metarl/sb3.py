@@ -80,8 +80,8 @@ class TaskVecEnv(VecEnv):
         expect_family(family)
         if getattr(family, "live", False):
             raise TypeError(
-                f"expected a family whose rows can be reset alone, got {type(family).__name__}, which is live; use"
-                " SB3's DummyVecEnv or SubprocVecEnv with one FamilyEnv per row, each with its own family"
+                f"expected a family whose rows can be reset individually, got {type(family).__name__}, which is live;"
+                " use SB3's DummyVecEnv or SubprocVecEnv with one FamilyEnv per row, each with its own family"
             )
         checks.whole("episodes", episodes)
         checks.whole("number of tasks", task_count(task))

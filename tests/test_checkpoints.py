@@ -382,7 +382,7 @@ def test_c10_restore_lists_the_first_differences() -> None:
     before = module.weight.detach().clone()
     good = {name: value.clone() + 1 for name, value in module.state_dict().items()}
     wrong: list[tuple[Any, str]] = [
-        ("runs/mine", r"expected a state_dict, got str; use load\(path\)"),
+        ("runs/mine", r"expected a state_dict, got str; read a checkpoint with load\(path\)"),
         ({"weight": good["weight"]}, "bias is missing"),
         (good | {"extra": torch.ones(1)}, "extra is unexpected"),
         (good | {"weight": torch.ones(2, 4)}, r"weight is \[2, 4\] float32 but should be \[2, 3\] float32"),

@@ -199,5 +199,5 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 def test_a_loss_that_depends_on_nothing_learned_is_refused() -> None:
     learner = Learner(gaussian_policy(), SGD(0.1), inner=vpg, outer=lambda distribution, batch: batch.reward.mean())
-    with pytest.raises(ValueError, match="expected a loss that depends on the parameters, got one without a graph"):
+    with pytest.raises(ValueError, match="expected a loss that depends on learned parameters, got one without a graph"):
         stepping(Descent(learner), learner)

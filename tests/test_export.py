@@ -242,7 +242,7 @@ def test_what_cannot_be_exported_is_refused_in_words(tmp_path: Path) -> None:
             p.requires_grad_(frozen not in name)
         with pytest.raises(ValueError, match="parameters of one task"):
             save_policy(tmp_path / "x", policy, {name: torch.stack([p, p]) for name, p in policy.initial().items()})
-    with pytest.raises(ValueError, match="got one with all frozen: it has no step sizes"):
+    with pytest.raises(ValueError, match="got only frozen ones: it has no step sizes"):
         learned_rates(Learner(gaussian_policy().requires_grad_(False), SGD(0.1), inner=vpg, outer=vpg))
     with pytest.raises(TypeError, match="learner: expected a Learner, got a GaussianPolicy"):
         learned_rates(gaussian_policy())  # type: ignore[arg-type]

@@ -431,7 +431,7 @@ class Caller:
     ],
 )
 def test_functions_without_a_name_of_their_own_are_refused(what: str, function: Any) -> None:
-    with pytest.raises(ValueError, match=f"{what}: expected a named function, .*; define it by def") as caught:
+    with pytest.raises(ValueError, match=f"{what}: expected a named function, .*; define it with def") as caught:
         GymnasiumFamily("CartPole-v1", WIDE, **{what: function})
     assert "\n" not in str(caught.value)
 
@@ -749,12 +749,12 @@ def test_lunar_lander_varies_by_its_constructor(box2d: Any) -> None:
         (
             lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True),
             TypeError,
-            "got Dict; wrap it in a rebuild function, such as with gymnasium.wrappers.FlattenObservation",
+            "got Dict; wrap it in a rebuild function, for example with gymnasium.wrappers.FlattenObservation",
         ),
         (
             lambda: GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True, kwargs={"which": "multi"}),
             TypeError,
-            "got MultiDiscrete; wrap it in a rebuild function, such as with gymnasium.wrappers.TransformAction",
+            "got MultiDiscrete; wrap it in a rebuild function, for example with gymnasium.wrappers.TransformAction",
         ),
         (
             lambda: GymnasiumFamily(

@@ -63,7 +63,7 @@ def test_r10_a_resumed_file_equals_an_uninterrupted_one(torn: str, tmp_path: Pat
 def test_resume_without_a_file_and_a_file_without_resume(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, resume=5, tensorboard=False) as log:
         log.write(6, {"a": 1.0})
-    with pytest.raises(ValueError, match="expected .* to be empty, got one with rows; resume"):
+    with pytest.raises(ValueError, match="expected .* to be new or empty, got one with rows; resume"):
         MetricsLog(tmp_path, tensorboard=False)
 
 

@@ -61,8 +61,8 @@ CONSTRUCTOR, ATTRIBUTES = "constructor", "attributes"  # destination of constant
 LARGEST = 3e38  # about the largest float32; tasks are stored in float32
 Numbers = npt.NDArray[Any]
 WRAPPED = {
-    "observation": "wrap it in a rebuild function, such as with gymnasium.wrappers.FlattenObservation",
-    "action": "wrap it in a rebuild function, such as with gymnasium.wrappers.TransformAction",
+    "observation": "wrap it in a rebuild function, for example with gymnasium.wrappers.FlattenObservation",
+    "action": "wrap it in a rebuild function, for example with gymnasium.wrappers.TransformAction",
 }
 """Advice in error messages about spaces that no policy supports."""
 
@@ -449,7 +449,7 @@ def _title(what: str, function: Callable[..., Any]) -> str:
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
     if not name or "<lambda>" in name:
         raise ValueError(
-            f"{what}: expected a named function, whose name identifies stored runs, got {function!r}; define it by def"
+            f"{what}: expected a named function, to identify stored runs, got {function!r}; define it with def"
         )
     return f"{module}:{name}"
 

@@ -73,8 +73,9 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         self._family = self._tasks.family
         if self._family.live:
             raise TypeError(
-                f"expected a family whose rows can be reset alone, got {type(self._family).__name__}, which is live;"
-                " use gymnasium's SyncVectorEnv or AsyncVectorEnv with one FamilyEnv per row, each with its own family"
+                "expected a family whose rows can be reset individually, got "
+                f"{type(self._family).__name__}, which is live; use gymnasium's SyncVectorEnv or AsyncVectorEnv with "
+                "one FamilyEnv per row, each with its own family"
             )
         self._limit = time_limit(self._family, max_episode_steps)
         self.render_mode = checked_render_mode(render_mode)
