@@ -390,7 +390,7 @@ def test_only_what_is_not_metarls_own_is_looked_over(monkeypatch: pytest.MonkeyP
 WRONG_TRAINING = {
     "random decisions in a trust region": (
         ["navigation-fixed", "--rule", "rl-schedule", "--meta-optimizer", "trust-region"],
-        "not how a rule decides at random",
+        "not of a rule's random decisions",
     ),
     "credit of one task": (["navigation-corners-best", "--tasks", "1"], "compares a task's outcome"),
     "no preset": ([], "expected a preset first"),
