@@ -26,9 +26,10 @@ from metarl.trees import leaves_of, map_leaves
 
 # "fast" allows fused multiply-add, which reduces the cost of a polynomial to two thirds
 CPU_OPTIONS: Mapping[str, Any] = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast"}
-# Put small intermediate results on the stack: allocating them dominates rollouts of a single row. torch's compiler does
-# so only for programs that call no external products, and ignores the option otherwise.
+# Put intermediate results on the stack: allocating them dominates rollouts of a single row. torch's compiler does so
+# only for programs that call no external products. Results are then copied, which does not pay off if they are many.
 STACK_OPTIONS: Mapping[str, Any] = {"aot_inductor.allow_stack_allocation": True}
+STACK_RESULTS = 2**9  # numbers that such a program may return
 PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default}  # external calls
 LOOKS_AT_VALUES = torch.ops.aten._linalg_check_errors.default  # not needed: the NaN of a singular system shows later
 ON_THE_HOST = {torch.ops.aten.linalg_matrix_exp.default}  # runs partly on the host, so it cannot be recorded
@@ -178,17 +179,19 @@ def _described(tree: Any, leaves: list[Tensor]) -> Hashable:
 
 def _compile(function: Callable[..., Any], trees: tuple[Any, ...], leaves: list[Tensor]) -> Program:
     structure: list[Any] = []
+    counts: list[int] = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
         values = iter(inputs)
         result = function(*map_leaves(lambda _: next(values), trees))
         structure.append(map_leaves(lambda _: torch.empty(0), result))
+        counts.append(sum(leaf.numel() for leaf in leaves_of(result)))
         return leaves_of(result)
 
     if leaves[0].device.type == "cpu":
         graph = make_fx(flat, CPU_OPERATIONS)(*leaves)
         closed_over = _lift(graph)
-        compiled = _machine_code(graph, [*closed_over, *leaves])
+        compiled = _machine_code(graph, [*closed_over, *leaves], counts[0])
         return Program(functools.partial(compiled, *closed_over), structure[0], function)
     graph = make_fx(flat)(*leaves)
     recorded = _recordable(graph)
@@ -222,13 +225,16 @@ def _lift(graph: GraphModule) -> list[Tensor]:
     return [getattr(graph, name) for name in arguments]
 
 
-def _machine_code(graph: GraphModule, inputs: list[Tensor]) -> Run:
-    """Compile a traced function without closed-over tensors, unless the same operations were compiled before."""
+def _machine_code(graph: GraphModule, inputs: list[Tensor], results: int) -> Run:
+    """Compile a traced function without closed-over tensors, unless the same operations were compiled before.
+
+    It returns as many numbers as ``results`` says.
+    """
     text = graph.print_readable(print_output=False)  # includes nested functions, if any
     key = text, _described(inputs, []), torch.get_num_threads()
     if key not in _MACHINE_CODE:
         self_contained = not any(node.target in PRODUCTS for node in graph.graph.nodes)
-        options = {**CPU_OPTIONS, **(STACK_OPTIONS if self_contained else {})}
+        options = {**CPU_OPTIONS, **(STACK_OPTIONS if self_contained and results <= STACK_RESULTS else {})}
         # without the guards of `torch.compile`, which take 0.1 ms per call: the key already covers what they check
         compiled = torch._inductor.compile(graph, [*inputs], options=options)
         _MACHINE_CODE[key] = _with_own_results(compiled, inputs)
