@@ -98,6 +98,11 @@ def test_a_trust_region_refuses_a_rule_that_acts_at_random() -> None:
     for act in (TrustRegion().refuse, lambda one: TrustRegion().step(one, trace)):
         with pytest.raises(ValueError, match=message):
             act(learner)
+    family, noise = Navigation(horizon=4), seeded(1)
+    task, before = family.sample(2, generator=seeded(0)), noise.get_state()
+    with pytest.raises(ValueError, match=message):
+        meta_step(learner.float(), TrustRegion(), family, task, Plan(tasks=2, episodes=2), generator=noise)
+    assert torch.equal(noise.get_state(), before)  # refused before anything was played
 
 
 @pytest.mark.parametrize("make", [sgd(0.1), meta_sgd], ids=["sgd", "meta_sgd"])

@@ -58,6 +58,9 @@ class TrustRegion(MetaOptimizer):
 
         The probabilities of its decisions do not affect the adapted policies, so that the KL would not bound how far
         they are moved.
+
+        Raises:
+            ValueError: the rule makes random decisions.
         """
         if learner.decides():
             raise ValueError(
