@@ -26,10 +26,11 @@ from metarl.trees import leaves_of, map_leaves
 
 # "fast" allows fused multiply-add, which reduces the cost of a polynomial to two thirds
 CPU_OPTIONS: Mapping[str, Any] = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast"}
-# Put intermediate results on the stack: allocating them dominates rollouts of a single row. torch's compiler does so
-# only for programs that call no external products. Results are then copied, which does not pay off if they are many.
-STACK_OPTIONS: Mapping[str, Any] = {"aot_inductor.allow_stack_allocation": True}
-STACK_RESULTS = 2**9  # numbers that such a program may return
+# For programs of few numbers, such as rollouts of a single row, which spend most of their time waiting for threads and
+# allocating memory: one thread, and intermediate results on the stack. torch's compiler uses the stack only in programs
+# that call no external products. Results are then copied, which does not pay off if they are many.
+SMALL_OPTIONS: Mapping[str, Any] = {"aot_inductor.allow_stack_allocation": True, "cpp.threads": 1}
+SMALL_RESULTS = 2**9  # numbers that such a program may return
 PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default}  # external calls
 LOOKS_AT_VALUES = torch.ops.aten._linalg_check_errors.default  # not needed: the NaN of a singular system shows later
 ON_THE_HOST = {torch.ops.aten.linalg_matrix_exp.default}  # runs partly on the host, so it cannot be recorded
@@ -233,8 +234,8 @@ def _machine_code(graph: GraphModule, inputs: list[Tensor], results: int) -> Run
     text = graph.print_readable(print_output=False)  # includes nested functions, if any
     key = text, _described(inputs, []), torch.get_num_threads()
     if key not in _MACHINE_CODE:
-        self_contained = not any(node.target in PRODUCTS for node in graph.graph.nodes)
-        options = {**CPU_OPTIONS, **(STACK_OPTIONS if self_contained and results <= STACK_RESULTS else {})}
+        small = results <= SMALL_RESULTS and not any(node.target in PRODUCTS for node in graph.graph.nodes)
+        options = {**CPU_OPTIONS, **(SMALL_OPTIONS if small else {})}
         # without the guards of `torch.compile`, which take 0.1 ms per call: the key already covers what they check
         compiled = torch._inductor.compile(graph, [*inputs], options=options)
         _MACHINE_CODE[key] = _with_own_results(compiled, inputs)

@@ -24,6 +24,7 @@ from metarl.trees import leaves_of, map_leaves
 from metarl.types import Batch, Params, State, Task, TaskFamily, expect_family
 
 BLOCK = 10  # steps between checks whether all episodes have ended: each check is a host-device synchronisation
+BLOCKS_OF_ONE = 2  # blocks in a program for a single row, which takes longer to call than to compute
 ROWS = range(2**11, 2**12 + 1)  # allowed numbers of rows in a piece of a compiled rollout on a CPU
 
 Act = Literal["sample", "mode"]
@@ -197,9 +198,10 @@ def _compiled(
 
     def piece(given: tuple[Params, Task, _Moment, Tensor]) -> _Block:
         own, constants, moment, noise = given
-        return _blocks(find, own if stacked else params, constants, moment, torch.split(noise.movedim(1, 0), BLOCK))
+        return _blocks(find, own if stacked else params, constants, moment, torch.split(noise.movedim(1, 0), steps))
 
     tasks, episodes = noise.shape[1:3]
+    steps = BLOCK * BLOCKS_OF_ONE if tasks * episodes == 1 else BLOCK
     size = _piece_size(tasks, episodes) if noise.device.type == "cpu" else tasks
     tree = (params if stacked else {}, constants, moment, noise.movedim(0, 1))
     found: _Block = in_pieces(piece, tree, tasks=tasks, size=size)

@@ -471,6 +471,24 @@ def test_a_program_that_goes_on_from_its_own_results_is_not_looked_up_again(
     assert len(looks) == {(8, False): 2, (7, False): 3, (7, True): 4, (2, True): 1}[horizon, otherwise]
 
 
+@pytest.mark.parametrize(("episodes", "steps"), [(1, 4), (2, 2)])
+def test_a_program_for_a_single_row_takes_more_steps(
+    monkeypatch: pytest.MonkeyPatch, episodes: int, steps: int
+) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, leaves, options: graph)  # the trace alone
+    monkeypatch.setattr(rollouts, "BLOCK", 2)
+    family, policy, found = CartPole(horizon=6), categorical_policy(hidden=(4,)), Programs()
+    taken, real = [], found.find
+    monkeypatch.setattr(found, "find", lambda *args: taken.append(len(args[-1])) or real(*args))
+    task = family.sample(1, generator=seeded(0))
+    batch = collect(policy, policy.initial(), family, task, episodes, generator=seeded(1), programs=found)
+    plain = collect(policy, policy.initial(), family, task, episodes, generator=seeded(1))
+    assert taken[0] == steps
+    assert plain.reward.shape[1] == batch.reward.shape[1] == family.horizon
+    for one, other in zip(*map(leaves_of, (batch, plain._replace(live=batch.live))), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("kind", ["shared", "stacked"])
 def test_a_compiled_rollout_in_pieces_equals_a_plain_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollouts, "ROWS", range(5, 9))
