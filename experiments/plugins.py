@@ -25,11 +25,10 @@ from metarl.rules import UpdateRule
 from metarl.rules.base import refuse_misfit
 from metarl.testing import check_loss, check_policy, check_rule
 from metarl.testing.losses import Sizes
+from metarl.testing.parameters import is_fault
 from metarl.types import TaskFamily
 
 Made = TypeVar("Made")
-
-UNUSED = "is learned but no"  # a finding that is no fault: it may hold in the first steps only, or by design
 
 
 FIELDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -157,7 +156,7 @@ def loss_sizes(family: TaskFamily) -> Sizes:
 
 
 def _refuse_faults(what: str, told: list[str], asked: str) -> None:
-    faults = [line.replace("\n", " ") for line in told if UNUSED not in line]
+    faults = [line.replace("\n", " ") for line in told if is_fault(line)]
     if faults:
         raise InputError(f"{what}: {faults[0]}; python experiments/check.py {asked} says what else is wrong")
 

@@ -392,7 +392,16 @@ def test_a_non_finite_gradient_or_a_flat_objective_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"max_kl": 0.0}, {"cg_steps": 0}, {"damping": -1.0}, {"backtracks": 0}, {"shrink": 1.0}]
+    "bad",
+    [
+        {"max_kl": 0.0},
+        {"max_kl": float("inf")},
+        {"cg_steps": 0},
+        {"damping": -1.0},
+        {"damping": float("inf")},
+        {"backtracks": 0},
+        {"shrink": 1.0},
+    ],
 )
 def test_trust_region_refuses_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected max_kl > 0|(cg_steps|backtracks) must be at least 1, got 0"):

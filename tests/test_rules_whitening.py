@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -114,7 +116,7 @@ def test_what_cannot_be_whitened_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a layer with weight and bias"):
         WhitenedInputs(params, ["network.first"])
     for layers, ridge in (([FIRST], 0.0), ([FIRST], float("inf")), ([], 1.0), ([FIRST, FIRST], 1.0)):
-        with pytest.raises(ValueError, match="expected one or more distinct layers and a positive ridge"):
+        with pytest.raises(ValueError, match="expected one or more distinct layers and a positive, finite ridge"):
             WhitenedInputs(params, layers, ridge=ridge)
     rule = WhitenedInputs(params, [FIRST])
     with pytest.raises(ValueError, match="the step has no moments of its inputs"):
@@ -218,8 +220,8 @@ def test_whitened_outputs_by_hand(make: type) -> None:
 
 def test_outputs_that_cannot_be_whitened_are_refused() -> None:
     params = {"network.head.weight": torch.zeros(2, 3), "network.head.bias": torch.zeros(2)}
-    for given, damping in (({"log_std": torch.zeros(2)}, 0.1), (params, 0.0)):
-        with pytest.raises(ValueError, match="expected a layer with a weight and a positive damping"):
+    for given, damping in (({"log_std": torch.zeros(2)}, 0.1), (params, 0.0), (params, math.inf)):
+        with pytest.raises(ValueError, match="expected a layer with a weight and a positive, finite damping"):
             WhitenedOutputs(given, damping=damping)
     rule, step = WhitenedOutputs(params), Step(params, params, torch.zeros(()))
     with pytest.raises(ValueError, match="the step has no Fisher information of its outputs"):

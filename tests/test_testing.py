@@ -89,7 +89,7 @@ FAULTS = {
     "in place": "modified the given state in place",
     "lifting": "steps differently than task by task",
     "branch": "Lifting over tasks: the rule raised RuntimeError",
-    "unused": "spare is learned but no update depends on it",
+    "unused": "spare is learned but no update in three steps depends on it",
     "root": "gradient of raw is not finite",
     "plain": "something learned is not an nn.Parameter",
     "random": "global random generator",

@@ -45,11 +45,11 @@ class Evolution(MetaOptimizer):
 
         Raises:
             TypeError: ``pairs`` is not a whole number.
-            ValueError: a value that is not positive.
+            ValueError: a value that is not positive and finite.
         """
         checks.whole("pairs", pairs)
-        if not perturbation > 0.0:
-            raise ValueError(f"expected a positive perturbation, got {perturbation}")
+        if not 0.0 < perturbation < float("inf"):
+            raise ValueError(f"expected a positive, finite perturbation, got {perturbation}")
         self.optimizer = torch.optim.Adam(groups(learner, lr, rate_lr))
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.perturbation, self.pairs = perturbation, pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -47,9 +48,9 @@ class TrustRegion(MetaOptimizer):
         checks.whole("backtracks", backtracks)
         for name, value in (("max_kl", max_kl), ("damping", damping), ("shrink", shrink)):
             checks.number(name, value)
-        if not (max_kl > 0.0 and damping >= 0.0 and 0.0 < shrink < 1.0):
+        if not (0.0 < max_kl < math.inf and 0.0 <= damping < math.inf and 0.0 < shrink < 1.0):
             told = (max_kl, damping, shrink)
-            raise ValueError(f"expected max_kl > 0, damping >= 0 and 0 < shrink < 1, got {told}")
+            raise ValueError(f"expected max_kl > 0, damping >= 0, both finite, and 0 < shrink < 1, got {told}")
         self.max_kl, self.cg_steps, self.damping = max_kl, cg_steps, damping
         self.backtracks, self.shrink = backtracks, shrink
 

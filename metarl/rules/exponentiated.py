@@ -53,9 +53,14 @@ class Exponentiated(UpdateRule):
         """
         super().__init__()
         self.rate, low, high = finite(rate), *limits
-        if not (gain_lr >= 0.0 and scale_lr >= 0.0 and 0.0 <= averaging < 1.0 and 0.0 <= momentum < 1.0):
+        if not (
+            0.0 <= gain_lr < math.inf
+            and 0.0 <= scale_lr < math.inf
+            and 0.0 <= averaging < 1.0
+            and 0.0 <= momentum < 1.0
+        ):
             raise ValueError(
-                "expected gain_lr >= 0, scale_lr >= 0 and averaging and momentum in [0, 1), got "
+                "expected finite gain_lr >= 0 and scale_lr >= 0, and averaging and momentum in [0, 1), got "
                 f"{(gain_lr, scale_lr, averaging, momentum)}"
             )
         if not 0.0 < low <= 1.0 <= high:

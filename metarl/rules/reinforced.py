@@ -39,11 +39,11 @@ class RLSchedule(Schedule):
             generator: draws the initial weights.
 
         Raises:
-            ValueError: ``steps`` is below 1, or ``spread`` is not positive.
+            ValueError: ``steps`` is below 1, or ``spread`` is not positive and finite.
         """
         super().__init__()
-        if steps < 1 or not spread > 0.0:
-            raise ValueError(f"expected at least one step and a positive spread, got {(steps, spread)}")
+        if steps < 1 or not 0.0 < spread < math.inf:
+            raise ValueError(f"expected at least one step and a positive, finite spread, got {(steps, spread)}")
         self.steps = steps
         self.hidden, self.head = linear(SIGNALS, units, generator), zero_head(units)
         self.log_std = nn.Parameter(torch.tensor(math.log(spread)))

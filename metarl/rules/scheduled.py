@@ -48,11 +48,11 @@ class Scheduled(UpdateRule):
         """``reach`` is R, the largest change of the rate on a log scale (by default a factor of ten).
 
         Raises:
-            ValueError: ``reach`` is not positive.
+            ValueError: ``reach`` is not positive and finite.
         """
         super().__init__()
-        if not reach > 0.0:
-            raise ValueError(f"a schedule's reach must be positive, got {reach}")
+        if not 0.0 < reach < math.inf:
+            raise ValueError(f"a schedule's reach must be positive and finite, got {reach}")
         checks.of_type("schedule", schedule, Schedule, "a Schedule, such as MLPSchedule(generator=...)")
         self.rule, self.schedule, self.reach = instance(rule), schedule, reach
 
@@ -144,12 +144,12 @@ class GPSchedule(Schedule):
             noise: σ².
 
         Raises:
-            ValueError: a value is not positive.
+            ValueError: a value is not positive and finite.
         """
         super().__init__()
-        if not (tensors >= 1 and steps >= 1 and length > 0.0 and noise > 0.0):
+        if not (tensors >= 1 and steps >= 1 and 0.0 < length < math.inf and 0.0 < noise < math.inf):
             raise ValueError(
-                f"expected positive tensors, steps, length and noise, got {(tensors, steps, length, noise)}"
+                f"expected positive, finite tensors, steps, length and noise, got {(tensors, steps, length, noise)}"
             )
         self.values = nn.Parameter(torch.zeros(tensors, steps))
         self.log_length = nn.Parameter(torch.tensor(math.log(length)))

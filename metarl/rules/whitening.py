@@ -6,6 +6,7 @@ certain the policy already is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -54,9 +55,9 @@ class WhitenedInputs(UpdateRule):
         for layer in layers:
             if not {f"{layer}.weight", f"{layer}.bias"} <= set(shapes):
                 raise ValueError(f"expected a layer with weight and bias among {list(params)}, got {layer!r}")
-        if not (len(layers) == len(set(layers)) > 0 and 0.0 < ridge < float("inf")):
+        if not (len(layers) == len(set(layers)) > 0 and 0.0 < ridge < math.inf):
             raise ValueError(
-                f"expected one or more distinct layers and a positive ridge, got {list(layers)} and {ridge}"
+                f"expected one or more distinct layers and a positive, finite ridge, got {list(layers)} and {ridge}"
             )
         self.layers = tuple(layers)
         self.made_for = {name: shape for name, shape in shapes.items() if layer_of(name) in layers}
@@ -108,13 +109,15 @@ class WhitenedOutputs(UpdateRule):
             damping: the initial λ, in the units of Γ: a probability for logits, one over a squared action for means.
 
         Raises:
-            ValueError: no layer has a weight, or ``damping`` is not positive.
+            ValueError: no layer has a weight, or ``damping`` is not positive and finite.
         """
         super().__init__()
         shapes = shapes_of(params)
         weights = [name for name in shapes if name.endswith(".weight")]
-        if not (weights and damping > 0.0):
-            raise ValueError(f"expected a layer with a weight and a positive damping, got {list(params)} and {damping}")
+        if not (weights and 0.0 < damping < math.inf):
+            raise ValueError(
+                f"expected a layer with a weight and a positive, finite damping, got {list(params)} and {damping}"
+            )
         self.layer, self.made_for = weights[-1].removesuffix(".weight"), {weights[-1]: shapes[weights[-1]]}
         self.log_damping = nn.Parameter(torch.tensor(float(damping)).log())
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metarl.distributions import Categorical, Distribution, Gaussian
 from metarl.losses import Loss
-from metarl.testing.parameters import unregistered
+from metarl.testing.parameters import unregistered, unused
 from metarl.trees import leaves_of, map_leaves
 from metarl.types import Batch
 
@@ -221,7 +221,7 @@ def _gradients(make: Any, draw: Draw) -> Iterator[str]:
         yield "the second derivative is not finite"
     for name, slope in zip(learned, twice[len(leaves_of(given)) :], strict=True):
         if slope is None:
-            yield f"{name} is learned but no step on the loss depends on it"
+            yield unused(name, "step on the loss")
 
 
 def _repetition(make: Any, draw: Draw) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Detection of parameters that look learned but are not registered with any module."""
+"""Findings about learned parameters: not registered with any module, or without an effect."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
+
+_UNUSED = "is learned but no"
+
+
+def unused(name: str, what: str) -> str:
+    """Describe a learned parameter on which nothing depends of what is named, such as ``"action"``."""
+    return f"{name} {_UNUSED} {what} depends on it"
+
+
+def is_fault(finding: str) -> bool:
+    """Return whether a finding of a check is a fault; an unused parameter may be so by design, or at first only."""
+    return _UNUSED not in finding
 
 
 def unregistered(thing: object) -> Iterator[str]:

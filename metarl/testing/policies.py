@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.distributions import Distribution
 from metarl.policies import Policy
-from metarl.testing.parameters import unregistered
+from metarl.testing.parameters import unregistered, unused
 from metarl.types import Params
 
 Make = Callable[[Space[Any], Space[Any]], Policy]
@@ -147,7 +147,7 @@ def _gradients(case: _Case) -> Iterator[str]:
     slopes = torch.autograd.grad(value, list(params.values()), create_graph=True, allow_unused=True)
     for name, slope in zip(params, slopes, strict=True):
         if slope is None:
-            yield f"{name} is learned but no action depends on it"
+            yield unused(name, "action")
         elif not bool(slope.isfinite().all()):
             yield f"the gradient of {name} is not finite"
     energy = torch.stack([slope.square().sum() for slope in slopes if slope is not None]).sum()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.checks import told
 from metarl.rules import RuleState, Step, UpdateRule, decided
-from metarl.testing.parameters import unregistered
+from metarl.testing.parameters import unregistered, unused
 from metarl.trees import Tree
 from metarl.types import Params
 
@@ -192,7 +192,7 @@ def _gradients(case: _Case) -> Iterator[str]:
     slopes = torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
     for name, slope in zip(learned, slopes, strict=True):
         if slope is None:
-            yield f"{name} is learned but no update depends on it in three steps"
+            yield unused(name, "update in three steps")
         elif not bool(slope.isfinite().all()):
             yield f"the gradient of {name} is not finite"
 
