@@ -67,7 +67,9 @@ class Config(BaseModel):
         "scored_in rewards; 0 is none",
     )
     every_step: Annotated[float, Field(ge=0.0)] = Field(
-        0.0, description="weight of what is earned while adapting: the outer loss on the episodes of every step"
+        0.0,
+        description="weight of what is earned while adapting: the outer loss on the episodes of every step, in the "
+        "rewards adapted to (not those of scored_in)",
     )
 
     steps: Annotated[int, Field(ge=0)] = Field(1, description="adaptation steps K; 0 trains without adapting")

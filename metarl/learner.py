@@ -62,9 +62,9 @@ class Learner(nn.Module):
 
         Raises:
             TypeError: a policy, rule, loss or credit of the wrong type, for example a class instead of an instance.
-            ValueError: credit together with an inner loss whose second derivative already contains it; a negative
-                weight; uninitialized (lazy) parameters; a rule that was built for another policy, or that whitens
-                outputs while the output layer is frozen.
+            ValueError: credit together with an inner loss whose second derivative already contains it; a weight that is
+                negative or infinite; uninitialized (lazy) parameters; a rule that was built for another policy, or that
+                whitens outputs while the output layer is frozen.
         """
         super().__init__()
         checks.of_type("policy", policy, Policy, "a Policy, such as CategoricalPolicy(network)")
@@ -76,8 +76,8 @@ class Learner(nn.Module):
             raise ValueError(
                 "pre-update credit is for the inner loss vpg; with any other it would count twice: use vpg"
             )
-        if not every_step >= 0.0:
-            raise ValueError(f"every_step must be a weight of at least 0, got {every_step}")
+        if not 0.0 <= every_step < float("inf"):
+            raise ValueError(f"every_step must be a finite weight of at least 0, got {every_step}")
         self.policy, self.rule = policy, instance(rule)
         self.inner, self.outer, self.credit, self.every_step = inner, outer, credit, every_step
         self.programs: Programs | None = None
