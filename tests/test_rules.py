@@ -486,8 +486,8 @@ def test_rates_outside_their_range_are_refused() -> None:
         PerStep()
     with pytest.raises(ValueError, match="at least one rule"):
         Chain()
-    for bad in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="must be positive"):
+    for bad in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="must be positive and finite"):
             ClipByNorm(bad)
 
 

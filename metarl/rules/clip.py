@@ -13,11 +13,11 @@ class ClipByNorm(UpdateRule):
         """``max_norm`` is c.
 
         Raises:
-            ValueError: ``max_norm`` is not positive.
+            ValueError: ``max_norm`` is not positive and finite; the derivative of an infinite c over the norm is NaN.
         """
         super().__init__()
-        if not max_norm > 0.0:
-            raise ValueError(f"the largest norm must be positive, got {max_norm}")
+        if not 0.0 < max_norm < float("inf"):
+            raise ValueError(f"the largest norm must be positive and finite, got {max_norm}")
         self.max_norm = max_norm
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
