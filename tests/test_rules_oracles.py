@@ -455,6 +455,7 @@ def test_schedules_meta_gradients_equal_central_differences(name: str, steps: in
         lambda: LSTMOptimizer(scale=0.0, generator=seeded(0)),
         lambda: LSTMOptimizer(scale=math.nan, generator=seeded(0)),
         lambda: MetaLSTM(1.0, generator=seeded(0)),
+        lambda: MetaLSTM(0.1, limit=math.inf, generator=seeded(0)),
         lambda: MetaLSTM(0.1, remember=1.0, generator=seeded(0)),
     ],
 )

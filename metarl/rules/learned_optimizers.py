@@ -103,11 +103,11 @@ class MetaLSTM(UpdateRule):
             generator: draws the initial weights.
 
         Raises:
-            ValueError: an initial gate value is not within its bounds.
+            ValueError: an initial gate value is not within its bounds, or ``limit`` is not finite.
         """
         super().__init__()
-        if not (0.0 < rate < limit and 0.0 < remember < 1.0):
-            raise ValueError(f"expected 0 < rate < limit and 0 < remember < 1, got {(rate, limit, remember)}")
+        if not (0.0 < rate < limit < math.inf and 0.0 < remember < 1.0):
+            raise ValueError(f"expected 0 < rate < limit < inf and 0 < remember < 1, got {(rate, limit, remember)}")
         self.limit = limit
         self.cell = LSTMCell(4, units, generator=generator)
         self.enter, self.forget = zero_head(units + 2), zero_head(units + 2)
