@@ -132,6 +132,15 @@ def test_the_rate_follows_the_derivative_of_the_loss_in_it(kind: Any) -> None:
     assert float(state["rate"]) == pytest.approx(0.1 - 0.01 * slope, rel=1e-6)
 
 
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-12, 1e-20])  # the fourth power of the last two is zero in float32
+def test_a_zero_gradient_has_a_finite_derivative_with_any_epsilon(epsilon: float) -> None:
+    g = torch.zeros(2, requires_grad=True)
+    rule = AdamHypergradient(0.1, rate_lr=0.1, epsilon=epsilon)
+    updates, _ = rule.update(at({"x": 1.0 * g}), rule.init({"x": g.detach()}))
+    (slope,) = torch.autograd.grad(updates["x"].sum(), g)
+    assert bool(slope.isfinite().all()) and torch.equal(updates["x"], torch.zeros(2))
+
+
 def test_exponentiated_gains_by_hand() -> None:
     # gradients 1, 0.5, -2 in one coordinate; γ = 0.3: the gain is exp(0.3 * product with the last gradient)
     rule = Exponentiated(0.1, gain_lr=0.3)

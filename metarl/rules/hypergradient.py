@@ -74,8 +74,10 @@ class AdamHypergradient(UpdateRule):
         square = tree_map(lambda s, g: b * s + (1 - b) * g.square(), subtree(state, "square"), step.grads)
 
         def direction(m: Tensor, s: Tensor) -> Tensor:
-            # the square root has an infinite derivative at zero: clamp its argument, by far less than epsilon
-            root = (s / (1 - b**count)).clamp_min(self.epsilon**4).sqrt()
+            # the square root has an infinite derivative at zero: clamp its argument, by far less than epsilon, but not
+            # to a number that rounds to zero
+            least = max(self.epsilon**4, torch.finfo(s.dtype).tiny)
+            root = (s / (1 - b**count)).clamp_min(least).sqrt()
             return m / (1 - a**count) / (root + self.epsilon)
 
         last = tree_map(direction, mean, square)
