@@ -368,6 +368,18 @@ def test_after_a_refused_reset_all_goes_on_as_before(many: bool, seed: int | Non
         assert all(np.array_equal(env.task[name], values) for name, values in twin.task.items())
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_a_reset_with_a_refused_seed_pins_nothing(many: bool) -> None:
+    family = CartPole(gravity=Range(5.0, 15.0))
+    env: Any = FamilyVectorEnv(family, 3) if many else FamilyEnv(family)
+    env.reset(seed=0)
+    before = env.task
+    with pytest.raises(gymnasium.error.Error, match="greater or equal to zero"):
+        env.reset(seed=-1, options={"task": {"gravity": 12.0}})
+    env.reset()
+    assert all(np.array_equal(env.task[name], before[name]) for name in before)
+
+
 def test_global_random_state_is_untouched() -> None:
     numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()
     env, many = FamilyEnv(TINY["cartpole"]), FamilyVectorEnv(TINY["cartpole"], 3)

@@ -103,16 +103,16 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
         chosen = known_options(options).get("task")
         again = check_choice(chosen)
         before, generator = self._tasks.pins, self._generator
-        if chosen is not None:
-            self._tasks.pin({} if again else chosen, np.arange(1))
-        super().reset(seed=seed)
-        if seed is not None or generator is None:
-            generator = stream(self.np_random)
-            again = True
         try:
+            if chosen is not None:
+                self._tasks.pin({} if again else chosen, np.arange(1))
+            super().reset(seed=seed)
+            if seed is not None or generator is None:
+                generator = stream(self.np_random)
+                again = True
             drawn = self._tasks.draw(1, generator) if again else self._drawn
             self._drawn = self._tasks.keep(drawn, np.arange(1), generator)
-        except ValueError:
+        except Exception:  # not only ours: Gymnasium refuses a seed by an error of its own
             self._tasks.pins = before
             raise
         self._generator = generator
