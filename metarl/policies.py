@@ -69,12 +69,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             f"expected {weight.shape[-1]} inputs of {weight.dtype}, got {x.shape[-1]} of {x.dtype}: give observations "
             "the size and dtype of the policy's parameters"
         )
-    if weight.dim() == 3 and x.shape[:1] != weight.shape[:1]:
-        raise ValueError(
-            f"expected inputs [{len(weight)}, ...] for the parameters of {len(weight)} tasks, got {list(x.shape)}: "
-            "index the task, params = {name: leaf[0] for name, leaf in params.items()}, or give each task its own "
-            "inputs"
-        )
+    if weight.dim() == 3 or bias.dim() == 2:
+        _refuse_other_tasks(weight if weight.dim() == 3 else bias, x)
     if weight.dim() == 2 and bias.dim() == 1 and weight.shape[1] < weight.shape[0]:
         # with few inputs, a product with a row-major matrix has a faster gradient (5 x, for 2 inputs and 100 outputs)
         rows = x.reshape(-1, x.shape[-1])
@@ -85,6 +81,16 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight = weight.expand(len(bias), *weight.shape)
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
     return torch.baddbmm(bias.unsqueeze(-2), rows, weight.mT).reshape(*x.shape[:-1], weight.shape[-2])
+
+
+def _refuse_other_tasks(stacked: Tensor, x: Tensor) -> None:
+    """Check that inputs ``[T, ..., in]`` are those of as many tasks as a parameter is stacked over, ``[T, ...]``."""
+    tasks = len(stacked)
+    if x.dim() < 2 or len(x) != tasks:
+        raise ValueError(
+            f"expected inputs [{tasks}, ...] for the parameters of {tasks} tasks, got {list(x.shape)}: index the task, "
+            "params = {name: leaf[0] for name, leaf in params.items()}, or give each task its own inputs"
+        )
 
 
 def _autocast(x: Tensor) -> bool:
@@ -203,6 +209,8 @@ class MLP(Network):
             x = x / self.input_scale
         if hasattr(self, "context"):
             told = given(self, params, "context")  # [C], or [T, C] against inputs [T, ..., in]
+            if told.dim() > 1:
+                _refuse_other_tasks(told, x)
             told = told.reshape(*told.shape[:-1], *(1,) * (x.dim() - told.dim()), told.shape[-1])
             x = torch.cat([x, told.expand(*x.shape[:-1], told.shape[-1])], -1)
         activation = tanh if self.activation is torch.tanh else self.activation
@@ -412,6 +420,7 @@ class GaussianPolicy(Policy):
         mean = self.network(subtree(params, "network"), observation)
         log_std = given(self, params, "log_std").clamp_min(self.min_log_std)
         if log_std.dim() > 1:  # stacked: [T, A] against a mean of [T, ..., A]
+            _refuse_other_tasks(log_std, observation)
             log_std = log_std.reshape(log_std.shape[0], *(1,) * (mean.dim() - 2), log_std.shape[-1])
         return Gaussian(mean, log_std.expand_as(mean))
 

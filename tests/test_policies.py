@@ -424,6 +424,15 @@ def test_parameters_of_several_tasks_are_not_taken_for_one() -> None:
     assert policy(many, torch.zeros(3, 2)).mode().shape == (3, 2)
 
 
+@pytest.mark.parametrize("part", FROZEN)
+@pytest.mark.parametrize("shape", [(2,), (5, 2), (1, 2)], ids=str)
+def test_parameters_of_several_tasks_need_inputs_of_each_whatever_is_frozen(part: str, shape: tuple[int, ...]) -> None:
+    policy = frozen_policy(part)
+    for tasks in (2, 3):  # an observation has two numbers: that does not make it one of each of two tasks
+        with pytest.raises(ValueError, match=rf"expected inputs \[{tasks}, ...\] for the parameters of {tasks} tasks"):
+            policy(stacked_params(policy, tasks), torch.zeros(shape))
+
+
 def test_a_policy_under_autocast_reads_what_comes() -> None:
     policy = CategoricalPolicy(MLP(3, [4, 4], 2, generator=seeded(0)))
     with torch.autocast("cpu", torch.bfloat16):
