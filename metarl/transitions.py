@@ -47,13 +47,23 @@ class TransitionNetwork(nn.Module):
         """
         super().__init__()
         self.actions, self.discrete, self.effects = actions, discrete, effects
-        sizes = ((2 + effects) * observations + actions + 2 + more, *hidden)
+        self.inputs = (2 + effects) * observations + actions + 2 + more
+        sizes = (self.inputs, *hidden)
         self.layers = nn.ModuleList(linear(*size, generator) for size in pairwise(sizes))
         self.head = zero_head(sizes[-1])
 
     def forward(self, batch: Batch, *more: Tensor) -> Tensor:
-        """Return ``[H, N]`` for a batch ``[H, N, ...]`` of one task and its further inputs, ``[H, N]`` each."""
+        """Return ``[H, N]`` for a batch ``[H, N, ...]`` of one task and its further inputs, ``[H, N]`` each.
+
+        Raises:
+            ValueError: other sizes of observations or actions, or another number of further inputs, than declared.
+        """
         seen = symlog(torch.cat([self.transitions(batch), *(one.unsqueeze(-1) for one in more)], -1))
+        if seen.shape[-1] != self.inputs:
+            raise ValueError(
+                f"expected {self.inputs} numbers per step, as declared, got {seen.shape[-1]}, {len(more)} of them "
+                "further inputs; build the network with the sizes of observations and actions, and with as many more="
+            )
         judged: Tensor = on_live(self.judge, batch, seen)
         return judged
 

@@ -176,6 +176,16 @@ def test_continuous_actions_of_another_size_are_refused(size: int) -> None:
         TransitionNetwork(2, size, discrete=False, generator=seeded(0)).double()(batch)
 
 
+@pytest.mark.parametrize(("observations", "more"), [(2, 0), (2, 2), (3, 1)])
+def test_a_network_declared_for_other_inputs_is_refused(observations: int, more: int) -> None:
+    learner, trace = double_trace(sgd(0.3), steps=1)
+    batch = one_task(trace, 0).support[0]
+    network = TransitionNetwork(observations, 2, discrete=False, more=more, generator=seeded(0)).double()
+    declared = 2 * observations + 2 + 2 + more
+    with pytest.raises(ValueError, match=f"expected {declared} numbers per step, as declared, got 9, 1 of them"):
+        LearnedAdvantage(lvc, network)(learner.act(learner.policy.initial(), batch), batch)
+
+
 def test_a_learned_loss_is_the_mean_over_real_steps_by_hand() -> None:
     batch, _ = transitions()
     network = TransitionNetwork(1, 3, discrete=True, more=4, hidden=(), generator=seeded(0))
