@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from metarl import checks
 from metarl.baselines import LinearBaseline, weighted
 from metarl.distributions import Distribution
 from metarl.losses import Loss, masked_mean, refuse_rewards
@@ -41,11 +42,13 @@ class ActionBaseline(nn.Module):
             states: supplies the features of the state, and does the fit.
 
         Raises:
+            TypeError: a loss or ``states`` of the wrong type.
             ValueError: the loss uses rewards instead of advantages.
         """
         super().__init__()
         refuse_rewards(loss, "an action baseline")
         self.loss, self.states = loss, LinearBaseline() if states is None else states
+        checks.of_type("states", self.states, LinearBaseline, "a LinearBaseline, such as LinearBaseline()")
 
     def forward(self, distribution: Distribution, batch: Batch) -> Tensor:
         """Return the loss on a batch ``[H, N, ...]`` of one task."""

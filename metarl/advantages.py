@@ -13,6 +13,8 @@ from metarl.baselines import Baseline, LinearBaseline
 from metarl.returns import discounted_sum, gae
 from metarl.types import Batch
 
+ADVANTAGES = "advantages, such as Advantages(discount=0.95)"
+
 
 @dataclass(frozen=True)
 class Advantages:

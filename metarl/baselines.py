@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from metarl import checks
 from metarl.types import Batch
 
 
@@ -88,6 +89,10 @@ class CrossFitted:
     """
 
     baseline: LinearBaseline = LinearBaseline()
+
+    def __post_init__(self) -> None:
+        """Reject anything that cannot be fitted to some episodes and predict others."""
+        checks.of_type("baseline", self.baseline, LinearBaseline, "a LinearBaseline, such as LinearBaseline()")
 
     def __call__(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor]:
         """See `Baseline`.

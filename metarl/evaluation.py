@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from metarl import checks
-from metarl.advantages import Advantages
-from metarl.exploration import ADVANTAGES, Plan
+from metarl.advantages import ADVANTAGES, Advantages
+from metarl.exploration import Plan
 from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.policies import refuse_misfit, refuse_width
 from metarl.rollouts import collect, task_count, to_device

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from metarl import checks
-from metarl.advantages import Advantages
+from metarl.advantages import ADVANTAGES, Advantages
 from metarl.learner import Learner, refuse_divergence, step_tasks
 from metarl.policies import is_stacked, refuse_misfit
 from metarl.rollouts import draw, roll_out, task_count
 from metarl.rules import RuleState, draw_noise, kept
 from metarl.trees import expand, joined, sliced
 from metarl.types import Batch, Params, Task, TaskFamily, Trace, expect_family
-
-ADVANTAGES = "advantages, such as Advantages(discount=0.95)"
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from metarl.advantages import Advantages
+from metarl import checks
+from metarl.advantages import ADVANTAGES, Advantages
 from metarl.distributions import Distribution
-from metarl.losses import Loss, masked_mean, reads_rewards, refuse_rewards
+from metarl.losses import A_LOSS, Loss, masked_mean, reads_rewards, refuse_rewards
 from metarl.transitions import TransitionNetwork
 from metarl.types import Batch
 
@@ -44,6 +45,7 @@ class LearnedAdvantage(nn.Module):
         """Wrap a ``loss`` that uses ``batch.advantage``; the ``network``, built with ``more=1``, also reads it.
 
         Raises:
+            TypeError: a loss of the wrong type, for example a class instead of an instance.
             ValueError: the loss uses rewards instead of advantages.
         """
         super().__init__()
@@ -69,10 +71,12 @@ class LearnedReward(nn.Module):
         """Wrap a ``loss`` that uses ``batch.advantage``, which ``advantages`` estimates from the corrected rewards.
 
         Raises:
+            TypeError: a loss or advantages of the wrong type.
             ValueError: the loss uses rewards itself, or the advantages depend on other tasks.
         """
         super().__init__()
         refuse_rewards(loss, "a learned reward")
+        checks.of_type("advantages", advantages, Advantages, ADVANTAGES)
         advantages.refuse_company()
         self.loss, self.network, self.advantages = loss, network, advantages
 
@@ -99,8 +103,12 @@ class LearnedLoss(nn.Module):
 
         The ``network`` reads ``batch.advantage`` and the D numbers that describe the policy's distribution
         (`metarl.distributions.Distribution.told`), and is therefore built with ``more=1 + D``.
+
+        Raises:
+            TypeError: a loss of the wrong type, for example a class instead of an instance.
         """
         super().__init__()
+        checks.function("loss", loss, A_LOSS)
         self.loss, self.network = loss, network
 
     @property

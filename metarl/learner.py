@@ -19,7 +19,7 @@ from metarl.distributions import Distribution
 from metarl.dynamics import homogeneous, linear_dynamics
 from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
-from metarl.losses import Loss, PreUpdateCredit, vpg
+from metarl.losses import A_LOSS, Loss, PreUpdateCredit, vpg
 from metarl.packing import live_rows, on_live
 from metarl.policies import MLP, Policy, is_stacked
 from metarl.rules import RuleState, Step, UpdateRule, WhitenedOutputs, decided
@@ -69,7 +69,7 @@ class Learner(nn.Module):
         super().__init__()
         checks.of_type("policy", policy, Policy, "a Policy, such as CategoricalPolicy(network)")
         for what, loss in (("inner", inner), ("outer", outer)):
-            checks.function(what, loss, "a loss, such as metarl.lvc or metarl.Clipped(0.2)")
+            checks.function(what, loss, A_LOSS)
         if credit is not None:
             checks.of_type("credit", credit, PreUpdateCredit, "a PreUpdateCredit, such as PreUpdateCredit(1.0)")
         if credit is not None and _innermost(inner) is not vpg:

@@ -38,6 +38,8 @@ from metarl.types import Batch
 
 Loss = Callable[[Distribution, Batch], Tensor]
 
+A_LOSS = "a loss, such as metarl.lvc or metarl.Clipped(0.2)"
+
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of ``x`` ``[H, N]`` over the real steps; 0 if there are none."""
@@ -147,8 +149,10 @@ def refuse_rewards(loss: Loss, who: str) -> None:
     """Check that a loss uses advantages, because ``who`` changes only those.
 
     Raises:
+        TypeError: it is not a loss, but for example a loss's class instead of an instance.
         ValueError: the loss, or a term of a sum, uses rewards.
     """
+    checks.function("loss", loss, A_LOSS)
     if reads_rewards(loss):
         raise ValueError(
             f"{who} changes advantages, but {type(loss).__name__} uses rewards: expected a loss such as lvc or vpg"

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarl.advantages import Advantages
+from metarl import checks
+from metarl.advantages import ADVANTAGES, Advantages
 from metarl.distributions import Distribution
 from metarl.losses import Loss, masked_mean, negative_entropy, refuse_rewards
 from metarl.rules.networks import linear, zero_head
@@ -52,11 +53,13 @@ class LearnedObjective(nn.Module):
             warm_start: corrects the hyper-parameters for each task.
 
         Raises:
+            TypeError: a loss or advantages of the wrong type.
             ValueError: a discount or decay that is not strictly between 0 and 1, or rounds to 0 or 1, so that no
                 gradient would reach it; a loss that uses rewards; advantages that depend on other tasks.
         """
         super().__init__()
         refuse_rewards(loss, "a learned objective")
+        checks.of_type("advantages", advantages, Advantages, ADVANTAGES)
         for name in ("discount", "decay"):
             if not 0.0 < float(torch.tensor(getattr(advantages, name))) < 1.0:
                 raise ValueError(

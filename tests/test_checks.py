@@ -14,6 +14,7 @@ from metarl import (
     Adaptation,
     Advantages,
     Clipped,
+    CrossFitted,
     Descent,
     Dice,
     Evolution,
@@ -24,6 +25,7 @@ from metarl import (
     Reptile,
     TrustRegion,
     WeightedSum,
+    ZeroBaseline,
     adapt,
     adaptation_curve,
     checks,
@@ -34,6 +36,9 @@ from metarl import (
     meta_train,
     vpg,
 )
+from metarl.action_baseline import ActionBaseline
+from metarl.learned_signals import LearnedAdvantage, LearnedLoss, LearnedReward
+from metarl.objectives import LearnedObjective
 from metarl.rules import SGD, MetaSGD, MLPSchedule, Offset, Positive, Scheduled
 from tests.helpers import categorical_policy, gaussian_policy, seeded
 
@@ -155,6 +160,13 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "adaptation, company": (lambda: Adaptation(support=Advantages(scale="tasks")), ValueError, "expected scale='task'"),
     "adaptation, like": (lambda: Adaptation.like(HOW), TypeError, "plan: expected a Plan, got an Adaptation"),
     "advantages, class": (lambda: Advantages(baseline=LinearBaseline), TypeError, "baseline: .* got <class"),
+    "baseline, other": (lambda: CrossFitted(ZeroBaseline()), TypeError, "expected a LinearBaseline, .* a ZeroBaseline"),
+    "action baseline": (lambda: ActionBaseline(vpg, ZeroBaseline()), TypeError, "states: expected a LinearBaseline"),
+    "action baseline, loss": (lambda: ActionBaseline(Clipped), TypeError, "loss: expected a loss, .* got <class"),
+    "advantage, loss": (lambda: LearnedAdvantage(None, None), TypeError, "loss: expected a loss, .* got None"),
+    "learned loss, loss": (lambda: LearnedLoss("lvc", None), TypeError, "loss: expected a loss, .* got 'lvc'"),
+    "reward, discount": (lambda: LearnedReward(vpg, None, 0.9), TypeError, "advantages: expected .*, got 0.9"),
+    "objective, discount": (lambda: LearnedObjective(vpg, 0.9), TypeError, "advantages: expected .*, got 0.9"),
     "sum, bare loss": (lambda: WeightedSum((vpg,)), TypeError, "expected a pair of a weight and a loss, .* a function"),
     "sum, turned": (lambda: WeightedSum(((vpg, 1.0),)), TypeError, "expected a pair of a weight and .* got a tuple"),
     "sum, empty term": (lambda: WeightedSum(((),)), TypeError, "expected a pair of a weight and"),
