@@ -23,6 +23,7 @@ advantages used by the others do not.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -140,6 +141,11 @@ def _refuse_outside(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
+def _refuse_infinite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
 def reads_rewards(loss: Loss) -> bool:
     """Return whether a loss uses rewards instead of ``batch.advantage``, from its attribute ``reads_rewards``."""
     return bool(getattr(loss, "reads_rewards", False))
@@ -225,12 +231,15 @@ class WeightedSum:
     terms: tuple[tuple[float, Loss], ...]
 
     def __post_init__(self) -> None:
-        """Reject anything but pairs of a weight and a loss."""
+        """Reject anything but one or more pairs of a finite weight and a loss."""
         pair = "a pair of a weight and a loss, such as (0.01, sample_kl)"
+        if not self.terms:
+            raise ValueError(f"terms: expected at least {pair}, got none")
         for term in self.terms:
             if not (isinstance(term, Sequence) and len(term) == 2 and isinstance(term[0], Real)):
                 raise TypeError(f"term: expected {pair}, got {checks.told(term)}")
             checks.function("term", term[1], pair)
+            _refuse_infinite("the weight of a term", term[0])
 
     @property
     def reads_rewards(self) -> bool:
@@ -263,9 +272,12 @@ class PreUpdateCredit:
     clip: float = 0.2
 
     def __post_init__(self) -> None:
-        """Reject values that are not numbers."""
+        """Reject values that are not finite numbers, and a clip range that is not positive."""
         for name in ("weight", "coverage", "clip"):
             checks.number(name, getattr(self, name))
+            _refuse_infinite(name, getattr(self, name))
+        if not self.clip > 0.0:
+            raise ValueError(f"the clip range must be positive, got {self.clip}")
 
     def __call__(
         self, distribution: Distribution, support: Batch, outcome: Tensor, lead: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -151,6 +152,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "dice, words": (lambda: Dice("0.9"), TypeError, "discount: expected a number, got '0.9'"),
     "clipped, words": (lambda: Clipped("0.2"), TypeError, "epsilon: expected a number, got '0.2'"),
     "credit, words": (lambda: PreUpdateCredit("1"), TypeError, "weight: expected a number, got '1'"),
+    "credit, infinite": (lambda: PreUpdateCredit(math.inf), ValueError, "weight must be finite, got inf"),
+    "credit, clip": (lambda: PreUpdateCredit(1.0, clip=-0.2), ValueError, "the clip range must be positive, got -0.2"),
     "reptile, frozen": (lambda: stepping(Reptile(), FROZEN), ValueError, "nothing to adapt: .* are frozen"),
     "plan, steps": (lambda: Plan(steps=-1), ValueError, "steps must be at least 0, got -1"),
     "plan, tasks": (lambda: Plan(tasks=2.0), TypeError, f"tasks: {WHOLE} 2.0"),
@@ -167,6 +170,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "learned loss, loss": (lambda: LearnedLoss("lvc", None), TypeError, "loss: expected a loss, .* got 'lvc'"),
     "reward, discount": (lambda: LearnedReward(vpg, None, 0.9), TypeError, "advantages: expected .*, got 0.9"),
     "objective, discount": (lambda: LearnedObjective(vpg, 0.9), TypeError, "advantages: expected .*, got 0.9"),
+    "sum, nothing": (lambda: WeightedSum(()), ValueError, "terms: expected at least a pair of a weight .* got none"),
+    "sum, infinite": (lambda: WeightedSum(((math.nan, vpg),)), ValueError, "weight of a term must be finite, got nan"),
     "sum, bare loss": (lambda: WeightedSum((vpg,)), TypeError, "expected a pair of a weight and a loss, .* a function"),
     "sum, turned": (lambda: WeightedSum(((vpg, 1.0),)), TypeError, "expected a pair of a weight and .* got a tuple"),
     "sum, empty term": (lambda: WeightedSum(((),)), TypeError, "expected a pair of a weight and"),
