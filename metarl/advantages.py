@@ -46,6 +46,7 @@ class Advantages:
         checks.function("baseline", self.baseline, "a baseline, such as LinearBaseline()")
         for name in ("discount", "decay"):
             value = getattr(self, name)
+            checks.number(name, value)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
         for name, words in (("scale", ("task", "tasks")), ("time_limit", ("terminal", "bootstrap"))):

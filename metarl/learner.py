@@ -61,7 +61,7 @@ class Learner(nn.Module):
                 arXiv:1810.09502). It uses the advantages stored in the support batches, those of the inner loss.
 
         Raises:
-            TypeError: a policy, rule, loss or credit of the wrong type, for example a class instead of an instance.
+            TypeError: a policy, rule, loss, credit or weight of the wrong type, such as a class instead of an instance.
             ValueError: credit together with an inner loss whose second derivative already contains it; a weight that is
                 negative or infinite; uninitialized (lazy) parameters; a rule that was built for another policy, or that
                 whitens outputs while the output layer is frozen.
@@ -76,6 +76,7 @@ class Learner(nn.Module):
             raise ValueError(
                 "pre-update credit is for the inner loss vpg; with any other it would count twice: use vpg"
             )
+        checks.number("every_step", every_step)
         if not 0.0 <= every_step < float("inf"):
             raise ValueError(f"every_step must be a finite weight of at least 0, got {every_step}")
         self.policy, self.rule = policy, instance(rule)

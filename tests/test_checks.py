@@ -162,6 +162,10 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "adaptation, discount": (lambda: Adaptation(support=0.95), TypeError, "support: expected advantages, .* got 0.95"),
     "adaptation, company": (lambda: Adaptation(support=Advantages(scale="tasks")), ValueError, "expected scale='task'"),
     "adaptation, like": (lambda: Adaptation.like(HOW), TypeError, "plan: expected a Plan, got an Adaptation"),
+    "advantages, words": (lambda: Advantages(discount="0.9"), TypeError, "discount: expected a number, got '0.9'"),
+    "learner, words": (
+        lambda: Learner(POLICY, SGD(0.1), inner=vpg, outer=vpg, every_step="1"), TypeError, "every_step: .* got '1'",
+    ),
     "advantages, class": (lambda: Advantages(baseline=LinearBaseline), TypeError, "baseline: .* got <class"),
     "baseline, other": (lambda: CrossFitted(ZeroBaseline()), TypeError, "expected a LinearBaseline, .* a ZeroBaseline"),
     "action baseline": (lambda: ActionBaseline(vpg, ZeroBaseline()), TypeError, "states: expected a LinearBaseline"),
