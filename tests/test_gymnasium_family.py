@@ -771,6 +771,25 @@ def test_mistakes_are_named_in_one_line(call: Any, kind: type[Exception], words:
     assert "\n" not in str(caught.value)
 
 
+def refuse_constants(env: Any, constants: dict[str, float]) -> None:
+    raise ValueError("no constants today")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ranges": {"lief": 3.0}}, {"ranges": {"life": Range(1.0, 3.0)}}, {"horizon": 0}, {"setter": refuse_constants}],
+    ids=["name", "range", "horizon", "setter"],
+)
+def test_a_mistake_leaves_no_environment_open(wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    lives: list[str] = []
+    make, close = Clock.__init__, Clock.close
+    monkeypatch.setattr(Clock, "__init__", lambda self, **given: (lives.append("made"), make(self, **given))[1])
+    monkeypatch.setattr(Clock, "close", lambda self: (lives.append("closed"), close(self))[1])
+    with pytest.raises(ValueError):
+        GymnasiumFamily("tests/Clock-v3", **{"ranges": {"life": 3.0}, "horizon": 5, **wrong})
+    assert lives.count("made") == lives.count("closed") > 0
+
+
 def test_bad_tasks_are_refused_at_the_reset() -> None:
     family = clock()
     for task, words in (

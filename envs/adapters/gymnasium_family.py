@@ -23,6 +23,7 @@ import copy
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from typing import Any, final
 
@@ -152,19 +153,18 @@ class GymnasiumFamily(Family):
         if " at 0x" in repr(given):  # an address would change the benchmark's fingerprint in every process
             raise ValueError(f"{env}: expected kwargs of plain values, got {given}; make objects in a rebuild function")
         low = {name: one.bounds[0] if isinstance(one, Distribution) else one for name, one in ranges.items()}
-        example = _example(env, {} if callable(rebuild) else given, low if rebuild is True else {})
-        spec = example.spec
-        if spec is None:
-            raise ValueError(f"{env}: expected an environment with a spec; register it")
-        recipe, how = _recipe(spec, example, list(ranges), setter, rebuild, given)
-        # The base class declares this per class; here it depends on the environment, so it is set per instance.
-        self.parameters = {  # type: ignore[misc]
-            name: _parameter(f"{name} of {spec.id}", one, _own(name, example, recipe, how))
-            for name, one in ranges.items()
-        }
-        settings = {"env": spec.id, "constants": how, "kwargs": repr(sorted(given.items()))}
-        super().__init__(_time_limit(spec.id, horizon), ranges, settings)
-        example.close()
+        with closing(_example(env, {} if callable(rebuild) else given, low if rebuild is True else {})) as example:
+            spec = example.spec
+            if spec is None:
+                raise ValueError(f"{env}: expected an environment with a spec; register it")
+            recipe, how = _recipe(spec, example, list(ranges), setter, rebuild, given)
+            # The base class declares this per class; here it depends on the environment, so it is set per instance.
+            self.parameters = {  # type: ignore[misc]
+                name: _parameter(f"{name} of {spec.id}", one, _own(name, example, recipe, how))
+                for name, one in ranges.items()
+            }
+            settings = {"env": spec.id, "constants": how, "kwargs": repr(sorted(given.items()))}
+            super().__init__(_time_limit(spec.id, horizon), ranges, settings)
         self._kind = self._probe(recipe)
         self.observation_space, self.action_space = _our_spaces(self._kind)
         self._live: list[_Reset] = []

@@ -93,9 +93,14 @@ class Setter(Recipe):
 
     def renew(self, env: Env | None, constants: Constants) -> Env:
         """Return the same environment, made first if there is none."""
-        env = env or make(self.spec, self.kwargs)
-        self.write(env.unwrapped, dict(constants))
-        return env
+        ready = env or make(self.spec, self.kwargs)
+        try:
+            self.write(ready.unwrapped, dict(constants))
+        except BaseException:
+            if env is None:  # nobody else knows the new one
+                ready.close()
+            raise
+        return ready
 
 
 def make(spec: EnvSpec | str, kwargs: Mapping[str, Any]) -> Env:
