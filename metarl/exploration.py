@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,10 +88,12 @@ def explore_together(
 
     Raises:
         TypeError: a learner, family, plan or generator of the wrong type.
-        ValueError: task sets of different sizes; policies that differ in something that is not learned (frozen
-            parameters, buffers, settings) or do not fit the family's spaces.
+        ValueError: different numbers of learners, task sets or generators; task sets of different sizes; policies that
+            differ in something that is not learned (frozen parameters, buffers, settings) or do not fit the family's
+            spaces.
     """
     checks.whole("number of learners", len(learners))
+    refuse_unequal({"learners": learners, "task sets": tasks, "generators": generators})
     for learner, generator in zip(learners, generators, strict=True):
         checks.of_type("learner", learner, Learner, "a Learner")
         checks.generator(generator)
@@ -129,6 +131,17 @@ def explore_together(
         )
         for s, (query, noise, (_, state)) in enumerate(zip(queries, noises, starts, strict=True))
     ]
+
+
+def refuse_unequal(given: Mapping[str, Sequence[Any]]) -> None:
+    """Check that there are equally many of everything that belongs to one learner each.
+
+    Raises:
+        ValueError: there are not.
+    """
+    if len({len(those) for those in given.values()}) > 1:
+        counts = ", ".join(f"{len(those)} {name}" for name, those in given.items())
+        raise ValueError(f"expected equally many of each, got {counts}")
 
 
 def leads(batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from metarl import checks
 from metarl.errors import NonFiniteError
-from metarl.exploration import Plan, explore_together, refuse_no_credit
+from metarl.exploration import Plan, explore_together, refuse_no_credit, refuse_unequal
 from metarl.learner import Learner
 from metarl.optimizers import MetaOptimizer
 from metarl.policies import refuse_misfit, refuse_width
@@ -54,9 +54,7 @@ def meta_steps(
             `explore_together`.
     """
     given = {"learners": learners, "optimizers": optimizers, "task sets": tasks, "generators": generators}
-    if len({len(those) for those in given.values()}) > 1:
-        counts = ", ".join(f"{len(those)} {name}" for name, those in given.items())
-        raise ValueError(f"expected equally many of each, got {counts}")
+    refuse_unequal(given)
     for optimizer in optimizers:
         checks.of_type("optimizer", optimizer, MetaOptimizer, "a meta-optimizer, such as Descent(learner)")
     checks.of_type("plan", plan, Plan, "a Plan")

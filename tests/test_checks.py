@@ -38,6 +38,7 @@ from metarl import (
     vpg,
 )
 from metarl.action_baseline import ActionBaseline
+from metarl.exploration import explore_together
 from metarl.learned_signals import LearnedAdvantage, LearnedLoss, LearnedReward
 from metarl.objectives import LearnedObjective
 from metarl.rules import SGD, MetaSGD, MLPSchedule, Offset, Positive, Scheduled
@@ -119,6 +120,10 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "explore, another's policy": (lambda: exploring(MISFIT), ValueError, "expected a GaussianPolicy .*, got a Categor"),
     "explore, another's task": (
         lambda: exploring(task={"mass": torch.ones(2)}), ValueError, r"expected a task of Navigation, got .*\['mass'\]",
+    ),
+    "explore, one generator for two": (
+        lambda: explore_together([LEARNER, LEARNER], FAMILY, [TASK, TASK], PLAN, generators=[seeded(0)]), ValueError,
+        "expected equally many of each, got 2 learners, 2 task sets, 1 generators",
     ),
     "collect, benchmark": (lambda: collecting(BENCHMARK), TypeError, A_FAMILY),
     "collect, seed": (lambda: collecting(generator=0), TypeError, A_GENERATOR),
