@@ -127,10 +127,17 @@ class Family(ABC):
         """Check that the equations hold for a task. Reads the values, so keep it out of loops.
 
         Raises:
+            TypeError: a constant is not a tensor of floating-point numbers. States take their dtype from constants, so
+                that whole numbers would round everything.
             ValueError: a constant is missing, unknown, not finite or outside its valid values.
         """
         _check_names(type(self).__name__, task, self.parameters)
         for name, parameter in self.parameters.items():
+            value: object = task[name]
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {value!r}; task({name}=...) makes a task from numbers")
+            if not value.is_floating_point():
+                raise TypeError(f"{name}: expected floating-point numbers, got {value.dtype}; give values.float()")
             wrong = task[name][~parameter.covers(task[name])]
             if wrong.numel():
                 came = wrong.flatten()[0].item()

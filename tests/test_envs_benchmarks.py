@@ -142,6 +142,17 @@ def test_polarity_is_a_sign(value):
         CartPole(polarity=value)
 
 
+@pytest.mark.parametrize("values", [torch.tensor([9, 12]), torch.tensor([True, False])], ids=["whole", "bool"])
+def test_constants_that_would_round_the_states_are_refused(values):
+    family = CartPole()
+    task = family.sample(2, generator=torch.Generator().manual_seed(0)) | {"gravity": values}
+    with pytest.raises(TypeError, match=f"gravity: expected floating-point numbers, got {values.dtype}; give values"):
+        family.validate(task)
+    family.validate(task | {"gravity": values.double() + 1})
+    with pytest.raises(TypeError, match=r"gravity: expected a tensor, got 9.8; task\(gravity=...\) makes a task"):
+        family.validate(task | {"gravity": 9.8})
+
+
 def test_unknown_and_missing_names_are_refused():
     with pytest.raises(ValueError, match="no constant 'half_lenght'; did you mean 'half_length'"):
         CartPole(half_lenght=1.0)
