@@ -78,12 +78,13 @@ def draw(policy: Policy, family: TaskFamily, task: Task, episodes: int, *, gener
 
     Raises:
         TypeError: a family or generator of the wrong type.
-        ValueError: ``episodes`` is below 1, or the task belongs to another family.
+        ValueError: there are no tasks, ``episodes`` is below 1, or the task belongs to another family.
     """
     expect_family(family)
     checks.generator(generator)
     checks.whole("episodes", episodes)
     rows = (task_count(task), episodes)
+    checks.whole("number of tasks", rows[0])
     try:
         state = family.reset(per_row(task), rows, generator=generator)
     except KeyError as error:

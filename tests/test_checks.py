@@ -125,6 +125,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: explore_together([LEARNER, LEARNER], FAMILY, [TASK, TASK], PLAN, generators=[seeded(0)]), ValueError,
         "expected equally many of each, got 2 learners, 2 task sets, 1 generators",
     ),
+    "explore, no tasks": (lambda: exploring(task=task(lambda x: x[:0])), ValueError, "number of tasks must be at lea"),
     "collect, benchmark": (lambda: collecting(BENCHMARK), TypeError, A_FAMILY),
     "collect, seed": (lambda: collecting(generator=0), TypeError, A_GENERATOR),
     "collect, half an episode": (lambda: collecting(episodes=1.5), TypeError, f"episodes: {WHOLE} 1.5"),
