@@ -407,7 +407,11 @@ def test_global_random_state_is_untouched() -> None:
         (lambda: FamilyEnv(CartPole()).step(0), ResetNeeded, "call reset"),
         (lambda: FamilyEnv(CartPole()).reset(options={"tasks": {}}), ValueError, "no option 'tasks'"),
         (lambda: FamilyEnv(CartPole()).reset(options={"task": 3}), ValueError, "task: expected constants"),
+        (lambda: FamilyEnv(CartPole(), max_episode_steps=2.5), TypeError, "max_episode_steps: expected an integer"),
+        (lambda: FamilyEnv(CartPole(), ["gravity"]), TypeError, "task: expected constants by name, got .'gravity'"),
+        (lambda: FamilyEnv(CartPole()).reset(options="task"), TypeError, "expected options by name, .* got 'task'"),
         (lambda: FamilyVectorEnv(CartPole(), 0), ValueError, "num_envs"),
+        (lambda: FamilyVectorEnv(CartPole(), "2"), TypeError, "num_envs: expected an integer, got '2'"),
         (
             lambda: FamilyVectorEnv(CartPole(), 2, autoreset_mode="Sometimes"),
             ValueError,

@@ -47,7 +47,8 @@ class FamilyEnv(gymnasium.Env[Observation, Any]):
     Raises:
         ValueError: a split, constant or render mode is unknown, a constant has an invalid value, or actions are not
             counted from 0.
-        TypeError: ``source`` is neither a family nor a benchmark, or one of its spaces does not consist of numbers.
+        TypeError: ``source`` is neither a family nor a benchmark, one of its spaces does not consist of numbers, or the
+            time limit is not an integer.
 
     >>> from envs import CartPole
     >>> env = FamilyEnv(CartPole(), {"gravity": 12.0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class Tasks:
 
     Raises:
         ValueError: there is no such split, or a pinned constant does not exist or has an invalid value.
-        TypeError: ``source`` is neither a family nor a benchmark, or a pinned value is not a number.
+        TypeError: ``source`` is neither a family nor a benchmark, ``pinned`` is not a mapping, or a pinned value is not
+            a number.
     """
 
     def __init__(self, source: Source, split: str, pinned: Values | None, count: int) -> None:
@@ -51,6 +53,8 @@ class Tasks:
         self.family = source if isinstance(source, Family) else source.family
         self._source, self._split, self._count = source, chosen("split", split, known), count
         self.pins = {name: torch.full((count,), torch.nan) for name in self.family.parameters}  # NaN: not pinned
+        if pinned is not None and not isinstance(pinned, Mapping):
+            raise TypeError(f"task: expected constants by name, got {pinned!r}; give {{'gravity': 12.0}}")
         self.pin(pinned or {}, np.arange(count))
 
     def pin(self, values: Values, rows: Indices) -> None:
@@ -111,8 +115,11 @@ def known_options(options: Mapping[str, Any] | None, known: Sequence[str] = OPTI
     """Return a copy of the options of ``reset``.
 
     Raises:
+        TypeError: the options are not a mapping.
         ValueError: an option is unknown.
     """
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"reset: expected options by name, such as {{'task': 'sample'}}, got {options!r}; give a dict")
     given = dict(options or {})
     refuse_unknown("reset", "option", given, known)
     return given
@@ -213,10 +220,13 @@ def time_limit(family: Family, max_episode_steps: int | None) -> int | None:
         max_episode_steps: None for the family's horizon, -1 for no limit, as in ``gymnasium.make``.
 
     Raises:
+        TypeError: ``max_episode_steps`` is not an integer.
         ValueError: ``max_episode_steps`` is 0, or negative other than -1.
     """
     if max_episode_steps is None:
         return family.horizon
+    if not isinstance(max_episode_steps, Integral):
+        raise TypeError(f"max_episode_steps: expected an integer, got {max_episode_steps!r}; give an int")
     if max_episode_steps == -1:
         return None
     if max_episode_steps < 1:

@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from ..checks import chosen
+from ..checks import chosen, whole
 from ..family import State, Task
 from .drawing import Frame, picture, scalars
 from .single import FPS, check_choice, checked_render_mode
@@ -52,7 +52,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         ValueError: a split, constant, autoreset mode or render mode is unknown, a constant has an invalid value, or
             ``num_envs`` is below 1.
         TypeError: ``source`` is neither a family nor a benchmark, or is a live family, whose rows cannot be reset one
-            at a time.
+            at a time; or a count is not an integer.
     """
 
     def __init__(
@@ -66,9 +66,7 @@ class FamilyVectorEnv(VectorEnv[Array, Array, Array]):
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs: expected at least 1, got {num_envs}; give more")
-        self.num_envs = num_envs
+        self.num_envs = num_envs = whole("num_envs", num_envs)
         self._tasks = Tasks(source, split, task, num_envs)
         self._family = self._tasks.family
         if self._family.live:
