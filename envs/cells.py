@@ -49,8 +49,7 @@ def indices(family: Family, task: Task, bins: int) -> Tensor:
 
 def _cell(family: Family, name: str, values: Tensor, bins: int) -> Tensor:
     """Return the cells of one constant's values; values that are the same environment get the same cell."""
-    counted = values.float().floor() if family.parameters[name].whole else values
-    return family.ranges[name].cell(counted, bins)
+    return family.ranges[name].cell(family.parameters[name].distinct(values), bins)
 
 
 def in_hole(hole: Family, train: Family, index: Tensor, bins: int) -> Tensor:

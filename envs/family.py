@@ -114,13 +114,16 @@ class Family(ABC):
         return task
 
     def contains(self, task: Task) -> Tensor:
-        """Return whether this family could draw each task, bool of the values' shape.
+        """Return whether this family could draw each task or one that is the same environment, of the values' shape.
 
         Raises:
             ValueError: a constant is missing or unknown.
         """
         _check_names(type(self).__name__, task, self.parameters)
-        inside = [distribution.contains(task[name]) for name, distribution in self._ranges.items()]
+        inside = [
+            distribution.contains(self.parameters[name].distinct(task[name]))
+            for name, distribution in self._ranges.items()
+        ]
         return torch.stack(inside).all(0)
 
     def validate(self, task: Task) -> None:

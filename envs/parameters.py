@@ -54,6 +54,10 @@ class Parameter:
         low, high = distribution.bounds
         return self.low <= low and high <= self.high
 
+    def distinct(self, values: Tensor) -> Tensor:
+        """Return what distinguishes values of this constant: the integer part if only that matters, or the values."""
+        return values.float().floor() if self.whole else values
+
     def covers(self, values: Tensor) -> Tensor:
         """Return whether each value is valid, bool of the same shape; false for NaN and infinities."""
         valid: Distribution = Choice(self.choices) if self.choices else Range(self.low, self.high)

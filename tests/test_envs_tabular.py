@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.cells import indices, task_ids
-from envs.ranges import Range
+from envs.ranges import Choice, Range
 from envs.splits import TaskBenchmark
 from envs.tabular import SEEDS, TabularMDP
 from metarl import MLP, CategoricalPolicy
@@ -81,6 +81,17 @@ def test_an_entry_equals_integers_of_python() -> None:
         weight = [-math.log(u) for u in rest]
         assert reward[pair // 2, pair % 2].item() == pytest.approx(mean, abs=1e-12)
         assert transition[pair // 2, pair % 2].tolist() == pytest.approx([w / sum(weight) for w in weight], abs=1e-12)
+
+
+def test_a_trained_mdp_is_a_training_task_whatever_the_fraction_of_its_seed() -> None:
+    family = TabularMDP(seed=Choice(tuple(float(seed) for seed in range(100))))
+    bench = TaskBenchmark("chosen-seeds", family)
+    trained, held_out = (bench.sample(split, 20, generator=seeded(0)) for split in ("train", "test"))
+    for task, known in ((trained, True), (held_out, False)):
+        between = {**task, "seed": task["seed"] + 0.5}
+        assert torch.equal(family.tables(between).reward, family.tables(task).reward)
+        assert bench.is_training(between).tolist() == [known] * 20
+        assert bool(family.contains(between).all()) and bool(bench.belongs("test", between).all()) is not known
 
 
 def test_only_the_whole_part_of_a_seed_counts() -> None:

@@ -380,7 +380,7 @@ def test_bool_and_int_constants_arrive_as_such_and_rows_have_their_own() -> None
     ranges = {"life": Choice((1.0, 2.0, 4.0)), "flag": 1.0}
     for how in ({}, {"rebuild": True}):
         family = GymnasiumFamily("tests/Clock-v3", ranges, horizon=9, **how)
-        task = {"life": torch.tensor([[1.2], [3.9]]), "flag": torch.tensor([[1.0], [0.0]])}
+        task = {"life": torch.tensor([[1.2], [4.9]]), "flag": torch.tensor([[1.0], [0.0]])}
         state = family.reset(task, (2, 1), generator=seeded(0))
         ends = [t.flatten().tolist() for _, _, t in roll(family, task, state, torch.zeros(4, 2, 1).long())]
         assert ends == [[True, False], [False, False], [False, False], [False, True]]
@@ -769,6 +769,15 @@ def test_mistakes_are_named_in_one_line(call: Any, kind: type[Exception], words:
     with pytest.raises(kind, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_of_an_integer_constant_only_the_whole_part_counts_as_in_splits() -> None:
+    family, action = clock(Choice((2.0, 3.0))), torch.zeros(5, 1).long()
+    task = {"life": torch.tensor([2.75])}
+    assert bool(family.contains(task)) and not bool(family.contains({"life": torch.tensor([4.0])}))
+    ended = [step[2].item() for step in roll(family, task, family.reset(task, (1,), generator=seeded(0)), action)]
+    assert ended.index(True) == 1
+    family.close()
 
 
 def refuse_constants(env: Any, constants: dict[str, float]) -> None:

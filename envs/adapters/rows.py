@@ -39,10 +39,13 @@ def line(error: Exception) -> str:
 
 
 def like(value: float, example: Any) -> Any:
-    """Convert ``value`` to bool or int if the example is one, since environments may depend on the type."""
+    """Convert ``value`` to bool or int if the example is one, since environments may depend on the type.
+
+    Of the value for an int only the integer part counts, as in splits; see ``Parameter.whole``.
+    """
     if isinstance(example, bool | np.bool_):
         return bool(round(value))
-    return round(value) if isinstance(example, int | np.integer) else value
+    return math.floor(value) if isinstance(example, int | np.integer) else value
 
 
 class Recipe(ABC):
