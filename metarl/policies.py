@@ -170,8 +170,10 @@ class MLP(Network):
             generator: draws the weights.
 
         Raises:
-            TypeError: sizes that are not whole numbers, an activation that is not a function, or no generator.
-            ValueError: a size below 1, a negative context, or scales that are not one positive number per input.
+            TypeError: sizes that are not whole numbers, an activation that is not a function, scales that are not a
+                tensor, or no generator.
+            ValueError: a size below 1, a negative context, or scales that are not one positive, finite number per
+                input.
         """
         super().__init__()
         checks.of_type("hidden", hidden, Sequence, "sizes, such as [64, 64]")
@@ -182,8 +184,8 @@ class MLP(Network):
         sizes = [inputs + context, *hidden]
         if min(inputs, *hidden, outputs) < 1 or context < 0:
             raise ValueError(f"every layer needs at least one unit, got {inputs} -> {list(hidden)} -> {outputs}")
-        if input_scale is not None and not (input_scale.shape == (inputs,) and bool((input_scale > 0.0).all())):
-            raise ValueError(f"expected {inputs} input scales above 0, one for every input, got {input_scale.tolist()}")
+        if input_scale is not None:
+            _refuse_scales(input_scale, inputs)
         self.register_buffer("input_scale", input_scale)
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.hidden = nn.ModuleList([_undrawn(a, b) for a, b in pairs])
@@ -220,6 +222,15 @@ class MLP(Network):
             weight, bias = (given(self, params, f"hidden.{i}.{name}") for name in ("weight", "bias"))
             x = activation(affine(x, weight, bias))
         return {**read, "head": x}
+
+
+def _refuse_scales(scales: Tensor, inputs: int) -> None:
+    """Check that there is one positive, finite scale per input; an infinite one would hide its input."""
+    checks.of_type("input_scale", scales, Tensor, "a tensor, such as torch.tensor([1.0, 0.1])")
+    if not (scales.shape == (inputs,) and bool(((scales > 0.0) & scales.isfinite()).all())):
+        raise ValueError(
+            f"expected {inputs} input scales above 0 and finite, one for every input, got {scales.tolist()}"
+        )
 
 
 def _undrawn(inputs: int, outputs: int) -> nn.Linear:

@@ -206,10 +206,15 @@ def test_inputs_are_divided_by_their_units() -> None:
     assert "input_scale" in scaled.state_dict() and "input_scale" not in plain.state_dict()
 
 
-@pytest.mark.parametrize("scale", [[1.0, 2.0], [1.0, 0.0, 2.0], [1.0, float("nan"), 2.0]], ids=str)
+@pytest.mark.parametrize(
+    "scale", [[1.0, 2.0], [1.0, 0.0, 2.0], [1.0, float("nan"), 2.0], [1.0, float("inf"), 2.0]], ids=str
+)
 def test_units_that_cannot_be_divided_by_are_refused(scale: list[float]) -> None:
     with pytest.raises(ValueError, match="expected 3 input scales above 0"):
         MLP(3, (5,), 2, input_scale=torch.tensor(scale), generator=seeded(0))
+    listed: Any = scale
+    with pytest.raises(TypeError, match="input_scale: expected a tensor, such as .*, got a list"):
+        MLP(3, (5,), 2, input_scale=listed, generator=seeded(0))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
