@@ -483,6 +483,13 @@ def test_wrong_input_is_refused_in_one_line(make: Callable[[], Any], message: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_family_of_single_episodes_is_not_taken_for_one_of_trials() -> None:
+    family: Any = CartPole(horizon=4)
+    agent = memory_policy(family, units=3, generator=seeded(0))
+    with pytest.raises(TypeError, match=r"expected a family of trials, such as Trials\(family, 3\), got a CartPole"):
+        collect_trials(agent, family, family.sample(2, generator=seeded(0)), 1, generator=seeded(0))
+
+
 def test_what_is_not_finite_is_refused() -> None:
     agent, trials = played(POLE)
     broken = trials._replace(batch=trials.batch._replace(reward=trials.batch.reward * float("inf")))

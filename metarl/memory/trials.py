@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from metarl import checks
 from metarl.distributions import Distribution
 from metarl.evaluation import in_chunks
 from metarl.memory.agent import MemoryPolicy
@@ -123,11 +124,14 @@ def collect_trials(
         Trials ``[T, H, N, ...]`` without a graph; advantages are zero.
 
     Raises:
+        TypeError: ``family`` is not a family of trials.
         ValueError: ``trials`` is below 1, or the observations do not fit the agent.
         NonFiniteError: see `metarl.rollouts.roll_out`.
     """
     if trials < 1:
         raise ValueError(f"expected at least one trial per task, got {trials}")
+    if not hasattr(family, "episode"):
+        raise TypeError(f"expected a family of trials, such as Trials(family, 3), got {checks.told(family)}")
     if family.observation_space.shape != (agent.inputs,):
         shape = family.observation_space.shape
         raise ValueError(f"expected an agent for observations {shape}, got one for ({agent.inputs},); build another")
