@@ -909,6 +909,11 @@ def test_continuous_actions_reach_what_is_live(name: str) -> None:
         (lambda: Changing(CartPole(), polarity=0.5), ValueError, "later_polarity: expected one of"),
         (lambda: Revealed(Blob()), TypeError, "observations from a flat Box"),
         (lambda: Revealed(CartPole()), ValueError, "constants that vary, CartPole has none"),
+        (
+            lambda: Revealed(Delayed(Shuffled(CartPole(gravity=Range(5, 15))))),
+            ValueError,
+            "got shuffled ones; use Shuffled",
+        ),
         (lambda: Coarse(Range(0, 1), 0), ValueError, "at least 1 cell"),
         (lambda: Coarse(Choice((0.0, 1.0)), 3), ValueError, "at most one per choice, got 3"),
     ],

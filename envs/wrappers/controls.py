@@ -27,13 +27,16 @@ class Revealed(Wrapper):
 
     Raises:
         TypeError: observations are not flat, or see ``Wrapper``.
-        ValueError: no constant of the family varies.
+        ValueError: no constant of the family varies, or its tasks are shuffled, so that a row plays another task than
+            the one that would be shown.
     """
 
     observation_space: Box  # the wrapped family's, then a number for every constant that varies
 
     def __init__(self, family: Family) -> None:
         seen = channels("Revealed", family)
+        if holds(family, Shuffled):
+            raise ValueError("Revealed: expected tasks in their order, got shuffled ones; use Shuffled(Revealed(...))")
         bounds = {name: distribution.bounds for name, distribution in family.ranges.items()}
         self._scales = {
             name: ((low + high) / 2, (high - low) / 2) for name, (low, high) in bounds.items() if low < high
