@@ -27,7 +27,7 @@ from experiments.build import build
 from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
 from experiments.contenders.budget import refuse_unequal
-from experiments.errors import InputError, script
+from experiments.errors import InputError, refuse_below_one, script
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.jobs import run_all
 from experiments.publishing import about_intervals, markdown, publish
@@ -79,8 +79,7 @@ def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
     if not options.vary:
         raise InputError("expected settings to vary, got none; pass --vary field=value,value")
-    if min(options.seeds, options.held_out, options.workers) < 1:
-        raise InputError(f"expected seeds, held_out and workers >= 1; got {options}")
+    refuse_below_one(seeds=options.seeds, held_out=options.held_out, workers=options.workers)
     refuse_another(options.output, ABLATION, config.benchmark)
     configs = variants(config, options)
     # refuse what cannot run, or changes nothing, before hours of work

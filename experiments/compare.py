@@ -27,7 +27,7 @@ from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
 from experiments.contenders import CONTENDERS, contender, refuse_live, refuse_policy
 from experiments.contenders.budget import refuse_unequal
-from experiments.errors import InputError, script
+from experiments.errors import InputError, refuse_below_one, script
 from experiments.jobs import run_all
 from experiments.lookup import choose
 from experiments.names import ALGORITHMS, RULES
@@ -90,8 +90,9 @@ class Options:
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
     names = expand(options.rules)
-    if not names or not options.rates or min(options.seeds, options.held_out, options.workers) < 1:
-        raise InputError(f"expected rules, rates, and seeds, held_out and workers >= 1; got {options}")
+    if not names or not options.rates:
+        raise InputError(f"expected at least one of --{'rates' if names else 'rules'}, got none")
+    refuse_below_one(seeds=options.seeds, held_out=options.held_out, workers=options.workers)
     if not all(0.0 < size < math.inf for size in (*options.rates, *options.rate_lrs)):
         raise InputError(f"expected positive rates and rate_lrs, got {options.rates} and {options.rate_lrs}")
     if "rate" in given(argv):

@@ -24,6 +24,17 @@ class InputError(ValueError):
     """The user's input cannot be used. The message says what was expected, what was given and what to do."""
 
 
+def refuse_below_one(**counts: int) -> None:
+    """Check that every count, named by the field whose flag sets it, is at least 1.
+
+    Raises:
+        InputError: one is smaller; the message names only the first.
+    """
+    for field, count in counts.items():
+        if count < 1:
+            raise InputError(f"expected --{field.replace('_', '-')} >= 1, got {count}")
+
+
 def describe(error: ValidationError) -> str:
     """Return the first problem of an invalid configuration in one line."""
     first = error.errors(include_url=False)[0]

@@ -36,7 +36,7 @@ from experiments.contenders import refuse_live
 from experiments.contenders.curves import tasks_of
 from experiments.contenders.learners import trained
 from experiments.contenders.sb3 import PASS, isolated, learn, scores, stacked
-from experiments.errors import InputError, script
+from experiments.errors import InputError, refuse_below_one, script
 from experiments.evaluate import Protocol
 from experiments.figures.finetuning import finetuning
 from experiments.jobs import benchmarks_of, key_of, run_all
@@ -224,15 +224,14 @@ def refuse(config: Config, options: Options) -> Setup:
         InputError: a count is too small, a tuning seed would be reported, rollouts cannot be divided evenly, or the
             learner's steps cannot be taken by PPO.
     """
-    counts = (options.seeds, options.held_out, options.tuning_tasks, options.rollouts, options.workers, config.steps)
-    if min(counts) < 1:
-        raise InputError(f"expected seeds, tasks, rollouts, workers and adaptation steps >= 1, got {options}")
+    counts = ("seeds", "held_out", "tuning_tasks", "rows", "rollout", "rollouts", "workers")
+    refuse_below_one(**{name: getattr(options, name) for name in counts}, steps=config.steps)
     refuse_tuning_seeds(config.seed, options.seeds)
-    if options.rollouts < config.steps or not options.rates or min(options.rates) <= 0.0:
-        raise InputError(
-            f"expected positive rates and rollouts >= {config.steps}, one per adaptation step, got {options}"
-        )
-    if options.rows < 1 or options.rollout < 1 or options.rollout % options.rows or options.rollout % PASS:
+    if not options.rates or min(options.rates) <= 0.0:
+        raise InputError(f"expected positive rates, got {options.rates}")
+    if options.rollouts < config.steps:
+        raise InputError(f"expected --rollouts >= {config.steps}, one per adaptation step, got {options.rollouts}")
+    if options.rollout % options.rows or options.rollout % PASS:
         raise InputError(
             f"expected a rollout divisible by {options.rows} rows and by {PASS} minibatches, got {options.rollout}; "
             "change --rollout or --rows"

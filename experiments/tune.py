@@ -32,7 +32,7 @@ from experiments import runs
 from experiments.build import build
 from experiments.cli import given, parse_config, refuse_unread, start
 from experiments.config import Config
-from experiments.errors import InputError, script
+from experiments.errors import InputError, refuse_below_one, script
 from experiments.evaluate import Protocol, held_out_tasks
 from experiments.figures.tuning import tuning
 from experiments.jobs import Work, crew
@@ -141,8 +141,7 @@ def refuse(config: Config, where: Space, options: Options, told: Collection[str]
     """
     if not where:
         raise InputError("expected settings to search, got none; pass --search field=low..high or field=value,value")
-    if min(options.trials, options.seeds, options.held_out, options.workers) < 1:
-        raise InputError(f"expected trials, seeds, held_out and workers >= 1; got {options}")
+    refuse_below_one(trials=options.trials, seeds=options.seeds, held_out=options.held_out, workers=options.workers)
     refuse_another(options.output, SEARCH, config.benchmark)
     refuse_tuning_seeds(config.seed, 1, tuning=options.seeds)
     setups = [

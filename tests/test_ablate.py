@@ -218,9 +218,9 @@ WRONG = {
     "a name like any other": ("rule=none", "unknown rule 'none'"),
     "cannot be built": ("rule=maml,cavia", "pass --context 5"),
     "cannot be combined": ("baseline=cross-fitted episodes=5 --grid", "an even number of episodes, got 5"),
-    "no seeds": ("discount=0.5 --seeds 0", "expected seeds, held_out and workers >= 1"),
-    "no tasks": ("discount=0.5 --held-out 0", "expected seeds, held_out and workers >= 1"),
-    "no workers": ("discount=0.5 --workers 0", "expected seeds, held_out and workers >= 1"),
+    "no seeds": ("discount=0.5 --seeds 0", "error: expected --seeds >= 1, got 0\n"),
+    "no tasks": ("discount=0.5 --held-out 0", "error: expected --held-out >= 1, got 0\n"),
+    "no workers": ("discount=0.5 --workers 0", "error: expected --workers >= 1, got 0\n"),
     "training tasks": ("discount=0.5 --split train", "training tasks cannot be evaluated on"),
     "unknown split": ("discount=0.5 --split tset", "has no split 'tset'"),
 }

@@ -991,8 +991,10 @@ def test_a_diverging_step_size_loses_and_ends_nothing(tmp_path: Path, capsys: py
     ("flags", "message"),
     [
         ("--rules meta-sdg", "did you mean 'meta-sgd'"),
-        ("--held-out 0", "held_out and workers >= 1"),
-        ("--workers 0", "held_out and workers >= 1"),
+        ("--held-out 0", "error: expected --held-out >= 1, got 0\n"),
+        ("--workers 0", "error: expected --workers >= 1, got 0\n"),
+        ("--rules", "error: expected at least one of --rules, got none\n"),
+        ("--rates", "error: expected at least one of --rates, got none\n"),
         ("--rates 0.1 -1", "expected positive rates and rate_lrs"),
         ("--rate-lrs 0", "expected positive rates and rate_lrs"),
         *(
