@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import tyro
 from gymnasium.spaces import Discrete
+from torch import nn
 
 from experiments.build import build_benchmark, build_policy, find_benchmark
 from experiments.cli import parse
@@ -106,9 +107,17 @@ def look_at_loss(options: Options) -> list[str]:
 
 
 def _callable(options: Options, found: Any) -> Any:
-    if not callable(found):
-        raise InputError(f"{options.name!r} is of type {type(found).__name__}; expected a {options.kind}, or its class")
+    # torch's modules can be called, but only losses are used as objects: rules and policies are made for each run
+    if not callable(found) or (options.kind != "loss" and isinstance(found, nn.Module)):
+        raise InputError(f"{options.name!r} is of type {type(found).__name__}; expected {EXPECTED[options.kind]}")
     return found
+
+
+EXPECTED = {
+    "policy": "a function or class that makes a policy from the observation space and the action space",
+    "rule": "a function or class that makes a rule from the policy's parameters",
+    "loss": "a loss, or its class",
+}
 
 
 KINDS: dict[str, Callable[[Options], list[str]]] = {

@@ -37,6 +37,8 @@ def short(horizon=5):
 def rule(params):
     return SGD(0.1)
 
+made_rule = SGD(0.1)
+
 class Heads(GaussianPolicy):  # mean and standard deviation from one network
     def forward(self, params, observation):
         mean, log_std = self.network(subtree(params, "network"), observation).chunk(2, -1)
@@ -308,11 +310,13 @@ def test_the_shell_checks_rules_and_losses(argv: list[str], plugin: str, capsys:
         (["family", "their_plugin:rule"], "missing 1 required positional argument"),
         (["family", "cartpole-wide", "--benchmark", "cartpole-wide"], "--benchmark is for a policy or a loss"),
         (["rule", "meta-sdg"], "did you mean 'meta-sgd'?"),
-        (["rule", "their_plugin:number"], "is of type int; expected a rule"),
+        (["rule", "their_plugin:number"], "is of type int; expected a function or class that makes a rule"),
+        (["rule", "their_plugin:made_rule"], "is of type SGD; expected a function or class that makes a rule"),
+        (["policy", "their_plugin:made_rule"], "is of type SGD; expected a function or class that makes a policy"),
         (["rule", "maml", "--horizon", "3"], "--horizon is for a family"),
         (["loss", "lcv"], "did you mean 'lvc'?"),
         (["loss", "their_plugin:number"], "is of type int; expected a loss"),
-        (["policy", "their_plugin:number"], "is of type int; expected a policy"),
+        (["policy", "their_plugin:number"], "is of type int; expected a function or class that makes a policy"),
         (["rule", "meta-sgd", "--benchmark", "bandit-5"], "--benchmark is for a policy or a loss; leave it out"),
         (["loss", "lvc", "--benchmark", "cartpole-wid"], "did you mean 'cartpole-wide'?"),
     ],
