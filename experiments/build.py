@@ -269,11 +269,19 @@ def find_benchmark(name: str, horizon: int | None) -> Any:
     """Return the benchmark or family that a name refers to, calling a function or class with ``horizon`` if given.
 
     Raises:
-        InputError: the name is unknown, or refers to an object whose horizon was to be changed.
+        InputError: the name is unknown, refers to what cannot be called that way, or to an object whose horizon was to
+            be changed.
+        ValueError, TypeError: a benchmark of this project refuses the horizon.
     """
     found = choose_or_import("benchmark", name, BENCHMARKS)
     if isinstance(found, type) or callable(found) and not hasattr(found, "step"):
-        return made(name, found, **({} if horizon is None else {"horizon": horizon}))
+        try:
+            return made(name, found, **({} if horizon is None else {"horizon": horizon}))
+        except (ValueError, TypeError) as error:
+            if name in BENCHMARKS or isinstance(error, InputError):
+                raise
+            # the message alone may be Python's, about arguments that nobody would connect with the name
+            raise InputError(f"benchmark {name!r}: {error}") from error
     if horizon is not None:
         raise InputError(f"{name} is an object with its own horizon; leave --horizon out")
     return found

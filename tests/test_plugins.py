@@ -307,7 +307,10 @@ def test_the_shell_checks_rules_and_losses(argv: list[str], plugin: str, capsys:
         (["family", "their_plugin:number"], "is of type int; expected a benchmark or a family"),
         (["family", "their_plugin:heavy", "--horizon", "3"], "leave --horizon out"),
         (["family", "cartpole-wide", "--horizon", "0"], "horizon: expected"),
-        (["family", "their_plugin:rule"], "missing 1 required positional argument"),
+        (
+            ["family", "their_plugin:rule"],
+            "benchmark 'their_plugin:rule': rule() missing 1 required positional argument",
+        ),
         (["family", "cartpole-wide", "--benchmark", "cartpole-wide"], "--benchmark is for a policy or a loss"),
         (["rule", "meta-sdg"], "did you mean 'meta-sgd'?"),
         (["rule", "their_plugin:number"], "is of type int; expected a function or class that makes a rule"),
@@ -407,6 +410,7 @@ def test_a_loss_from_outside_has_no_action_baseline(plugin: str, capsys: pytest.
         (["--rule", "their_plugin:Branching"], "the rule raised RuntimeError"),
         (["--benchmark", "their_plugin:unlucky"], "cannot be made, KeyError: 'nothing here'"),
         (["--benchmark", "their_syntax:benchmark"], "cannot be imported, SyntaxError"),
+        (["--benchmark", "their_plugin:rule"], "error: benchmark 'their_plugin:rule': rule() missing 1 required"),
     ],
 )
 def test_what_somebody_elses_code_raises_is_one_line(
