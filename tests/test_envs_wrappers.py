@@ -940,6 +940,13 @@ def test_every_wrapper_refuses_what_is_no_family(name: str, given: Any) -> None:
         getattr(wrappers, name)(given, **LEAST.get(name, {}))
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_every_wrapper_given_a_benchmark_asks_for_its_family(name: str) -> None:
+    message = f"{name}: expected a family to wrap, got a benchmark; pass its .family"
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        getattr(wrappers, name)(cartpole_all(), **LEAST.get(name, {}))
+
+
 def test_the_wrappers_said_to_add_no_constants_are_those_that_add_none() -> None:
     def adds(name: str) -> bool:
         bare = CartPole(gravity=Range(5, 15)) if name in ("SwappedActions", "DeadActions") else Navigation()

@@ -103,6 +103,8 @@ def wrapped(wrapper: str, family: Family) -> Family:
         TypeError: ``family`` is not a family.
     """
     if not isinstance(family, Family):
+        if isinstance(getattr(family, "family", None), Family):
+            raise TypeError(f"{wrapper}: expected a family to wrap, got a benchmark; pass its .family")
         raise TypeError(f"{wrapper}: expected a family to wrap, got {family!r}; give an object such as CartPole()")
     return family
 
