@@ -1,4 +1,4 @@
-"""Export a trained policy: weights as safetensors, usable with torch alone.
+"""Export a trained policy: weights as safetensors, usable with torch and safetensors alone.
 
     python experiments/export.py runs/NAME --output policy.safetensors                  # the initialization
     python experiments/export.py runs/NAME --output policy.safetensors --steps 1 --constants gravity=12
