@@ -612,12 +612,15 @@ def test_a_page_that_is_not_whole_is_seen(text: str) -> None:
 def wrong(tmp_path: Path, made: Path) -> dict[str, tuple[list[str], str]]:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
+    (tmp_path / "search" / "jobs").mkdir(parents=True)
+    (tmp_path / "search" / "tune.json").write_text("{}")
     run, compared = str(made / "navigation"), str(made / "compared")
     return {
         "nothing": ([], "got none"),
         "no such folder": ([str(tmp_path / "gone")], "no such folder"),
         "an empty folder": ([str(tmp_path / "empty")], "found files of neither"),
         "a file": ([str(tmp_path / "file")], "found files of neither"),
+        "a search": ([str(tmp_path / "search")], "holds a search, expected a run folder or a comparison folder; its"),
         "two comparisons": ([compared, compared], "one comparison folder alone"),
         "a comparison and a run": ([run, compared], "one comparison folder alone"),
         "other benchmarks": ([run, str(made / "cartpole")], "scored on different benchmarks"),
@@ -631,6 +634,7 @@ WRONG = (
     "no such folder",
     "an empty folder",
     "a file",
+    "a search",
     "two comparisons",
     "a comparison and a run",
     "other benchmarks",

@@ -33,6 +33,8 @@ Missing = list[tuple[str, str]]
 
 RUN = ("config.json", "metrics.jsonl", "status.json", "evaluation", "checkpoints")
 COMPARISON = ("comparison.json", "tuning.json", "jobs")
+OTHERS = {"ablation.json": "an ablation", "tune.json": "a search", "finetune.json": "a fine-tuning experiment"}
+"""Results that also come with ``jobs`` but have no page, by the name of their file."""
 TABLES = ("sampled", "mode", "adaptation_steps")  # fields of a result with shape [tasks, K + 1]
 DEFAULTS: Mapping[str, Any] = MappingProxyType(Config().model_dump(mode="json"))
 LARGEST = 200_000_000  # bytes; larger files are not read
@@ -107,6 +109,12 @@ def read(folders: Sequence[Path]) -> Material:
         raise InputError("expected run folders or a comparison folder, got none; see --help")
     for folder in folders:
         existing(folder, "folder")
+        for name, what in OTHERS.items():
+            if (folder / name).exists():
+                raise InputError(
+                    f"{folder} holds {what}, expected a run folder or a comparison folder; its results are in "
+                    f"{folder / 'table.md'}"
+                )
         if not any((folder / name).exists() for name in RUN + COMPARISON):
             raise InputError(f"{folder}: expected a run folder or a comparison folder, found files of neither")
     compared = [folder for folder in folders if any((folder / name).exists() for name in COMPARISON)]
