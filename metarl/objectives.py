@@ -126,5 +126,5 @@ def statistics(distribution: Distribution, batch: Batch) -> Tensor:
 
 
 def symlog(x: Tensor) -> Tensor:
-    """Return ``sgn(x) log(1 + |x|)``, which compresses large numbers and preserves their order; its slope at 0 is 1."""
-    return torch.where(x == 0.0, x, x.sign() * x.abs().log1p())  # autograd's slope of sign and abs at 0 would be 0
+    """Return ``sgn(x) log(1 + |x|)``, which compresses large numbers and preserves their order."""
+    return x.sign() * x.abs().log1p()
