@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from examples import own_family, own_loss, own_policy, own_rule
+from envs import Navigation
+from examples import own_family, own_loss, own_policy, own_rule, own_wrapper
 from experiments import check as shell
 from experiments import evaluate, train
 from experiments.build import build
@@ -46,22 +47,41 @@ def test_its_water_runs_out_as_torricelli_says() -> None:
     assert float(reward) == pytest.approx(1 - (1 - float(state["level"])) / own_family.HEIGHT)
 
 
-def test_the_commands_of_its_docstring_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = SOURCE.replace("$TANK", NAME).replace("--env-steps 1500000", "--env-steps 1000")
-    assert f"TANK={NAME}" in text and "--env-steps 1000" in text
+@pytest.mark.parametrize(
+    ("example", "variable", "run"), [(own_family, "TANK", "runs/tank"), (own_wrapper, "STUCK", "runs/stuck")]
+)
+def test_the_commands_of_an_environments_docstring_run(
+    example: Any, variable: str, run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"{example.__name__}:benchmark"
+    text = re.sub(r"--env-steps \d+", "--env-steps 1000", Path(example.__file__).read_text())
+    assert f"{variable}={name}" in text and text.count(run) == 2
+    text = text.replace(f"${variable}", name).replace(run, str(tmp_path / "run"))
     commands = dict(re.findall(r"python experiments/(\w+)\.py (.*)", text))
     assert set(commands) == {"check", "train", "evaluate"}
     assert shell.main(commands["check"].split()) == 0
-    run = tmp_path / "tank"
-    argv = commands["train"].replace("runs/tank", str(run)).split()
-    assert argv[0] in PRESETS and NAME in argv
+    argv = commands["train"].split()
+    assert argv[0] in PRESETS and name in argv
     tiny = ["--hidden", "8", "--tasks", "2", "--episodes", "4", "--query-episodes", "4"]
     assert train.main([*argv, *tiny, "--no-evaluate"]) == 0
-    argv = commands["evaluate"].replace("runs/tank", str(run)).split()
-    assert evaluate.main([*argv, "--tasks", "3", "--steps", "1"]) == 0
-    result = json.loads((run / "evaluation" / "extrapolation-tasks=3-steps=1.json").read_text())
-    assert len(result["sampled"]) == 3 and result["benchmark"] == NAME
+    assert evaluate.main([*commands["evaluate"].split(), "--tasks", "3", "--steps", "1"]) == 0
+    result = json.loads((tmp_path / "run" / "evaluation" / "extrapolation-tasks=3-steps=1.json").read_text())
+    assert len(result["sampled"]) == 3 and result["benchmark"] == name
     assert "held-out tasks" in capsys.readouterr().out
+
+
+def test_the_wrapper_is_sound_and_ignores_weak_actions() -> None:
+    benchmark = own_wrapper.benchmark()
+    assert check_family(benchmark.family) == [] == check_family(benchmark.heldout["extrapolation"])
+    plain, stuck = Navigation(), own_wrapper.DeadZone(Navigation(), dead_zone=0.25)
+    task = stuck.sample(3, generator=torch.Generator().manual_seed(0))
+    state = stuck.reset(task, (3,), generator=torch.Generator().manual_seed(0))
+    action = torch.tensor([[0.2, -0.25], [0.2, -0.3], [1.0, 0.26]])
+    kept = torch.tensor([[0.0, 0.0], [0.0, -0.3], [1.0, 0.26]])
+    own = {name: task[name] for name in plain.parameters}
+    for one, other in zip(stuck.step(task, state, action)[:2], plain.step(own, state, kept)[:2], strict=True):
+        torch.testing.assert_close(one, other, rtol=0.0, atol=0.0)
+    assert torch.equal(stuck.references(task)["ceiling"], plain.references(own)["ceiling"])
 
 
 def test_the_rule_is_sound_and_steps_by_signs() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..parameters import Parameter
 from ..ranges import Distribution
 
 
-class Wrapper(Family, ABC):
+class Wrapper(Family):
     """A family that modifies another one; everything that a subclass does not define is delegated to it.
 
     The wrapped family gets only its own constants and its own state, so it behaves as if it were not wrapped.
@@ -69,9 +68,9 @@ class Wrapper(Family, ABC):
         """Step the wrapped family."""
         return self._family.step(self._task(task), self._state(state), action)
 
-    @abstractmethod
     def references(self, task: Task) -> dict[str, Tensor]:
-        """Return those reference returns of the wrapped family, if it has any, that remain valid for this wrapper."""
+        """Return those reference returns of the wrapped family that remain valid for this wrapper: by default none."""
+        return {}
 
     def describe(self) -> dict[str, Any]:
         """Return `Family.describe` plus ``wrapped``: the wrapped family's description without ranges, given above."""
