@@ -126,5 +126,8 @@ def statistics(distribution: Distribution, batch: Batch) -> Tensor:
 
 
 def symlog(x: Tensor) -> Tensor:
-    """Return ``sgn(x) log(1 + |x|)``, which compresses large numbers and preserves their order."""
+    """Return ``sgn(x) log(1 + |x|)``, which compresses large numbers and preserves their order.
+
+    At exactly 0, autograd gives a derivative of 0 instead of 1.
+    """
     return x.sign() * x.abs().log1p()
