@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -34,9 +35,41 @@ Plugins = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 """Import paths that a stored run may import; the flag is repeated for each."""
 
 
+REGISTRY = tyro.constructors.ConstructorRegistry()
+"""How flags are read where tyro's own way does not do."""
+
+
+@REGISTRY.primitive_rule
+def _whole(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+    """Read whole numbers also as ``1e6``, as budgets are often written."""
+    if info.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: whole_number(words[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def whole_number(text: str) -> int:
+    """Return the whole number that a text stands for, such as ``20``, ``1_000_000`` or ``1e6``.
+
+    Raises:
+        ValueError: it stands for none.
+    """
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        if (number := float(text)).is_integer():
+            return int(number)
+    raise ValueError(f"expected a whole number, such as 20 or 1e6, got {text!r}")
+
+
 def parse(kind: type[Options], argv: Sequence[str], description: str | None, start: Options | None = None) -> Options:
     """Parse flags into a ``kind``, with defaults from ``start``; an unknown flag exits with code 2 and a suggestion."""
-    return tyro.cli(kind, args=list(argv), description=description, default=start)
+    return tyro.cli(kind, args=list(argv), description=description, default=start, registry=REGISTRY)
 
 
 def stored(file: Path, argv: Sequence[str]) -> Config:
@@ -147,5 +180,5 @@ def parse_config(kind: type[Options], argv: Sequence[str], description: str | No
         [("config", tyro.conf.OmitArgPrefixes[flags]), ("options", tyro.conf.OmitArgPrefixes[kind])],  # type: ignore[valid-type]
     )
     listing = "\n".join(["Presets:", *(f"    {name}: {line}" for name, (line, _) in PRESETS.items())])
-    parsed = tyro.cli(both, args=list(argv[named:]), description=f"{description}\n{listing}")
+    parsed = tyro.cli(both, args=list(argv[named:]), description=f"{description}\n{listing}", registry=REGISTRY)
     return Config(**vars(parsed.config)), parsed.options

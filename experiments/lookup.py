@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.errors import InputError
+from metarl import checks
 
 GROUPS = {
     "benchmark": "metarl.benchmarks",
@@ -96,6 +97,4 @@ def _imported(kind: str, name: str, path: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{kind} {name!r} cannot be imported: {error}; expected package.module:NAME") from error
     except Exception as error:  # third-party code may raise anything
-        raise InputError(
-            f"{kind} {name!r} cannot be imported, {type(error).__name__}: {error}; fix the module"
-        ) from error
+        raise InputError(f"{kind} {name!r} cannot be imported, {checks.raised(error)}; fix the module") from error

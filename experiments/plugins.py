@@ -19,6 +19,7 @@ from experiments.errors import InputError
 from experiments.lookup import choose_or_import, import_path, is_plugin
 from experiments.names import BENCHMARKS, INNER_LOSSES, LOSSES, POLICIES, RULES, choices
 from experiments.streams import stream
+from metarl import checks
 from metarl.losses import Loss
 from metarl.policies import Policy
 from metarl.rules import UpdateRule
@@ -118,7 +119,7 @@ def own_rule(config: Config, policy: Policy) -> UpdateRule:
             rule = found(params)
         except Exception as error:  # third-party code may raise anything
             raise InputError(
-                f"rule {name!r}, called with the policy's parameters, raised {type(error).__name__}: {error}; "
+                f"rule {name!r}, called with the policy's parameters, raised {checks.raised(error)}; "
                 "expected a function or class that needs nothing else, as in examples/own_rule.py"
             ) from error
         if not isinstance(rule, UpdateRule):
@@ -172,4 +173,4 @@ def made(what: str, make: Callable[..., Made], **given: Any) -> Made:
     except (ValueError, TypeError):
         raise
     except Exception as error:
-        raise InputError(f"{what} cannot be made, {type(error).__name__}: {error}") from error
+        raise InputError(f"{what} cannot be made, {checks.raised(error)}") from error

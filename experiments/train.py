@@ -32,6 +32,7 @@ from experiments.learned import rate_metrics, rate_tables
 from experiments.plugins import FIELDS, imports
 from experiments.stopping import stop_requests
 from experiments.tracking import viewers
+from metarl.checks import raised
 from metarl.errors import NonFiniteError
 from metarl.evaluation import refuse_training_tasks
 from metarl.exploration import explore
@@ -228,8 +229,7 @@ def try_out(setup: Setup) -> None:
         collect(learner.policy, learner.policy.initial(), family, task, 2, generator=noise)
     except Exception as error:  # third-party code may raise anything
         raise InputError(
-            f"benchmark {config.benchmark!r} cannot be played, {type(error).__name__}: {error}; {told} describes what "
-            "is wrong"
+            f"benchmark {config.benchmark!r} cannot be played, {raised(error)}; {told} describes what is wrong"
         ) from error
     if config.compile:  # programs would be compiled for other numbers of episodes than training's
         return
@@ -239,7 +239,7 @@ def try_out(setup: Setup) -> None:
         return
     except Exception as error:
         raise InputError(
-            f"{', '.join(own.values())}: adapting failed, {type(error).__name__}: {error}; {told} describes what is "
+            f"{', '.join(own.values())}: adapting failed, {raised(error)}; {told} describes what is "
             "wrong, unless each part works and only their combination fails"
         ) from error
 

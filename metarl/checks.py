@@ -19,6 +19,15 @@ def told(value: object) -> str:
     return f"an {name}" if name[0] in ("AEFHILMNORSX" if spelt else "AEIOU") else f"a {name}"
 
 
+LONGEST = 300  # characters of an error that is told within a message
+
+
+def raised(error: BaseException) -> str:
+    """Describe an error in one line: its type and its message, shortened if it prints whole tensors."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= LONGEST else text[: LONGEST - 3] + '...'}"
+
+
 def of_type(what: str, value: object, kind: type, wanted: str) -> None:
     """Check that a value is an instance of ``kind``.
 

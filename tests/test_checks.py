@@ -228,3 +228,10 @@ def test_a_loss_that_depends_on_nothing_learned_is_refused() -> None:
     learner = Learner(gaussian_policy(), SGD(0.1), inner=vpg, outer=lambda distribution, batch: batch.reward.mean())
     with pytest.raises(ValueError, match="expected a loss that depends on learned parameters, got one without a graph"):
         stepping(Descent(learner), learner)
+
+
+def test_errors_are_quoted_in_one_short_line() -> None:
+    assert checks.raised(ValueError("two\n  lines")) == "ValueError: two lines"
+    quoted = checks.raised(KeyError("x" * 2000))
+    assert quoted.startswith("KeyError: 'xxx") and quoted.endswith("...")
+    assert len(quoted) == len("KeyError: ") + checks.LONGEST

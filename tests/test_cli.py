@@ -44,6 +44,16 @@ def test_a_preset_or_a_file_is_the_start_and_flags_change_it(tmp_path: Path) -> 
     assert parsed("cartpole-polarity") == preset("cartpole-polarity") != Config()
 
 
+def test_whole_numbers_are_read_however_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    config = parsed("cartpole-polarity", "--env-steps", "1e6", "--tasks=2_0", "--hidden", "8", "1.6e1", "--seed", "7")
+    assert (config.env_steps, config.tasks, config.hidden, config.seed) == (1_000_000, 20, (8, 16), 7)
+    assert all(type(value) is int for value in (config.env_steps, config.tasks, *config.hidden))
+    for wrong in ("1.5", "1e-3", "inf", "nan", "many"):
+        with pytest.raises(SystemExit):
+            parsed("cartpole-polarity", "--env-steps", wrong)
+        assert "expected a whole number, such as 20 or 1e6, got" in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_older_file_that_lacks_a_field_has_its_default(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text('{"rate": 0.5}')
     assert parsed(str(tmp_path / "old.json")) == Config(rate=0.5)

@@ -147,7 +147,7 @@ def refuse_misfit(rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
         result: Any = rule.update(Step(grads, given, torch.ones(())), state)
     except (KeyError, RuntimeError) as error:
         raise ValueError(
-            f"the rule {name} cannot step this policy: {type(error).__name__}: {error}; "
+            f"the rule {name} cannot step this policy: {checks.raised(error)}; "
             "make the rule from the parameters of this policy, policy.initial()"
         ) from error
     except Exception as error:  # the update may need inputs that this trial step lacks, such as a batch

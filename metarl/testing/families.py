@@ -11,6 +11,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
+from metarl import checks
 from metarl.rollouts import per_row
 from metarl.testing.episodes import EPISODES, LONGEST, TASKS, Moment, Watched, actions, generator, same, walk
 from metarl.types import State, Task, TaskFamily
@@ -69,7 +70,7 @@ def _look(family: TaskFamily, stages: tuple[tuple[Check, ...], ...]) -> list[str
             except Exception as error:
                 if not found:  # otherwise the error is most likely a consequence of the earlier finding
                     what = (check.__doc__ or "").rstrip(".")
-                    found.append(f"{what}: the family raised {type(error).__name__}: {error}")
+                    found.append(f"{what}: the family raised {checks.raised(error)}")
         if found:  # later stages rely on this one
             break
     return found + list(watched.found)
@@ -430,7 +431,7 @@ def _devices(watched: Watched) -> Iterator[str]:
             # with errors that do not mention devices, although it would work on a GPU.
             if device == "cuda" or "device" in str(error):
                 yield (
-                    f"on a GPU the family would raise {type(error).__name__}: {_line(error)}; draw random numbers with "
+                    f"on a GPU the family would raise {checks.raised(error)}; draw random numbers with "
                     "device=generator.device and move them with .to(a value of the task)"
                 )
             continue
@@ -474,10 +475,6 @@ def _one(task: Task, index: int) -> str:
     """Describe a task by the constants that distinguish it from others."""
     named = ", ".join(f"{name}={float(task[name][index]):.4g}" for name in _varied(task) or task)
     return f"task {index} ({named})"
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else ""
 
 
 STAGES: tuple[tuple[Check, ...], ...] = (

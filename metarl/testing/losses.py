@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metarl import checks
 from metarl.distributions import Categorical, Distribution, Gaussian
 from metarl.losses import Loss
 from metarl.testing.parameters import unregistered, unused
@@ -64,14 +65,14 @@ def check_loss(
     try:
         kind = _kind(make, sizes, (True, False) if discrete is None else (discrete,))
     except Exception as error:
-        return [f"the loss raised {type(error).__name__}: {error}"]
+        return [f"the loss raised {checks.raised(error)}"]
     found: list[str] = []
     for stage in ((_number,), (_repetition,), (_padding, _lifting, _gradients, _checkpoint)):
         for check in stage:
             try:
                 found.extend(check(make, kind))
             except Exception as error:
-                found.append(f"{(check.__doc__ or '').rstrip('.')}: the loss raised {type(error).__name__}: {error}")
+                found.append(f"{(check.__doc__ or '').rstrip('.')}: the loss raised {checks.raised(error)}")
         if found:  # later stages rely on this one
             break
     return found

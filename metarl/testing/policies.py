@@ -9,6 +9,7 @@ import torch
 from gymnasium.spaces import Discrete, Space
 from torch import Tensor
 
+from metarl import checks
 from metarl.distributions import Distribution
 from metarl.policies import Policy
 from metarl.testing.parameters import unregistered, unused
@@ -43,7 +44,7 @@ def check_policy(make: Make, observations: Space[Any], actions: Space[Any]) -> l
             try:
                 found.extend(check(case))
             except Exception as error:
-                found.append(f"{(check.__doc__ or '').rstrip('.')}: the policy raised {type(error).__name__}: {error}")
+                found.append(f"{(check.__doc__ or '').rstrip('.')}: the policy raised {checks.raised(error)}")
         if found:  # later stages rely on this one
             return found
     return []

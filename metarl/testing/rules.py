@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.checks import told
+from metarl import checks
 from metarl.rules import RuleState, Step, UpdateRule, decided
 from metarl.testing.parameters import unregistered, unused
 from metarl.trees import Tree
@@ -51,7 +51,7 @@ def check_rule(make: Make, *, params: Mapping[str, Tensor] | None = None) -> lis
             found.extend(check(case))
         except Exception as error:
             what = (check.__doc__ or "").rstrip(".")
-            raised = f"the rule raised {type(error).__name__}: {error}"
+            raised = f"the rule raised {checks.raised(error)}"
             if not any(line.endswith(raised) for line in found):
                 found.append(f"{what}: {raised}")
     return found
@@ -105,12 +105,13 @@ def _foreign(case: _Case) -> list[str]:
     with suppress(Exception):
         rule: object = case.make(case.draw(0))
         if not isinstance(rule, UpdateRule):
-            return [f"a rule must be a metarl.rules.UpdateRule; got {told(rule)}"]
+            return [f"a rule must be a metarl.rules.UpdateRule; got {checks.told(rule)}"]
         params = case.draw(0)
         returned: object = rule.double().update(case.step(case.draw(1), params), rule.init(params))
         if not isinstance(returned, tuple) or len(returned) != 2:
             return [
-                f"update must return (updates, state); got {told(returned)}: return the state, too, even if unchanged"
+                f"update must return (updates, state); got {checks.told(returned)}: return the state, too, even if "
+                "unchanged"
             ]
     return []
 
