@@ -39,6 +39,11 @@ def rule(params):
 
 made_rule = SGD(0.1)
 
+class Spare(SGD):  # for a later change
+    def __init__(self, params):
+        super().__init__(0.1)
+        self.spare = nn.Parameter(torch.zeros(()))
+
 class Heads(GaussianPolicy):  # mean and standard deviation from one network
     def forward(self, params, observation):
         mean, log_std = self.network(subtree(params, "network"), observation).chunk(2, -1)
@@ -364,6 +369,13 @@ def test_a_run_with_losses_from_outside_goes_on_where_that_is_allowed(
     setup, _ = runs.load(run, plugins=("their_plugin:Signal", "their-loss"))
     weight = next(setup.learner.inner.parameters())  # type: ignore[union-attr]
     assert weight.abs().max() > 0.0  # it has learned, and that was kept
+
+
+def test_what_is_learned_without_an_effect_is_told_but_not_refused(plugin: str, capsys: Any) -> None:
+    assert check.main(["rule", "their_plugin:Spare"]) == 1
+    assert "spare is learned but no update in three steps depends on it" in capsys.readouterr().out
+    rule = build(Config(rule="their_plugin:Spare"), torch.device("cpu")).learner.rule
+    assert type(rule) is sys.modules[plugin].Spare  # type: ignore[attr-defined]
 
 
 def test_a_module_from_outside_is_built_with_anew(plugin: str) -> None:
