@@ -54,6 +54,8 @@ def main(argv: list[str]) -> int:
 def check(argv: list[str]) -> list[str]:
     """Check what the command line names; print and return the findings, one line each."""
     options = parse(Options, argv, __doc__)
+    if not options.kind:
+        raise InputError(f"expected what to check, {', '.join(KINDS)}, and its name; see --help")
     look: Callable[[Options], list[str]] = choose("kind", options.kind, KINDS)
     if not options.name:
         raise InputError(f"expected a {options.kind} to check, by name or package.module:NAME; see --help")

@@ -322,6 +322,7 @@ def test_the_shell_checks_rules_and_losses(argv: list[str], plugin: str, capsys:
         (["rule", "their_plugin:made_rule"], "is of type SGD; expected a function or class that makes a rule"),
         (["policy", "their_plugin:made_rule"], "is of type SGD; expected a function or class that makes a policy"),
         (["rule", "maml", "--horizon", "3"], "--horizon is for a family"),
+        ([], "expected what to check, family, policy, rule, loss, and its name; see --help"),
         (["loss", "lcv"], "did you mean 'lvc'?"),
         (["loss", "their_plugin:number"], "is of type int; expected a loss"),
         (["policy", "their_plugin:number"], "is of type int; expected a function or class that makes a policy"),
