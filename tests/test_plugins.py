@@ -305,7 +305,6 @@ def test_the_shell_checks_rules_and_losses(argv: list[str], plugin: str, capsys:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "unknown kind ''; known are family, policy, rule, loss"),
         (["famly", "cartpole-wide"], "did you mean 'family'?"),
         (["family"], "expected a family to check"),
         (["family", "cartpole-wid"], "did you mean 'cartpole-wide'?"),
