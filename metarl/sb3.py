@@ -59,8 +59,8 @@ class TaskVecEnv(VecEnv):
         seed: seed of the first reset; ``env.seed(...)`` sets that of the next one. Avoid the seed of torch's global
             generator, from which SB3 draws networks and actions: both would draw the same numbers. ``PPO(seed=)`` seeds
             the environment and torch equally; calling ``env.seed(...)`` afterwards separates them.
-        fresh: draws a given number of tasks, values ``[n]``; every row that is reset gets a new one. For training on a
-            distribution of tasks (domain randomization).
+        fresh: draws a given number of tasks, values ``[n]``; every row gets a new one when its episode has ended, whereas
+            `reset` starts from the tasks given. For training on a distribution of tasks (domain randomization).
 
     Raises:
         TypeError: ``family`` is not a family, or is live.
