@@ -59,7 +59,7 @@ class TaskVecEnv(VecEnv):
         seed: seed of the first reset; ``env.seed(...)`` sets that of the next one. Avoid the seed of torch's global
             generator, from which SB3 draws networks and actions: both would draw the same numbers. ``PPO(seed=)`` seeds
             the environment and torch equally; calling ``env.seed(...)`` afterwards separates them.
-        fresh: draws a given number of tasks, values ``[n]``; every row gets a new one when its episode has ended, whereas
+        fresh: draws a given number of tasks, values ``[n]``; every row gets a new one when its episode has ended, while
             `reset` starts from the tasks given. For training on a distribution of tasks (domain randomization).
 
     Raises:
