@@ -296,7 +296,8 @@ def table(
         cells = [f"{steps:,}", *(shown(found[way][..., i], digits=1) for way in WAYS)]
         rows.append(cells + [shown(found[way][..., i] - found[SCRATCH][..., i], digits=1) for way in WAYS[1:]])
     own, cost = (np.asarray([result["own"][field] for result in results]) for field in ("sampled", "env_steps"))
-    ends = {min(options.rates): " (the smallest tried)", max(options.rates): " (the largest tried)"}
+    low, high = min(options.rates), max(options.rates)
+    ends = {low: " (the smallest tried)", high: " (the largest tried)"} if low < high else {}
     rates = ", ".join(f"{way} {rate:g}{ends.get(rate, '')}" for way, rate in tuned.items())
     return [
         f"PPO on held-out tasks of {config.benchmark}: mean return, {about_intervals(own[..., -1])}.",

@@ -115,10 +115,8 @@ def expect_benchmark(benchmark: Benchmark) -> None:
         TypeError: it is not a benchmark.
     """
     if not hasattr(benchmark, "splits"):
-        raise TypeError(
-            f"benchmark: expected one with held-out splits, got {checks.told(benchmark)}; "
-            "TaskBenchmark(name, family) makes one from a family"
-        )
+        do = "call it" if callable(benchmark) else "TaskBenchmark(name, family) makes one from a family"
+        raise TypeError(f"benchmark: expected one with held-out splits, got {checks.told(benchmark)}; {do}")
 
 
 class Batch(NamedTuple):

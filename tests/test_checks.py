@@ -110,6 +110,11 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "curve, benchmark": (
         lambda: adaptation_curve(LEARNER, BENCHMARK, TASK, HOW, generator=seeded(0)), TypeError, A_FAMILY,
     ),
+    "evaluate, function": (
+        lambda: evaluating(lambda: BENCHMARK),
+        TypeError,
+        "benchmark: expected one with held-out splits, got a function; call it",
+    ),
     "evaluate, family": (lambda: evaluating(FAMILY), TypeError, "benchmark: expected one with held-out splits"),
     "evaluate, plan": (lambda: evaluating(how=PLAN), TypeError, "adaptation: expected an Adaptation"),
     "evaluate, split": (lambda: evaluating(task="test"), TypeError, "task: expected constants by name, .* got 'test'"),
