@@ -178,6 +178,13 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: Learner(POLICY, SGD(0.1), inner=vpg, outer=vpg, every_step="1"), TypeError, "every_step: .* got '1'",
     ),
     "advantages, class": (lambda: Advantages(baseline=LinearBaseline), TypeError, "baseline: .* got <class"),
+    "learner, infinite": (
+        lambda: Learner(POLICY, SGD(0.1), inner=vpg, outer=vpg, every_step=math.inf), ValueError,
+        "every_step must be a finite weight of at least 0, got inf",
+    ),
+    "evolution, infinite": (
+        lambda: Evolution(LEARNER, perturbation=math.inf), ValueError, "positive, finite perturbation, got inf",
+    ),
     "baseline, other": (lambda: CrossFitted(ZeroBaseline()), TypeError, "expected a LinearBaseline, .* a ZeroBaseline"),
     "action baseline": (lambda: ActionBaseline(vpg, ZeroBaseline()), TypeError, "states: expected a LinearBaseline"),
     "action baseline, loss": (lambda: ActionBaseline(Clipped), TypeError, "loss: expected a loss, .* got <class"),
