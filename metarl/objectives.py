@@ -126,8 +126,5 @@ def statistics(distribution: Distribution, batch: Batch) -> Tensor:
 
 
 def symlog(x: Tensor) -> Tensor:
-    """Return ``sgn(x) log(1 + |x|)``, which compresses large numbers and preserves their order.
-
-    At exactly 0, autograd gives a derivative of 0 instead of 1.
-    """
-    return x.sign() * x.abs().log1p()
+    """Return ``sgn(x) log(1 + |x|)``, which compresses large numbers and keeps their order; its slope at 0 is 1."""
+    return torch.where(x == 0.0, x, x.sign() * x.abs().log1p())  # autograd gives 0 for abs at 0

@@ -200,3 +200,15 @@ def test_a_learned_loss_is_the_mean_over_real_steps_by_hand() -> None:
         for s in real
     ]
     assert float(found.detach()) == pytest.approx(sum(by_hand) / 5, rel=1e-5)
+
+
+def test_symlog_and_its_derivatives_by_closed_forms() -> None:
+    x = torch.tensor([-3.0, -1e-9, 0.0, 1e-9, 0.5, 7.0], dtype=torch.float64, requires_grad=True)
+    y = symlog(x)
+    torch.testing.assert_close(y, x.sign() * x.abs().log1p())
+    (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    torch.testing.assert_close(slope, 1 / (1 + x.abs()))
+    (bend,) = torch.autograd.grad(slope.sum(), x)
+    away = x.detach() != 0
+    torch.testing.assert_close(bend[away], (-x.sign() / (1 + x.abs()).square())[away])
+    assert bool(bend.isfinite().all())
