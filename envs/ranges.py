@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from itertools import accumulate
+from numbers import Real
 from typing import Any, final
 
 import numpy as np
@@ -90,6 +91,8 @@ def _uniform(intervals: tuple[Interval, ...], count: int, generator: torch.Gener
 
 
 def _check_intervals(kind: str, intervals: tuple[Interval, ...]) -> None:
+    if not (isinstance(intervals, tuple | list) and all(_is_pair(part) for part in intervals)):
+        raise TypeError(f"{kind}: expected intervals (low, high) of numbers, got {intervals!r}; give pairs of floats")
     if not intervals:
         raise ValueError(f"{kind}: expected at least one interval (low, high), got none; give one")
     for low, high in intervals:
@@ -98,6 +101,10 @@ def _check_intervals(kind: str, intervals: tuple[Interval, ...]) -> None:
     for (_, before), (after, _) in zip(intervals, intervals[1:], strict=False):
         if before > after:
             raise ValueError(f"{kind}: expected ascending disjoint intervals, got {intervals}; sort or merge them")
+
+
+def _is_pair(part: object) -> bool:
+    return isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(end, Real) for end in part)
 
 
 def _check_lengths(kind: str, parts: tuple[Interval, ...]) -> None:
@@ -237,10 +244,14 @@ class Choice(Distribution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len({stored(value) for value in self.values}) != len(self.values) or not self.values:
-            raise ValueError(f"Choice: expected one or more distinct values, got {self.values}; remove repetitions")
-        for value in self.values:
-            _check_intervals("Choice", ((value, value),))
+        if not isinstance(self.values, tuple | list):
+            raise TypeError(f"Choice: expected a tuple of values, got {self.values!r}; write Choice((1.0, 2.0))")
+        if not self.values:
+            raise ValueError("Choice: expected one or more values, got none; give one")
+        for interval in self.intervals:
+            _check_intervals("Choice", (interval,))
+        if len({stored(value) for value in self.values}) != len(self.values):
+            raise ValueError(f"Choice: expected distinct values, got {self.values}; remove repetitions")
 
     @property
     def intervals(self) -> tuple[Interval, ...]:

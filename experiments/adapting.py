@@ -17,6 +17,34 @@ from metarl.rollouts import Act, collect
 from metarl.types import Benchmark, Params, State, Task, TaskFamily
 
 
+@dataclass(frozen=True, kw_only=True)
+class OneTask:
+    """Options of scripts that work with one task."""
+
+    split: str = "test"
+    """held-out split of the benchmark: test, validation, interpolation, extrapolation, ..."""
+    index: int = 0
+    """which of the 100 held-out tasks that runs are scored on, from 0"""
+    constants: tuple[str, ...] = ()
+    """a task of your own instead of one of the split, given as constant=value"""
+
+    def is_given(self) -> bool:
+        """Return whether any of these options was changed."""
+        return (self.split, self.index, self.constants) != (OneTask.split, OneTask.index, OneTask.constants)
+
+    def refuse_two(self) -> None:
+        """Check that the task is given in one way.
+
+        Raises:
+            InputError: it is given both by constants and as one of a split.
+        """
+        if self.constants and (self.split, self.index) != (OneTask.split, OneTask.index):
+            raise InputError(
+                f"expected either --constants or a held-out task, got both (--split {self.split} --index "
+                f"{self.index}); leave one out"
+            )
+
+
 def one_held_out(benchmark: Benchmark, split: str, index: int, constants: Sequence[str]) -> Params:
     """Return one task ``[1]``: number ``index`` of those that `experiments.evaluate` scores, or that of ``constants``.
 

@@ -21,7 +21,7 @@ import tyro
 
 from envs.adapters import drawing
 from experiments import runs
-from experiments.adapting import Episode, adapted, one_held_out, play
+from experiments.adapting import Episode, OneTask, adapted, one_held_out, play
 from experiments.build import Setup
 from experiments.cli import Plugins, parse
 from experiments.errors import InputError, script
@@ -38,7 +38,7 @@ ACTIONS = tyro.conf.create_mutex_group(required=False)
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(OneTask):
     """What to watch, and how."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -47,12 +47,6 @@ class Options:
     """gradient steps; defaults to as many as in training"""
     episodes: int | None = None
     """episodes per adaptation step; defaults to as many as in training"""
-    split: str = "test"
-    """held-out split of the benchmark: test, validation, interpolation, extrapolation, ..."""
-    index: int = 0
-    """which of the 100 held-out tasks that runs are scored on, from 0"""
-    constants: tuple[str, ...] = ()
-    """a task of your own instead of one of the split, given as constant=value"""
     mode: Annotated[tyro.conf.FlagCreatePairsOff[bool], ACTIONS] = False
     """play the mean (or most likely) action"""
     sampled: Annotated[tyro.conf.FlagCreatePairsOff[bool], ACTIONS] = False
@@ -102,11 +96,7 @@ def refuse(options: Options) -> None:
     Raises:
         InputError: a number is out of range, a task is given in two ways, or the output is not a GIF.
     """
-    if options.constants and (options.split, options.index) != (Options.split, Options.index):
-        raise InputError(
-            f"expected either --constants or a held-out task, got both (--split {options.split} --index "
-            f"{options.index}); leave one out"
-        )
+    options.refuse_two()
     if (options.steps or 0) < 0 or (options.episodes is not None and options.episodes < 1):
         raise InputError(f"expected steps >= 0 and episodes >= 1, got {options.steps} and {options.episodes}")
     if options.fps is not None and not 1 <= options.fps <= FASTEST:

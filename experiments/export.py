@@ -3,7 +3,7 @@
     python experiments/export.py runs/NAME --output policy.safetensors                  # the initialization
     python experiments/export.py runs/NAME --output policy.safetensors --steps 1 --constants gravity=12
 
-With ``--steps``, the policy is first adapted to one task: that of the constants, or the first that ``evaluate.py``
+With ``--steps``, the policy is first adapted to one task: that of the constants, or one of those that ``evaluate.py``
 scores.
 """
 
@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from experiments import runs
-from experiments.adapting import adapted, one_held_out
+from experiments.adapting import OneTask, adapted, one_held_out
 from experiments.cli import Plugins, parse
 from experiments.errors import InputError, script
 from experiments.streams import stream
@@ -26,7 +26,7 @@ from metarl.export import save_policy
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(OneTask):
     """What to export."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -35,8 +35,6 @@ class Options:
     """file to write"""
     steps: int = 0
     """adaptation steps before exporting; 0 exports the initialization"""
-    constants: tuple[str, ...] = ()
-    """task to adapt to, given as constant=value; defaults to the first of the test split"""
     plugin: Plugins = ()
     """import path that the run may import"""
 
@@ -48,12 +46,15 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected steps >= 0 and a file to write, got {options.steps} and {options.output}")
     if options.output.suffix != ".safetensors":
         raise InputError(f"expected a file to write that ends in .safetensors, got {options.output}")
-    if options.constants and not options.steps:
-        raise InputError("--constants names a task to adapt to: expected --steps 1 or more with it, got 0")
+    options.refuse_two()
+    if options.is_given() and not options.steps:
+        raise InputError(
+            "--split, --index and --constants name a task to adapt to: expected --steps 1 or more with it, got 0"
+        )
     setup, _ = runs.load(options.run, torch.device("cpu"), plugins=options.plugin)
     params = setup.learner.policy.initial()
     if options.steps:
-        task = one_held_out(setup.benchmark, "test", 0, options.constants)
+        task = one_held_out(setup.benchmark, options.split, options.index, options.constants)
         *_, params = adapted(setup, task, options.steps, generator=stream(setup.config.seed, "exporting"))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -184,7 +184,7 @@ def _without_checkpoint(folder: Path) -> str:
     """Say, as part of an error message, why a run has no checkpoint and what to do about it."""
     status = _status(folder)
     if status.get("status") == "finished":
-        return "its checkpoints were removed"
+        return "its checkpoints were removed; restore them, if they are to be used"
     if _came_to_nothing(folder):
         return "it ended before its first checkpoint; train again with the same --output"
     gone = f"process {status['process']} on {status['host']} has ended" if "process" in status else "no process uses it"

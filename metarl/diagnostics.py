@@ -77,7 +77,13 @@ class Estimates(NamedTuple):
 
 
 def estimate(gradient: Callable[[Trace], Sequence[Tensor]], traces: Sequence[Trace]) -> Estimates:
-    """Apply ``gradient``, such as `initial_gradient` or `reptile_direction` of a learner, to each of B traces."""
+    """Apply ``gradient``, such as `initial_gradient` or `reptile_direction` of a learner, to each of B traces.
+
+    Raises:
+        ValueError: there are no traces.
+    """
+    if not traces:
+        raise ValueError("traces: expected at least one, such as from explore, got none")
     started = time.perf_counter()
     rows = [torch.cat([leaf.detach().reshape(-1) for leaf in gradient(trace)]) for trace in traces]
     return Estimates(torch.stack(rows), (time.perf_counter() - started) / len(traces))

@@ -13,6 +13,7 @@ by ``vmap``.
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -412,12 +413,17 @@ class GaussianPolicy(Policy):
         ``log_std`` is the initial log standard deviation, ``min_log_std`` its lower bound.
 
         Raises:
-            TypeError: ``network`` is not a `Network`, or ``actions`` is not a whole number.
-            ValueError: ``actions`` is below 1, or differs from the outputs of an `MLP`.
+            TypeError: ``network`` is not a `Network`, ``actions`` is not a whole number, or another is not a number.
+            ValueError: ``actions`` is below 1, or differs from the outputs of an `MLP`; ``log_std`` is not finite; or
+                ``min_log_std`` is NaN or infinity.
         """
         super().__init__()
         checks.of_type("network", network, Network, NETWORK)
         checks.whole("actions", actions)
+        checks.number("log_std", log_std)
+        checks.number("min_log_std", min_log_std)
+        if not math.isfinite(log_std) or not min_log_std < math.inf:
+            raise ValueError(f"log_std and min_log_std must be finite, got {log_std} and {min_log_std}")
         if type(self) is GaussianPolicy and isinstance(network, MLP) and network.head.out_features != actions:
             raise ValueError(
                 f"expected a network with {actions} outputs, one per action, got {network.head.out_features}"

@@ -19,6 +19,7 @@ from metarl import (
     Descent,
     Dice,
     Evolution,
+    GaussianPolicy,
     Learner,
     LinearBaseline,
     Plan,
@@ -38,10 +39,11 @@ from metarl import (
     vpg,
 )
 from metarl.action_baseline import ActionBaseline
+from metarl.diagnostics import estimate, initial_gradient
 from metarl.exploration import explore_together
 from metarl.learned_signals import LearnedAdvantage, LearnedLoss, LearnedReward
 from metarl.objectives import LearnedObjective
-from metarl.rules import SGD, MetaSGD, MLPSchedule, Offset, Positive, Scheduled
+from metarl.rules import SGD, Chain, MetaSGD, MLPSchedule, Offset, Positive, Scheduled
 from tests.helpers import categorical_policy, gaussian_policy, seeded
 
 FAMILY = Navigation(horizon=4)
@@ -210,6 +212,23 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "rule, class": (
         lambda: MetaSGD(POLICY.initial(), initial=0.1, parameterisation=Positive), TypeError, "got <class .*Positive",
     ),
+    "rule, word as rate": (lambda: SGD("0.1"), TypeError, "a step size must be a number, got '0.1'"),
+    "rule, list of rates": (
+        lambda: MetaSGD(POLICY.initial(), initial=[0.1]), TypeError, "a step size must be a number, got a list",
+    ),
+    "rule, two offsets": (
+        lambda: Offset(Chain(Offset(SGD(0.1), POLICY.initial())), POLICY.initial()), ValueError, "already contains an",
+    ),
+    "policy, infinite spread": (
+        lambda: GaussianPolicy(POLICY.network, 2, log_std=math.inf), ValueError, "must be finite, got inf and -5.0",
+    ),
+    "policy, no least spread": (
+        lambda: GaussianPolicy(POLICY.network, 2, min_log_std=math.nan), ValueError, "finite, got 0.0 and nan",
+    ),
+    "policy, spread in words": (
+        lambda: GaussianPolicy(POLICY.network, 2, log_std="0"), TypeError, "log_std: expected a number, got '0'",
+    ),
+    "estimate, nothing": (lambda: estimate(initial_gradient(LEARNER), []), ValueError, "traces: expected at least one"),
     "schedule, rule": (lambda: Scheduled(SGD(0.1), SGD(0.1)), TypeError, "schedule: expected a Schedule, .* an? SGD"),
     "schedule, seed": (lambda: MLPSchedule(generator=0), TypeError, A_GENERATOR),
 }  # fmt: skip

@@ -99,7 +99,7 @@ def test_union_weights_by_length_and_log_scale_by_ratio():
         (lambda: Range(0, 1e300), "finite"),  # infinite once stored
         (lambda: Fixed(float("nan")), "finite"),
         (lambda: LogRange(0, 1), "low > 0"),
-        (lambda: Choice(()), "one or more distinct"),
+        (lambda: Choice(()), "one or more values"),
         (lambda: Choice((1.0, 1.0)), "distinct"),
         (lambda: Union(()), "at least one interval"),
         (lambda: Union(((0, 2), (1, 3))), "ascending disjoint"),
@@ -109,6 +109,25 @@ def test_union_weights_by_length_and_log_scale_by_ratio():
 )
 def test_wrong_distributions_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Range("0", 1), r"Range: expected intervals \(low, high\) of numbers, got \(\('0', 1\),\)"),
+        (lambda: LogRange(0.1, None), "LogRange: expected intervals"),
+        (lambda: Fixed([1.0]), "Fixed: expected intervals"),
+        (lambda: Union((0.0, 1.0)), r"Union: expected intervals .* got \(0.0, 1.0\); give pairs"),
+        (lambda: LogUnion(1.0), "LogUnion: expected intervals"),
+        (lambda: Union(((0.0, 1.0, 2.0),)), "Union: expected intervals"),
+        (lambda: Choice(1.0), r"Choice: expected a tuple of values, got 1.0; write Choice\(\(1.0, 2.0\)\)"),
+        (lambda: Choice("12"), "Choice: expected a tuple of values, got '12'"),
+        (lambda: Choice(("1",)), "Choice: expected intervals"),
+    ],
+)
+def test_distributions_of_anything_but_numbers_are_refused(make, message):
+    with pytest.raises(TypeError, match=message):
         make()
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from experiments import export, runs, train
+from experiments.adapting import one_held_out
 from experiments.streams import stream
 from metarl.evaluation import Adaptation, adapt
 
@@ -77,9 +78,27 @@ def test_the_file_holds_what_the_policy_becomes_after_as_many_steps_as_asked_for
     assert len(biases) == 2 and not torch.allclose(biases[0], biases[1])
 
 
+def test_a_held_out_task_is_chosen_like_in_the_other_scripts(run: Path, tmp_path: Path) -> None:
+    setup, _ = runs.load(run, torch.device("cpu"))
+    task = one_held_out(setup.benchmark, "validation", 3, ())
+    goal = [f"{name}={float(value)!r}" for name, value in task.items() if name.startswith("goal")]
+    found = []
+    for number, flags in enumerate((["--split", "validation", "--index", "3"], ["--constants", *goal], [])):
+        file = tmp_path / f"{number}.safetensors"
+        assert export.main([str(run), "--output", str(file), "--steps", "1", *flags]) == 0
+        found.append(weights(file)["0.weight"])
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["--output", "x.safetensors", "--index", "3"], "--split, --index and --constants name a task to adapt to"),
+        (["--output", "x.safetensors", "--steps", "1", "--index", "100"], "expected a task index from 0 to 99"),
+        (
+            ["--output", "x.safetensors", "--steps", "1", "--index", "1", "--constants", "goal_x=0.4"],
+            "got both (--split test --index 1)",
+        ),
         (["--output", "."], "a file to write"),
         (["--output", "config.json"], "ends in .safetensors"),
         (["--output", "x.safetensors", "--steps", "-1"], "steps >= 0"),

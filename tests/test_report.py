@@ -486,7 +486,7 @@ def test_an_unfinished_comparison_says_so(compared: Path, tmp_path: Path) -> Non
     (compared / "comparison.json").unlink()
     page = assert_whole(asked([str(compared)], tmp_path / "page.html"))
     words = " ".join(part for parts in page.words.values() for part in parts)
-    assert "the comparison is not finished (15 jobs are)" in words and "tuning" in page.ids
+    assert "the experiment is not finished (15 jobs are)" in words and "tuning" in page.ids
 
 
 def test_seeds_that_diverged_are_counted_and_told(compared: Path, tmp_path: Path) -> None:

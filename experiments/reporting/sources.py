@@ -414,14 +414,14 @@ def read_comparison(folder: Path) -> Material:
     Raises:
         InputError: see `experiments.contenders.budget.refuse_unequal`.
     """
-    material, again = Material([], compared=True), "run the comparison again with the same --output: it continues"
+    material, again = Material([], compared=True), "run the same command again: it continues"
     tuning = read_json(folder / "tuning.json", material.missing, again)
     if isinstance(tuning, list):
         material.tuning = [trial for trial in tuning if isinstance(trial, dict)]
     written = read_json(folder / "comparison.json", material.missing, again)
     if not isinstance(written, dict):
         jobs = len(list((folder / "jobs").glob("*.json")))
-        material.missing.insert(0, (f"the comparison is not finished ({jobs} jobs are)", again))
+        material.missing.insert(0, (f"the experiment is not finished ({jobs} jobs are)", again))
         return material
     config = written.get("config") if isinstance(written.get("config"), dict) else {}
     if isinstance(written.get("system"), dict):

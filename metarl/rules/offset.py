@@ -20,8 +20,14 @@ class Offset(UpdateRule):
     """Adds a meta-learned β, in the parameters' shapes, to the first update of a rule; later updates are unchanged."""
 
     def __init__(self, rule: UpdateRule, params: Mapping[str, Tensor]) -> None:
-        """Wrap ``rule``; β starts at zero and exists only for ``params``, some or all of the policy's parameters."""
+        """Wrap ``rule``; β starts at zero and exists only for ``params``, some or all of the policy's parameters.
+
+        Raises:
+            ValueError: ``rule`` already contains an offset.
+        """
         super().__init__()
+        if any(isinstance(part, Offset) for part in instance(rule).modules()):
+            raise ValueError("Offset: the wrapped rule already contains an Offset; use one")
         self.rule, self.made_for = instance(rule), shapes_of(params)
         self.offsets = Table(tree_map(torch.zeros_like, params))
 

@@ -37,9 +37,14 @@ def finite(rate: float) -> float:
     """Return the rate unchanged if it is finite.
 
     Raises:
+        TypeError: the rate is not a number.
         ValueError: the rate is NaN or infinite.
     """
-    if not math.isfinite(rate):
+    try:
+        known = math.isfinite(rate)
+    except TypeError as error:
+        raise TypeError(f"a step size must be a number, got {checks.told(rate)}") from error
+    if not known:
         raise ValueError(f"a step size must be a finite number, got {rate}")
     return rate
 
