@@ -780,6 +780,16 @@ def test_shuffled_tasks_are_a_deal_that_holds_until_the_next_start() -> None:
     assert (deals[0] != deals[1]).float().mean() > 0.8 and (deals[0] != task["goal_x"]).float().mean() > 0.8
 
 
+def test_shuffled_tasks_change_as_they_would_unshuffled() -> None:
+    family = Shuffled(Changing(CartPole(10), change_at=1, polarity=-1.0))
+    task = {name: values[:, None] for name, values in family.sample(1, generator=seeded()).items()}
+    state, speeds = family.reset(task, (1, 1), generator=seeded()), []
+    for _ in range(2):
+        speeds.append(float(state["x_dot"]))
+        state = family.step(task, state, torch.ones(1, 1)).state
+    assert speeds[1] > speeds[0] + 0.1 and float(state["x_dot"]) < speeds[1] - 0.1  # right, then left
+
+
 # --- what is refused
 
 
@@ -907,6 +917,11 @@ def test_continuous_actions_reach_what_is_live(name: str) -> None:
         (lambda: Changing(CartPole()), ValueError, "constants that change, got none"),
         (lambda: Changing(CartPole(), mass=1.0), ValueError, "CartPole has no constant 'mass'; did you mean"),
         (lambda: Changing(CartPole(), polarity=0.5), ValueError, "later_polarity: expected one of"),
+        (
+            lambda: Changing(Delayed(Shuffled(CartPole())), polarity=-1.0),
+            ValueError,
+            "got shuffled ones; use Shuffled\\(Changing",
+        ),
         (lambda: Revealed(Blob()), TypeError, "observations from a flat Box"),
         (lambda: Revealed(CartPole()), ValueError, "constants that vary, CartPole has none"),
         (

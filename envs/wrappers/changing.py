@@ -16,7 +16,8 @@ from ..checks import refuse_unknown
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
-from .base import Wrapper, refuse_live
+from .base import Wrapper, holds, refuse_live
+from .controls import Shuffled
 
 CLOCK = "changing_clock"
 NEVER = 1e6  # steps
@@ -40,11 +41,14 @@ class Changing(Wrapper):
 
     Raises:
         TypeError: ``family`` is live and reads its constants only at the reset, or see ``Wrapper``.
-        ValueError: nothing changes, ``family`` has no such constant, or see ``Wrapper``.
+        ValueError: nothing changes, ``family`` has no such constant, its tasks are shuffled, so that each row keeps the
+            constants that it was dealt at the reset, or see ``Wrapper``.
     """
 
     def __init__(self, family: Family, change_at: Distribution | float = NEVER, **later: Distribution | float) -> None:
         refuse_live("Changing", family, "that reads its constants at every step")
+        if holds(family, Shuffled):
+            raise ValueError("Changing: expected tasks in their order, got shuffled ones; use Shuffled(Changing(...))")
         known = family.parameters
         if not later:
             raise ValueError(f"Changing: expected constants that change, got none; name some of {', '.join(known)}")
