@@ -30,7 +30,7 @@ from numbers import Real
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl import checks
 from metarl.distributions import Distribution
@@ -226,12 +226,16 @@ def negative_entropy(distribution: Distribution, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """``Σ w_i · loss_i``: for example, `Clipped` plus a penalty on `sample_kl`."""
+    """``Σ w_i · loss_i``: for example, `Clipped` plus a penalty on `sample_kl`.
+
+    Terms must not learn, because a sum is not a module and would hide their parameters from the learner. A learned
+    loss can hold a sum instead: ``LearnedAdvantage(WeightedSum(...), network)``.
+    """
 
     terms: tuple[tuple[float, Loss], ...]
 
     def __post_init__(self) -> None:
-        """Reject anything but one or more pairs of a finite weight and a loss."""
+        """Reject anything but one or more pairs of a finite weight and a loss without parameters to learn."""
         pair = "a pair of a weight and a loss, such as (0.01, sample_kl)"
         if not self.terms:
             raise ValueError(f"terms: expected at least {pair}, got none")
@@ -240,6 +244,11 @@ class WeightedSum:
                 raise TypeError(f"term: expected {pair}, got {checks.told(term)}")
             checks.function("term", term[1], pair)
             _refuse_infinite("the weight of a term", term[0])
+            if isinstance(term[1], nn.Module) and any(p.requires_grad for p in term[1].parameters()):
+                raise ValueError(
+                    "term: expected a loss without parameters to learn, which a sum would neither train nor save, got "
+                    f"{checks.told(term[1])}; put the sum inside that loss"
+                )
 
     @property
     def reads_rewards(self) -> bool:

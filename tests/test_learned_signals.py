@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from metarl import Advantages, Learner, lvc, vpg
+from metarl import Advantages, Learner, WeightedSum, lvc, negative_entropy, vpg
+from metarl.action_baseline import ActionBaseline
 from metarl.distributions import Categorical
 from metarl.learned_signals import LearnedAdvantage, LearnedLoss, LearnedReward
 from metarl.losses import Loss
@@ -88,6 +89,18 @@ def test_a_corrected_reward_is_estimated_as_if_the_task_had_paid_it() -> None:
     found, expected = inner(distribution, batch), vpg(distribution, ADVANTAGES(paid))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0.0)
     assert float((paid.reward - batch.reward).abs().max()) > 0.01
+
+
+def test_a_sum_within_is_learned_and_a_sum_around_is_refused() -> None:
+    plain, _ = double_trace(sgd(0.3), steps=1, name="navigation")
+    within = LearnedAdvantage(WeightedSum(((1.0, lvc), (0.1, negative_entropy))), judge("navigation", 1))
+    learner = Learner(plain.policy, SGD(0.3), inner=within, outer=vpg)
+    assert {id(p) for p in within.parameters()} <= {id(p) for p in learner.parameters()}
+    message = "loss without parameters to learn, .* got a LearnedAdvantage; put the sum inside that loss"
+    with pytest.raises(ValueError, match=message):
+        WeightedSum(((1.0, vpg), (0.1, within)))
+    for one in (ActionBaseline(vpg), within.requires_grad_(False)):  # modules that have nothing to learn
+        WeightedSum(((1.0, one), (0.1, negative_entropy)))
 
 
 def test_rewards_are_estimated_for_a_task_by_itself() -> None:
