@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,7 +16,23 @@ from metarl.distributions import Categorical
 from metarl.learned_signals import LearnedAdvantage, LearnedLoss, LearnedReward
 from metarl.losses import Loss
 from metarl.objectives import symlog
-from metarl.rules import SGD
+from metarl.optimizers import Descent, Evolution, TrustRegion
+from metarl.rules import (
+    SGD,
+    Chain,
+    ClipByNorm,
+    FirstOrder,
+    Masked,
+    MetaSGD,
+    MLPSchedule,
+    Momentum,
+    Offset,
+    PerStep,
+    Scheduled,
+    UnitNorm,
+    UpdateRule,
+)
+from metarl.rules.combine import is_first_order
 from metarl.transitions import TransitionNetwork
 from metarl.types import Batch
 from tests.helpers import double_trace, make_batch, numeric_gradient, one_task, randomize, seeded, sgd
@@ -101,6 +118,37 @@ def test_a_sum_within_is_learned_and_a_sum_around_is_refused() -> None:
         WeightedSum(((1.0, vpg), (0.1, within)))
     for one in (ActionBaseline(vpg), within.requires_grad_(False)):  # modules that have nothing to learn
         WeightedSum(((1.0, one), (0.1, negative_entropy)))
+
+
+RULES: dict[str, Callable[[dict[str, torch.Tensor]], UpdateRule]] = {
+    "first order": lambda p: FirstOrder(MetaSGD(p, initial=0.1)),
+    "within an offset": lambda p: Offset(FirstOrder(SGD(0.3)), p),
+    "scheduled": lambda p: Scheduled(FirstOrder(SGD(0.3)), MLPSchedule(generator=seeded(0))),
+    "masked": lambda p: Masked(FirstOrder(SGD(0.3)), "head", p),
+    "first of a chain": lambda p: Chain(FirstOrder(ClipByNorm(1.0)), Momentum(), SGD(0.3)),
+    "at every step": lambda p: PerStep(FirstOrder(SGD(0.3)), Chain(FirstOrder(UnitNorm()), SGD(0.3))),
+    "at one of two steps": lambda p: PerStep(FirstOrder(SGD(0.3)), SGD(0.3)),
+    "second order": lambda p: Offset(Chain(ClipByNorm(1.0), SGD(0.3)), p),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gradient_optimizers_refuse_rules_that_keep_the_inner_loss_from_learning(name: str) -> None:
+    plain, trace = double_trace(sgd(0.3), steps=2, name="navigation")
+    inner = LearnedAdvantage(vpg, judge("navigation", 1)).double()
+    randomize(inner, 2, 0.5)
+    learner = Learner(plain.policy, RULES[name](plain.policy.initial()).double(), inner=inner, outer=vpg)
+    learner(one_task(trace, 1)).backward()
+    stuck = all(p.grad is None or not p.grad.any() for p in inner.parameters())
+    assert stuck == is_first_order(learner.rule) == (name not in ("at one of two steps", "second order"))
+    message = "LearnedAdvantage would not learn: .* FirstOrder"
+    for use in (lambda: Descent(learner), lambda: TrustRegion().refuse(learner)):
+        with pytest.raises(ValueError, match=message) if stuck else nullcontext():
+            use()
+    Evolution(learner)  # needs no gradient
+    inner.requires_grad_(False)
+    Descent(learner)
+    TrustRegion().refuse(learner)
 
 
 def test_rewards_are_estimated_for_a_task_by_itself() -> None:

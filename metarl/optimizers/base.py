@@ -14,6 +14,7 @@ from metarl import checks
 from metarl.learner import Learner
 from metarl.lifting import Run, gradient_over_tasks, lifted, over_tasks, piece_size, sum_over_pieces
 from metarl.losses import sample_kl
+from metarl.rules.combine import is_first_order
 from metarl.trees import leaves_of, map_leaves
 from metarl.types import Trace
 
@@ -131,6 +132,20 @@ def refuse_another(learner: Learner, *optimizers: torch.optim.Optimizer) -> None
     held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
     if any(id(p) not in held for p in trainable(learner)):
         raise ValueError("this meta-optimizer was built for another learner: build a new one for this learner")
+
+
+def refuse_first_order(learner: Learner) -> None:
+    """Check that a meta-gradient reaches what the inner loss learns, if it learns anything.
+
+    Raises:
+        ValueError: the rule's `metarl.rules.FirstOrder` treats the gradient of that loss as a constant.
+    """
+    learned = isinstance(learner.inner, nn.Module) and any(p.requires_grad for p in learner.inner.parameters())
+    if learned and is_first_order(learner.rule):
+        raise ValueError(
+            f"the inner loss {type(learner.inner).__name__} would not learn: expected a rule that passes the "
+            "meta-gradient on to it, got FirstOrder; use another rule, or Evolution"
+        )
 
 
 def meta_gradient(learner: Learner, trace: Trace) -> tuple[Tensor, list[Tensor]]:

@@ -12,7 +12,15 @@ from torch import nn
 from metarl import checks
 from metarl.errors import DivergedError
 from metarl.learner import Learner
-from metarl.optimizers.base import MetaOptimizer, Metrics, give, groups, meta_gradient, refuse_another
+from metarl.optimizers.base import (
+    MetaOptimizer,
+    Metrics,
+    give,
+    groups,
+    meta_gradient,
+    refuse_another,
+    refuse_first_order,
+)
 from metarl.trees import sliced
 from metarl.types import Trace
 
@@ -56,7 +64,8 @@ class Descent(MetaOptimizer):
 
         Raises:
             TypeError: a learner or optimizer of the wrong type, or counts that are not whole numbers.
-            ValueError: a step size or norm that is not positive and finite, counts below 1, or nothing to learn.
+            ValueError: a step size or norm that is not positive and finite, counts below 1, or nothing to learn; an
+                inner loss that would not learn, see `refuse_first_order`.
         """
         if max_norm is not None and not 0.0 < max_norm < float("inf"):
             raise ValueError(f"max_norm must be positive and finite, got {max_norm}")
@@ -65,6 +74,7 @@ class Descent(MetaOptimizer):
         if not callable(optimizer):
             raise TypeError(f"optimizer: expected a class, such as torch.optim.Adam, got {checks.told(optimizer)}")
         parts = groups(learner, lr, rate_lr)
+        refuse_first_order(learner)
         if rate_optimizer is None:
             self.optimizers = [optimizer(parts, lr=lr)]
         else:

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from metarl import checks
 from metarl.learner import Learner
-from metarl.optimizers.base import MetaOptimizer, Metrics, assess, fisher_product, meta_gradient, trainable
+from metarl.optimizers.base import (
+    MetaOptimizer,
+    Metrics,
+    assess,
+    fisher_product,
+    meta_gradient,
+    refuse_first_order,
+    trainable,
+)
 from metarl.types import Trace
 
 
@@ -55,14 +63,15 @@ class TrustRegion(MetaOptimizer):
         self.backtracks, self.shrink = backtracks, shrink
 
     def refuse(self, learner: Learner) -> None:
-        """Reject a rule that makes random decisions.
+        """Reject a rule that makes random decisions, and one that keeps the inner loss from learning.
 
-        The probabilities of its decisions do not affect the adapted policies, so that the KL would not bound how far
+        The probabilities of random decisions do not affect the adapted policies, so that the KL would not bound how far
         they are moved.
 
         Raises:
-            ValueError: the rule makes random decisions.
+            ValueError: the rule makes random decisions; or see `refuse_first_order`.
         """
+        refuse_first_order(learner)
         if learner.decides():
             raise ValueError(
                 "a trust region bounds the change of policies, not of a rule's random decisions: expected a rule "

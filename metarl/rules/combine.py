@@ -154,7 +154,8 @@ class FirstOrder(Wrapper):
     """Treats the inner gradient as a constant (first-order MAML, Finn et al. 2017, section 5.2).
 
     Learned rates still get their meta-gradient. The parameters get none through the inner gradient, nor through the
-    moments, dynamics and information that a step computes from the batch.
+    moments, dynamics and information that a step computes from the batch. What the inner loss learns would get none at
+    all; see `is_first_order`.
     """
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
@@ -167,6 +168,20 @@ class FirstOrder(Wrapper):
             information=_detached(step.information),
         )
         return self.rule.update(seen, state)
+
+
+def is_first_order(rule: UpdateRule) -> bool:
+    """Return whether every step of a rule treats the inner gradient as a constant, because of `FirstOrder`.
+
+    No meta-gradient then reaches what the inner loss learns.
+    """
+    if isinstance(rule, FirstOrder):
+        return True
+    if isinstance(rule, _Several):
+        inside = [is_first_order(_rule(one)) for one in rule.rules]
+        return all(inside) if isinstance(rule, PerStep) else any(inside)
+    wrapped = getattr(rule, "rule", None)
+    return isinstance(wrapped, UpdateRule) and is_first_order(wrapped)
 
 
 def _detached(told: Callable[..., Any] | None) -> Callable[..., Any] | None:
