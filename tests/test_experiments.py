@@ -461,7 +461,7 @@ WRONG_TRAINING = {
     ),
     "a rule that wants more": (
         ["navigation-fixed", "--rule", "metarl.rules:SGD"],
-        "raised TypeError: must be real number, not dict; expected a function or class that needs nothing else",
+        "TypeError: a step size must be a number, got a dict; expected a function or class that needs nothing else",
     ),
     "nothing to compile": (
         ["navigation-fixed", "--benchmark", "tests.test_gymnasium_family:pendulum", "--compile"],
