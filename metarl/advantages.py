@@ -31,7 +31,9 @@ class Advantages:
             other tasks.
         time_limit: what the end of the horizon means. ``"terminal"``: the goal is to do well within the
             horizon, and the baseline knows the time. ``"bootstrap"``: the task would go on, so an episode that is
-            cut off is credited with the baseline's value of its last state.
+            cut off is credited with the baseline's value of its last state. `LinearBaseline` knows the time and is
+            fitted to returns that stop at the horizon, so that this value is too small unless γ is: for Pendulum with
+            200 steps, 44% of the true value with γ = 0.95, and 2% with γ = 0.99, which is hardly a credit at all.
     """
 
     discount: float = 0.99

@@ -59,6 +59,18 @@ def test_bootstrapping_credits_only_what_was_cut_off() -> None:
     assert torch.equal(known.targets[1][:, [0, 2]], known.targets[0][:, [0, 2]])
 
 
+@pytest.mark.parametrize(("discount", "least", "most"), [(0.5, 0.7, 1.0), (0.9, 0.3, 0.6), (0.99, 0.0, 0.02)])
+def test_a_baseline_that_knows_the_time_credits_only_a_part_of_what_was_cut_off(
+    discount: float, least: float, most: float
+) -> None:
+    batch = make_batch(torch.ones(100, 6), observation=torch.randn(100, 6, 2, generator=seeded(0)))
+    estimate = Advantages(discount, normalize=False, time_limit="bootstrap")
+    filled = estimate(batch._replace(last_observation=torch.randn(6, 2, generator=seeded(1))))
+    credited = (filled.advantage + filled.value)[-1] - 1.0  # beside the last reward
+    share = float(credited.mean()) / discount * (1.0 - discount)  # of the true value of going on, 1 / (1 - γ)
+    assert least < share < most
+
+
 def test_monte_carlo_without_baseline_is_reward_to_go() -> None:
     batch, _ = three_steps()
     filled = Advantages(discount=1.0, decay=1.0, baseline=ZeroBaseline(), normalize=False)(batch)
