@@ -24,6 +24,7 @@ from metarl.packing import live_rows, on_live
 from metarl.policies import MLP, Policy, is_stacked
 from metarl.rules import RuleState, Step, UpdateRule, WhitenedOutputs, decided
 from metarl.rules.base import instance, refuse_misfit
+from metarl.rules.combine import points_uphill
 from metarl.trees import expand, tree_add, tree_detach
 from metarl.types import Batch, Params, Trace
 
@@ -63,8 +64,8 @@ class Learner(nn.Module):
         Raises:
             TypeError: a policy, rule, loss, credit or weight of the wrong type, such as a class instead of an instance.
             ValueError: credit together with an inner loss whose second derivative already contains it; a weight that is
-                negative or infinite; uninitialized (lazy) parameters; a rule that was built for another policy, or that
-                whitens outputs while the output layer is frozen.
+                negative or infinite; uninitialized (lazy) parameters; a rule that was built for another policy, that
+                only transforms the gradient, or that whitens outputs while the output layer is frozen.
         """
         super().__init__()
         checks.of_type("policy", policy, Policy, "a Policy, such as CategoricalPolicy(network)")
@@ -88,6 +89,11 @@ class Learner(nn.Module):
             )
         refuse_misfit(self.rule, policy.initial())
         _refuse_frozen_head(self.rule, policy)
+        if points_uphill(self.rule):
+            raise ValueError(
+                f"expected a rule that returns updates, got {checks.told(rule)} that only transforms the gradient and "
+                "would step uphill; let another rule follow, as in Chain(ClipByNorm(1.0), SGD(0.1))"
+            )
 
     def compile(self) -> None:
         """Meta-train with compiled programs from now on; see `metarl.compilation` for when this pays off."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from envs import Navigation
-from metarl import GaussianPolicy, Learner, ModuleNetwork, Plan, explore, vpg
+from metarl import MLP, CategoricalPolicy, GaussianPolicy, Learner, ModuleNetwork, Plan, explore, vpg
 from metarl.policies import Policy
 from metarl.rules import (
     SGD,
@@ -54,6 +54,7 @@ from metarl.rules import (
     layer_of,
     part_of,
 )
+from metarl.trees import tree_dot
 from tests.helpers import double_trace, one_task, seeded
 
 Shapes = dict[str, Tensor]
@@ -551,6 +552,34 @@ class TwoHeads(nn.Module):
         return self.out(torch.tanh(self.frozen(x) + self.shift))
 
 
+UPHILL: dict[str, Callable[[Shapes], UpdateRule]] = {
+    "clip": lambda p: ClipByNorm(1.0),
+    "curvature": lambda p: FirstOrder(MetaCurvature(p)),
+    "blocks": lambda p: Masked(BlockDiagonal(part_of(p, "weight"), size=2), "weight", p),
+    "chain": lambda p: Chain(Momentum(), UnitNorm()),
+    "scheduled": lambda p: Scheduled(ClipByNorm(1.0), MLPSchedule(generator=seeded(0))),
+    "at the second step": lambda p: PerStep(SGD(0.1), Momentum()),
+}
+
+
+@pytest.mark.parametrize("name", UPHILL)
+def test_a_transformation_alone_would_step_uphill_and_is_refused(name: str) -> None:
+    policy = CategoricalPolicy(MLP(2, [3], 2, generator=seeded(0)))
+    params = {key: leaf.detach() for key, leaf in policy.initial().items()}
+    grads = {key: torch.randn(leaf.shape, generator=seeded(1)) for key, leaf in params.items()}
+    rule = UPHILL[name](params)
+    ways, state = [], rule.init(params)
+    for _ in range(2):
+        updates, state = rule.update(Step(grads, params, torch.ones(())), state)
+        ways.append(float(tree_dot(updates, grads).detach()))
+    assert max(ways) > 0.0
+    with pytest.raises(ValueError, match="only transforms the gradient and would step uphill; let another rule follow"):
+        Learner(policy, rule, inner=vpg, outer=vpg)
+    for follows in (Chain(rule, SGD(0.1)), Chain(SGD(0.1), ClipByNorm(1.0))):  # an update may be clipped, too
+        if name != "at the second step":
+            Learner(policy, follows, inner=vpg, outer=vpg)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_an_unused_head_and_a_frozen_layer_do_no_harm(name: str) -> None:
     policy: Policy = GaussianPolicy(ModuleNetwork(TwoHeads()), 2)
@@ -561,6 +590,7 @@ def test_an_unused_head_and_a_frozen_layer_do_no_harm(name: str) -> None:
         if name in ("masked", "nested", "whitened", "whitened_outputs", "foresight")
         else RULES[name](params)
     )
+    rule = Chain(rule, SGD(0.1)) if name == "clip_only" else rule
     learner = Learner(policy, rule, inner=vpg, outer=vpg)
     family = Navigation(horizon=4)
     plan = Plan(tasks=3, episodes=4, query_episodes=4, steps=2)

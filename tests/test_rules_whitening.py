@@ -202,9 +202,9 @@ def test_whitened_outputs_by_hand(make: type) -> None:
     params, batch = policy.initial(), episodes()
     if isinstance(policy, GaussianPolicy):
         batch = batch._replace(action=torch.randn(8, 4, 2, generator=seeded(5), dtype=torch.float64))
-    learner = Learner(policy, WhitenedOutputs(params, damping=0.2).double(), inner=lvc, outer=lvc)
-    step = learner.look(params, batch)
-    found, _ = learner.rule.update(step, {})
+    rule = WhitenedOutputs(params, damping=0.2).double()
+    step = Learner(policy, Chain(rule, SGD(0.1)), inner=lvc, outer=lvc).look(params, batch)
+    found, _ = rule.update(step, {})
     live = batch.observation[batch.mask > 0]
     if isinstance(policy, GaussianPolicy):
         information = np.diag(np.exp(-2.0 * policy.log_std.detach().numpy()))

@@ -59,9 +59,12 @@ class UpdateRule(nn.Module, ABC):
     Attributes:
         made_for: the parameters that the rule holds something for: their shapes by name, with None where any shape
             will do. Empty for a rule that can step any parameters.
+        maps_gradients: whether `update` returns another gradient, which still points uphill, instead of an update. Such
+            a rule needs another one in a `metarl.rules.Chain`.
     """
 
     made_for: Mapping[str, tuple[int, ...] | None] = MappingProxyType({})
+    maps_gradients: bool = False
 
     def init(self, params: Mapping[str, Tensor]) -> RuleState:
         """Return the rule's state before its first step; empty by default."""

@@ -9,6 +9,8 @@ from metarl.trees import Tree, global_norm, tree_map
 class ClipByNorm(UpdateRule):
     """``g · min(1, c / ‖g‖)`` over all parameters together (Pascanu et al. 2013, arXiv:1211.5063)."""
 
+    maps_gradients = True
+
     def __init__(self, max_norm: float) -> None:
         """``max_norm`` is c.
 
@@ -28,6 +30,8 @@ class ClipByNorm(UpdateRule):
 
 class UnitNorm(UpdateRule):
     """``g / ‖g‖`` over all parameters together: keeps only the direction; a zero gradient stays zero."""
+
+    maps_gradients = True
 
     def update(self, step: Step, state: RuleState) -> tuple[Tree, RuleState]:
         """Return the direction of the gradient; see `UpdateRule.update`."""

@@ -184,6 +184,15 @@ def is_first_order(rule: UpdateRule) -> bool:
     return isinstance(wrapped, UpdateRule) and is_first_order(wrapped)
 
 
+def points_uphill(rule: UpdateRule) -> bool:
+    """Return whether some step of a rule is only a transformed gradient; see `UpdateRule.maps_gradients`."""
+    if isinstance(rule, _Several):
+        inside = [points_uphill(_rule(one)) for one in rule.rules]
+        return any(inside) if isinstance(rule, PerStep) else all(inside)
+    wrapped = getattr(rule, "rule", None)
+    return rule.maps_gradients or (isinstance(wrapped, UpdateRule) and points_uphill(wrapped))
+
+
 def _detached(told: Callable[..., Any] | None) -> Callable[..., Any] | None:
     """Wrap a function so that its results are detached; None stays None."""
     if told is None:

@@ -19,6 +19,8 @@ class MetaCurvature(UpdateRule):
     is unchanged. All matrices start as the identity, so the gradient is passed on unchanged at first.
     """
 
+    maps_gradients = True
+
     def __init__(self, params: Mapping[str, Tensor]) -> None:
         """Create identity matrices for the axes of ``params``."""
         super().__init__()
@@ -43,6 +45,8 @@ class MetaCurvature(UpdateRule):
 
 class BlockDiagonal(UpdateRule):
     """One learned matrix for every block of consecutive entries of a parameter; all start as the identity."""
+
+    maps_gradients = True
 
     def __init__(self, params: Mapping[str, Tensor], *, size: int = 16) -> None:
         """Divide parameters into blocks of ``size`` entries; the last block is padded with zeros.

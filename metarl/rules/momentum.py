@@ -15,6 +15,8 @@ from metarl.trees import Tree, subtree, tree_map, with_prefix
 class Momentum(UpdateRule):
     """Replaces the gradient by ``v ← μ v + g`` with a meta-learned μ in (0, 1); the first step is unchanged."""
 
+    maps_gradients = True
+
     def __init__(self, decay: float = 0.5) -> None:
         """``decay`` is the initial μ.
 

@@ -38,6 +38,8 @@ class WhitenedInputs(UpdateRule):
     A map from gradients to gradients, for `metarl.rules.Chain`; gradients of other layers pass unchanged.
     """
 
+    maps_gradients = True
+
     def __init__(self, params: Mapping[str, Tensor], layers: Sequence[str], *, ridge: float = 1.0) -> None:
         """Whiten ``layers``, whose parameters are called ``LAYER.weight`` and ``LAYER.bias``.
 
@@ -100,6 +102,8 @@ class WhitenedOutputs(UpdateRule):
 
     A map from gradients to gradients, for `metarl.rules.Chain`; gradients of other parameters pass unchanged.
     """
+
+    maps_gradients = True
 
     def __init__(self, params: Mapping[str, Tensor], *, damping: float = 0.1) -> None:
         """Whiten the last layer, whose outputs must be the logits or means of the policy's distribution.
