@@ -69,8 +69,11 @@ class Estimates(NamedTuple):
     def noise(self) -> float:
         """Noise-to-signal ratio: standard deviation of one trace's gradient over the norm of the mean gradient.
 
-        The contribution of noise to the squared norm of the mean is subtracted first; infinite if nothing is left.
+        The contribution of noise to the squared norm of the mean is subtracted first; infinite if nothing is left, and
+        NaN for a single trace, which does not show its noise.
         """
+        if len(self.gradients) < 2:
+            return math.nan
         spread = float(self.gradients.var(0).sum())
         signal = float(self.mean.square().sum()) - spread / len(self.gradients)
         return math.sqrt(spread / signal) if signal > 0.0 else math.inf
@@ -115,7 +118,8 @@ def reptile_direction(learner: Learner) -> Callable[[Trace], list[Tensor]]:
 def cosines(estimates: Mapping[str, Estimates]) -> Tensor:
     """Return the cosines between the means of all estimates, ``[E, E]``; on the diagonal, between two halves of traces.
 
-    A diagonal entry near zero means that the mean itself is noise, and so are the other cosines in its row.
+    A diagonal entry near zero means that the mean itself is noise, and so are the other cosines in its row. It is NaN
+    for a single trace.
     """
     means = torch.stack([one.mean for one in estimates.values()])
     between = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from metarl import Learner, vpg
-from metarl.diagnostics import effective_rates
+from metarl.diagnostics import Estimates, cosines, effective_rates
 from metarl.rules import SGD, LearnedSGD, Masked, MetaSGD, Offset, PerLayerSGD, PerStep
 from tests.helpers import double_trace, one_task, randomize
 
@@ -67,3 +69,11 @@ def test_looking_changes_nothing() -> None:
     same = zip(effective_rates(learner, trace).values(), effective_rates(other, trace).values(), strict=True)
     for a, b in same:
         torch.testing.assert_close(a, b)  # offsets start at zero
+
+
+def test_a_single_trace_does_not_show_its_noise() -> None:
+    alone = Estimates(torch.tensor([[3.0, 4.0]]), 0.0)
+    assert math.isnan(alone.noise) and bool(cosines({"alone": alone}).isnan())
+    pair = Estimates(torch.tensor([[3.0, 5.0], [3.0, 3.0]]), 0.0)  # mean (3, 4), variance 2, of the mean 1
+    assert math.isclose(pair.noise, math.sqrt(2.0 / 24.0), rel_tol=1e-6)
+    assert math.isclose(float(cosines({"pair": pair})), 24.0 / math.sqrt(34.0 * 18.0), rel_tol=1e-6)

@@ -23,7 +23,8 @@ class Reptile(MetaOptimizer):
     """Moves the initialization towards the adapted parameters (Nichol et al. 2018, arXiv:1803.02999, algorithm 2).
 
     Adapts on the support batches and once more on the query batch. With one support batch these are two steps, the
-    minimum for Reptile to differ from joint training. What the rule learns stays unchanged.
+    minimum for Reptile to differ from joint training. What the rule and the inner loss learn stays unchanged, and the
+    outer loss is not used.
     """
 
     def __init__(self, *, step_size: float = 0.1) -> None:
