@@ -144,7 +144,7 @@ def refuse_first_order(learner: Learner) -> None:
     if learned and is_first_order(learner.rule):
         raise ValueError(
             f"the inner loss {type(learner.inner).__name__} would not learn: expected a rule that passes the "
-            "meta-gradient on to it, got FirstOrder; use another rule, or Evolution"
+            "meta-gradient on to it, got FirstOrder; use another rule, an inner loss without parameters, or Evolution"
         )
 
 
