@@ -88,9 +88,13 @@ class Clock(gymnasium.Env):
         self.age += 1
         if self.fault and self.age == 2:
             {"raise": lambda: 1 / 0, "hang": lambda: time.sleep(600), "exit": lambda: os._exit(3),
-             "kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "cut": lambda: None}[self.fault]()  # fmt: skip
+             "kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "cut": lambda: None,
+             "interrupt": lambda: os.kill(os.getpid(), signal.SIGINT), "quit": self._quit}[self.fault]()  # fmt: skip
         cut = self.fault == "cut" and self.age == 2
         return self._see(), self.pay * self.age, self.age >= self.life, cut, {}
+
+    def _quit(self):
+        raise KeyboardInterrupt
 
     def _see(self):
         return np.array([self.age, self.np_random.random()], np.float32)
@@ -825,16 +829,18 @@ def test_an_environment_that_raises_is_named_and_all_is_closed(workers: int) -> 
     family.close()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium logs the error of a failed worker as one
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
         ("hang", TimeoutError, "no answer from its workers within 4 s"),
         ("kill", RuntimeError, "a worker process died"),
         ("exit", RuntimeError, "a worker process died"),
+        ("quit", KeyboardInterrupt, "^$"),
     ],
 )
 def test_workers_that_hang_or_die_give_one_line_and_leave_nobody_behind(
-    fault: str, kind: type[Exception], words: str
+    fault: str, kind: type[BaseException], words: str
 ) -> None:
     family = clock(rebuild=True, kwargs={"fault": fault}, workers=2, timeout=4.0 if fault == "hang" else 60.0)
     task = family.sample(2, generator=seeded(0))
@@ -845,6 +851,18 @@ def test_workers_that_hang_or_die_give_one_line_and_leave_nobody_behind(
         roll(family, task, state, torch.zeros(3, 2).long())
     assert "\n" not in str(caught.value) and time.monotonic() - started < 15
     assert not any(process.is_alive() for process in processes) and not family._live
+
+
+def test_workers_leave_ctrl_c_to_the_parent() -> None:
+    """A terminal sends it to every process; a run that is told to stop finishes its iteration, with its workers."""
+    played = []
+    for fault in ("", "interrupt"):
+        with clock(rebuild=True, kwargs={"fault": fault}, workers=2) as family:
+            task = family.sample(2, generator=seeded(0))
+            state = family.reset(task, (2,), generator=seeded(0))
+            played.append(roll(family, task, state, torch.zeros(3, 2).long()))
+    torch.testing.assert_close(played[1], played[0], rtol=0.0, atol=0.0)
+    assert not {signal.SIGINT, signal.SIGHUP} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_workers_end_with_a_parent_that_is_killed() -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple, final
 
 import gymnasium
@@ -324,7 +326,7 @@ class WorkerRows(Rows):
         workers = math.ceil(self.count / each)
         self._places = np.minimum(np.arange(workers * each), self.count - 1).reshape(workers, each)
         bundles = [partial(Bundle, self.kind, index, each) for index in range(workers)]
-        with _Watch(self):
+        with _Watch(self), _terminal_signals_blocked():
             self._vector = AsyncVectorEnv(bundles, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
 
     def begin(self, seeds: list[int], constants: list[Constants]) -> Array:
@@ -359,7 +361,8 @@ class WorkerRows(Rows):
         if self._vector.closed:
             return
         self._vector.closed = True  # Gymnasium's own close waits for workers that may never answer
-        for pipe in self._vector.parent_pipes:
+        pipes = [pipe for pipe in self._vector.parent_pipes if pipe is not None]  # None: of a worker that has failed
+        for pipe in pipes:
             with suppress(OSError):
                 pipe.send(("close", None))
         deadline = time.monotonic() + GRACE
@@ -368,7 +371,7 @@ class WorkerRows(Rows):
             if process.is_alive():
                 process.kill()
                 process.join()
-        for pipe in self._vector.parent_pipes:
+        for pipe in pipes:
             pipe.close()
 
     def _gather(self, values: Any) -> Array:
@@ -380,6 +383,20 @@ class WorkerRows(Rows):
         faults = [fault for fault in infos["fault"] if fault]
         if faults:
             raise RuntimeError(faults[0])
+
+
+@contextmanager
+def _terminal_signals_blocked() -> Iterator[None]:
+    """Block ctrl-C and hang-ups, for good in the processes that are started in the body of the ``with``.
+
+    A terminal sends them to workers, too, but it is for the parent to decide when to stop.
+    """
+    resource_tracker.ensure_running()  # starting it with the first worker would unblock ctrl-C
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Watch:
