@@ -204,7 +204,8 @@ def _refuse_misfits(learners: Sequence[Learner], tasks: Sequence[Task]) -> None:
     if len(set(sizes)) > 1:
         raise ValueError(f"expected task sets of equal size, got {sizes}: explore these learners one by one")
     first, *others = (
-        {name: x for name, x in one.policy.state_dict().items() if name not in one.policy.initial()} for one in learners
+        {name: x for name, x in one.policy.state_dict(keep_vars=True).items() if not x.requires_grad}
+        for one in learners
     )
     plain = [_settings(one.policy) for one in learners]
     if any(one != plain[0] for one in plain[1:]):

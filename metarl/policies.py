@@ -259,6 +259,7 @@ class ModuleNetwork(Network):
         checks.of_type("module", module, nn.Module, "a torch.nn.Module")
         self.module = module
         self._dims = {name: parameter.dim() for name, parameter in module.named_parameters()}
+        self._shared = _shared(module)
 
     def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Return outputs ``[..., out]``; see `Network.forward`."""
@@ -272,9 +273,24 @@ class ModuleNetwork(Network):
         return self._call(own, x)
 
     def _call(self, params: Params, x: Tensor) -> Tensor:
-        with _SWAP:
-            output: Tensor = functional_call(self.module, params, (x,))
+        further = {name: params[first] for name, first in self._shared.items() if first in params}
+        with _SWAP:  # torch's own `tie_weights` leaves new values behind in a module that occurs twice
+            output: Tensor = functional_call(self.module, {**params, **further}, (x,), tie_weights=False)
         return output
+
+
+def _shared(module: nn.Module) -> dict[str, str]:
+    """Return the further names of parameters that several modules share, each with the parameter's first name.
+
+    A module that occurs several times has one set of parameters with one name each.
+    """
+    first: dict[int, str] = {}
+    names = {
+        name: first.setdefault(id(parameter), name)
+        for prefix, part in module.named_modules()
+        for name, parameter in part.named_parameters(prefix, recurse=False, remove_duplicate=False)
+    }
+    return {name: one for name, one in names.items() if name != one}
 
 
 class Policy(nn.Module, ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -266,6 +267,25 @@ def test_frozen_parameters_and_buffers_are_not_initial() -> None:
         ]
     )
     torch.testing.assert_close(policy(params, x).logits, expected)
+
+
+def test_networks_may_use_a_layer_twice_or_share_its_weights() -> None:
+    """Torch's `functional_call` leaves the values of a call behind in a module that occurs twice."""
+    block, other = undrawn(4, 4), undrawn(4, 4)
+    other[0].weight = block[0].weight
+    module = nn.Sequential(undrawn(3, 4), block, nn.Tanh(), block, other, undrawn(4, 2))
+    policy = GaussianPolicy(ModuleNetwork(module), 2)
+    before = {name: (p, p.detach().clone()) for name, p in policy.initial().items()}
+    assert [name for name in before if "module.3" in name or name.endswith("4.0.weight")] == []
+    params, x = stacked_params(policy, 2), torch.randn(2, 5, 3, generator=seeded(0))
+    found = policy(params, x).mean
+    for t in range(2):
+        plain = copy.deepcopy(policy)  # also keeps what is shared
+        plain.load_state_dict({name: leaf[t] for name, leaf in params.items()}, strict=False)
+        torch.testing.assert_close(found[t], plain.network.module(x[t]))
+        torch.testing.assert_close(policy({name: leaf[t] for name, leaf in params.items()}, x[t]).mean, found[t])
+    assert policy.initial().keys() == before.keys()
+    assert all(policy.initial()[name] is p and torch.equal(p, was) for name, (p, was) in before.items())
 
 
 def aware_policy() -> GaussianPolicy:

@@ -486,6 +486,22 @@ def test_what_a_warm_start_sees_does_not_depend_on_who_explores_beside_it(monkey
     assert shorter > 2
 
 
+def test_policies_that_use_a_layer_twice_are_explored_together() -> None:
+    """The layer's second name is in the ``state_dict``, too, but its weights are learned."""
+    family, plan = CartPole(horizon=5), Plan(tasks=2, episodes=2, query_episodes=2)
+    learners = []
+    for seed in (0, 1):
+        layer = torch.nn.utils.skip_init(torch.nn.Linear, 4, 4)
+        network = torch.nn.Sequential(layer, torch.nn.Tanh(), layer, torch.nn.utils.skip_init(torch.nn.Linear, 4, 2))
+        learners.append(Learner(CategoricalPolicy(ModuleNetwork(network)), SGD(0.1), inner=vpg, outer=vpg))
+        randomize(learners[-1], seed)
+    tasks = [family.sample(2, generator=seeded(seed)) for seed in (0, 1)]
+    together = explore_together(learners, family, tasks, plan, generators=[seeded(0), seeded(1)])
+    for seed, (learner, task) in enumerate(zip(learners, tasks, strict=True)):
+        alone = explore(learner, family, task, plan, generator=seeded(seed))
+        assert torch.equal(together[seed].query.action, alone.query.action)
+
+
 def test_learners_that_cannot_be_explored_together_are_refused() -> None:
     family, plan = CartPole(horizon=5), Plan(tasks=2, episodes=2, query_episodes=2, steps=0)
     learners = []
