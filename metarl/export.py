@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -167,9 +168,10 @@ def save_policy(path: str | os.PathLike[str], policy: Policy, params: Mapping[st
 
     Raises:
         ImportError: safetensors is not installed.
+        OSError: the file cannot be written; one that was there before is kept.
         TypeError: see `to_module`.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     module, network = to_module(policy, params), mlp_of(policy)
     tensors = {name: leaf.detach().cpu().contiguous() for name, leaf in module.state_dict().items()}
@@ -182,4 +184,7 @@ def save_policy(path: str | os.PathLike[str], policy: Policy, params: Mapping[st
         "activation": ACTIVATIONS[network.activation].__name__.lower(),
         "sizes": " ".join(map(str, sizes)),
     }
-    save_file(tensors, os.fspath(path), metadata)
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(save(tensors, metadata))  # safetensors' own `save_file` raises errors that are no OSError
+    temporary.replace(target)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +111,21 @@ def test_a_held_out_task_is_chosen_like_in_the_other_scripts(run: Path, tmp_path
 def test_wrong_input_is_one_line(run: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert export.main([str(run), *flags]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "policy.safetensors"
+    file.write_bytes(b"an earlier one")
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert export.main([str(run), "--output", str(file)]) == 6
+    assert capsys.readouterr().err == f"error: No space left on device: {file}\n"
+    assert file.read_bytes() == b"an earlier one"
 
 
 def test_a_policy_that_torch_cannot_hold_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
