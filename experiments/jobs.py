@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from envs.adapters.rows import terminal_signals_blocked
 from experiments import runs
 from experiments.build import build_benchmark
 from experiments.config import Config
@@ -125,7 +126,8 @@ def crew(folder: Path, workers: int) -> Iterator[Work]:
 
 def _finish(missing: Mapping[str, Job], folder: Path, pool: ProcessPoolExecutor) -> None:
     """Run the missing jobs, storing every result as soon as it is ready."""
-    pending = {pool.submit(do, job): job for job in missing.values()}
+    with terminal_signals_blocked():  # this starts the workers
+        pending = {pool.submit(do, job): job for job in missing.values()}
     for number, future in enumerate(as_completed(pending), 1):
         job, result = pending[future], future.result()
         runs.write_json(folder / f"{job.key}.json", result | {"code": code()})

@@ -96,8 +96,7 @@ def _handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[di
 
 
 def follow_the_parent() -> None:
-    """Make a worker process ignore ctrl-C, which the terminal also sends to its parent, and end with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Make a worker process end with its parent."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 

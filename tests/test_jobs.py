@@ -184,8 +184,9 @@ def test_interrupted_it_leaves_no_worker_and_keeps_what_is_finished(
 ) -> None:
     jobs = f"[Note({str(tmp_path)!r}, 0), Note({str(tmp_path)!r}, 1, seconds=60.0)]"
     main = f"run_all({jobs}, Path({str(tmp_path / 'jobs')!r}), 1)"
-    text = "import signal, sys; from pathlib import Path; from tests.test_jobs import Note, run_all\n"
+    text = "import os, signal, sys; from pathlib import Path; from tests.test_jobs import Note, run_all\n"
     text += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored by what runs in the background
+    text += "if __name__ == '__mp_main__':\n    os.kill(os.getpid(), signal.SIGINT)\n"  # while a worker starts
     text += "from experiments.errors import script\n"
     text += f"if __name__ == '__main__':\n    sys.exit(script(lambda argv: {main})([]))\n"
     (tmp_path / "main.py").write_text(text)

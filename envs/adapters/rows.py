@@ -326,7 +326,7 @@ class WorkerRows(Rows):
         workers = math.ceil(self.count / each)
         self._places = np.minimum(np.arange(workers * each), self.count - 1).reshape(workers, each)
         bundles = [partial(Bundle, self.kind, index, each) for index in range(workers)]
-        with _Watch(self), _terminal_signals_blocked():
+        with _Watch(self), terminal_signals_blocked():
             self._vector = AsyncVectorEnv(bundles, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
 
     def begin(self, seeds: list[int], constants: list[Constants]) -> Array:
@@ -386,7 +386,7 @@ class WorkerRows(Rows):
 
 
 @contextmanager
-def _terminal_signals_blocked() -> Iterator[None]:
+def terminal_signals_blocked() -> Iterator[None]:
     """Block ctrl-C and hang-ups, for good in the processes that are started in the body of the ``with``.
 
     A terminal sends them to workers, too, but it is for the parent to decide when to stop.
