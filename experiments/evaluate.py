@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -134,11 +135,16 @@ def evaluate_run(
         done: how far the learner has been trained; becomes part of the result.
         protocol: what to measure.
         quiet: do not print the table.
+
+    Raises:
+        OSError: the folder cannot be written to; nothing has been evaluated then.
     """
-    result = measure(setup, protocol, tell=True) | asdict(done)
     target = folder / "evaluation"
     target.mkdir(exist_ok=True)
+    with tempfile.TemporaryFile(dir=target):
+        pass  # a folder that cannot be written to is told now, not after the evaluation
     written_to = target / f"{name_of(protocol, setup.config)}.json"
+    result = measure(setup, protocol, tell=True) | asdict(done)
     runs.write_json(written_to, result)
     if not quiet:
         print_table([result], trained=setup.config.steps)

@@ -56,11 +56,15 @@ def main(argv: list[str]) -> None:
     shown = material.contenders[0].folders if len(material.contenders) == 1 else ()
     live = Live(shown, plugins=options.plugin, moving=options.moving)
     files = page.with_name(f"{page.stem}_files")
+    before = {file: file.stat().st_mtime_ns for file in files.glob("*")}
     text = render(make(Desk(material, files, live), options.note))
     write(page, text)
     print(f"{page} ({len(text.encode()) / 1e6:.1f} MB); figures and tables in {files}")
     for what, advice in [*material.missing, *live.missing]:
         print(f"  missing: {what}; {advice}")
+    old = [file.name for file, time in before.items() if file.stat().st_mtime_ns == time]
+    if old:
+        print(f"  not of this report, but there before: {', '.join(sorted(old))}")
 
 
 def write(path: Path, text: str) -> None:

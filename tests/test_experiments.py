@@ -686,6 +686,18 @@ def test_evaluation_repeats_itself_and_leaves_the_run_alone(finished_run: Path) 
     assert_equal(before, checkpoints.load(finished_run))
 
 
+def test_an_evaluation_that_could_not_be_written_is_not_begun(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_only(*_: object, dir: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(dir))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr(evaluate, "measure", lambda *_, **__: pytest.fail("measured"))
+    assert evaluate.main([str(finished_run)]) == 6
+    assert capsys.readouterr().err == f"error: Read-only file system: {finished_run / 'evaluation'}\n"
+
+
 def test_plugins_are_imported_only_when_the_user_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,6 +159,18 @@ def test_a_page_about_a_run_of_navigation(made: Path, tmp_path: Path, capsys: py
     assert len(text.encode()) < 5_000_000
 
 
+def test_what_an_earlier_report_left_behind_is_told(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    asked([str(made / "cartpole"), "--no-moving"], page)
+    assert "there before" not in capsys.readouterr().out
+    asked([str(made / "navigation"), "--no-moving"], page)
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if "there before" in line)
+    assert told.startswith("  not of this report, but there before: ") and " signals.png" in told
+    assert "adaptation.png" not in told
+
+
 def test_a_page_about_a_run_of_cartpole(made: Path, tmp_path: Path) -> None:
     text = asked([str(made / "cartpole")], tmp_path / "page.html")
     page = assert_whole(text)

@@ -389,8 +389,11 @@ class WorkerRows(Rows):
 def terminal_signals_blocked() -> Iterator[None]:
     """Block ctrl-C and hang-ups, for good in the processes that are started in the body of the ``with``.
 
-    A terminal sends them to workers, too, but it is for the parent to decide when to stop.
+    A terminal sends them to workers, too, but it is for the parent to decide when to stop. Windows has no such signals.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     resource_tracker.ensure_running()  # starting it with the first worker would unblock ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
     try:

@@ -47,7 +47,7 @@ def curves(path: Path, results: Results, steps: int, colors: Mapping[str, str]) 
         if steps < longest:
             axes.axvspan(steps, longest + 0.1, color=GRID, alpha=0.5, linewidth=0, zorder=0)
         for label, curve in found.items():
-            _draw_curve(axes, curve, colors[label], limits)
+            _draw_curve(axes, curve, colors[label])
         for name, level in near.items():
             axes.axhline(level, color=INK, linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
             told = f"{name} {level:,.1f}".replace("-", "\N{MINUS SIGN}")
@@ -91,11 +91,10 @@ def _curve(runs: Sequence[Mapping[str, Any]], longest: int) -> Curve:
     return Curve(*stats.sample_efficiency(sampled, stats.mean, seed=0), mode.mean((0, 1)))
 
 
-def _draw_curve(axes: Axes, curve: Curve, color: str, limits: tuple[float, float]) -> None:
-    """Draw a line with its band, but without one that would cover the whole height of the axes."""
+def _draw_curve(axes: Axes, curve: Curve, color: str) -> None:
+    """Draw a line with its band."""
     x = np.arange(len(curve.mean))
-    if not ((curve.low < limits[0]) & (curve.high > limits[1] - 0.1 * (limits[1] - limits[0]))).any():
-        axes.fill_between(x, curve.low, curve.high, color=color, alpha=0.22, linewidth=0, zorder=2)
+    axes.fill_between(x, curve.low, curve.high, color=color, alpha=0.22, linewidth=0, zorder=2)
     axes.plot(x, curve.mode, color=color, zorder=3, **DASHED)
     axes.plot(x, curve.mean, color=color, marker="o", markersize=5.5, zorder=4)
 
@@ -129,8 +128,7 @@ def costs(path: Path, title: str, lines: Mapping[str, Paid], label: str, colors:
             if len(cost) == 1:
                 axes.axhline(found.estimate[0], color=colors[name], linewidth=1.8, linestyle=(0, (5, 2)))
                 continue
-            if not ((found.low < limits[0]) & (found.high > limits[1] - 0.1 * (limits[1] - limits[0]))).any():
-                axes.fill_between(cost, found.low, found.high, color=colors[name], alpha=0.18, linewidth=0)
+            axes.fill_between(cost, found.low, found.high, color=colors[name], alpha=0.18, linewidth=0)
             axes.plot(cost, found.estimate, color=colors[name], marker="o", markersize=4.5)
             axes.plot(cost[after], found.estimate[after], color=colors[name], marker="o", markersize=8.5)
         paid = every[every > 0]
