@@ -258,10 +258,10 @@ INNER_LOSSES: dict[str, Callable[[Config, TaskFamily], losses.Loss]] = {
 }
 """Inner losses. Learned ones must not be outer losses, too: they would learn to be easy to minimise."""
 
-BASELINES: dict[str, Callable[[], Baseline]] = {
-    "linear": LinearBaseline,
+BASELINES: dict[str, Callable[[LinearBaseline], Baseline]] = {
+    "linear": lambda linear: linear,
     "cross-fitted": CrossFitted,
-    "zero": ZeroBaseline,
+    "zero": lambda linear: ZeroBaseline(),
 }
 
 
@@ -314,7 +314,9 @@ def _baseline(config: Config, counted: str) -> Baseline:
     Raises:
         InputError: the baseline is unknown, or splits the episodes into halves and their number is odd.
     """
-    baseline: Baseline = choose("baseline", config.baseline, BASELINES)()
+    baseline: Baseline = choose("baseline", config.baseline, BASELINES)(
+        LinearBaseline(time=config.time_limit == "terminal")
+    )
     if isinstance(baseline, CrossFitted) and (episodes := getattr(config, counted)) % 2:
         raise InputError(
             f"baseline cross-fitted halves the episodes: expected an even number of {counted}, got {episodes}"

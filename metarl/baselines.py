@@ -42,10 +42,13 @@ class LinearBaseline:
     second moment. A feature whose own second moment is smaller than that, such as an observation 300 times as small as
     the others, is in effect left out of the fit. Observations should therefore be of order one, which ``clip`` assumes
     as well.
+
+    Without ``time``, t is left out: values then are those of a task that goes on beyond the horizon.
     """
 
     ridge: float = 1e-5
     clip: float = 10.0  # larger observations are clipped, so that a runaway state cannot dominate the fit
+    time: bool = True
 
     def __call__(self, batch: Batch, target: Tensor) -> tuple[Tensor, Tensor]:
         """See `Baseline`. Values are zero on padding."""
@@ -71,7 +74,8 @@ class LinearBaseline:
         o = torch.cat([batch.observation, batch.last_observation.unsqueeze(-3)], dim=-3).clamp(-self.clip, self.clip)
         hundreds = torch.arange(o.shape[-3], device=o.device, dtype=o.dtype)[:, None, None] / 100.0
         t = hundreds.expand(*o.shape[:-1], 1)
-        x = torch.cat([o, o.square(), t, t.square(), t.pow(3), torch.ones_like(t)], dim=-1)
+        times = [t, t.square(), t.pow(3)] if self.time else []
+        x = torch.cat([o, o.square(), *times, torch.ones_like(t)], dim=-1)
         return x[..., :-1, :, :], x[..., -1, :, :]
 
 

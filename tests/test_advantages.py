@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from metarl import Advantages, Batch, LinearBaseline, ZeroBaseline
 from metarl.advantages import normalize
 from metarl.baselines import Baseline
+from metarl.returns import discounted_sum
 from tests.helpers import make_batch, seeded
 
 
@@ -59,16 +61,51 @@ def test_bootstrapping_credits_only_what_was_cut_off() -> None:
     assert torch.equal(known.targets[1][:, [0, 2]], known.targets[0][:, [0, 2]])
 
 
-@pytest.mark.parametrize(("discount", "least", "most"), [(0.5, 0.7, 1.0), (0.9, 0.3, 0.6), (0.99, 0.0, 0.02)])
-def test_a_baseline_that_knows_the_time_credits_only_a_part_of_what_was_cut_off(
-    discount: float, least: float, most: float
-) -> None:
+def going_on() -> Batch:
+    """Six cut-off episodes of 100 steps that are paid 1 at every step."""
     batch = make_batch(torch.ones(100, 6), observation=torch.randn(100, 6, 2, generator=seeded(0)))
-    estimate = Advantages(discount, normalize=False, time_limit="bootstrap")
-    filled = estimate(batch._replace(last_observation=torch.randn(6, 2, generator=seeded(1))))
-    credited = (filled.advantage + filled.value)[-1] - 1.0  # beside the last reward
-    share = float(credited.mean()) / discount * (1.0 - discount)  # of the true value of going on, 1 / (1 - γ)
-    assert least < share < most
+    return batch._replace(last_observation=torch.randn(6, 2, generator=seeded(1)))
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5, 0.9, 0.99, 0.995])
+def test_what_was_cut_off_is_worth_as_much_as_going_on(discount: float) -> None:
+    filled = Advantages(discount, normalize=False, time_limit="bootstrap")(going_on())
+    torch.testing.assert_close(filled.value, torch.full((100, 6), 1.0 / (1.0 - discount)), rtol=2e-3, atol=0.0)
+    torch.testing.assert_close(filled.advantage, torch.zeros(100, 6), rtol=0.0, atol=2e-3 / (1.0 - discount))
+    aware = Advantages(0.99, baseline=LinearBaseline(), normalize=False, time_limit="bootstrap")(going_on())
+    assert float((aware.advantage + aware.value)[-1].mean()) < 5.0  # not 100: time explains why returns end
+
+
+def test_repeated_fits_solve_the_equation_of_least_squares_temporal_differences() -> None:
+    """Of LSTD(1), for episodes of which some terminate (Boyan 2002, Machine Learning 49)."""
+    reward, ends = torch.randn(30, 8, generator=seeded(2)), torch.zeros(30, 8, dtype=torch.bool)
+    ends[-1, ::2] = True
+    observation = torch.randn(31, 8, 2, generator=seeded(3))
+    batch = make_batch(reward, terminated=ends, observation=observation[:-1])
+    batch = batch._replace(last_observation=observation[-1])
+    estimate = Advantages(0.9, normalize=False, baseline=LinearBaseline(ridge=1e-9, time=False), time_limit="bootstrap")
+    value = estimate(batch).value
+    o = observation.double().numpy()
+    x = np.concatenate([o, o**2, np.ones((31, 8, 1))], -1)
+    gap, moment = np.zeros((5, 5)), np.zeros(5)
+    for episode in range(8):
+        for t in range(30):
+            left = 0.9 ** (30 - t) * (0.0 if ends[-1, episode] else 1.0)
+            gap += np.outer(x[t, episode], x[t, episode] - left * x[30, episode])
+            moment += x[t, episode] * sum(0.9 ** (s - t) * float(reward[s, episode]) for s in range(t, 30))
+    torch.testing.assert_close(
+        value.double(), torch.from_numpy(x[:-1] @ np.linalg.solve(gap, moment)), rtol=0, atol=1e-4
+    )
+
+
+def test_values_of_states_unlike_all_others_are_kept_within_what_rewards_can_be_worth() -> None:
+    batch = make_batch(torch.rand(4, 1, generator=seeded(4)), observation=torch.randn(4, 1, 3, generator=seeded(5)))
+    batch = batch._replace(last_observation=torch.full((1, 3), 9.0))  # seven weights, from four steps
+    estimate = Advantages(0.9, normalize=False, time_limit="bootstrap")
+    once = LinearBaseline(time=False)(batch, discounted_sum(batch.reward, 0.9))[1]
+    credit = (estimate(batch).advantage + estimate(batch).value)[-1, 0] - batch.reward[-1, 0]
+    most = max(10.0 * float(batch.reward.max()), float(once.max()))
+    assert min(0.0, float(once.min())) - 1e-3 <= float(credit) / 0.9 <= most + 1e-3
 
 
 def test_monte_carlo_without_baseline_is_reward_to_go() -> None:
