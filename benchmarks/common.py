@@ -194,11 +194,14 @@ def seconds(contender: Contender, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def alternate(contenders: Mapping[str, Contender], repeats: int, device: torch.device) -> dict[str, list[float]]:
+def alternate(
+    contenders: Mapping[str, Contender], repeats: int, device: torch.device, *, warm: bool = False
+) -> dict[str, list[float]]:
     """Run all contenders in turn; return the seconds of every contender in every turn, without warm-up turns.
 
     There is one warm-up turn on a CPU. There are three on a GPU, where a compiled program is first run plainly, then
-    recorded, and only then replayed.
+    recorded, and only then replayed. With ``warm``, every timed run follows an untimed one of the same contender: runs
+    of milliseconds take up to three times as long right after a contender that takes seconds.
     """
     for _ in range(1 if device.type == "cpu" else 3):
         for contender in contenders.values():
@@ -208,6 +211,8 @@ def alternate(contenders: Mapping[str, Contender], repeats: int, device: torch.d
     gc.freeze()  # compiling leaves a million objects: scanning them would take 0.3 s, in some contender's turn
     for _ in range(repeats):
         for name, contender in contenders.items():
+            if warm:
+                seconds(contender, device)
             times[name].append(seconds(contender, device))
     gc.unfreeze()
     return times

@@ -92,7 +92,7 @@ def contenders(name: str, rows: int, steps: int) -> dict[str, Callable[[], None]
 
 def measure(name: str, rows: int, steps: int, repeats: int) -> list[dict[str, Any]]:
     """Return the lines of the table for one family."""
-    times = common.alternate(contenders(name, rows, steps), repeats, torch.device("cpu"))
+    times = common.alternate(contenders(name, rows, steps), repeats, torch.device("cpu"), warm=True)
     return [
         {
             "family": name,

@@ -63,6 +63,14 @@ def test_contenders_take_turns_and_the_first_turn_does_not_count() -> None:
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
 
 
+def test_warm_contenders_run_once_more_before_each_turn_untimed() -> None:
+    calls: list[str] = []
+    contenders: dict[str, common.Contender] = {name: functools.partial(calls.append, name) for name in "ab"}
+    times = common.alternate(contenders, 2, CPU, warm=True)
+    assert "".join(calls) == "ab" + "aabb" * 2
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_the_exponent_of_a_power_law_is_found(power: float) -> None:
     xs = [20, 40, 80, 320]
