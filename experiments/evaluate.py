@@ -141,8 +141,7 @@ def evaluate_run(
     """
     target = folder / "evaluation"
     target.mkdir(exist_ok=True)
-    with tempfile.TemporaryFile(dir=target):
-        pass  # a folder that cannot be written to is told now, not after the evaluation
+    tempfile.TemporaryFile(dir=target).close()  # a folder that cannot be written to is told now, not at the end
     written_to = target / f"{name_of(protocol, setup.config)}.json"
     result = measure(setup, protocol, tell=True) | asdict(done)
     runs.write_json(written_to, result)

@@ -862,6 +862,18 @@ def test_what_is_better_than_expected_stays_in_the_picture(tmp_path: Path) -> No
     assert ">8<" in svg or ">9<" in svg or ">7.5<" in svg
 
 
+def test_bands_are_drawn_however_wide(tmp_path: Path) -> None:
+    scores = [[[0.0, value]] * 3 for value in (-1000.0, 1002.0)]  # two seeds, whose mean is 1
+    results = [{"sampled": one, "mode": [[0.0, 1.0]] * 3, "references": {}} for one in scores]
+    found = stats.sample_efficiency(np.array(scores), stats.mean, seed=0)
+    lines = {"a": panels.Paid(np.array([0.0, 5.0]), found, 1)}
+    for svg in (
+        panels.curves(tmp_path / "curves", {"a": results}, 1, {"a": "#0072B2"}).svg,
+        panels.costs(tmp_path / "costs", "title", lines, "episodes", {"a": "#0072B2"}).svg,
+    ):
+        assert "PolyCollection" in svg
+
+
 def test_a_legend_of_many_rows_takes_nothing_from_the_axes(tmp_path: Path) -> None:
     heights = []
     for count in (2, 12):
