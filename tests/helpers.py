@@ -38,6 +38,16 @@ def do_jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.jobs._processes", lambda count: nullcontext(Inline()))
 
 
+def linear(inputs: int, outputs: int, *, seed: int) -> nn.Linear:
+    """Return a linear layer whose weights are drawn without the global random state."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    generator = seeded(seed)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    return layer
+
+
 class Table(Network):
     """A table of logits ``[S, A]`` by state for one-hot observations, initially zero."""
 

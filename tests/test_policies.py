@@ -33,18 +33,14 @@ from metarl.optimizers.base import meta_gradient, meta_loss
 from metarl.policies import FEW, affine, complete, refuse_width, tanh
 from metarl.rules import MetaSGD
 from metarl.types import Params
-from tests.helpers import Table, categorical_policy, gaussian_policy, randomize, seeded
+from tests.helpers import Table, categorical_policy, gaussian_policy, linear, randomize, seeded
 
 
-def undrawn(*sizes: int) -> nn.Sequential:
+def perceptron(*sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.utils.skip_init(nn.Linear, a, b), nn.Tanh()]
-    module = nn.Sequential(*layers[:-1])
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=seeded(p.numel())))
-    return module
+    for seed, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        layers += [linear(a, b, seed=seed), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
 
 
 UNITS = torch.tensor([0.1, 2.0, 30.0])
@@ -53,7 +49,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "linear": lambda: MLP(3, (), 2, head_gain=1.0, generator=seeded(0)),
     "scaled": lambda: MLP(3, (5, 4), 2, head_gain=1.0, input_scale=UNITS, generator=seeded(0)),
     "relu": lambda: MLP(3, (5,), 2, activation=torch.relu, head_gain=1.0, generator=seeded(0)),
-    "module": lambda: ModuleNetwork(undrawn(3, 5, 2)),
+    "module": lambda: ModuleNetwork(perceptron(3, 5, 2)),
     "table": lambda: Table(3, 2),
 }
 ROWS = [(4,), (6, 4), (2, 6, 4)]  # N; H, N; and one more: with T tasks in front up to four dimensions and O
@@ -115,8 +111,8 @@ def test_what_no_policy_can_be_built_of_is_refused_in_one_line() -> None:
         (lambda: MLP(3, [4], 2, activation="tanh", generator=seeded(0)), TypeError, "activation: .* got 'tanh'"),
         (lambda: MLP(3, [4], 2, activation=nn.Tanh, generator=seeded(0)), TypeError, "activation: .* got <class"),
         (lambda: ModuleNetwork("mlp"), TypeError, "module: expected a torch.nn.Module, got 'mlp'"),
-        (lambda: CategoricalPolicy(undrawn(3, 2)), TypeError, "network: expected a Network, .* got a Sequential"),
-        (lambda: GaussianPolicy(undrawn(3, 2), 2), TypeError, "network: expected a Network, .* got a Sequential"),
+        (lambda: CategoricalPolicy(perceptron(3, 2)), TypeError, "network: expected a Network, .* got a Sequential"),
+        (lambda: GaussianPolicy(perceptron(3, 2), 2), TypeError, "network: expected a Network, .* got a Sequential"),
         (lambda: GaussianPolicy(mlp, 0), ValueError, "actions must be at least 1, got 0"),
         (lambda: GaussianPolicy(mlp, 3), ValueError, "expected a network with 3 outputs, one per action, got 2"),
         (
@@ -136,10 +132,10 @@ def test_what_no_policy_can_be_built_of_is_refused_in_one_line() -> None:
 def test_a_network_that_puts_out_other_than_a_number_an_action_is_refused() -> None:
     family = Navigation(horizon=5)
     for outputs in (1, 3):
-        policy = GaussianPolicy(ModuleNetwork(undrawn(2, 5, outputs)), 2)
+        policy = GaussianPolicy(ModuleNetwork(perceptron(2, 5, outputs)), 2)
         with pytest.raises(ValueError, match=rf"has 2 actions: expected a network with as many .* got \[{outputs}\]"):
             refuse_width(policy, family)
-    discrete = CategoricalPolicy(ModuleNetwork(undrawn(4, 5, 3)))
+    discrete = CategoricalPolicy(ModuleNetwork(perceptron(4, 5, 3)))
     with pytest.raises(ValueError, match="has 2 actions"):
         refuse_width(discrete, CartPole(5))
 
@@ -149,13 +145,13 @@ def test_looking_at_the_width_of_a_network_plays_nothing() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if bool((x > 0).all()) else -x
 
-    module = nn.Sequential(undrawn(2, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), undrawn(4, 2))
+    module = nn.Sequential(perceptron(2, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), perceptron(4, 2))
     before = {name: leaf.clone() for name, leaf in module.state_dict().items()}
     numbers = torch.get_rng_state()
     refuse_width(GaussianPolicy(ModuleNetwork(module), 2), Navigation(horizon=5))
     assert torch.equal(numbers, torch.get_rng_state())
     assert all(torch.equal(leaf, before[name]) for name, leaf in module.state_dict().items())
-    values = GaussianPolicy(ModuleNetwork(nn.Sequential(undrawn(2, 3), Choosy())), 2)
+    values = GaussianPolicy(ModuleNetwork(nn.Sequential(perceptron(2, 3), Choosy())), 2)
     refuse_width(values, Navigation(horizon=5))  # what cannot be told without values is left to be seen
 
 
@@ -249,7 +245,7 @@ def test_constructors_draw_from_their_generator_only() -> None:
 
 
 def test_frozen_parameters_and_buffers_are_not_initial() -> None:
-    module = undrawn(3, 5, 2)
+    module = perceptron(3, 5, 2)
     module[0].requires_grad_(False)
     module.register_buffer("unused", torch.ones(1))
     policy = CategoricalPolicy(ModuleNetwork(module))
@@ -271,9 +267,9 @@ def test_frozen_parameters_and_buffers_are_not_initial() -> None:
 
 def test_networks_may_use_a_layer_twice_or_share_its_weights() -> None:
     """Torch's `functional_call` leaves the values of a call behind in a module that occurs twice."""
-    block, other = undrawn(4, 4), undrawn(4, 4)
+    block, other = perceptron(4, 4), perceptron(4, 4)
     other[0].weight = block[0].weight
-    module = nn.Sequential(undrawn(3, 4), block, nn.Tanh(), block, other, undrawn(4, 2))
+    module = nn.Sequential(perceptron(3, 4), block, nn.Tanh(), block, other, perceptron(4, 2))
     policy = GaussianPolicy(ModuleNetwork(module), 2)
     before = {name: (p, p.detach().clone()) for name, p in policy.initial().items()}
     assert [name for name in before if "module.3" in name or name.endswith("4.0.weight")] == []
@@ -407,7 +403,7 @@ def test_a_module_replayed_on_two_threads_gives_the_same_meta_gradient(
     steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A module holds the parameters it runs with, so that two tasks replayed at once could see each other's."""
-    policy = GaussianPolicy(ModuleNetwork(undrawn(2, 8, 2)), 2)
+    policy = GaussianPolicy(ModuleNetwork(perceptron(2, 8, 2)), 2)
     learner = Learner(policy, MetaSGD(policy.initial(), initial=0.1), inner=vpg, outer=vpg).double()
     family, plan = Navigation(horizon=5), Plan(tasks=8, episodes=4, query_episodes=4, steps=steps)
     task = {name: value.double() for name, value in family.sample(8, generator=seeded(0)).items()}

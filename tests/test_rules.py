@@ -55,7 +55,7 @@ from metarl.rules import (
     part_of,
 )
 from metarl.trees import tree_dot
-from tests.helpers import double_trace, one_task, seeded
+from tests.helpers import double_trace, linear, one_task, seeded
 
 Shapes = dict[str, Tensor]
 
@@ -541,11 +541,8 @@ class TwoHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.frozen, self.out, self.value = (nn.utils.skip_init(nn.Linear, 2, 2) for _ in range(3))
+        self.frozen, self.out, self.value = (linear(2, 2, seed=seed) for seed in range(3))
         self.register_buffer("shift", torch.tensor([0.5, -0.5]))
-        with torch.no_grad():
-            for i, p in enumerate(self.parameters()):
-                p.copy_(torch.linspace(-1.0, 1.0, p.numel()).view_as(p) * (i + 1) / 3)
         self.frozen.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ from tests.helpers import (
     categorical_policy,
     family_and_policy,
     gaussian_policy,
+    linear,
     make_batch,
     randomize,
     seeded,
@@ -491,10 +492,9 @@ def test_policies_that_use_a_layer_twice_are_explored_together() -> None:
     family, plan = CartPole(horizon=5), Plan(tasks=2, episodes=2, query_episodes=2)
     learners = []
     for seed in (0, 1):
-        layer = torch.nn.utils.skip_init(torch.nn.Linear, 4, 4)
-        network = torch.nn.Sequential(layer, torch.nn.Tanh(), layer, torch.nn.utils.skip_init(torch.nn.Linear, 4, 2))
+        layer = linear(4, 4, seed=seed)
+        network = torch.nn.Sequential(layer, torch.nn.Tanh(), layer, linear(4, 2, seed=seed + 2))
         learners.append(Learner(CategoricalPolicy(ModuleNetwork(network)), SGD(0.1), inner=vpg, outer=vpg))
-        randomize(learners[-1], seed)
     tasks = [family.sample(2, generator=seeded(seed)) for seed in (0, 1)]
     together = explore_together(learners, family, tasks, plan, generators=[seeded(0), seeded(1)])
     for seed, (learner, task) in enumerate(zip(learners, tasks, strict=True)):
@@ -506,7 +506,7 @@ def test_learners_that_cannot_be_explored_together_are_refused() -> None:
     family, plan = CartPole(horizon=5), Plan(tasks=2, episodes=2, query_episodes=2, steps=0)
     learners = []
     for fixed in (1.0, 2.0):
-        module = torch.nn.Sequential(torch.nn.utils.skip_init(torch.nn.Linear, 4, 2))
+        module = torch.nn.Sequential(linear(4, 2, seed=0))
         module.register_buffer("offset", torch.tensor([fixed]))  # one learner's policy acts for all: it must fit all
         with torch.no_grad():
             for p in module.parameters():
