@@ -111,8 +111,8 @@ RULES: dict[str, Callable[[Shapes], UpdateRule]] = {
     "nested": lambda p: Chain(ClipByNorm(1.0), FirstOrder(Masked(per_step(p, 0.1), "head", p))),
 }
 ONLINE = ["hypergradient", "adam_hypergradient", "exponentiated"]  # what adapts without having been learned
-READ_AS_DATA = ["first_order", "nested", "mlp_schedule", "lstm_schedule", "rl_schedule"]  # what a step depends on
 MOVES_ANYHOW = ["lstm_optimizer", "meta_lstm"]  # what has no gradient, too: by weight decay or by habit
+READ_AS_DATA = ["first_order", "nested", "mlp_schedule", "lstm_schedule", "rl_schedule", *MOVES_ANYHOW]  # what they see
 LEARNED = [name for name in RULES if name not in ("sgd", "clip_only", *ONLINE)]
 
 

@@ -5,7 +5,9 @@ arXiv:1606.04474, appendix A)::
 
     (log|g| / p, sgn g)    where |g| >= exp(-p),    (-1, exp(p) g)    where it is smaller;    p = 10
 
-Their papers drop second derivatives; to do the same, wrap them in `FirstOrder`.
+These numbers are detached. Their derivative, up to exp(p), would swamp the meta-gradient: a surrogate loss of
+normalised advantages is 0 up to rounding, but its derivative is not. Second derivatives thus come through ``α g`` and
+``i ∘ g`` alone. The papers drop these, too; to do the same, wrap the rules in `FirstOrder`.
 """
 
 from __future__ import annotations
@@ -25,12 +27,11 @@ SCALE = 10.0  # p
 
 
 def preprocess(x: Tensor) -> Tensor:
-    """Encode size and sign of ``x`` ``[...]`` as two numbers ``[..., 2]``; see the module docstring."""
+    """Encode size and sign of ``x`` ``[...]`` as two numbers ``[..., 2]``, detached; see the module docstring."""
+    x = x.detach()
     small = x.abs() < math.exp(-SCALE)
-    # log(1) where the result is not used, because log(0) would make the gradient NaN
-    size = torch.where(small, torch.ones_like(x), x.abs()).log() / SCALE
-    first = torch.where(small, -torch.ones_like(x), size)
-    return torch.stack([first, torch.where(small, math.exp(SCALE) * x, x.sign())], -1)
+    size = x.abs().clamp_min(math.exp(-SCALE)).log() / SCALE
+    return torch.stack([size, torch.where(small, math.exp(SCALE) * x, x.sign())], -1)
 
 
 class LSTMOptimizer(UpdateRule):
