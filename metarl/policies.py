@@ -430,8 +430,8 @@ class GaussianPolicy(Policy):
 
         Raises:
             TypeError: ``network`` is not a `Network`, ``actions`` is not a whole number, or another is not a number.
-            ValueError: ``actions`` is below 1, or differs from the outputs of an `MLP`; ``log_std`` is not finite; or
-                ``min_log_std`` is NaN or infinity.
+            ValueError: ``actions`` is below 1, or differs from the outputs of an `MLP`; ``log_std`` is not finite, or
+                below ``min_log_std``; or the latter is NaN or infinity.
         """
         super().__init__()
         checks.of_type("network", network, Network, NETWORK)
@@ -440,6 +440,11 @@ class GaussianPolicy(Policy):
         checks.number("min_log_std", min_log_std)
         if not math.isfinite(log_std) or not min_log_std < math.inf:
             raise ValueError(f"log_std and min_log_std must be finite, got {log_std} and {min_log_std}")
+        if log_std < min_log_std:
+            raise ValueError(
+                f"log_std: expected at least min_log_std, {min_log_std}, below which it gets no gradient, got "
+                f"{log_std}; raise it or lower min_log_std"
+            )
         if type(self) is GaussianPolicy and isinstance(network, MLP) and network.head.out_features != actions:
             raise ValueError(
                 f"expected a network with {actions} outputs, one per action, got {network.head.out_features}"

@@ -225,6 +225,9 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "policy, no least spread": (
         lambda: GaussianPolicy(POLICY.network, 2, min_log_std=math.nan), ValueError, "finite, got 0.0 and nan",
     ),
+    "policy, spread below the least": (
+        lambda: GaussianPolicy(POLICY.network, 2, log_std=-6.0), ValueError, "at least min_log_std, -5.0, .* got -6.0",
+    ),
     "policy, spread in words": (
         lambda: GaussianPolicy(POLICY.network, 2, log_std="0"), TypeError, "log_std: expected a number, got '0'",
     ),

@@ -68,9 +68,10 @@ def test_scaled_inputs_become_weights_and_their_step_sizes_too(hidden: tuple[int
 
 def test_a_saved_policy_acts_without_this_project(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
-    policy = GaussianPolicy(MLP(3, (6,), 2, activation=torch.relu, generator=seeded(0)), 2, log_std=-7.0)
+    policy = GaussianPolicy(MLP(3, (6,), 2, activation=torch.relu, generator=seeded(0)), 2)
     randomize(policy.network, 1)
-    save_policy(tmp_path / "policy.safetensors", policy, policy.initial())
+    params = policy.initial() | {"log_std": torch.full((2,), -7.0)}
+    save_policy(tmp_path / "policy.safetensors", policy, params)
     x = torch.tensor([[0.1, -0.4, 2.0]])
     script = f"""
 import torch
@@ -90,7 +91,7 @@ assert "metarl" not in sys.modules
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     kind, *numbers = found.stdout.split()
-    acted = policy(policy.initial(), x)
+    acted = policy(params, x)
     expected = [*acted.mean.flatten().tolist(), *acted.log_std.flatten().tolist()]
     assert kind == "gaussian" and [float(n) for n in numbers] == pytest.approx(expected, rel=1e-5)
     assert expected[-1] == -5.0  # the floor of the policy is the file's

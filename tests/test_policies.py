@@ -377,8 +377,8 @@ def test_initial_shares_memory_and_graph_with_the_parameters() -> None:
 
 
 def test_the_standard_deviation_has_a_floor() -> None:
-    policy = GaussianPolicy(NETWORKS["mlp"](), 2, log_std=-9.0, min_log_std=-2.0)
-    log_std = policy(policy.initial(), torch.zeros(1, 3)).log_std
+    policy = GaussianPolicy(NETWORKS["mlp"](), 2, min_log_std=-2.0)
+    log_std = policy(policy.initial() | {"log_std": torch.full((2,), -9.0)}, torch.zeros(1, 3)).log_std
     assert log_std.tolist() == [[-2.0, -2.0]]
 
 
