@@ -708,6 +708,7 @@ def test_continuous_actions_slip_within_their_bounds_and_nothing_else_changes() 
     np.testing.assert_allclose(share.mean(0), 0.5, atol=0.02)
     np.testing.assert_allclose(share.std(0), 12**-0.5, atol=0.01)
     assert abs(float(torch.corrcoef(share.T)[0, 1])) < 0.05  # each part is drawn by itself
+    assert share.unique().numel() > 0.999 * share.numel()  # no number serves two steps
 
 
 # --- references

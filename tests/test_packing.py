@@ -14,18 +14,18 @@ from metarl.learned_signals import LearnedAdvantage
 from metarl.lifting import lifted
 from metarl.losses import Clipped
 from metarl.optimizers.base import meta_gradient
-from metarl.packing import FULL, live_steps, on_live, trimmed
+from metarl.packing import FULL, live_rows, live_steps, on_live, trimmed
 from metarl.rules import MetaSGD
 from metarl.transitions import TransitionNetwork
 from metarl.trees import map_leaves
 from metarl.types import Trace
 from tests.helpers import categorical_policy, make_batch, randomize, seeded
 
-MASK = torch.tensor([[[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]])  # [T, H, N]
+MASK = torch.tensor([[[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]])  # [T, H, N]
 
 
 def test_live_steps_are_the_real_ones_in_order() -> None:
-    assert live_steps(MASK).tolist() == [[0, 1, 3], [0, 1, 6]]  # 6 = H * N is nowhere
+    assert live_steps(MASK).tolist() == [[0, 1, 3, 5], [0, 1, 6, 6]]  # 6 = H * N is nowhere
 
 
 def test_where_most_steps_are_real_none_are_listed() -> None:
@@ -49,10 +49,18 @@ def test_only_live_rows_are_computed() -> None:
     rows = torch.arange(12.0).reshape(3, 2, 2) + 1.0
     batch = packed(MASK[:1])
     found, more = on_live(double, batch._replace(live=batch.live[0]), rows)
-    assert [one.tolist() for one in seen] == [[[1.0, 2.0], [3.0, 4.0], [7.0, 8.0]]]
+    assert [one.tolist() for one in seen] == [[[1.0, 2.0], [3.0, 4.0], [7.0, 8.0], [11.0, 12.0]]]
     mask = MASK[0]
     torch.testing.assert_close(found, 2.0 * rows * mask.unsqueeze(-1), rtol=0.0, atol=0.0)
     torch.testing.assert_close(more["first"], (rows[..., 0] + 1.0) * mask, rtol=0.0, atol=0.0)
+
+
+def test_live_rows_weigh_one_and_those_listed_as_nowhere_nothing() -> None:
+    batch, rows = packed(MASK), torch.arange(24.0).reshape(2, 3, 2, 2) + 1.0
+    for task, listed in enumerate(batch.live):
+        flat, weight = live_rows(batch._replace(live=listed), rows[task])
+        assert flat.shape == (4, 2) and weight.tolist() == (listed < 6).tolist()
+        assert torch.equal(flat[weight > 0.0], rows[task][MASK[task] > 0.0])
 
 
 def test_lifted_it_is_the_same_and_a_piece_lists_no_more_than_it_has() -> None:
@@ -69,7 +77,7 @@ def test_lifted_it_is_the_same_and_a_piece_lists_no_more_than_it_has() -> None:
     torch.testing.assert_close(together, 3.0 * rows * MASK.unsqueeze(-1), rtol=0.0, atol=0.0)
     second = lifted(one)(map_leaves(lambda leaf: leaf[1:], (batch, rows)))
     torch.testing.assert_close(second, together[1:], rtol=0.0, atol=0.0)
-    assert widths == [3, 2]
+    assert widths == [4, 2]
 
 
 def test_trimming_reaches_batches_wherever_they_are() -> None:
