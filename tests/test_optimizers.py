@@ -30,6 +30,7 @@ from metarl import (
     vpg,
 )
 from metarl.evaluation import Adaptation
+from metarl.losses import TMAML, Dice, LoadedDice, Loss, WeightedSum, sample_kl, surrogate
 from metarl.optimizers import conjugate_gradient, meta_loss
 from metarl.optimizers.base import assess, fisher_product, meta_gradient
 from metarl.policies import Policy
@@ -103,6 +104,20 @@ def test_a_trust_region_refuses_a_rule_that_acts_at_random() -> None:
     with pytest.raises(ValueError, match=message):
         meta_step(learner.float(), TrustRegion(), family, task, Plan(tasks=2, episodes=2), generator=noise)
     assert torch.equal(noise.get_state(), before)  # refused before anything was played
+
+
+@pytest.mark.parametrize("outer", [lvc, Dice(), TMAML(), LoadedDice(), WeightedSum(((1.0, lvc), (0.01, sample_kl)))])
+def test_a_trust_region_refuses_an_outer_loss_of_constant_value(outer: Loss) -> None:
+    learner, trace = double_trace(sgd(0.1), steps=1, outer=outer)
+    loss = float(meta_loss(learner, trace).detach())
+    randomize(learner, 5, 0.01)
+    found = float(meta_loss(learner, trace).detach())  # each KL is 0 where nothing has moved, and adds to the sum
+    assert found >= loss if isinstance(outer, WeightedSum) else found == pytest.approx(loss, abs=1e-12)
+    for act in (TrustRegion().refuse, lambda one: TrustRegion().step(one, trace)):
+        with pytest.raises(ValueError, match="such as surrogate, got (lvc|Dice|TMAML|LoadedDice), whose value is cons"):
+            act(learner)
+    for other in (surrogate, vpg, Clipped(0.2), WeightedSum(((1.0, surrogate), (0.01, sample_kl)))):
+        TrustRegion().refuse(Learner(learner.policy, learner.rule, inner=lvc, outer=other))
 
 
 @pytest.mark.parametrize("make", [sgd(0.1), meta_sgd], ids=["sgd", "meta_sgd"])

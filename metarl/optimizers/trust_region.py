@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metarl import checks
 from metarl.learner import Learner
+from metarl.losses import TMAML, Dice, LoadedDice, Loss, WeightedSum, lvc
 from metarl.optimizers.base import (
     MetaOptimizer,
     Metrics,
@@ -63,15 +64,17 @@ class TrustRegion(MetaOptimizer):
         self.backtracks, self.shrink = backtracks, shrink
 
     def refuse(self, learner: Learner) -> None:
-        """Reject a rule that makes random decisions, and one that keeps the inner loss from learning.
+        """Reject a rule that makes random decisions or keeps the inner loss from learning, and some outer losses.
 
         The probabilities of random decisions do not affect the adapted policies, so that the KL would not bound how far
-        they are moved.
+        they are moved. With an outer loss of constant value, such as `lvc`, the line search would reject every step.
 
         Raises:
-            ValueError: the rule makes random decisions; or see `refuse_first_order`.
+            ValueError: the rule makes random decisions; the outer loss, or a term of it, has a constant value, and only
+                its derivatives depend on the policy; or see `refuse_first_order`.
         """
         refuse_first_order(learner)
+        _refuse_constant(learner.outer)
         if learner.decides():
             raise ValueError(
                 "a trust region bounds the change of policies, not of a rule's random decisions: expected a rule "
@@ -110,6 +113,17 @@ class TrustRegion(MetaOptimizer):
         for p, old in zip(params, before, strict=True):
             p.copy_(old)
         return {"meta/skipped": 1.0, "meta/kl": 0.0, "meta/backtracks": float(self.backtracks)}
+
+
+def _refuse_constant(outer: Loss) -> None:
+    for one in (term for _, term in outer.terms) if isinstance(outer, WeightedSum) else ():
+        _refuse_constant(one)
+    if outer is lvc or isinstance(outer, Dice | TMAML | LoadedDice):
+        raise ValueError(
+            "a trust region looks for a lower value of the outer loss: expected one whose value depends on the policy, "
+            f"such as surrogate, got {getattr(outer, '__name__', type(outer).__name__)}, whose value is constant; use "
+            "another outer loss or Descent"
+        )
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
