@@ -445,6 +445,22 @@ def test_reptile_by_hand() -> None:
             Reptile(step_size=bad)
 
 
+def test_reptile_refuses_what_it_would_ignore() -> None:
+    family, policy = Navigation(horizon=4), gaussian_policy()
+    task, plan = family.sample(2, generator=seeded(0)), Plan(tasks=2, episodes=2)
+    plain = Learner(policy, SGD(0.1), inner=vpg, outer=vpg)
+    meta_step(plain, Reptile(), family, task, plan, generator=seeded(1))
+    trace = explore(plain, family, task, plan, generator=seeded(1))
+    for name, more in (("credit", {"credit": PreUpdateCredit(0.5)}), ("every_step", {"every_step": 0.5})):
+        learner: Any = Learner(policy, SGD(0.1), inner=vpg, outer=vpg, **more)
+        before, noise = values(learner), seeded(1)
+        with pytest.raises(ValueError, match=f"expected a learner without {name}, got .*0.5"):
+            Reptile().step(learner, trace)
+        with pytest.raises(ValueError, match=f"expected a learner without {name}"):
+            meta_step(learner, Reptile(), family, task, plan, generator=noise)
+        assert unchanged(learner, before) and torch.equal(noise.get_state(), seeded(1).get_state())
+
+
 def test_reptile_replays_what_a_reinforced_schedule_drew() -> None:
     def make(policy: Policy) -> UpdateRule:
         schedule = RLSchedule(steps=2, units=3, generator=seeded(0))

@@ -24,7 +24,7 @@ class Reptile(MetaOptimizer):
 
     Adapts on the support batches and once more on the query batch. With one support batch these are two steps, the
     minimum for Reptile to differ from joint training. What the rule and the inner loss learn stays unchanged, and the
-    outer loss is not used.
+    outer loss is not used; nor are a learner's ``credit`` and ``every_step``, which are refused.
     """
 
     def __init__(self, *, step_size: float = 0.1) -> None:
@@ -37,9 +37,23 @@ class Reptile(MetaOptimizer):
             raise ValueError(f"Reptile's step size must lie in (0, 1], got {step_size}")
         self.step_size = step_size
 
+    def refuse(self, learner: Learner) -> None:
+        """Reject terms of a meta-objective that Reptile, which has none, would ignore.
+
+        Raises:
+            ValueError: the learner has a ``credit`` or a weight ``every_step``.
+        """
+        for name, given in (("credit", learner.credit), ("every_step", learner.every_step)):
+            if given:
+                raise ValueError(
+                    f"Reptile only moves towards adapted parameters: expected a learner without {name}, got {given}; "
+                    "leave it out, or use Descent"
+                )
+
     @torch.no_grad()
     def step(self, learner: Learner, trace: Trace) -> Metrics:
-        """See `MetaOptimizer.step`."""
+        """See `MetaOptimizer.step` and `refuse`."""
+        self.refuse(learner)
         adapted = adapted_mean(learner, trace)
         moves = {name: adapted[name] - p for name, p in learner.policy.initial().items()}
         if not all(bool(move.isfinite().all()) for move in moves.values()):
