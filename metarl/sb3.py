@@ -416,10 +416,11 @@ class LearnerBuffer(RolloutBuffer):
 
         observation, reward = packed(self.observations), packed(self.rewards)
         mask = packed(np.ones_like(self.rewards))
-        empty, never = torch.zeros_like(reward), torch.zeros_like(reward, dtype=torch.bool)
+        ended = mask > torch.cat([mask[1:], torch.zeros_like(mask[:1])])  # nothing counts after it, not even values
+        empty = torch.zeros_like(reward)
         last = torch.zeros_like(observation[0])  # not used without bootstrapping
         everywhere = torch.empty(0, dtype=torch.int64)
-        batch = Batch(observation, empty, None, empty, reward, mask, never, last, empty, empty, everywhere)
+        batch = Batch(observation, empty, None, empty, reward, mask, ended, last, empty, empty, everywhere)
         self.advantages = np.zeros_like(self.rewards)
         self.advantages[whole] = self._advantages(batch).advantage.numpy()[age, column] * whole.size / whole.sum()
         self.returns = self.advantages + self.values

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from envs import CartPole, Navigation, Range, TaskBenchmark
 from envs.adapters import FamilyEnv, GymnasiumFamily
 from metarl import MLP, Advantages, Batch, CategoricalPolicy, GaussianPolicy, Learner, Plan, Policy, lvc
+from metarl.baselines import Baseline, LinearBaseline
 from metarl.rollouts import collect
 from metarl.rules import MetaSGD
 from metarl.sb3 import TaskVecEnv, adaptation_settings, from_ppo, to_ppo, train_on, with_learned_rates
@@ -326,16 +327,24 @@ def episodes_of(buffer: Any, reward: np.ndarray, rows: int, last: np.ndarray) ->
     if action.shape[-1] == 1:
         action = action.squeeze(-1)
     zero = torch.zeros_like(paid)
+    ended = torch.stack([torch.arange(most) == len(one[3]) - 1 for one in found], 1)
     end = torch.zeros_like(observation[0])
     everywhere = torch.empty(0, dtype=torch.int64)
-    return Batch(observation, action, None, log_prob, paid, mask, zero.bool(), end, zero, zero, everywhere)
+    return Batch(observation, action, None, log_prob, paid, mask, ended, end, zero, zero, everywhere)
 
 
+def one_for_all(batch: Batch, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A baseline that predicts the mean return everywhere, also on padding."""
+    value = ((target * batch.mask).sum() / batch.mask.sum()).expand_as(target)
+    return value, value[-1]
+
+
+@pytest.mark.parametrize("baseline", [LinearBaseline(), one_for_all], ids=["linear", "one for all"])
 @pytest.mark.parametrize(("kind", "steps"), [("navigation", 10), ("navigation", 27), ("cartpole", 40)])
-def test_an_update_of_ppo_is_an_adaptation_step_of_the_learner(kind: str, steps: int) -> None:
+def test_an_update_of_ppo_is_an_adaptation_step_of_the_learner(kind: str, steps: int, baseline: Baseline) -> None:
     policy, env = setting(kind)
     rule = MetaSGD(policy.initial(), initial=(0.01, 0.1), generator=seeded(1))
-    learner, advantages = Learner(policy, rule, inner=lvc, outer=lvc), Advantages(discount=0.95, decay=0.9)
+    learner, advantages = Learner(policy, rule, inner=lvc, outer=lvc), Advantages(0.95, 0.9, baseline)
     settings = adaptation_settings(advantages, env, steps)
     model = with_learned_rates(to_ppo(policy, policy.initial(), env, seed=0, device="cpu", **settings), learner)
     value, told = copy.deepcopy(model.policy.value_net), rewards_told(env)
