@@ -241,13 +241,15 @@ def to_ppo(policy: Policy, params: Mapping[str, Tensor], env: Any, **settings: A
 
     Raises:
         TypeError: a policy without a counterpart in SB3.
-        ValueError: an environment whose spaces do not fit the policy, or ``policy_kwargs`` that would change the
-            network.
+        ValueError: an environment whose spaces do not fit the policy, or settings that would change the network or its
+            distribution.
     """
     network = mlp_of(policy)
-    own = {"net_arch", "activation_fn"} & set(settings.get("policy_kwargs") or {})
+    own = {"net_arch", "activation_fn", "features_extractor_class"} & set(settings.get("policy_kwargs") or {})
     if own:
         raise ValueError(f"the policy determines {', '.join(sorted(own))}: leave them out of policy_kwargs")
+    if settings.get("use_sde"):
+        raise ValueError("the policy determines σ, which use_sde would make depend on the state: leave use_sde out")
     source = to_module(policy, params)
     hidden = [layer.out_features for layer in list(source)[:-1] if isinstance(layer, nn.Linear)]
     shape = {"net_arch": {"pi": hidden, "vf": hidden}, "activation_fn": ACTIVATIONS[network.activation]}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from envs import CartPole, Navigation
 from metarl import MLP, Advantages, CategoricalPolicy, GaussianPolicy, Learner, Policy, lvc
@@ -135,6 +136,10 @@ def test_refusals_are_in_words() -> None:
     policy, env = setting("navigation")
     with pytest.raises(ValueError, match="leave them out of policy_kwargs"):
         to_ppo(policy, policy.initial(), env, policy_kwargs={"net_arch": [3]}, **SMALL)
+    with pytest.raises(ValueError, match="the policy determines features_extractor_class: leave them out"):
+        to_ppo(policy, policy.initial(), env, policy_kwargs={"features_extractor_class": FlattenExtractor}, **SMALL)
+    with pytest.raises(ValueError, match="which use_sde would make depend on the state"):
+        to_ppo(policy, policy.initial(), env, use_sde=True, **SMALL)
     other, _ = setting("cartpole")
     with pytest.raises(ValueError, match="use an environment with its spaces"):
         to_ppo(other, other.initial(), env, **SMALL)
