@@ -33,6 +33,7 @@ from metarl import checks
 from metarl.advantages import Advantages
 from metarl.export import ACTIVATIONS, PerParameterSGD, learned_rates, mlp_of, times_scale, to_module
 from metarl.learner import Learner
+from metarl.losses import WeightedSum, reads_rewards
 from metarl.policies import GaussianPolicy, Policy, complete
 from metarl.returns import gae
 from metarl.rollouts import task_count
@@ -310,9 +311,15 @@ def with_learned_rates(model: PPO, learner: Learner) -> PPO:
         The same model.
 
     Raises:
-        ValueError: the rule does more than multiply the gradient by a step size per parameter.
+        ValueError: the rule does more than multiply the gradient by a step size per parameter, or the inner loss is
+            learned, uses rewards or is a sum, so that its gradient is not that of PPO's loss.
     """
     learned = learned_rates(learner)
+    if isinstance(learner.inner, nn.Module | WeightedSum) or reads_rewards(learner.inner):
+        raise ValueError(
+            f"the step sizes were learned for gradients of {type(learner.inner).__name__}, which PPO's loss does not "
+            "have: expected a learner with the inner loss lvc or vpg; adapt this one with metarl.adapt"
+        )
     network = mlp_of(learner.policy)
     rates = times_scale(network, learned, -2)
     layers = [*(f"network.hidden.{i}" for i in range(len(network.hidden))), "network.head"]

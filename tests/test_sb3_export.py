@@ -13,6 +13,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from envs import CartPole, Navigation
 from metarl import MLP, Advantages, CategoricalPolicy, GaussianPolicy, Learner, Policy, lvc
 from metarl.export import learned_rates
+from metarl.losses import Dice, WeightedSum, negative_entropy
+from metarl.objectives import LearnedObjective
 from metarl.rules import LearnedSGD, MetaSGD, Offset
 from metarl.sb3 import TaskVecEnv, adaptation_settings, from_ppo, to_ppo, with_learned_rates
 from tests.helpers import randomize, seeded
@@ -145,5 +147,13 @@ def test_refusals_are_in_words() -> None:
         to_ppo(other, other.initial(), env, **SMALL)
     learner = Learner(policy, Offset(LearnedSGD(0.1), policy.initial()), inner=lvc, outer=lvc)
     randomize(learner.rule, 1)
+    for inner in (
+        Dice(),
+        WeightedSum(((1.0, lvc), (0.01, negative_entropy))),
+        LearnedObjective(lvc, Advantages(decay=0.9)),
+    ):
+        odd = Learner(policy, LearnedSGD(0.1), inner=inner, outer=lvc)
+        with pytest.raises(ValueError, match=f"gradients of {type(inner).__name__}, which PPO's loss does not have"):
+            with_learned_rates(to_ppo(policy, policy.initial(), env, **SMALL), odd)
     with pytest.raises(ValueError, match="not one step size per parameter"):
         with_learned_rates(to_ppo(policy, policy.initial(), env, **SMALL), learner)
