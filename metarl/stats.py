@@ -478,7 +478,8 @@ def _accelerated(levels: tuple[float, float], influence: Array, variance: float)
         return list(levels)
     acceleration = float(np.clip((influence**3).sum() / (6.0 * variance**1.5), -0.25, 0.25))
     z = special.ndtri(np.asarray(levels))
-    return [float(level) for level in special.ndtr(z / (1.0 - acceleration * z))]
+    below = np.maximum(1.0 - acceleration * z, 1e-3)  # it would be 0 or less at very high levels: use the limit there
+    return [float(level) for level in special.ndtr(z / below)]
 
 
 def _crossed(

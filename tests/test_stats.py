@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -110,6 +111,14 @@ def test_interval_is_reproducible_ordered_and_wider_at_a_higher_level() -> None:
     assert first == stats.interval(scores.tolist(), seed=1) != stats.interval(scores, seed=2)
     wide = stats.interval(scores, level=0.99, seed=1)
     assert wide.low < first.low < first.estimate < first.high < wide.high
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_skewed_interval_only_gets_wider_with_its_level(sign: float) -> None:
+    scores = sign * np.random.default_rng(0).exponential(size=(1, 21)) ** 3
+    found = [stats.interval(scores, stats.worst_decile, level=level) for level in (0.9, 0.99, 0.999, 0.9999, 0.99999)]
+    for narrow, wide in itertools.pairwise(found):
+        assert wide.low <= narrow.low < narrow.high <= wide.high, (narrow, wide)
 
 
 def test_interval_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
