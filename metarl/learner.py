@@ -54,7 +54,8 @@ class Learner(nn.Module):
             policy: holds the initialization θ.
             rule: turns inner gradients into updates; holds its own learned parameters φ, such as step sizes.
             inner: the loss minimised by adaptation, on support batches.
-            outer: the loss of the adapted policy, on the query batch.
+            outer: the loss of the adapted policy, on the query batch; without parameters to learn, which would learn
+                to make it small.
             credit: adds a term to the outer loss that credits the exploring policy (E-MAML). Works only with the inner
                 loss `vpg`, which may be wrapped in a learned signal or an action baseline.
             every_step: weight of an additional outer loss on every support batch, for the policy that sampled it, so
@@ -63,14 +64,16 @@ class Learner(nn.Module):
 
         Raises:
             TypeError: a policy, rule, loss, credit or weight of the wrong type, such as a class instead of an instance.
-            ValueError: credit together with an inner loss whose second derivative already contains it; a weight that is
-                negative or infinite; uninitialized (lazy) parameters; a rule that was built for another policy, that
-                only transforms the gradient, or that whitens outputs while the output layer is frozen.
+            ValueError: credit together with an inner loss whose second derivative already contains it; an outer loss
+                with parameters to learn; a weight that is negative or infinite; uninitialized (lazy) parameters; a rule
+                that was built for another policy, that only transforms the gradient, or that whitens outputs while the
+                output layer is frozen.
         """
         super().__init__()
         checks.of_type("policy", policy, Policy, "a Policy, such as CategoricalPolicy(network)")
         for what, loss in (("inner", inner), ("outer", outer)):
             checks.function(what, loss, A_LOSS)
+        _refuse_learned(outer)
         if credit is not None:
             checks.of_type("credit", credit, PreUpdateCredit, "a PreUpdateCredit, such as PreUpdateCredit(1.0)")
         if credit is not None and _innermost(inner) is not vpg:
@@ -192,6 +195,15 @@ def _innermost(loss: Any) -> Any:
     while hasattr(loss, "loss"):
         loss = loss.loss
     return loss
+
+
+def _refuse_learned(outer: Loss) -> None:
+    """Check that an outer loss has no parameters to learn: they would be learned to make it small."""
+    if isinstance(outer, nn.Module) and any(p.requires_grad for p in outer.parameters()):
+        raise ValueError(
+            "outer loss: expected one without parameters to learn, which would learn to make it small, got "
+            f"{checks.told(outer)}; use it as the inner loss, or freeze it by requires_grad_(False)"
+        )
 
 
 def _refuse_frozen_head(rule: UpdateRule, policy: Policy) -> None:

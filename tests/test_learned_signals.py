@@ -120,6 +120,25 @@ def test_a_sum_within_is_learned_and_a_sum_around_is_refused() -> None:
         WeightedSum(((1.0, one), (0.1, negative_entropy)))
 
 
+@KINDS
+def test_as_an_outer_loss_it_is_refused_as_it_would_learn_to_be_small(name: str, kind: str) -> None:
+    plain, trace = double_trace(sgd(0.3), steps=1, name=name)
+    outer = LEARNED[kind](name, vpg).double()
+    query = one_task(trace, 0).query
+    given = plain.policy(plain.policy.initial(), query.observation)
+    before = float(outer(given, query).detach())
+    optimizer = torch.optim.Adam(outer.parameters(), lr=0.1)
+    for _ in range(50):
+        optimizer.zero_grad()
+        outer(given, query).backward(retain_graph=True)
+        optimizer.step()
+    assert float(outer(given, query).detach()) < before - 0.02  # although the policy is the same
+    message = "outer loss: expected one without parameters to learn, .* got a Learned"
+    with pytest.raises(ValueError, match=message):
+        Learner(plain.policy, SGD(0.3), inner=vpg, outer=outer)
+    Learner(plain.policy, SGD(0.3), inner=vpg, outer=outer.requires_grad_(False))
+
+
 RULES: dict[str, Callable[[dict[str, torch.Tensor]], UpdateRule]] = {
     "first order": lambda p: FirstOrder(MetaSGD(p, initial=0.1)),
     "within an offset": lambda p: Offset(FirstOrder(SGD(0.3)), p),
