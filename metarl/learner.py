@@ -19,7 +19,7 @@ from metarl.distributions import Distribution
 from metarl.dynamics import homogeneous, linear_dynamics
 from metarl.errors import NonFiniteError
 from metarl.lifting import Run, call, over_tasks, piece_size
-from metarl.losses import A_LOSS, Loss, PreUpdateCredit, vpg
+from metarl.losses import A_LOSS, Loss, PreUpdateCredit, parts_of, sample_kl, vpg
 from metarl.packing import live_rows, on_live
 from metarl.policies import MLP, Policy, is_stacked
 from metarl.rules import RuleState, Step, UpdateRule, WhitenedOutputs, decided
@@ -65,15 +65,15 @@ class Learner(nn.Module):
         Raises:
             TypeError: a policy, rule, loss, credit or weight of the wrong type, such as a class instead of an instance.
             ValueError: credit together with an inner loss whose second derivative already contains it; an outer loss
-                with parameters to learn; a weight that is negative or infinite; uninitialized (lazy) parameters; a rule
-                that was built for another policy, that only transforms the gradient, or that whitens outputs while the
-                output layer is frozen.
+                with parameters to learn, or an inner loss with `sample_kl`; a weight that is negative or infinite;
+                uninitialized (lazy) parameters; a rule that was built for another policy, that only transforms the
+                gradient, or that whitens outputs while the output layer is frozen.
         """
         super().__init__()
         checks.of_type("policy", policy, Policy, "a Policy, such as CategoricalPolicy(network)")
         for what, loss in (("inner", inner), ("outer", outer)):
             checks.function(what, loss, A_LOSS)
-        _refuse_learned(outer)
+        _refuse_misplaced(inner, outer)
         if credit is not None:
             checks.of_type("credit", credit, PreUpdateCredit, "a PreUpdateCredit, such as PreUpdateCredit(1.0)")
         if credit is not None and _innermost(inner) is not vpg:
@@ -197,8 +197,17 @@ def _innermost(loss: Any) -> Any:
     return loss
 
 
-def _refuse_learned(outer: Loss) -> None:
-    """Check that an outer loss has no parameters to learn: they would be learned to make it small."""
+def _refuse_misplaced(inner: Loss, outer: Loss) -> None:
+    """Check that an outer loss has no parameters, which would learn to make it small, and an inner loss no KL.
+
+    The gradient of the KL is zero at the policy that sampled, from which an adaptation step starts. Its derivative is
+    zero as well, but a replay does not see that, because it takes the sampling policy as data.
+    """
+    if any(one is sample_kl for one in parts_of(inner)):
+        raise ValueError(
+            "inner loss: expected one without sample_kl, whose gradient is zero where a step starts, so that it would "
+            "only bias the meta-gradient; leave it out, or add it to the outer loss"
+        )
     if isinstance(outer, nn.Module) and any(p.requires_grad for p in outer.parameters()):
         raise ValueError(
             "outer loss: expected one without parameters to learn, which would learn to make it small, got "

@@ -24,10 +24,10 @@ advantages used by the others do not.)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -215,7 +215,10 @@ class Clipped:
 
 
 def sample_kl(distribution: Distribution, batch: Batch) -> Tensor:
-    """Return KL(sampling policy ‖ current policy) in nats, averaged over the sampled states."""
+    """Return KL(sampling policy ‖ current policy) in nats, averaged over the sampled states.
+
+    Only for outer losses. An adaptation step starts from the sampling policy, where the gradient of this KL is zero.
+    """
     return masked_mean(batch.distribution.kl(distribution), batch.mask)
 
 
@@ -258,6 +261,14 @@ class WeightedSum:
     def __call__(self, distribution: Distribution, batch: Batch) -> Tensor:
         """Return the weighted sum."""
         return torch.stack([weight * loss(distribution, batch) for weight, loss in self.terms]).sum()
+
+
+def parts_of(loss: Any) -> Iterator[Any]:
+    """Yield a loss and all losses inside it: the terms of sums, and what learned signals and the like wrap."""
+    yield loss
+    inside = [term for _, term in loss.terms] if isinstance(loss, WeightedSum) else []
+    for one in [*inside, loss.loss] if hasattr(loss, "loss") else inside:
+        yield from parts_of(one)
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,13 @@ from metarl import (
     vpg,
 )
 from metarl import exploration as exploration_module
+from metarl.action_baseline import ActionBaseline
 from metarl.distributions import Distribution
 from metarl.learner import refuse_divergence
 from metarl.lifting import over_tasks, piece_size
-from metarl.losses import masked_mean
+from metarl.losses import WeightedSum, masked_mean, sample_kl
 from metarl.optimizers import meta_loss
+from metarl.optimizers.base import meta_gradient
 from metarl.policies import Policy
 from metarl.rules import (
     SGD,
@@ -69,6 +71,7 @@ from tests.helpers import (
     randomize,
     relative_error,
     seeded,
+    sgd,
 )
 
 
@@ -219,6 +222,23 @@ def test_an_outer_loss_that_was_not_reduced_is_refused() -> None:
         learner.every_step = every_step
         with pytest.raises(ValueError, match=r"outer loss: expected one number per task, got shape \(\d+, \d+\); r"):
             torch.vmap(learner)(trace)
+
+
+def test_a_kl_as_part_of_the_inner_loss_is_refused_as_it_changes_no_step() -> None:
+    plain, trace = double_trace(sgd(0.1), steps=1, inner=vpg, outer=vpg)
+    penalised = WeightedSum(((1.0, vpg), (1.0, sample_kl)))
+    for inner in (sample_kl, penalised, ActionBaseline(penalised)):
+        with pytest.raises(ValueError, match="inner loss: expected one without sample_kl, whose gradient is zero"):
+            Learner(plain.policy, SGD(0.1), inner=inner, outer=vpg)
+    found, adapted = [], []
+    for inner in (vpg, penalised):
+        plain.inner = inner
+        adapted.append(plain.adapt(one_task(trace, 0).support))
+        found.append(torch.cat([leaf.flatten() for leaf in meta_gradient(plain, trace)[1]]))
+    for name, leaf in adapted[0].items():
+        torch.testing.assert_close(leaf, adapted[1][name], rtol=1e-12, atol=1e-14)
+    assert relative_error(found[1], found[0]) > 0.1  # the same steps from anywhere, yet another meta-gradient
+    Learner(plain.policy, SGD(0.1), inner=vpg, outer=penalised)
 
 
 def test_one_step_by_hand() -> None:

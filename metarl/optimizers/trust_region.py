@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metarl import checks
 from metarl.learner import Learner
-from metarl.losses import TMAML, Dice, LoadedDice, Loss, WeightedSum, lvc
+from metarl.losses import TMAML, Dice, LoadedDice, Loss, lvc, parts_of
 from metarl.optimizers.base import (
     MetaOptimizer,
     Metrics,
@@ -116,14 +116,13 @@ class TrustRegion(MetaOptimizer):
 
 
 def _refuse_constant(outer: Loss) -> None:
-    for one in (term for _, term in outer.terms) if isinstance(outer, WeightedSum) else ():
-        _refuse_constant(one)
-    if outer is lvc or isinstance(outer, Dice | TMAML | LoadedDice):
-        raise ValueError(
-            "a trust region looks for a lower value of the outer loss: expected one whose value depends on the policy, "
-            f"such as surrogate, got {getattr(outer, '__name__', type(outer).__name__)}, whose value is constant; use "
-            "another outer loss or Descent"
-        )
+    for one in parts_of(outer):
+        if one is lvc or isinstance(one, Dice | TMAML | LoadedDice):
+            raise ValueError(
+                "a trust region looks for a lower value of the outer loss: expected one whose value depends on the "
+                f"policy, such as surrogate, got {getattr(one, '__name__', type(one).__name__)}, whose value is "
+                "constant; use another outer loss or Descent"
+            )
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
