@@ -65,13 +65,15 @@ def test_pooling_seeds_and_tasks_covers_far_too_rarely() -> None:
     assert coverage(scores.reshape(200, 1, 200), truth) < 0.6
 
 
-def test_interval_over_seeds_matches_students_t() -> None:
-    """Where only seeds differ the mean's interval is the textbook's, up to the bootstrap's shape and noise."""
-    runs = np.random.default_rng(5).normal(size=(8, 1))
-    found = stats.interval(np.repeat(runs, 7, axis=1), stats.mean, resamples=20_000, seed=0)
-    expected = scipy.stats.t.interval(0.95, 7, runs.mean(), scipy.stats.sem(runs[:, 0]))
+@pytest.mark.parametrize("shape", [(8, 7), (8, 1), (1, 8)], ids=["equal tasks", "one task", "one seed"])
+def test_interval_of_independent_scores_matches_students_t(shape: tuple[int, int]) -> None:
+    """Where only seeds or only tasks differ, it is the textbook's, up to the shape and noise of the bootstrap."""
+    drawn = np.random.default_rng(5).normal(size=8)
+    scores = np.broadcast_to(drawn if shape[0] == 1 else drawn[:, None], shape)
+    found = stats.interval(scores, stats.mean, resamples=20_000, seed=0)
+    expected = scipy.stats.t.interval(0.95, 7, drawn.mean(), scipy.stats.sem(drawn))
     assert found.high - found.low == pytest.approx(expected[1] - expected[0], rel=0.08)
-    assert found.estimate == pytest.approx(runs.mean())
+    assert found.estimate == pytest.approx(drawn.mean())
 
 
 def test_components_of_variance_recover_the_analysis_of_variance() -> None:
