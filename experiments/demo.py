@@ -11,13 +11,14 @@ import hashlib
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from experiments import runs
 from experiments.build import Setup, build
-from experiments.cli import preset
+from experiments.cli import parse, preset
 from experiments.config import Config
 from experiments.errors import script
 from experiments.evaluate import Protocol, evaluate_run
@@ -30,9 +31,14 @@ BUDGETS = {"cartpole-polarity-best": 3_000_000, "navigation-fixed-best": 4_000_0
 ANIMATIONS = {"cartpole-polarity-best": animate_cartpole, "navigation-fixed-best": animate_navigation}
 
 
+@dataclass(frozen=True)
+class Options:
+    """There is nothing to choose."""
+
+
 @script
 def main(argv: list[str]) -> None:
-    del argv
+    parse(Options, argv, __doc__)
     runs.prepare_machine()
     with runs.locked(FOLDER):
         show(torch.device("cpu"))

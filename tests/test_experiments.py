@@ -1284,6 +1284,18 @@ def test_the_demo_goes_on_where_it_was_interrupted_and_repeats_nothing(
     assert tables(second) == tables(first)[-len(tables(second)) :]
 
 
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--seed=3", 2), ("navigation-fixed", 2)])
+def test_the_demo_does_not_start_when_asked_for_help_or_for_what_it_cannot_do(
+    argument: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "show", lambda device: pytest.fail("the demonstration began"))
+    with pytest.raises(SystemExit) as ended:
+        demo.main([argument])
+    assert ended.value.code == code and not list(tmp_path.iterdir())
+    capsys.readouterr()
+
+
 def test_help_lists_what_a_flag_can_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         train.main(["navigation-fixed", "--help"])
