@@ -93,7 +93,7 @@ def refuse(protocol: Protocol) -> None:
     """Check a protocol before anything is loaded or trained.
 
     Raises:
-        InputError: a count is too small, or both a split and a single task (``constants``) are given.
+        InputError: a count is too small, or a single task (``constants``) is given with a split or a number of tasks.
     """
     counts = (protocol.tasks, protocol.score_episodes, 1 if protocol.episodes is None else protocol.episodes)
     if min(counts) < 1 or (protocol.steps or 0) < 0:
@@ -101,6 +101,8 @@ def refuse(protocol: Protocol) -> None:
         raise InputError(f"expected tasks >= 1, episodes and score_episodes >= 1, steps >= 0, got {told}")
     if protocol.constants and protocol.split != Protocol.split:
         raise InputError(f"expected either --constants or --split, got both (--split {protocol.split}); leave one out")
+    if protocol.constants and protocol.tasks != Protocol.tasks:
+        raise InputError(f"--constants gives one task: expected no --tasks, got {protocol.tasks}; leave one out")
 
 
 def refuse_pooling(folders: Sequence[Path], configs: Sequence[Config], done: Sequence[Progress]) -> None:

@@ -513,6 +513,7 @@ WRONG_EVALUATION = {
     "no tasks": (["--tasks", "0"], "expected tasks >= 1"),
     "no episodes": (["--episodes", "0"], "expected tasks >= 1, episodes and score_episodes >= 1"),
     "a split and a task": (["--split", "validation", "--constants", "goal_x=0.7"], "got both (--split validation)"),
+    "many tasks and one": (["--tasks", "7", "--constants", "goal_x=0.7"], "expected no --tasks, got 7; leave one out"),
     "a constant twice": (["--constants", "goal_x=0.7", "goal_x=0.8"], "got goal_x again in 'goal_x=0.8'"),
 }
 
