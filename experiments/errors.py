@@ -8,6 +8,7 @@ import reprlib
 import select
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,11 +45,17 @@ def describe(error: ValidationError) -> str:
     return f"{field}: {first['msg'].removeprefix('Value error, ')}, got {shown}{more}; see --help"
 
 
+def one_line_warnings() -> None:
+    """Make this process print a warning in one line, as errors are, without the place in the code."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+
+
 def script(main: Callable[[list[str]], None]) -> Callable[[list[str]], int]:
-    """Decorate ``main(argv)`` so that expected failures become one line on stderr and an exit code."""
+    """Decorate ``main(argv)``: expected failures become one line on stderr and an exit code, and warnings one line."""
 
     @functools.wraps(main)
     def run(argv: list[str]) -> int:
+        one_line_warnings()
         try:
             main(argv)
         except ValidationError as error:

@@ -24,7 +24,7 @@ import torch
 import metarl
 from experiments.build import Progress, Setup, build
 from experiments.config import Config
-from experiments.errors import InputError, existing
+from experiments.errors import InputError, existing, one_line_warnings
 from experiments.plugins import fingerprints, imported
 from metarl import checkpoints
 
@@ -47,7 +47,7 @@ def prepare_machine(threads: int | None = None, *, deterministic: bool = False) 
     """
     if threads is not None and threads < 1:
         raise InputError(f"expected threads >= 1, got {threads}; leave --threads out for torch's own choice")
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    one_line_warnings()
     if threads is not None:
         torch.set_num_threads(threads)
     if deterministic:

@@ -1314,6 +1314,14 @@ def test_help_has_a_command_a_line(script: Any, commands: int, capsys: pytest.Ca
     assert len(shown) == commands and all(line.startswith("    python experiments/") for line in shown)
 
 
+def test_a_warning_of_any_script_is_one_line() -> None:
+    code = "import sys, warnings; from experiments.errors import script; "
+    code += "sys.exit(script(lambda argv: warnings.warn('the module of x has changed', stacklevel=2))([]))"
+    command = [sys.executable, "-W", "default", "-c", code]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True).stderr
+    assert told == "warning: the module of x has changed\n"
+
+
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
     command = [sys.executable, "-c", "from experiments.errors import script; import sys;"]
     command[-1] += "sys.exit(script(lambda argv: [print('x' * 1000, flush=True) for _ in range(1000)])([]))"
