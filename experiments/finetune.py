@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ class Job:
         """Yield the parameters after each of the learner's adaptation steps, taken inside PPO on a rollout each.
 
         Raises:
-            InputError: the trained rule is not one step size per parameter, or a rollout has no whole episode.
+            InputError: the rule is not one step size per parameter, or a rollout has no whole episode.
         """
         policy = setup.learner.policy
         try:
@@ -175,7 +176,8 @@ class Job:
             for _ in range(self.config.steps):
                 yield from_ppo(policy, learn(model))
         except ValueError as error:
-            raise InputError(f"learned rates inside PPO: {error}") from error
+            sizes = f"n_steps is --rollout {self.rollout} over --rows {self.rows}"
+            raise InputError(f"learned rates inside PPO: {error} ({sizes})") from error
 
 
 def scored(rollouts: int) -> list[int]:
@@ -242,12 +244,15 @@ def refuse(config: Config, options: Options) -> Setup:
         raise InputError(
             f"expected an inner loss with PPO's gradient, lvc or vpg, got {config.inner_loss}; pass --inner-loss lvc"
         )
+    task = setup.benchmark.sample("train", 1, generator=stream(0, "spaces"))
+    env = TaskVecEnv(setup.benchmark.family, task, episodes=options.rows)
     try:
-        env = TaskVecEnv(setup.benchmark.family, setup.benchmark.sample("train", 1, generator=stream(0, "spaces")))
         adaptation_settings(setup.plan.support, env, 2)
         learned_rates(setup.learner)
     except ValueError as error:
         raise InputError(str(error)) from error
+    with suppress(NonFiniteError), isolated(0):  # a rollout may be shorter than the episodes
+        list(job(config, options, "train", 1, (), 0).learned_steps(setup, setup.learner.policy.initial(), env))
     return setup
 
 

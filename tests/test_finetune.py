@@ -213,7 +213,6 @@ def test_curves_are_scored_at_doubling_numbers_of_rollouts_and_weighed_by_steps(
         ("--rule unit-norm", "not one step size per parameter"),
         ("--rule meta-curvature", "learned rates inside PPO: the rule Chain is not one step size"),
         ("--time-limit bootstrap", "time_limit='terminal'"),
-        ("--rollouts 1 --rollout 8", "no episode began and ended within 4 steps"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -221,6 +220,15 @@ def test_wrong_input_is_one_line(
 ) -> None:
     assert finetune.main(argv(tmp_path, more)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_rollouts_without_a_whole_episode_are_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune.main(argv(tmp_path / "out", "--rollouts 1 --rollout 8")) == 2
+    error = capsys.readouterr().err
+    assert "no episode began and ended within 4 steps" in error and error.count("\n") == 1
+    assert "(n_steps is --rollout 8 over --rows 2)" in error and not list(tmp_path.iterdir())
 
 
 def test_a_family_that_lives_elsewhere_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
