@@ -24,6 +24,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import envs
 from envs import (
     CartPole,
+    Changing,
     Delayed,
     Family,
     Navigation,
@@ -821,3 +822,16 @@ def test_trials_are_drawn_as_the_episode_that_they_are_in(family: Family) -> Non
     if isinstance(family, Navigation):
         trail, none = (picture(trial, env.task, state, env._observe(), View(past=p)) for p in (past, []))
         assert not np.array_equal(trail, none)
+
+
+@pytest.mark.parametrize("wrap", [lambda family: family, lambda family: Trials(family, 2)], ids=["bare", "in trials"])
+def test_what_changes_in_an_episode_is_drawn_as_it_is_now(wrap: Any) -> None:
+    family = wrap(Changing(Navigation(5, goal_x=0.4), change_at=2.0, goal_x=-0.4))
+    env = FamilyEnv(family, render_mode="rgb_array")
+    env.reset(seed=0)
+    left = []
+    for _ in range(4):
+        columns = np.nonzero((env.render() == (60, 150, 80)).all(-1))[1]
+        left.append(bool(columns.mean() < 150))
+        env.step(np.zeros(2, np.float32))
+    assert left == [False, False, True, True]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ..acrobot import Acrobot
@@ -25,7 +26,8 @@ from ..pendulum import Pendulum
 from ..point_mass import PointMass
 from ..ring_navigation import RingNavigation
 from ..walled_navigation import WalledNavigation
-from ..wrappers import Wrapper
+from ..wrappers import Changing, Wrapper
+from ..wrappers.changing import CLOCK
 
 Frame = npt.NDArray[np.uint8]  # [HEIGHT, WIDTH, 3]
 Point = tuple[float, float]
@@ -115,7 +117,7 @@ def picture(
     if not draw:
         return _bars(np.ravel(observation), view)
     past = [_inside(family, earlier)[1] for earlier in view.past]
-    return draw(task, _inside(family, state)[1], replace(view, past=past))
+    return draw(_in_effect(family, task, state), _inside(family, state)[1], replace(view, past=past))
 
 
 def has_picture(family: Family, state: Numbers) -> bool:
@@ -134,6 +136,17 @@ def _inside(family: Family, state: Numbers) -> tuple[Family, Numbers]:
     while isinstance(family, Wrapper):
         own, family = family._state(own), family._family
     return family, own
+
+
+def _in_effect(family: Family, task: Numbers, state: Numbers) -> Numbers:
+    """Return the constants as they are now, since ``Changing`` gives some of them other values during an episode."""
+    own: Any = dict(state)
+    while isinstance(family, Wrapper):
+        if isinstance(family, Changing):
+            constants = {name: torch.tensor(value) for name, value in task.items()}
+            task = scalars(family._now(constants, torch.tensor(own[CLOCK])))
+        own, family = family._state(own), family._family
+    return task
 
 
 def scalars(values: Mapping[str, Tensor], row: int | None = None) -> dict[str, float]:
