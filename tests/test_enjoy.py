@@ -15,7 +15,7 @@ from PIL import Image
 
 from envs import CartPole, Navigation
 from envs.adapters import drawing
-from envs.wrappers import Delayed
+from envs.wrappers import Delayed, Trials
 from experiments import enjoy, train
 from experiments.adapting import Episode, adapted, one_held_out, play
 from experiments.build import Setup, build
@@ -294,6 +294,16 @@ def test_larger_pictures_are_the_same_picture() -> None:
     large = picture(CartPole(), drawing.View(3), x=0.5, theta=0.1)
     assert plain.shape == (200, 300, 3) and large.shape == (600, 900, 3)
     assert (large[1::3, 1::3] == plain).all()  # every third pixel has the centre of a plain one
+
+
+def test_a_film_of_trials_keeps_its_scale() -> None:
+    family = Trials(Navigation(5, goal_x=0.4), 2)
+    states = [{"now.x": x, "now.y": 0.0, "episode": 0.0} for x in (0.0, 2.0)]
+    task = family.sample(1, generator=seeded(0))
+    film = stages.Film("a trial", [], [Episode(states, [0.0, 0.0])], family, task, fps=25)
+    near, far = (np.asarray(frame) for frame in (next(iter(film)), list(film)[-1]))
+    goal = [np.argwhere((frame == drawing.GREEN).all(-1)).mean(0) for frame in (near, far)]
+    np.testing.assert_allclose(goal[0], goal[1], atol=1.0)
 
 
 def test_wrapped_families_are_drawn_as_what_is_inside_and_trails_are_drawn_in_the_plane() -> None:

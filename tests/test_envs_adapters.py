@@ -45,7 +45,7 @@ from envs import (
     navigation_maml,
 )
 from envs.adapters import FamilyEnv, FamilyVectorEnv, GymnasiumFamily, register
-from envs.adapters.drawing import View, picture, scalars
+from envs.adapters.drawing import View, picture, reach, scalars
 from envs.adapters.registration import FAMILIES
 from envs.adapters.sources import stream
 
@@ -817,11 +817,24 @@ def test_trials_are_drawn_as_the_episode_that_they_are_in(family: Family) -> Non
         expected = picture(bare, env.task, scalars(state), bare.observe(env._task, state).numpy())
         np.testing.assert_array_equal(frames[-1], expected)
     assert not np.array_equal(frames[0], frames[-1])
-    past = [{"now.x": 0.1, "now.y": 0.2}, {"now.x": 0.3, "now.y": 0.1}]
     state = scalars(env._state)
+    assert state["episode"] == 1
     if isinstance(family, Navigation):
-        trail, none = (picture(trial, env.task, state, env._observe(), View(past=p)) for p in (past, []))
-        assert not np.array_equal(trail, none)
+        places = [{"now.x": 0.1, "now.y": 0.2}, {"now.x": 0.3, "now.y": 0.1}]
+        earlier, own, none = (
+            picture(trial, env.task, state, env._observe(), View(past=[state | place | number for place in places[:n]]))
+            for n, number in ((2, {"episode": 0}), (2, {"episode": 1}), (0, {}))
+        )
+        assert not np.array_equal(own, none) and np.array_equal(earlier, none)
+        over = state | {"episode": 2}  # after the last step of the last episode
+        last = picture(trial, env.task, over, env._observe(), View(past=[state | place for place in places]))
+        np.testing.assert_array_equal(last, own)
+
+
+def test_a_film_of_trials_has_one_reach() -> None:
+    states = [{"now.x": 0.1, "now.y": -0.7}, {"now.x": 0.3, "now.y": 0.2, "first_1.x": 9.0}]
+    assert reach(Trials(Navigation(5), 2), states) == 0.7
+    assert reach(Navigation(5), [{"x": -2.0, "y": 1.0}]) == 2.0 and reach(CartPole(), [{"theta": 9.0}]) == 0.0
 
 
 @pytest.mark.parametrize("wrap", [lambda family: family, lambda family: Trials(family, 2)], ids=["bare", "in trials"])

@@ -7,7 +7,7 @@ upwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..pendulum import Pendulum
 from ..point_mass import PointMass
 from ..ring_navigation import RingNavigation
 from ..walled_navigation import WalledNavigation
-from ..wrappers import Changing, Wrapper
+from ..wrappers import Changing, Trials, Wrapper
 from ..wrappers.changing import CLOCK
 
 Frame = npt.NDArray[np.uint8]  # [HEIGHT, WIDTH, 3]
@@ -116,7 +116,8 @@ def picture(
     draw = _drawing(family, state)
     if not draw:
         return _bars(np.ravel(observation), view)
-    past = [_inside(family, earlier)[1] for earlier in view.past]
+    now = _episodes(family, state)  # a trail does not lead from the end of an episode to the start of the next
+    past = [_inside(family, earlier)[1] for earlier in view.past if _episodes(family, earlier) == now]
     return draw(_in_effect(family, task, state), _inside(family, state)[1], replace(view, past=past))
 
 
@@ -136,6 +137,22 @@ def _inside(family: Family, state: Numbers) -> tuple[Family, Numbers]:
     while isinstance(family, Wrapper):
         own, family = family._state(own), family._family
     return family, own
+
+
+def _episodes(family: Family, state: Numbers) -> list[float]:
+    """Return the number of the current episode for every ``Trials`` around the innermost family."""
+    own, found = dict[str, Any](state), []
+    while isinstance(family, Wrapper):
+        if isinstance(family, Trials):  # after the last step, the number is that of no episode
+            found.append(min(own["episode"], family.episodes - 1))
+        own, family = family._state(own), family._family
+    return found
+
+
+def reach(family: Family, states: Iterable[Numbers]) -> float:
+    """Return the farthest coordinate of a point that moves in the plane, in any of these states, or 0."""
+    inside = [_inside(family, state)[1] for state in states]
+    return max((abs(own.get(axis, 0.0)) for own in inside for axis in "xy"), default=0.0)
 
 
 def _in_effect(family: Family, task: Numbers, state: Numbers) -> Numbers:

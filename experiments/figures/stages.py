@@ -42,7 +42,7 @@ class Film:
 
     def __iter__(self) -> Iterator[Image.Image]:
         """Draw and yield the frames one by one; the last frame of a stage is repeated to hold it."""
-        reach = max(0.5, *(abs(state.get(axis, 0.0)) for one in self.stages for state in one.states for axis in "xy"))
+        reach = max(0.5, *(drawing.reach(self.family, one.states) for one in self.stages))
         for k, stage in enumerate(self.stages):
             for t in self.moments(stage):
                 yield self._picture(k, t, reach)
