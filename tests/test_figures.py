@@ -282,6 +282,8 @@ def test_missing_inputs_are_skipped_without_a_word(tmp_path: Path, capsys: pytes
     assert figures.learning_curve(tmp_path / "l", {"a": [tmp_path / "nowhere"]}) == []
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     assert figures.learning_curve(tmp_path / "l", {"a": [tmp_path]}) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "env_steps_total": 9.0, "return/step_0": 2.0}\n')
+    assert figures.learning_curve(tmp_path / "l", {"a": [tmp_path]}) == []  # one iteration is no curve
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert capsys.readouterr().out == ""
 

@@ -21,10 +21,11 @@ def learning_curve(path: Path, runs: Mapping[str, list[Path]], *, scored_in: str
 
     Args:
         path: where to write, without a suffix.
-        runs: run folders with a ``metrics.jsonl`` by label, one per seed.
+        runs: run folders with a ``metrics.jsonl`` by label, one per seed; those of one iteration have no curve.
         scored_in: benchmark whose rewards score the adapted policy in training, if it is not the training benchmark.
     """
-    found = {label: [m for m in map(read_metrics, folders) if m] for label, folders in runs.items()}
+    read = {label: map(read_metrics, folders) for label, folders in runs.items()}
+    found = {label: [m for m in own if m and len(m["env_steps_total"]) > 1] for label, own in read.items()}
     found = {label: metrics for label, metrics in found.items() if metrics}
     if not found:
         return []
