@@ -20,7 +20,7 @@ from experiments import figures
 from experiments.build import Setup, build
 from experiments.config import Config
 from experiments.evaluate import Protocol, held_out_tasks, measure
-from experiments.figures import animations, canvas, curves, learning, page, plane, rate_panels, signals
+from experiments.figures import animations, canvas, curves, learning, page, panels, plane, rate_panels, signals
 from experiments.figures.finetuning import finetuning
 from experiments.learned import reinforced
 from metarl import Plan
@@ -119,6 +119,17 @@ def test_far_references_are_left_out_and_near_ones_drawn() -> None:
         return len([text for text in axes.texts if text.get_text().startswith("ceiling")])
 
     assert (lines(25.0), lines(500.0)) == (1, 0)
+
+
+LEVELS = {0.827: "ceiling 0.83", -0.53: "ceiling −0.53", -13.61: "ceiling −13.6", 1e3: "ceiling 1,000.0"}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_labels_of_references_have_enough_digits(level: float, tmp_path: Path) -> None:
+    axes, scored = page.Figure().add_subplot(), result(shift=level) | {"references": {"ceiling": [level] * 12}}
+    curves.draw_curves(axes, {"a": [scored]})
+    assert LEVELS[level] in [text.get_text() for text in axes.texts]
+    assert LEVELS[level] in panels.curves(tmp_path / "a", {"a": [scored]}, 1, {"a": "#0072B2"}).svg
 
 
 def test_comparison_draws_rules_seeds_and_a_policy_that_does_not_adapt(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.evaluate import score_matrix
-from experiments.figures.page import DASHED, INK, MUTED, Array, Results, color_of, over, page, with_seeds
+from experiments.figures.page import DASHED, INK, MUTED, Array, Results, color_of, level_label, over, page, with_seeds
 from metarl import stats
 
 
@@ -81,7 +81,7 @@ def _reference_lines(axes: Axes, references: Mapping[str, Sequence[float]]) -> N
     close = np.ptp(list(levels.values())) < 0.1 * (high - low) if levels else False
     for name, level in levels.items():
         axes.annotate(
-            f"{name} {level:,.1f}".replace("-", "\N{MINUS SIGN}"),
+            level_label(name, level),
             (1.015, level),
             xycoords=("axes fraction", "data"),
             # labels of lines that are close together are placed away from each other

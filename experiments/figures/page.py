@@ -68,6 +68,11 @@ def with_seeds(label: str, runs: Sequence[object]) -> str:
     return f"{label}, {len(runs)} seeds" if len(runs) > 1 else label
 
 
+def level_label(name: str, level: float) -> str:
+    """Return the label of the line of a reference score, such as ``floor −37.9`` or ``ceiling 0.83``."""
+    return f"{name} {level:,.{2 if abs(level) < 10.0 else 1}f}".replace("-", "\N{MINUS SIGN}")
+
+
 def over(seeds: int, tasks: int) -> str:
     """Say what a mean and its interval are over."""
     if seeds > 1 and tasks > 1:

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from experiments.figures.canvas import GRID, SIZE, Drawn, decade_above, legend, panel, plain_numbers, short, visible
-from experiments.figures.page import AFTER, BEFORE, COLORS, DASHED, INK, MUTED, Array, Results
+from experiments.figures.page import AFTER, BEFORE, COLORS, DASHED, INK, MUTED, Array, Results, level_label
 from metarl import stats
 from metarl.stats import Interval, Profile
 
@@ -50,10 +50,9 @@ def curves(path: Path, results: Results, steps: int, colors: Mapping[str, str]) 
             _draw_curve(axes, curve, colors[label])
         for name, level in near.items():
             axes.axhline(level, color=INK, linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
-            told = f"{name} {level:,.1f}".replace("-", "\N{MINUS SIGN}")
             side: Any = ("bottom", 2) if level >= high or len(near) == 1 else ("top", -2)
             axes.annotate(
-                told,
+                level_label(name, level),
                 (0.99, level),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, side[1]),
