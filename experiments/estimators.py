@@ -23,6 +23,7 @@ from experiments.contenders.learners import trained
 from experiments.errors import InputError, script
 from experiments.names import ESTIMATORS
 from experiments.publishing import markdown, publish
+from experiments.scoring import ESTIMATES, refuse_another
 from metarl import Evolution, Trace, explore
 from metarl.diagnostics import Estimates, cosines, estimate, initial_gradient, reptile_direction
 from metarl.training import meta_steps
@@ -47,6 +48,8 @@ def main(argv: list[str]) -> None:
         raise InputError(f"expected at least 4 batches to tell signal from noise, got {options.batches}")
     if config.steps < 1:
         raise InputError("expected at least one adaptation step to differentiate through; pass --steps 1")
+    if options.output is not None:
+        refuse_another(options.output, ESTIMATES, config.benchmark)
     estimating = {"perturbation", "pairs"} if options.evolution else set()
     refuse_unread(given(argv), build(config, torch.device("cpu")).read | estimating)
     runs.prepare_machine()
@@ -70,7 +73,7 @@ def main(argv: list[str]) -> None:
         "seconds": [one.seconds for one in estimates.values()],
         "cosines": cosines(estimates).tolist(),
     }
-    publish(options.output, "estimators.json", text, about)
+    publish(options.output, ESTIMATES, text, about)
     figures.estimators(options.output / "estimators", estimates)
 
 

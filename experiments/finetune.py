@@ -42,7 +42,7 @@ from experiments.evaluate import Protocol
 from experiments.figures.finetuning import finetuning
 from experiments.jobs import benchmarks_of, key_of, run_all
 from experiments.publishing import about_intervals, markdown, publish, shown
-from experiments.scoring import TUNING_SEED, refuse_tuning_seeds
+from experiments.scoring import FINETUNING, TUNING_SEED, refuse_another, refuse_tuning_seeds
 from experiments.streams import stream
 from metarl import Adaptation, DivergedError, NonFiniteError, evaluate
 from metarl.export import learned_rates
@@ -196,6 +196,7 @@ def area(result: Mapping[str, Any], curve: Mapping[str, Any]) -> float:
 @script
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
+    refuse_another(options.output, FINETUNING, config.benchmark)
     refuse_unread(given(argv), refuse(config, options).read)
     options.output.mkdir(parents=True, exist_ok=True)
     tuned, tuning = tune(config, options)
@@ -215,7 +216,7 @@ def main(argv: list[str]) -> None:
         "tuning": tuning,
         "results": results,
     }
-    publish(options.output, "finetune.json", "\n".join(table(config, options, tuned, results)), about)
+    publish(options.output, FINETUNING, "\n".join(table(config, options, tuned, results)), about)
     finetuning(options.output / "finetune", config.benchmark, curves_of(results), results)
 
 

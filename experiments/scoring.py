@@ -22,7 +22,14 @@ from metarl import stats
 
 TUNING_SEED = 1000  # first seed of the runs that choose settings; never one of the reported seeds
 COMPARISON, ABLATION, SEARCH = "comparison.json", "ablation.json", "tune.json"
-WHAT = {COMPARISON: "a comparison", ABLATION: "an ablation", SEARCH: "a search"}
+FINETUNING, ESTIMATES = "finetune.json", "estimators.json"
+WHAT = {
+    COMPARISON: "a comparison",
+    ABLATION: "an ablation",
+    SEARCH: "a search",
+    FINETUNING: "a fine-tuning experiment",
+    ESTIMATES: "a comparison of estimators",
+}
 """Kind of results that a folder holds, by the name of the file in it."""
 HEAD = ("before", "after", "IQM", "made worse", "episodes")
 """Headers of the columns of `cells`, except for the last."""

@@ -246,6 +246,7 @@ def test_wrong_input_is_one_line_before_any_work(case: str, tmp_path: Path, caps
             "holds a comparison on navigation-fixed, not an ablation on",
         ),
         ("tune.json", "navigation-fixed", "holds a search on navigation-fixed, not an ablation"),
+        ("finetune.json", "bandit-5", "holds a fine-tuning experiment on bandit-5, not an ablation"),
         ("ablation.json", "bandit-5", "holds an ablation on bandit-5, not an ablation on navigation-fixed; choose"),
         ("config.json", "navigation-fixed", "holds a run; choose another --output"),
     ],

@@ -48,3 +48,9 @@ def test_estimators_step_alike_and_differ_in_what_they_differentiate() -> None:
 def test_wrong_input_is_one_line(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert estimators.main(["navigation-fixed", *TINY, *flags]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_results_of_another_kind_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "comparison.json").write_text('{"config": {"benchmark": "navigation-fixed"}}')
+    assert estimators.main(["navigation-fixed", *TINY, "--env-steps", "100", "--output", str(tmp_path)]) == 2
+    assert "holds a comparison on navigation-fixed, not a comparison of estimators on" in capsys.readouterr().err

@@ -231,6 +231,18 @@ def test_rollouts_without_a_whole_episode_are_refused_before_anything_is_trained
     assert "(n_steps is --rollout 8 over --rows 2)" in error and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("file", "holds"), [("config.json", "a run"), ("comparison.json", "a comparison"), ("tune.json", "a search")]
+)
+def test_results_of_another_kind_are_not_overwritten(
+    file: str, holds: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / file).write_text('{"config": {"benchmark": "navigation-fixed"}}')
+    assert finetune.main(argv(tmp_path)) == 2
+    assert f"{tmp_path} holds {holds}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
 def test_a_family_that_lives_elsewhere_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--benchmark", "tests.test_gymnasium_family:pendulum", "--output", str(tmp_path / "out")]
     assert finetune.main(["navigation-fixed", *more]) == 2
