@@ -34,7 +34,9 @@ class Config(BaseModel):
     log_std: float = Field(0.0, description="initial log standard deviation of a Gaussian policy")
 
     rule: str = Field("meta-sgd", description="update rule, by name or package.module:NAME")
-    rate: float = Field(0.1, description="initial (or fixed) step size of the rule; your own rules set their own")
+    rate: Annotated[float, Field(ge=0.0)] = Field(
+        0.1, description="initial (or fixed) step size of the rule; your own rules set their own"
+    )
     parameterisation: Literal["free", "positive", "bounded"] = Field(
         "free", description="constraint on learned step sizes"
     )

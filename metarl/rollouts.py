@@ -90,8 +90,10 @@ def draw(policy: Policy, family: TaskFamily, task: Task, episodes: int, *, gener
     except KeyError as error:
         if error.args[0] not in getattr(family, "parameters", {}) or error.args[0] in task:
             raise  # the error comes from the family itself, not from a missing constant
-        kind = type(family).__name__
-        raise ValueError(f"expected a task of {kind}, got one of {list(task)} without {error}") from error
+        raise ValueError(
+            f"expected a task of the family, got one of {list(task)} without {error}; sample tasks from the family "
+            "that is played, or from a benchmark of it"
+        ) from error
     noise = policy.noise((family.horizon, *rows), generator=generator)
     return state, noise.to(next(iter(task.values())).device)
 

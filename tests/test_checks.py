@@ -126,7 +126,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "explore, seed": (lambda: exploring(generator=None), TypeError, f"{A_GENERATOR} .*, got None"),
     "explore, another's policy": (lambda: exploring(MISFIT), ValueError, "expected a GaussianPolicy .*, got a Categor"),
     "explore, another's task": (
-        lambda: exploring(task={"mass": torch.ones(2)}), ValueError, r"expected a task of Navigation, got .*\['mass'\]",
+        lambda: exploring(task={"mass": torch.ones(2)}), ValueError,
+        r"expected a task of the family, got one of \['mass'\] without 'start_x'; sample tasks from",
     ),
     "explore, one generator for two": (
         lambda: explore_together([LEARNER, LEARNER], FAMILY, [TASK, TASK], PLAN, generators=[seeded(0)]), ValueError,

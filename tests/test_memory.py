@@ -474,6 +474,7 @@ class Switches:
         (lambda: MemoryTrainer(agent_for(POLE), MemoryPlan(), lr=0.0), "lr must be positive"),
         (lambda: collect_trials(agent_for(POLE), POLE, tasks_of(POLE), 0, generator=seeded(0)), "at least one trial"),
         (lambda: collect_trials(agent_for(WALK), POLE, tasks_of(POLE), 1, generator=seeded(0)), r"got one for \(6,\)"),
+        (lambda: collect_trials(agent_for(POLE), POLE, tasks_of(WALK), 1, generator=seeded(0)), "a task of the family"),
         (lambda: score_trials(agent_for(POLE), POLE, tasks_of(POLE), 1, generator=seeded(0), chunk=0), "chunk"),
     ],
 )

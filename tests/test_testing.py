@@ -39,6 +39,8 @@ class Faulty(UpdateRule):
             MADE.append(self)
         if fault == "hidden":
             self.several = [nn.Parameter(torch.zeros(()))]
+        if fault == "raw":
+            self.raw = torch.zeros((), requires_grad=True)
 
     def init(self, params: Any) -> RuleState:
         if self.fault == "number":
@@ -93,7 +95,8 @@ FAULTS = {
     "root": "gradient of raw is not finite",
     "plain": "something learned is not an nn.Parameter",
     "random": "global random generator",
-    "hidden": "several of Faulty is never learned or saved: an nn.Parameter must be an attribute of an nn.Module",
+    "hidden": "several of Faulty is never learned or saved: .* in an nn.ParameterList",
+    "raw": "raw of Faulty is never learned or saved: it must be an nn.Parameter",
 }
 
 

@@ -43,7 +43,7 @@ class _Remembering:
     def __init__(self, family: TrialFamily, agent: MemoryPolicy) -> None:
         self._family, self._agent = family, agent
         self.observation_space, self.action_space = family.observation_space, family.action_space
-        self.horizon = family.horizon
+        self.horizon, self.parameters = family.horizon, getattr(family, "parameters", {})
 
     def sample(self, tasks: int, *, generator: torch.Generator) -> Task:
         return self._family.sample(tasks, generator=generator)
