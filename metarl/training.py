@@ -88,7 +88,7 @@ def meta_steps(
 def _improve(learner: Learner, optimizer: MetaOptimizer, trace: Trace) -> Metrics:
     metrics = optimizer.step(learner, trace)
     batches = (*trace.support, trace.query)
-    found = [*(batch.episode_return.mean() for batch in batches), *(batch.steps.sum() for batch in batches)]
+    found = [*(batch.episode_return.mean() for batch in batches), *(batch.steps.double().sum() for batch in batches)]
     told = torch.stack([one.double() for one in found]).tolist()  # one host-device synchronisation
     returns = {f"return/step_{k}": told[k] for k in range(len(batches))}
     return metrics | returns | {"env_steps": sum(told[len(batches) :])}

@@ -154,7 +154,7 @@ class Trace(NamedTuple):
 
     support: tuple[Batch, ...]  # K batches, each sampled with the parameters before that adaptation step
     query: Batch  # sampled with the adapted parameters
-    outcome: Tensor  # [] per task: return after adapting, minus the other tasks' mean; credit for the exploring policy
-    gain: Tensor  # [] per task: return gained by adapting, minus the other tasks' mean; credit for a stochastic rule
+    outcome: Tensor  # [] per task: (return after adapting - other tasks' mean) / steps; credit for the exploring policy
+    gain: Tensor  # [] per task: (return gained by adapting - other tasks' mean) / steps; credit for a stochastic rule
     noise: dict[str, Tensor]  # what a stochastic rule drew, by name; empty for other rules
     leads: tuple[Tensor, ...] = ()  # [N] per support batch: credit of each of its episodes; see `exploration.leads`

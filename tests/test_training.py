@@ -44,7 +44,7 @@ from metarl.exploration import explore_together, leads
 from metarl.learner import step_tasks
 from metarl.objectives import LearnedObjective, WarmStart
 from metarl.rules import SGD, MetaSGD
-from metarl.training import meta_steps
+from metarl.training import _improve, meta_steps
 from metarl.types import Batch, Trace
 from tests.helpers import (
     Countdown,
@@ -485,6 +485,20 @@ def test_what_a_warm_start_sees_does_not_depend_on_who_explores_beside_it(monkey
             assert_same_but_for_padding(found, expected)
             shorter += expected.reward.shape[1] < found.reward.shape[1]
     assert shorter > 2
+
+
+def test_environment_steps_are_counted_exactly() -> None:
+    """Also beyond 2^24, above which float32 has even numbers alone."""
+    learner, family = make_learner(), Navigation(horizon=5)
+    trace = explore(learner, family, family.sample(3, generator=seeded(0)), PLAN, generator=seeded(1))
+    long = torch.ones(1, 1, 1).expand(3, 5_592_407, 1)
+
+    class Looking(Reptile):
+        def step(self, learner: Learner, trace: Trace) -> dict[str, float]:
+            return {}
+
+    found = _improve(learner, Looking(), trace._replace(support=(), query=trace.query._replace(mask=long)))
+    assert found["env_steps"] == 3 * 5_592_407 == 2**24 + 5
 
 
 def test_policies_that_use_a_layer_twice_are_explored_together() -> None:

@@ -241,4 +241,4 @@ def train_memory(
         returns = trials.by_episode(trials.batch.reward, family.episodes).mean((0, 1))
         metrics |= {f"return/episode_{k}": value for k, value in enumerate(returns.tolist())}
         metrics |= {"time/explore": collected - started, "time/update": time.perf_counter() - collected}
-        yield iteration, metrics | {"env_steps": float(trials.batch.steps.sum())}
+        yield iteration, metrics | {"env_steps": float(trials.batch.steps.double().sum())}
