@@ -130,6 +130,21 @@ def test_labels_of_references_have_enough_digits(level: float, tmp_path: Path) -
     curves.draw_curves(axes, {"a": [scored]})
     assert LEVELS[level] in [text.get_text() for text in axes.texts]
     assert LEVELS[level] in panels.curves(tmp_path / "a", {"a": [scored]}, 1, {"a": "#0072B2"}).svg
+@pytest.mark.parametrize(
+    ("episodes", "told"),
+    [((5, 5), " (5 episodes each)"), ((1, 1), " (1 episode each)"), ((5, 2), ""), ((None, None), "")],
+)
+def test_the_episodes_of_a_step_are_told_if_they_are_the_same_for_all(
+    episodes: tuple[int | None, int | None], told: str
+) -> None:
+    results = {
+        label: [run | {"protocol": run["protocol"] | {"episodes": count}}]
+        for label, count, run in zip("ab", episodes, (result(), result(1)), strict=True)
+    }
+    results["c"] = [result(steps=0)]  # takes no step
+    axes = page.Figure().add_subplot()
+    curves.draw_curves(axes, results)
+    assert axes.get_xlabel() == "gradient steps on the new task" + told
 
 
 def test_comparison_draws_rules_seeds_and_a_policy_that_does_not_adapt(tmp_path: Path) -> None:

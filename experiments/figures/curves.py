@@ -58,10 +58,17 @@ def draw_curves(axes: Axes, results: Results) -> list[Any]:
     handles.append(Line2D([], [], color=MUTED, label="most probable action", **DASHED))
     _reference_lines(axes, first["references"])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    episodes = first["protocol"].get("episodes")
-    axes.set_xlabel("gradient steps on the new task" + (f" ({episodes} episodes each)" if episodes else ""))
+    axes.set_xlabel("gradient steps on the new task" + _each(results))
     axes.set_ylabel("return of an episode")
     return handles
+
+
+def _each(results: Results) -> str:
+    """Say how many episodes a step is taken on; empty if not known, or not the same for all that adapt."""
+    adapting = [runs[0] for runs in results.values() if len(runs[0]["sampled"][0]) > 1]
+    told = {run["protocol"].get("episodes") for run in adapting}
+    episodes = told.pop() if len(told) == 1 else None
+    return f" ({episodes} episode{'s' * (episodes > 1)} each)" if episodes else ""
 
 
 def _lasting(scores: Array, columns: int) -> Array:
