@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
         for run, (setup, done) in zip(options.runs, loaded, strict=True)
     ]
     if len(results) > 1:
-        print_table(results, trained=loaded[0][0].config.steps)
+        print_table(equally_long(results), trained=loaded[0][0].config.steps)
 
 
 def refuse(protocol: Protocol) -> None:
@@ -343,6 +343,27 @@ def _is_held_out(benchmark: Benchmark, values: Mapping[str, float]) -> bool:
         return not bool(benchmark.is_training(family.task(**values)))
     except ValueError:  # the family allows no such task
         return False
+
+
+def equally_long(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the evaluations of one learner's seeds, cut to as many adaptation steps as all of them have.
+
+    Some may have fewer, as an evaluation that diverges beyond the trained steps keeps those alone. Runs that diverged
+    altogether are returned as they are.
+    """
+    whole = [result for result in results if "diverged" not in result]
+    if len({result["protocol"]["steps"] for result in whole}) < 2:
+        return list(results)
+    steps = min(result["protocol"]["steps"] for result in whole)
+    columns = min(len(result["sampled"][0]) for result in whole)
+
+    def cut(result: dict[str, Any]) -> dict[str, Any]:
+        scores = {name: [row[:columns] for row in result[name]] for name in AdaptationCurve._fields}
+        rates = {name: line[:steps] for name, line in result["learned"].get("effective rates", {}).items()}
+        learned = result["learned"] | ({"effective rates": rates} if rates else {})
+        return result | scores | {"protocol": result["protocol"] | {"steps": steps}, "learned": learned}
+
+    return [result if "diverged" in result else cut(result) for result in results]
 
 
 def score_matrix(results: Sequence[dict[str, Any]], field: str = "sampled") -> NDArray[np.float64]:

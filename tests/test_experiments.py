@@ -597,6 +597,34 @@ def test_divergence_after_more_steps_than_were_trained_for_leaves_the_trained_on
     assert evaluate.main(flags) == 4
 
 
+def test_seeds_are_pooled_up_to_the_step_at_which_one_diverges(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(learner: Any, benchmark: Any, task: Any, adaptation: Any, **others: Any) -> Any:
+        begun.append(adaptation.steps)
+        if begun == [3, 3]:  # the second seed, beyond the one step that it was trained for
+            raise NonFiniteError("the rule SGD diverged")
+        return evaluated(learner, benchmark, task, adaptation, **others)
+
+    begun, evaluated = list[int](), evaluate.evaluate
+    monkeypatch.setattr(evaluate, "evaluate", breaking)
+    names = [str(tmp_path / name) for name in ("s0", "s1")]
+    for seed, name in enumerate(names):
+        assert train_tiny(Path(name), "--no-evaluate", "--seed", str(seed)) == 0
+    assert evaluate.main([*names, "--tasks", "3"]) == 0
+    assert begun == [3, 3, 1]
+    told = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert told[:3] == ["steps", "0", "1"] and "2" not in told
+    found = [json.loads((Path(name) / "evaluation" / "test-tasks=3.json").read_text()) for name in names]
+    short = evaluate.equally_long(found)
+    assert evaluate.score_matrix(short).shape == (2, 3, 2)
+    for result in short:
+        assert {len(line) for line in result["learned"]["effective rates"].values()} == {1}
+        assert np.shape(result["adaptation_steps"]) == (3, 2)
+    assert evaluate.equally_long([{"diverged": "x"}, *short]) == [{"diverged": "x"}, *short]
+    assert len(found[0]["sampled"][0]) == 4  # the files keep what was measured
+
+
 def test_a_run_with_credit_is_evaluated_on_a_single_task(tmp_path: Path) -> None:
     # Credit compares a task's outcome with that of others, but in training alone.
     argv = ["navigation-corners-best", *TINY, "--horizon", "5", "--env-steps", "200", "--output", str(tmp_path / "run")]
