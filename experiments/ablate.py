@@ -28,7 +28,7 @@ from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
 from experiments.contenders.budget import refuse_unequal
 from experiments.errors import InputError, refuse_below_one, script
-from experiments.evaluate import Protocol, held_out_tasks
+from experiments.evaluate import Protocol, equally_long, held_out_tasks
 from experiments.jobs import run_all
 from experiments.publishing import about_intervals, markdown, publish
 from experiments.scoring import (
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
         name: jobs_of(one, seeds, protocol(options.split, one, options.held_out), name) for name, one in configs.items()
     }
     finished = run_all([job for own in jobs.values() for job in own], options.output / "jobs", options.workers)
-    results = {name: [finished[job.key] for job in own] for name, own in jobs.items()}
+    results = {name: equally_long([finished[job.key] for job in own]) for name, own in jobs.items()}
     episodes = max(one.steps * one.episodes for one in configs.values())
     refuse_unequal(results, budget=config.env_steps, episodes=episodes)
     if broken(results[REFERENCE]):

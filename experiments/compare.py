@@ -28,6 +28,7 @@ from experiments.config import Config
 from experiments.contenders import CONTENDERS, contender, refuse_live, refuse_policy
 from experiments.contenders.budget import refuse_unequal
 from experiments.errors import InputError, refuse_below_one, script
+from experiments.evaluate import equally_long
 from experiments.jobs import run_all
 from experiments.lookup import choose
 from experiments.names import ALGORITHMS, RULES
@@ -118,7 +119,7 @@ def main(argv: list[str]) -> None:
         for i in range(options.seeds)
     ]
     finished = run_all(jobs, options.output / "jobs", options.workers)
-    results = {name: [finished[job.key] for job in jobs if job.label == name] for name in names}
+    results = {name: equally_long([finished[job.key] for job in jobs if job.label == name]) for name in names}
     refuse_unequal(results, budget=config.env_steps, episodes=config.steps * config.episodes)
     if broken(results[names[-1]]):
         raise DivergedError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from experiments.errors import InputError
 from experiments.evaluate import Protocol, score_matrix
 from experiments.jobs import benchmarks_of, key_of
 from experiments.publishing import parts, shown
-from metarl import stats
+from metarl import NonFiniteError, stats
 
 TUNING_SEED = 1000  # first seed of the runs that choose settings; never one of the reported seeds
 COMPARISON, ABLATION, SEARCH = "comparison.json", "ablation.json", "tune.json"
@@ -60,8 +60,18 @@ class Job:
         return key_of(self.label, plain, vars(self.protocol), benchmarks_of(self.config))
 
     def run(self) -> Result:
-        """Train within the budget and evaluate."""
-        return contender(self.label).train(self.config)(self.protocol)
+        """Train within the budget and evaluate.
+
+        If adapting diverges only beyond the trained steps, which `protocol` adds for show, they are left out.
+        """
+        measure, trained = contender(self.label).train(self.config), self.config.steps
+        try:
+            return measure(self.protocol)
+        except NonFiniteError as error:
+            if not 0 < trained < (self.protocol.steps or 0):
+                raise
+            print(f"note: {self.name}: measuring up to step {trained}, as trained for; beyond it: {error}", flush=True)
+            return measure(replace(self.protocol, steps=trained))
 
     def summary(self, result: Result) -> str:
         """Return the score on held-out tasks as text."""

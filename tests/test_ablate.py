@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import ablate
+from experiments import ablate, evaluate
 from experiments.config import Config
 from experiments.presets import PRESETS
 from experiments.settings import changed, read, values, written
-from metarl import stats
+from metarl import NonFiniteError, stats
 from tests.helpers import do_jobs_here
 
 SMALL = "--hidden 8 --tasks 2 --episodes 4 --query-episodes 4 --horizon 6 --env-steps 100"
@@ -120,6 +120,28 @@ def test_a_variant_that_diverges_is_shown_as_such(tmp_path: Path, capsys: pytest
     assert ablate.main(argv(tmp_path / "other", "rate=0.1", "--rule maml --rate 1e38")) == 4
     error = capsys.readouterr().err
     assert "the reference diverged" in error and error.count("\n") == 1
+
+
+def test_divergence_beyond_the_trained_steps_costs_these_steps_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(learner: Any, benchmark: Any, task: Any, adaptation: Any, **others: Any) -> Any:
+        begun.append(adaptation.steps)
+        if adaptation.steps > CONFIG.steps and len(begun) in broken:
+            raise NonFiniteError("the rule MetaSGD diverged")
+        return evaluated(learner, benchmark, task, adaptation, **others)
+
+    evaluated, begun, broken = evaluate.evaluate, list[int](), set[int]()
+    monkeypatch.setattr(evaluate, "evaluate", breaking)
+    assert ablate.main(argv(tmp_path / "whole", "lr=0.01")) == 0
+    begun, broken = [], {1, 5}  # the first seed of the reference, and the second of the variant
+    assert ablate.main(argv(tmp_path / "cut", "lr=0.01")) == 0
+    assert begun == [3, 1, 3, 3, 3, 1]
+    assert "seed 1000, validation: measuring up to step 1, as trained for; beyond it: the" in capsys.readouterr().out
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    about = json.loads((tmp_path / "cut" / "ablation.json").read_text())
+    assert {np.shape(run["sampled"]) for found in about["results"].values() for run in found} == {(4, 2)}
+    assert (tmp_path / "cut" / "comparison.png").exists()
 
 
 def test_a_variant_adapts_as_it_was_trained_to(tmp_path: Path) -> None:
