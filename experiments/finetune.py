@@ -133,7 +133,7 @@ class Job:
         try:
             for t in range(self.protocol.tasks):
                 one = {name: value[t : t + 1] for name, value in task.items()}
-                with isolated(1000 * self.config.seed + t):
+                with isolated((1000 * self.config.seed + t) % 2**32):  # the range of numpy's seeds
                     for count, params in enumerate(self.learning(setup, one, way, rate, seed=t)):
                         if count in kept:
                             kept[count].append(params)

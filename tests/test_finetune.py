@@ -143,6 +143,16 @@ def test_every_task_and_point_is_scored_where_it_belongs_on_the_same_noise(monke
     assert all(of["goal_x"].tolist() == goals and episodes == 3 for _, of, episodes in calls)
 
 
+@pytest.mark.parametrize("seed", [20261130, 2**31 - 1])
+def test_a_seed_may_be_as_large_as_a_configurations(seed: int) -> None:
+    config = CONFIG.model_copy(update={"seed": seed})
+    setup = build(config, torch.device("cpu"))
+    task = setup.benchmark.sample("test", 2, generator=torch.Generator().manual_seed(0))
+    job = Job(config, Protocol("test", 2, score_episodes=1), (), rows=2, rollout=16, rollouts=1)
+    first, second = job.curve(setup, task, ADAM, 1e-3)["sampled"]
+    assert np.isfinite([first, second]).all() and first != second
+
+
 def test_the_learners_own_adaptation_is_what_it_is_measured_by() -> None:
     config = CONFIG.model_copy(update={"steps": 2})
     setup, protocol = build(config, torch.device("cpu")), Protocol("test", 2, steps=2, episodes=4, score_episodes=3)
