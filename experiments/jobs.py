@@ -21,6 +21,7 @@ from envs.adapters.rows import terminal_signals_blocked
 from experiments import runs
 from experiments.build import build_benchmark
 from experiments.config import Config
+from experiments.errors import InputError
 from experiments.plugins import fingerprints
 from experiments.stopping import follow_the_parent, stoppable
 from metarl import DivergedError, NonFiniteError
@@ -71,7 +72,6 @@ def _fingerprint(benchmark: str, horizon: int | None) -> str:
     return build_benchmark(Config(benchmark=benchmark, horizon=horizon)).fingerprint()
 
 
-@functools.cache
 def code() -> str:
     """Return a hash of the code of jobs: of every module of this project that they could use."""
     root, digest = Path(__file__).parent.parent, hashlib.sha256()
@@ -80,9 +80,18 @@ def code() -> str:
     return digest.hexdigest()[:16]
 
 
-def do(job: Job) -> dict[str, Any]:
-    """Run a job in a worker; divergence becomes a result, so that it does not end the other jobs."""
+def do(job: Job, key: str) -> dict[str, Any]:
+    """Run a job in a worker; divergence becomes a result, so that it does not end the other jobs.
+
+    Raises:
+        InputError: the job has another key here than in the process that stores its result under ``key``.
+    """
     runs.prepare_machine(threads=1)
+    if job.key != key:
+        raise InputError(
+            f"{job.name}: expected the benchmark and plug-ins that this command began with, but they have been edited "
+            "since; run the same command again"
+        )
     try:
         return job.run()
     except (DivergedError, NonFiniteError) as error:
@@ -93,7 +102,7 @@ def run_all(jobs: Sequence[Job], folder: Path, workers: int) -> Results:
     """Return results by job key; only jobs without a result in the folder are run.
 
     Raises:
-        InputError: another process is using the folder.
+        InputError: another process is using the folder, or see `do`.
         OSError: a worker was killed.
     """
     with crew(folder, workers) as work:
@@ -106,17 +115,18 @@ def crew(folder: Path, workers: int) -> Iterator[Work]:
 
     Starting a process takes seconds. On leaving, prints a note if some results were made by other code.
     """
-    makers: dict[str, str | None] = {}
+    ours, makers = code(), dict[str, str | None]()  # now, before the workers import it: it may be edited later
     with runs.locked(folder), stoppable(), _processes(workers) as pool:
 
         def work(jobs: Sequence[Job]) -> Results:
-            _finish({job.key: job for job in jobs if not _is_finished(folder / f"{job.key}.json")}, folder, pool)
+            missing = {job.key: job for job in jobs if not _is_finished(folder / f"{job.key}.json")}
+            _finish(missing, folder, pool, ours)
             found: Results = {job.key: json.loads((folder / f"{job.key}.json").read_text()) for job in jobs}
             makers.update({key: result.pop("code", None) for key, result in found.items()})
             return found
 
         yield work
-    others = sum(by != code() for by in makers.values())
+    others = sum(by != ours for by in makers.values())
     if others:
         print(
             f"note: {others} of {len(makers)} jobs in {folder} were run by another version of the code; delete them to "
@@ -124,13 +134,13 @@ def crew(folder: Path, workers: int) -> Iterator[Work]:
         )
 
 
-def _finish(missing: Mapping[str, Job], folder: Path, pool: ProcessPoolExecutor) -> None:
-    """Run the missing jobs, storing every result as soon as it is ready."""
+def _finish(missing: Mapping[str, Job], folder: Path, pool: ProcessPoolExecutor, ours: str) -> None:
+    """Run the missing jobs, storing every result as soon as it is ready, with the hash of our code."""
     with terminal_signals_blocked():  # this starts the workers
-        pending = {pool.submit(do, job): job for job in missing.values()}
+        pending = {pool.submit(do, job, key): job for key, job in missing.items()}
     for number, future in enumerate(as_completed(pending), 1):
         job, result = pending[future], future.result()
-        runs.write_json(folder / f"{job.key}.json", result | {"code": code()})
+        runs.write_json(folder / f"{job.key}.json", result | {"code": ours})
         print(f"[{number}/{len(missing)}] {job.name}: {result.get('diverged') or job.summary(result)}", flush=True)
 
 

@@ -17,11 +17,13 @@ import pytest
 from experiments import jobs as jobs_module
 from experiments.compare import Job
 from experiments.config import Config
+from experiments.errors import InputError
 from experiments.evaluate import Protocol
 from experiments.finetune import Job as Finetuning
 from experiments.jobs import crew, key_of, run_all
 from experiments.reproduce import Job as Reproduction
 from experiments.tables import Column
+from tests.helpers import do_jobs_here
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,12 +136,41 @@ def test_a_job_with_a_plug_in_that_has_been_edited_is_another(monkeypatch: pytes
     ]
 
 
+def test_a_plug_in_that_is_edited_before_a_worker_imports_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results would be taken for those of the plug-in that this process has read, now and by later commands."""
+    module = tmp_path / "a_rule_to_edit.py"
+    module.write_text((ROOT / "examples" / "own_rule.py").read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny = {"horizon": 4, "hidden": (4,), "tasks": 2, "episodes": 2, "query_episodes": 2, "env_steps": 1}
+    protocol = Protocol("validation", tasks=2, steps=1, score_episodes=1)
+    job = Job("as-configured", Config(rule="a_rule_to_edit:SignSGD", **tiny), protocol)
+    assert job.key in run_all([job], tmp_path / "before", 1)
+    module.write_text(module.read_text() + "\n")
+    with pytest.raises(InputError, match="as-configured, .*expected the benchmark and plug-ins .* the same command"):
+        run_all([job], tmp_path / "after", 1)
+    assert not list((tmp_path / "after").glob("*.json"))
+
+
+def test_the_code_of_a_job_is_that_which_the_workers_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Note(str(tmp_path), 0)
+    do_jobs_here(monkeypatch)
+    now = iter(["begun with", "edited while it ran"])
+    monkeypatch.setattr(jobs_module, "code", lambda: next(now))
+    run_all([job], tmp_path / "jobs", 1)
+    assert json.loads((tmp_path / "jobs" / f"{job.key}.json").read_text())["code"] == "begun with"
+    assert next(now) == "edited while it ran"
+
+
 def test_a_crew_stays_and_is_told_of_other_code_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, twice = (Note(str(tmp_path), number) for number in (0, 1, 1))
-    with monkeypatch.context() as patch, crew(tmp_path / "jobs", 1) as work:
-        patch.setattr(jobs_module, "code", lambda: "other")
+    monkeypatch.setattr(jobs_module, "code", lambda: "other")
+    with crew(tmp_path / "jobs", 1) as work:
         assert work([first]) == {first.key: {"number": 0}}
         assert work([second, twice]) == {second.key: {"number": 1}}
         assert work([first, second]).keys() == {first.key, second.key}
@@ -147,6 +178,7 @@ def test_a_crew_stays_and_is_told_of_other_code_once(
     assert len(processes) == 1 and os.getpid() not in processes and gone(processes.pop())
     told = capsys.readouterr().out
     assert told.count("[1/1]") == 2  # one that is asked for twice is done once
+    monkeypatch.undo()
     with crew(tmp_path / "jobs", 1) as work:
         for job in (first, second, first):
             work([job])
