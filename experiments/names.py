@@ -367,7 +367,9 @@ def _estimating(
     credit: losses.PreUpdateCredit | None = None,
 ) -> Learner:
     chosen = learner.rule if rule is None else rule
-    return Learner(learner.policy, chosen, inner=inner, outer=learner.outer, credit=credit)
+    return Learner(
+        learner.policy, chosen, inner=inner, outer=learner.outer, credit=credit, every_step=learner.every_step
+    )
 
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}

@@ -13,6 +13,7 @@ from experiments.build import build
 from experiments.config import Config
 from experiments.names import ESTIMATORS
 from metarl import explore
+from metarl.diagnostics import initial_gradient
 
 TINY = ["--horizon", "8", "--tasks", "3", "--episodes", "4", "--query-episodes", "4", "--hidden", "8", "--pairs", "2"]
 
@@ -40,6 +41,17 @@ def test_estimators_step_alike_and_differ_in_what_they_differentiate() -> None:
     for name, params in adapted.items():
         for key, leaf in adapted["vpg"].items():
             torch.testing.assert_close(params[key], leaf, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize("every_step", [0.0, 0.5])
+def test_an_estimator_differentiates_what_the_learner_is_trained_for(every_step: float) -> None:
+    config = Config(horizon=8, tasks=3, episodes=4, query_episodes=4, hidden=(8,), every_step=every_step)
+    setup = build(config, torch.device("cpu"))
+    task = setup.benchmark.sample("train", 3, generator=setup.task_generator)
+    trace = explore(setup.learner, setup.benchmark.family, task, setup.plan, generator=setup.generator)
+    own, lvc = (initial_gradient(learner)(trace) for learner in (setup.learner, ESTIMATORS["lvc"](setup.learner)))
+    for mine, estimated in zip(own, lvc, strict=True):
+        torch.testing.assert_close(estimated, mine, rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize(
