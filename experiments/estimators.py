@@ -19,6 +19,7 @@ import torch
 from experiments import figures, runs
 from experiments.build import Setup, build
 from experiments.cli import given, parse_config, refuse_unread
+from experiments.config import Config
 from experiments.contenders.learners import trained
 from experiments.errors import InputError, script
 from experiments.names import ESTIMATORS
@@ -27,6 +28,9 @@ from experiments.scoring import ESTIMATES, refuse_another
 from metarl import Evolution, Trace, explore
 from metarl.diagnostics import Estimates, cosines, estimate, initial_gradient, reptile_direction
 from metarl.training import meta_steps
+
+ALIKE = ("lvc", "vpg", "loaded-dice", "surrogate", "clipped")
+"""Inner losses with the gradient that all estimators step by. With another, no replay would be of what was played."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,7 @@ class Options:
 @script
 def main(argv: list[str]) -> None:
     config, options = parse_config(Options, argv, __doc__)
-    if options.batches < 4:
-        raise InputError(f"expected at least 4 batches to tell signal from noise, got {options.batches}")
-    if config.steps < 1:
-        raise InputError("expected at least one adaptation step to differentiate through; pass --steps 1")
-    if options.output is not None:
-        refuse_another(options.output, ESTIMATES, config.benchmark)
+    refuse(config, options)
     estimating = {"perturbation", "pairs"} if options.evolution else set()
     refuse_unread(given(argv), build(config, torch.device("cpu")).read | estimating)
     runs.prepare_machine()
@@ -75,6 +74,27 @@ def main(argv: list[str]) -> None:
     }
     publish(options.output, ESTIMATES, text, about)
     figures.estimators(options.output / "estimators", estimates)
+
+
+def refuse(config: Config, options: Options) -> None:
+    """Check the input before anything is trained.
+
+    Raises:
+        InputError: too few batches, no adaptation step, an inner loss of another gradient than the estimators', or a
+            folder with other results.
+    """
+    if options.batches < 4:
+        raise InputError(f"expected at least 4 batches to tell signal from noise, got {options.batches}")
+    if config.steps < 1:
+        raise InputError("expected at least one adaptation step to differentiate through; pass --steps 1")
+    if config.inner_loss not in ALIKE or config.action_baseline:
+        told = config.inner_loss + (" with an action baseline" if config.action_baseline else "")
+        raise InputError(
+            f"expected an inner loss with the gradient that the estimators take, one of {', '.join(ALIKE)}, got "
+            f"{told}; pass --inner-loss lvc" + (" --no-action-baseline" if config.action_baseline else "")
+        )
+    if options.output is not None:
+        refuse_another(options.output, ESTIMATES, config.benchmark)
 
 
 def by_replay(setup: Setup, batches: int) -> dict[str, Estimates]:

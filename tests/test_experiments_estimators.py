@@ -11,7 +11,7 @@ import torch
 from experiments import estimators
 from experiments.build import build
 from experiments.config import Config
-from experiments.names import ESTIMATORS
+from experiments.names import ESTIMATORS, LOSSES
 from metarl import explore
 from metarl.diagnostics import initial_gradient
 
@@ -55,14 +55,36 @@ def test_an_estimator_differentiates_what_the_learner_is_trained_for(every_step:
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"), [(["--batches", "2"], "at least 4 batches"), (["--steps", "0"], "at least one adaptation step")]
+    ("flags", "words"),
+    [
+        (["--batches", "2"], "at least 4 batches"),
+        (["--steps", "0"], "at least one adaptation step"),
+        (["--inner-loss", "learned-advantage"], "got learned-advantage; pass --inner-loss lvc\n"),
+        (["--inner-loss", "dice"], "got dice; pass --inner-loss lvc\n"),
+        (["--action-baseline"], "got lvc with an action baseline; pass --inner-loss lvc --no-action-baseline\n"),
+    ],
 )
 def test_wrong_input_is_one_line(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert estimators.main(["navigation-fixed", *TINY, *flags]) == 2
-    assert words in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
 
 
 def test_results_of_another_kind_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "comparison.json").write_text('{"config": {"benchmark": "navigation-fixed"}}')
     assert estimators.main(["navigation-fixed", *TINY, "--env-steps", "100", "--output", str(tmp_path)]) == 2
     assert "holds a comparison on navigation-fixed, not a comparison of estimators on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inner_loss", [*LOSSES])
+def test_a_replay_steps_as_was_played_unless_the_inner_loss_is_refused(inner_loss: str) -> None:
+    """Then the query was sampled from the policy that every estimator arrives at."""
+    config = Config(horizon=8, tasks=3, episodes=4, query_episodes=4, hidden=(8,), inner_loss=inner_loss)
+    setup = build(config, torch.device("cpu"))
+    task = setup.benchmark.sample("train", 3, generator=setup.task_generator)
+    trace = explore(setup.learner, setup.benchmark.family, task, setup.plan, generator=setup.generator)
+    learner = ESTIMATORS["vpg"](setup.learner)
+    with torch.no_grad():
+        log_prob = torch.vmap(lambda one: learner.replay(one)[1].log_prob(one.query.action))(trace)
+    same = torch.allclose(log_prob, trace.query.log_prob, atol=1e-5)
+    assert same == (inner_loss in estimators.ALIKE)

@@ -130,6 +130,8 @@ def test_labels_of_references_have_enough_digits(level: float, tmp_path: Path) -
     curves.draw_curves(axes, {"a": [scored]})
     assert LEVELS[level] in [text.get_text() for text in axes.texts]
     assert LEVELS[level] in panels.curves(tmp_path / "a", {"a": [scored]}, 1, {"a": "#0072B2"}).svg
+
+
 @pytest.mark.parametrize(
     ("episodes", "told"),
     [((5, 5), " (5 episodes each)"), ((1, 1), " (1 episode each)"), ((5, 2), ""), ((None, None), "")],
