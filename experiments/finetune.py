@@ -241,9 +241,11 @@ def refuse(config: Config, options: Options) -> Setup:
         )
     setup = build(config, torch.device("cpu"))
     refuse_live("PPO", setup.benchmark.family)
-    if config.inner_loss not in {"lvc", "vpg"}:
+    if config.inner_loss not in {"lvc", "vpg"} or config.action_baseline:
+        more = (" with an action baseline", " --no-action-baseline") if config.action_baseline else ("", "")
         raise InputError(
-            f"expected an inner loss with PPO's gradient, lvc or vpg, got {config.inner_loss}; pass --inner-loss lvc"
+            f"expected an inner loss with PPO's gradient, lvc or vpg, got {config.inner_loss}{more[0]}; "
+            f"pass --inner-loss lvc{more[1]}"
         )
     task = setup.benchmark.sample("train", 1, generator=stream(0, "spaces"))
     env = TaskVecEnv(setup.benchmark.family, task, episodes=options.rows)

@@ -220,6 +220,7 @@ def test_curves_are_scored_at_doubling_numbers_of_rollouts_and_weighed_by_steps(
         ("--steps 3", "rollouts >= 3, one per adaptation step, got "),
         ("--rollout 15", "divisible by 2 rows and by 4 minibatches, got 15"),
         ("--inner-loss dice", "lvc or vpg, got dice; pass --inner-loss lvc"),
+        ("--action-baseline", "got lvc with an action baseline; pass --inner-loss lvc --no-action-baseline\n"),
         ("--rule unit-norm", "not one step size per parameter"),
         ("--rule meta-curvature", "learned rates inside PPO: the rule Chain is not one step size"),
         ("--time-limit bootstrap", "time_limit='terminal'"),
