@@ -586,6 +586,21 @@ def test_a_rule_without_a_step_size_of_the_grid_shows_none(compared: Path) -> No
     assert rates["a.b:C"] is None and rates["maml"] in {0.1, 0.3}
 
 
+@pytest.mark.parametrize("names", [("norml", "maml"), ("maml", "norml")])
+def test_what_defines_one_contender_is_no_setting_of_the_comparison(
+    names: tuple[str, str], compared: Path, tmp_path: Path
+) -> None:
+    def rename(found: Any) -> None:
+        for part in ("results", "rates"):
+            found[part] = {name: found[part][old] for name, old in zip(names, ("meta-sgd", "maml"), strict=True)}
+
+    rewrite(compared / "comparison.json", rename)
+    table = pages.settings(Desk(read([compared]), tmp_path / "files", Live(())))
+    assert table is not None and table.columns[1] == "this comparison"
+    told = {row[0].text: row[1].text for row in table.rows}
+    assert told["env_steps"] == "1000" and not {"inner_loss", "rate_lr", "rule", "rate"} & set(told)
+
+
 def wrong_results() -> dict[str, Callable[[dict[str, Any]], Any]]:
     return {
         "no scores": lambda result: result.pop("sampled"),

@@ -184,14 +184,18 @@ def _machine(system: Mapping[str, Any]) -> list[tuple[str, str]]:
 def settings(desk: Desk) -> Table | None:
     """Return a table of the settings that differ from the preset or defaults; None without a configuration.
 
-    Settings that a comparison varies are left out.
+    Settings that a comparison varies, or in which its contenders differ, are left out.
     """
     name, base = desk.material.base
     contenders = [contender for contender in desk.material.contenders if contender.config]
-    contenders = contenders[: 1 if desk.material.compared else FEW]
     if not contenders:
         return None
-    varied = {"seed", "rule", "rate", "steps"} if desk.material.compared else {"seed"}
+    varied = {"seed"}
+    if desk.material.compared:
+        configs = [contender.config for contender in contenders]
+        varied |= {"rule", "rate", "steps"}
+        varied |= {key for key in base if any(config.get(key) != configs[0].get(key) for config in configs)}
+    contenders = contenders[: 1 if desk.material.compared else FEW]
     fields = [key for key in contenders[0].config if key in base and key not in varied]
     changed = [key for key in fields if any(contender.config.get(key) != base[key] for contender in contenders)]
     heads = ["this comparison"] if desk.material.compared else [contender.label for contender in contenders]
