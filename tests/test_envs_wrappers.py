@@ -693,6 +693,13 @@ def test_discrete_actions_slip_to_any_as_often_as_said(paying: int) -> None:
     assert float(followed.mean()) == pytest.approx(0.8 if paying == 0 else 0.1, abs=0.01)
 
 
+def test_discrete_actions_of_any_dtype_slip_to_whole_numbers() -> None:
+    family = Slipping(MountainCar(), 1.0)  # a push of 0.4 would be taken
+    task, whole = drawn(family, tasks=20), torch.zeros(5, 20, 10, dtype=torch.int64)
+    for one, other in zip(play(family, task, whole), play(family, task, whole.float()), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_continuous_actions_slip_within_their_bounds_and_nothing_else_changes() -> None:
     inner = Navigation()
     family, asked = Slipping(inner, 0.25), torch.tensor([0.03, -0.02], dtype=torch.float64)

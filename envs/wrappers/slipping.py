@@ -72,7 +72,7 @@ class Slipping(Wrapper):
         if self._parts:
             acting = torch.where(slips.unsqueeze(-1), torch.stack(odd, -1), action)
         else:
-            acting = torch.where(slips, odd[0].to(action.dtype), action)  # rounded down to the number of an action
+            acting = torch.where(slips, odd[0].floor().to(action.dtype), action)  # the number of an action
         moved = super().step(task, state, acting)
         return moved._replace(state=moved.state | {KEY: state[KEY], COUNT: state[COUNT] + 1})
 
