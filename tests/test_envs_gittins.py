@@ -61,6 +61,14 @@ def test_table_holds_the_indices() -> None:
     assert torch.equal(table.isfinite(), possible)
 
 
+def test_table_is_too_high_by_as_much_as_it_says() -> None:
+    table = gittins_table(100)
+    for left, made in [(49, 50), (25, 59), (75, 20)]:
+        won = torch.arange(made + 1, dtype=torch.float64)
+        over = table[left, made, : made + 1] - gittins_index(1 + won, 1 + made - won, left)
+        assert -1e-7 < float(over.min()) and float(over.max()) < 0.005
+
+
 def moment(won: int, lost: int) -> float:
     """Mean of ``p^won (1 - p)^lost`` for uniform p."""
     return math.factorial(won) * math.factorial(lost) / math.factorial(won + lost + 1)
