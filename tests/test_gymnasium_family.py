@@ -110,6 +110,11 @@ class Odd(Clock):
             self.action_space = MultiDiscrete([2, 2])
         elif which == "wide":
             self.observation_space = Box(-1.0, 1.0, (2,), np.float64)
+        elif which in ("large", "larger"):
+            end, dtype = (3e38, np.float32) if which == "large" else (1e308, np.float64)
+            self.observation_space = Box(-end, end, (2,), dtype)
+        elif which == "cells":
+            self.observation_space = Discrete(int(width))
         else:
             self.observation_space = Box(0.0, 1.0, (int(width),))
 
@@ -763,6 +768,13 @@ def test_lunar_lander_varies_by_its_constructor(box2d: Any) -> None:
         (
             lambda: GymnasiumFamily(
                 "tests/Odd-v3", {"width": Range(1.0, 3.0)}, 5, rebuild=True, kwargs={"which": "box"}
+            ),
+            ValueError,
+            "spaces change with the constants",
+        ),
+        (
+            lambda: GymnasiumFamily(
+                "tests/Odd-v3", {"width": Range(1.0, 3.0)}, 5, rebuild=True, kwargs={"which": "cells"}
             ),
             ValueError,
             "spaces change with the constants",

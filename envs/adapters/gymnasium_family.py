@@ -323,8 +323,9 @@ class GymnasiumFamily(Family):
                 env.close()
             kinds.append(Kind(self._name, recipe, observation_space, action_space, self.horizon))
         low, high = kinds
-        same = low.observation_space.shape == high.observation_space.shape and low.action_space == high.action_space
-        if not same:
+        before, after = low.observation_space, high.observation_space
+        same = before == after if isinstance(before, Discrete) else before.shape == after.shape  # bounds may differ
+        if not same or low.action_space != high.action_space:
             raise ValueError(
                 f"{self._name}: its spaces change with the constants; they must be the same for every task"
             )
