@@ -22,7 +22,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from helpers import Stub, categorical_policy, gaussian_policy, seeded
 from torch import Tensor
 
-from envs import CartPole, Choice, Range, ScaledActions, TaskBenchmark
+from envs import CartPole, Choice, Range, ScaledActions, ScaledSensors, TaskBenchmark
 from envs.adapters import GymnasiumFamily
 from envs.adapters.gymnasium_family import derived
 from metarl import Descent, Learner, Plan, collect, meta_step
@@ -137,6 +137,16 @@ def test_observations_are_declared_in_the_numbers_they_are_handed_out_in() -> No
     state = family.reset(task, (1,), generator=seeded(1))
     assert family.observation_space == Box(-1.0, 1.0, (2,), np.float32)
     assert family.observe(task, state).dtype == torch.float32
+
+
+def test_bounds_beyond_the_largest_float32_are_none() -> None:
+    large, larger = (
+        GymnasiumFamily("tests/Odd-v3", {"width": 1.0}, 5, rebuild=True, kwargs={"which": which})
+        for which in ("large", "larger")
+    )
+    assert large.observation_space == Box(-3e38, 3e38, (2,), np.float32)
+    for space in (larger.observation_space, ScaledSensors(large, largest=2.0).observation_space):
+        assert space == Box(-np.inf, np.inf, (2,), np.float32)
 
 
 @pytest.fixture(autouse=True)

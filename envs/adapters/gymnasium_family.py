@@ -529,7 +529,8 @@ def _our_spaces(kind: Kind) -> tuple[Box, Box | Discrete]:
     if isinstance(seen, Discrete):
         seen = Box(0.0, 1.0, (int(seen.n),), dtype=np.float32)
     elif isinstance(seen, Box) and seen.dtype != np.float32:  # observations are returned as floats
-        seen = Box(seen.low.astype(np.float32), seen.high.astype(np.float32), dtype=np.float32)
+        with np.errstate(over="ignore"):  # bounds beyond the largest float32 overflow to infinity, meaning no bound
+            seen = Box(seen.low.astype(np.float32), seen.high.astype(np.float32), dtype=np.float32)
     if isinstance(acts, Discrete):
         acts = Discrete(int(acts.n))
     return seen, acts  # type: ignore[return-value]

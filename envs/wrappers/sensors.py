@@ -47,7 +47,8 @@ class ScaledSensors(Wrapper):
             for number, name in enumerate(self._names)
         }
         super().__init__(family, own, ranges, settings={"largest": float(largest)})
-        ends = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float32) * np.float32(largest)
+        with np.errstate(over="ignore"):  # bounds near the largest float32 may overflow to infinity, meaning no bound
+            ends = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float32) * np.float32(largest)
         self.observation_space = Box(-ends, ends, dtype=np.float32)
 
     def observe(self, task: Task, state: State) -> Tensor:
