@@ -151,10 +151,10 @@ def test_bounds_beyond_the_largest_float32_are_none() -> None:
 
 @pytest.fixture(autouse=True)
 def registered():
-    for name, cls in (("Clock", Clock), ("Odd", Odd), ("Hidden", Hidden)):
+    for name, cls in (("Clock", Clock), ("Odd", Odd), ("Hidden", Hidden), ("Whole", Whole)):
         gymnasium.register(f"tests/{name}-v3", entry_point=cls)
     yield
-    for name in ("Clock", "Odd", "Hidden"):
+    for name in ("Clock", "Odd", "Hidden", "Whole"):
         del gymnasium.registry[f"tests/{name}-v3"]
 
 
@@ -494,6 +494,35 @@ def test_discrete_observations_are_one_hot() -> None:
     right = roll(family, task, state, torch.full((3, 2), 2))
     assert [seen.argmax(-1).tolist() for seen, _, _ in right] == [[0, 0], [1, 1], [2, 2]]
     assert all((seen.sum(-1) == 1).all() and seen.dtype == torch.float32 for seen, _, _ in right)
+
+
+class Whole(gymnasium.Env):
+    """Observes the last action and takes whole numbers; what it observes can be off its space by a ``slip``."""
+
+    observation_space: Any = Box(0, 255, (1,), np.uint8)
+    action_space: Any = Box(0, 255, (1,), np.uint8)
+
+    def __init__(self, slip: float = 0.0, cells: bool = False) -> None:
+        self.slip = slip
+        if cells:
+            self.observation_space = Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        seen = float(action[0]) + self.slip
+        return (int(seen) if isinstance(self.observation_space, Discrete) else np.array([seen])), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_actions_are_clipped_before_they_are_made_whole(workers: int) -> None:
+    family = GymnasiumFamily("tests/Whole-v3", {"slip": 0.0}, 5, workers=workers)
+    task = family.sample(4, generator=seeded(0))
+    state = family.reset(task, (4,), generator=seeded(0))
+    after, _, _ = family.step(task, state, torch.tensor([[-2.0], [1.9], [300.0], [1e10]]))
+    assert family.observe(task, after).flatten().tolist() == [0.0, 1.0, 255.0, 255.0]
+    family.close()
 
 
 # ---------------------------------------------------------------------------------------------- states are tickets

@@ -222,7 +222,8 @@ class GymnasiumFamily(Family):
         shape, like = state["row"].shape, next(iter(task.values()))
         found = self._find(state)
         given = action.detach().reshape(state["row"].numel(), *(self.action_space.shape or ())).cpu().numpy()
-        given = given.astype(self.action_space.dtype)
+        if isinstance(self.action_space, Discrete):
+            given = given.astype(self.action_space.dtype)
         reward, terminated = np.empty(len(given)), np.empty(len(given), dtype=np.bool_)
         for reset, order in found:
             try:
