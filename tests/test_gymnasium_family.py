@@ -525,6 +525,21 @@ def test_actions_are_clipped_before_they_are_made_whole(workers: int) -> None:
     family.close()
 
 
+@pytest.mark.parametrize(
+    ("cells", "slip", "action"),
+    [(False, 0.5, 1.0), (False, 300.0, 1.0), (True, -2.0, 1.0), (True, 0.0, 3.0)],
+    ids=["fraction", "too large", "negative", "no such cell"],
+)
+def test_observations_that_a_space_of_whole_numbers_cannot_hold_are_refused(
+    cells: bool, slip: float, action: float
+) -> None:
+    family = GymnasiumFamily("tests/Whole-v3", {"slip": slip}, 5, kwargs={"cells": cells})
+    task = family.sample(1, generator=seeded(0))
+    state = family.reset(task, (1,), generator=seeded(0))
+    with pytest.raises(RuntimeError, match=r"step 1: it returned the observation .*, which is not in (Box|Discrete)"):
+        family.step(task, state, torch.tensor([[action]]))
+
+
 # ---------------------------------------------------------------------------------------------- states are tickets
 
 

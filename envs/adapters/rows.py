@@ -35,9 +35,9 @@ Array = npt.NDArray[Any]
 GRACE = 2.0  # seconds for workers to close their environments before they are killed
 
 
-def line(error: Exception) -> str:
-    """Return the message of an error as one line."""
-    return " ".join(str(error).split())
+def line(what: Any) -> str:
+    """Return the message of an error, or any other text, as one line."""
+    return " ".join(str(what).split())
 
 
 def like(value: float, example: Any) -> Any:
@@ -209,6 +209,9 @@ class Row(gymnasium.Env[Any, Any]):
         array = np.asarray(observation, dtype=space.dtype)
         if array.shape != space.shape:
             raise self._fault(f"returned an observation of shape {array.shape} instead of {space.shape}")
+        rounded = np.issubdtype(array.dtype, np.integer) and bool((array != observation).any())
+        if rounded or (isinstance(space, Discrete) and not space.contains(array)):
+            raise self._fault(f"returned the observation {line(observation)}, which is not in {space}; correct either")
         return array
 
     def _fault(self, what: str, seed: int | None = None) -> RuntimeError:
