@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.utils import seeding
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -726,6 +726,32 @@ class Numbered(Family):
     def step(self, task: Any, state: Any, action: torch.Tensor) -> Transition:
         cell = (state["cell"] + action).clamp_max(4)
         return Transition({"cell": cell}, cell, cell > 4)
+
+
+@pytest.mark.parametrize(
+    ("space", "good", "bad"),
+    [
+        (MultiDiscrete([3, 2]), [[2, 1], [0, 0]], [[3, 0], [0, -1], [1.0, 1.0]]),
+        (MultiDiscrete([3, 2], start=[1, -1]), [[3, 0], [1, -1]], [[0, 0], [1, 1]]),
+        (MultiBinary(2), [[1, 0]], [[2, 0], [0, -1]]),
+    ],
+    ids=str,
+)
+def test_of_several_discrete_actions_each_has_to_exist(space: Any, good: list[Any], bad: list[Any]) -> None:
+    class Summed(Numbered):
+        def step(self, task: Any, state: Any, action: torch.Tensor) -> Transition:
+            assert action.dtype == torch.int64
+            return super().step(task, state, action.sum(-1))
+
+    env, many = FamilyEnv(Summed(actions=space)), FamilyVectorEnv(Summed(actions=space), 2)
+    env.reset(seed=0), many.reset(seed=0)
+    for action in good:
+        env.step(np.array(action)), many.step(np.array([action, action]))
+    for action in bad:
+        with pytest.raises(ValueError, match="action: expected integers from"):
+            env.step(np.array(action))
+        with pytest.raises(ValueError, match="action: expected integers from"):
+            many.step(np.array([good[0], action]))
 
 
 def test_discrete_observations_are_ints() -> None:

@@ -203,13 +203,23 @@ def read_action(space: Space[Any], action: Any, rows: tuple[int, ...]) -> Tensor
     expected = (*rows, *(space.shape or ()))
     if given.shape != expected:
         raise ValueError(f"action: expected shape {expected}, got {given.shape}; see action_space")
-    if isinstance(space, Discrete):
-        if given.dtype.kind not in "iu" or ((given < 0) | (given >= space.n)).any():
-            raise ValueError(f"action: expected integers from 0 to {space.n - 1}, got {given}; see action_space")
+    if not isinstance(space, Box):
+        low, count = _numbered(space)
+        if given.dtype.kind not in "iu" or ((given < low) | (given >= low + count)).any():
+            raise ValueError(
+                f"action: expected integers from {low} to {low + count - 1}, got {given}; see action_space"
+            )
         return torch.from_numpy(given.astype(np.int64))
     if given.dtype.kind not in "iuf" or not np.isfinite(given).all():
         raise ValueError(f"action: expected finite numbers, got {given}; check the policy")
     return torch.from_numpy(given.astype(np.float32))
+
+
+def _numbered(space: Space[Any]) -> tuple[Any, Any]:
+    """Return the lowest number of each part of a space of integers, and how many there are."""
+    if isinstance(space, Discrete):
+        return 0, int(space.n)  # `own_spaces` refuses others
+    return (space.start, space.nvec) if isinstance(space, MultiDiscrete) else (0, 2)
 
 
 def time_limit(family: Family, max_episode_steps: int | None) -> int | None:
