@@ -25,6 +25,7 @@ import envs
 from envs import (
     CartPole,
     Changing,
+    Choice,
     Delayed,
     Family,
     Navigation,
@@ -32,6 +33,7 @@ from envs import (
     Parameter,
     Range,
     RingNavigation,
+    Shuffled,
     TabularMDP,
     TaskBenchmark,
     Transition,
@@ -45,7 +47,7 @@ from envs import (
     navigation_maml,
 )
 from envs.adapters import FamilyEnv, FamilyVectorEnv, GymnasiumFamily, register
-from envs.adapters.drawing import View, picture, reach, scalars
+from envs.adapters.drawing import GREEN, WIDTH, View, picture, reach, scalars
 from envs.adapters.registration import FAMILIES
 from envs.adapters.sources import stream
 
@@ -817,6 +819,26 @@ def test_a_closed_environment_gives_back_what_is_live() -> None:
         del gymnasium.registry["tests/Closing-v0"]
 
 
+def test_pictures_show_the_constants_in_effect() -> None:
+    def goals(family: Family, steps: int) -> list[int]:
+        env = FamilyVectorEnv(family, 6, render_mode="rgb_array")
+        env.reset(seed=3)
+        for _ in range(steps):
+            env.step(np.zeros((6, 2), np.float32))
+        return [int(np.sign((seen == GREEN).all(-1).nonzero()[1].mean() - WIDTH / 2)) for seen in env.render()]
+
+    changing = Changing(Navigation(goal_x=-0.4, goal_y=0.0), 2.0, goal_x=0.4)
+    assert [goals(changing, steps)[0] for steps in range(4)] == [-1, -1, 1, 1]
+    assert goals(Trials(Delayed(changing)), 3)[0] == 1
+    shuffled = Shuffled(Navigation(goal_x=Choice((-0.4, 0.4)), goal_y=0.0))
+    env = FamilyVectorEnv(shuffled, 6)
+    env.reset(seed=3)
+    env.step(np.zeros((6, 2), np.float32))
+    played = env._state["shuffled_goal_x"]
+    assert not torch.equal(played, env._task["goal_x"])
+    assert goals(shuffled, 1) == played.sign().tolist()
+
+
 def test_a_live_family_is_no_vector_environment() -> None:
     live = GymnasiumFamily("CartPole-v1", {"gravity": Range(5.0, 15.0)}, horizon=50)
     for source in (live, TaskBenchmark("x", live)):
@@ -861,16 +883,3 @@ def test_a_film_of_trials_has_one_reach() -> None:
     states = [{"now.x": 0.1, "now.y": -0.7}, {"now.x": 0.3, "now.y": 0.2, "first_1.x": 9.0}]
     assert reach(Trials(Navigation(5), 2), states) == 0.7
     assert reach(Navigation(5), [{"x": -2.0, "y": 1.0}]) == 2.0 and reach(CartPole(), [{"theta": 9.0}]) == 0.0
-
-
-@pytest.mark.parametrize("wrap", [lambda family: family, lambda family: Trials(family, 2)], ids=["bare", "in trials"])
-def test_what_changes_in_an_episode_is_drawn_as_it_is_now(wrap: Any) -> None:
-    family = wrap(Changing(Navigation(5, goal_x=0.4), change_at=2.0, goal_x=-0.4))
-    env = FamilyEnv(family, render_mode="rgb_array")
-    env.reset(seed=0)
-    left = []
-    for _ in range(4):
-        columns = np.nonzero((env.render() == (60, 150, 80)).all(-1))[1]
-        left.append(bool(columns.mean() < 150))
-        env.step(np.zeros(2, np.float32))
-    assert left == [False, False, True, True]

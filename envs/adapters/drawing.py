@@ -26,8 +26,9 @@ from ..pendulum import Pendulum
 from ..point_mass import PointMass
 from ..ring_navigation import RingNavigation
 from ..walled_navigation import WalledNavigation
-from ..wrappers import Changing, Trials, Wrapper
+from ..wrappers import Changing, Shuffled, Trials, Wrapper
 from ..wrappers.changing import CLOCK
+from ..wrappers.controls import PREFIX
 
 Frame = npt.NDArray[np.uint8]  # [HEIGHT, WIDTH, 3]
 Point = tuple[float, float]
@@ -156,10 +157,12 @@ def reach(family: Family, states: Iterable[Numbers]) -> float:
 
 
 def _in_effect(family: Family, task: Numbers, state: Numbers) -> Numbers:
-    """Return the constants as they are now, since ``Changing`` gives some of them other values during an episode."""
+    """Return the constants that the innermost family is stepped with now; some wrappers exchange them."""
     own: Any = dict(state)
     while isinstance(family, Wrapper):
-        if isinstance(family, Changing):
+        if isinstance(family, Shuffled):
+            task = {**task, **{name: own[f"{PREFIX}{name}"] for name in family.parameters}}
+        elif isinstance(family, Changing):
             constants = {name: torch.tensor(value) for name, value in task.items()}
             task = scalars(family._now(constants, torch.tensor(own[CLOCK])))
         own, family = family._state(own), family._family
