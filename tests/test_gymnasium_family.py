@@ -895,6 +895,15 @@ def test_an_environment_that_raises_is_named_and_all_is_closed(workers: int) -> 
     family.close()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_row_of_an_error_is_that_of_the_batch(workers: int) -> None:
+    family = GymnasiumFamily("tests/Whole-v3", {"slip": Choice((0.0, 0.5))}, 5, workers=workers)
+    task = {"slip": torch.tensor([0.0, 0.0, 0.0, 0.5])}
+    state = family.reset(task, (4,), generator=seeded(0))
+    with pytest.raises(RuntimeError, match=r"Whole-v3 \(slip=0.5\), row 3, step 1"):
+        family.step(task, state, torch.ones(4, 1))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium logs the error of a failed worker as one
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),

@@ -144,12 +144,15 @@ class Outcome(NamedTuple):
 
 @final
 class Row(gymnasium.Env[Any, Any]):
-    """One environment; ``options={"constants": [...]}`` of ``reset`` has the constants of all rows, one entry each."""
+    """One environment; ``options={"constants": [...]}`` of ``reset`` has the constants of all rows, one entry each.
+
+    Error messages number rows from ``first``, which is not 0 in worker processes.
+    """
 
     metadata: dict[str, Any] = {"render_modes": []}
 
-    def __init__(self, kind: Kind, index: int) -> None:
-        self._kind, self._index = kind, index
+    def __init__(self, kind: Kind, index: int, first: int = 0) -> None:
+        self._kind, self._index, self._first = kind, index, first
         self.observation_space, self.action_space = kind.observation_space, kind.action_space
         self._env: Env | None = None
         self._constants: Constants = {}
@@ -217,11 +220,11 @@ class Row(gymnasium.Env[Any, Any]):
     def _fault(self, what: str, seed: int | None = None) -> RuntimeError:
         shown = ", ".join(f"{name}={value:g}" for name, value in self._constants.items())
         when = f"step {self._steps}" if self._steps else f"reset with seed {seed}"
-        return RuntimeError(f"{self._kind.name} ({shown}), row {self._index}, {when}: it {what}")
+        return RuntimeError(f"{self._kind.name} ({shown}), row {self._first + self._index}, {when}: it {what}")
 
 
-def _vector_of_rows(kind: Kind, count: int) -> SyncVectorEnv:
-    return SyncVectorEnv([partial(Row, kind, index) for index in range(count)])
+def _vector_of_rows(kind: Kind, count: int, first: int = 0) -> SyncVectorEnv:
+    return SyncVectorEnv([partial(Row, kind, index, first) for index in range(count)])
 
 
 @final
@@ -243,7 +246,7 @@ class Bundle(gymnasium.Env[Any, Any]):
         """Start an episode in every row with its seed and constants from ``options["parts"][index]``."""
         seeds, constants = (options or {})["parts"][self._index]
         try:
-            self._rows = self._rows or _vector_of_rows(self._kind, self._count)
+            self._rows = self._rows or _vector_of_rows(self._kind, self._count, self._index * self._count)
             return self._rows.reset(seed=seeds, options={"constants": constants})[0], {"fault": ""}
         except Exception as error:
             return self._nothing(error)
