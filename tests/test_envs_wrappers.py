@@ -395,6 +395,16 @@ def test_what_cannot_be_watched_is_refused(limits: dict[str, float], straying: f
         CentredReward(CartPole(), limits, straying)
 
 
+def test_the_last_state_of_every_episode_of_a_trial_is_watched() -> None:
+    angle = math.radians(12)
+    family = Trials(CentredReward(CartPole(gravity=Range(5, 15)), {"theta": angle}), 2)
+    _, paid, ended = play(family, drawn(family), torch.ones(40, TASKS, EPISODES, dtype=torch.int64))
+    fallen = (paid < 0.1 + 1e-9) & (ended.cumsum(0) <= 1)  # up to and including the end of the trial
+    assert bool((fallen.sum(0) == 2).all())
+    with pytest.raises(ValueError, match=re.escape("got trials; use Trials(CentredReward(...))")):
+        CentredReward(Delayed(Trials(CartPole())), {"now.theta": angle})
+
+
 def test_a_centred_benchmark_pays_the_same_episodes_for_the_room_they_leave() -> None:
     plain, centred = cartpole_all().family, cartpole_all_centred().family
     task = {name: values[:, None] for name, values in plain.sample(TASKS, generator=seeded()).items()}

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..family import Family, State, Task, Transition
 from ..parameters import Parameter
 from ..ranges import Distribution
-from .base import Wrapper, refuse_live
+from .base import Wrapper, holds, refuse_live
+from .trials import Trials
 
 
 @final
@@ -88,12 +89,15 @@ class CentredReward(Wrapper):
 
     Raises:
         TypeError: ``family`` is live, so that its state has no variables to watch, or see ``Wrapper``.
-        ValueError: ``limits`` is empty or has an unknown name, a limit or ``straying`` is not positive and finite, or
-            see ``Wrapper``.
+        ValueError: ``limits`` is empty or has an unknown name, a limit or ``straying`` is not positive and finite,
+            ``family`` has trials, in which the last state of an episode is replaced by the next one's first, or see
+            ``Wrapper``.
     """
 
     def __init__(self, family: Family, limits: Mapping[str, float], straying: float = 0.9) -> None:
         refuse_live("CentredReward", family, "whose state holds variables")
+        if holds(family, Trials):  # whose state after the last step of an episode is the start of the next
+            raise ValueError("CentredReward: expected single episodes, got trials; use Trials(CentredReward(...))")
         for name, value in {**limits, "straying": straying}.items():
             if not (math.isfinite(value) and value > 0.0):
                 raise ValueError(f"CentredReward: expected a positive {name}, got {value}; correct it")
