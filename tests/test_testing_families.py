@@ -16,6 +16,7 @@ from torch import Tensor
 
 from envs import BENCHMARKS, CartPole, Family, Parameter, Range, ScaledReward, Transition
 from metarl.testing import check_family
+from metarl.testing.episodes import actions
 from metarl.testing.families import look_over_family
 
 OTHERS = {
@@ -500,6 +501,14 @@ GLOBAL_DRAWS = {"torch": lambda: torch.rand(()), "numpy": lambda: np.random.rand
 def test_global_random_numbers_are_told_with_who_draws_them(method: str, library: str) -> None:
     told = check_family(drawing(method, GLOBAL_DRAWS[library]))
     assert len(told) == 1 and re.search(f"^{method} draws from {library}'s global random generator", told[0]), told
+
+
+@pytest.mark.parametrize(("low", "high"), [(5.0, np.inf), (-np.inf, -5.0), (-np.inf, np.inf), (3.0, 5.0)])
+def test_actions_are_mostly_within_the_bounds_that_there_are_and_a_little_beyond(low: float, high: float) -> None:
+    drawn = actions(Box(low, high, (1,), dtype=np.float32), 20, (50, 9), 0)
+    inside = ((drawn >= low) & (drawn <= high)).double().mean()
+    assert float(inside) == pytest.approx(1.0 - np.isfinite([low, high]).sum() / 6, abs=0.05)
+    assert float(drawn.max() - drawn.min()) == pytest.approx(3.0, abs=0.01)
 
 
 def test_what_may_be_done_is_not_told() -> None:

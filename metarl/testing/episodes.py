@@ -141,8 +141,10 @@ def actions(space: Any, steps: int, rows: tuple[int, int], seed: int) -> Tensor:
         drawn = torch.randint(int(space.n), shape, generator=generator(seed))
     else:
         low, high = torch.from_numpy(space.low).double(), torch.from_numpy(space.high).double()
-        bounded = low.isfinite() & high.isfinite()
-        middle, half = torch.where(bounded, (low + high) / 2, 0.0), torch.where(bounded, (high - low) / 2, 1.0)
+        # Without one of the bounds, draw from 2 units at the other; without both, from -1 to 1.
+        low = torch.where(low.isfinite(), low, torch.where(high.isfinite(), high - 2, -1.0))
+        high = torch.where(high.isfinite(), high, low + 2)
+        middle, half = (low + high) / 2, (high - low) / 2
         drawn = (middle + 1.5 * half * (2 * torch.rand(shape, generator=generator(seed)) - 1)).float()
     time = torch.arange(steps)
     held = [drawn[time // hold * hold] for hold in (1, 5, steps)]
