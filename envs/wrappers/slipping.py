@@ -21,8 +21,9 @@ class Slipping(Wrapper):
 
     This is a way to train, not something to adapt to: an agent that must recover from random actions learns not to
     depend on its next action. The wrapper adds no constants, so a benchmark's tasks may be trained with it and tested
-    without it (see ``scored_in``). The agent does not observe whether an action slipped. Each row draws a key at its
-    reset; whether its t-th step slips, and to which action, is computed from that key and t (see ``counter``).
+    without it (see ``scored_in``). The agent does not observe whether an action slipped, unless the wrapped family
+    shows the executed action, as ``Trials`` would. Each row draws a key at its reset; whether its t-th step slips, and
+    to which action, is computed from that key and t (see ``counter``).
 
     Args:
         family: the family to wrap, with discrete actions or flat, bounded continuous ones.

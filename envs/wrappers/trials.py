@@ -34,7 +34,10 @@ class Trials(Wrapper):
 
     An observation consists of the wrapped family's observation, the previous action (one-hot if discrete, otherwise as
     it was given), the previous reward, and 1 if the previous step ended an episode, else 0. Everything but the wrapped
-    observation is 0 before the first step of the trial.
+    observation is 0 before the first step of the trial. The previous action is the one that reaches ``Trials``: a
+    wrapper of actions goes inside, as in ``Trials(Slipping(family, 0.1))``. Around ``Trials``, it would show the agent
+    what was executed, and so reveal what it hides. ``Changing`` around ``Trials`` changes the task once a trial, but
+    the initial states of all episodes are drawn with the earlier constants.
 
     ``step`` takes no generator, so the initial states of all episodes are drawn at the reset, in order, and stored in
     the state: a row takes as much memory as ``episodes + 1`` rows of the wrapped family. In the state, ``episode`` is
