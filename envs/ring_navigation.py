@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import ClassVar, NamedTuple, final
 
@@ -122,11 +121,12 @@ class RingNavigation(Plane):
     }
 
     def __init__(self, horizon: int = 20, reward: str = "disc", **ranges: Distribution | float) -> None:
-        if reward == "disc":  # set per instance: this reward would punish distances from 1 to a larger reach
-            nearby = replace(self.parameters["reach"], high=1.0)
-            self.parameters = {**self.parameters, "reach": nearby}  # type: ignore[misc]
         super().__init__(horizon, {"angle": Range(0, math.pi), **ranges}, {"reward": reward})
         self._name, self._reward = reward, REWARDS[chosen("reward", reward, REWARDS)]
+        if reward == "disc" and self.ranges["reach"].bounds[1] > 1:
+            raise ValueError(
+                f"reach: expected at most 1 for reward 'disc', got {self.ranges['reach'].bounds[1]}; shrink it"
+            )
 
     def step(self, task: Task, state: State, action: Tensor) -> Transition:
         """Move, then compute the reward. ``action`` is ``[*rows, 2]``."""
