@@ -352,10 +352,10 @@ def equally_long(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     altogether are returned as they are.
     """
     whole = [result for result in results if "diverged" not in result]
-    if len({result["protocol"]["steps"] for result in whole}) < 2:
+    widths = {len(result["sampled"][0]) for result in whole}
+    if len(widths) < 2:
         return list(results)
-    steps = min(result["protocol"]["steps"] for result in whole)
-    columns = min(len(result["sampled"][0]) for result in whole)
+    columns, steps = min(widths), min(result["protocol"]["steps"] for result in whole)
 
     def cut(result: dict[str, Any]) -> dict[str, Any]:
         scores = {name: [row[:columns] for row in result[name]] for name in AdaptationCurve._fields}
