@@ -20,6 +20,7 @@ from experiments import figures, runs
 from experiments.build import Setup, build
 from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
+from experiments.contenders import refuse_inner_loss
 from experiments.contenders.learners import trained
 from experiments.errors import InputError, script
 from experiments.names import ESTIMATORS
@@ -87,12 +88,7 @@ def refuse(config: Config, options: Options) -> None:
         raise InputError(f"expected at least 4 batches to tell signal from noise, got {options.batches}")
     if config.steps < 1:
         raise InputError("expected at least one adaptation step to differentiate through; pass --steps 1")
-    if config.inner_loss not in ALIKE or config.action_baseline:
-        told = config.inner_loss + (" with an action baseline" if config.action_baseline else "")
-        raise InputError(
-            f"expected an inner loss with the gradient that the estimators take, one of {', '.join(ALIKE)}, got "
-            f"{told}; pass --inner-loss lvc" + (" --no-action-baseline" if config.action_baseline else "")
-        )
+    refuse_inner_loss("the estimators", config, ALIKE)
     if options.output is not None:
         refuse_another(options.output, ESTIMATES, config.benchmark)
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from experiments.build import Setup, build, build_policy
 from experiments.cli import given, parse_config, refuse_unread
 from experiments.config import Config
-from experiments.contenders import refuse_live
+from experiments.contenders import refuse_inner_loss, refuse_live
 from experiments.contenders.curves import tasks_of
 from experiments.contenders.learners import trained
 from experiments.contenders.sb3 import PASS, isolated, learn, scores, stacked
@@ -241,12 +241,7 @@ def refuse(config: Config, options: Options) -> Setup:
         )
     setup = build(config, torch.device("cpu"))
     refuse_live("PPO", setup.benchmark.family)
-    if config.inner_loss not in {"lvc", "vpg"} or config.action_baseline:
-        more = (" with an action baseline", " --no-action-baseline") if config.action_baseline else ("", "")
-        raise InputError(
-            f"expected an inner loss with PPO's gradient, lvc or vpg, got {config.inner_loss}{more[0]}; "
-            f"pass --inner-loss lvc{more[1]}"
-        )
+    refuse_inner_loss("PPO", config, ("lvc", "vpg"))
     task = setup.benchmark.sample("train", 1, generator=stream(0, "spaces"))
     env = TaskVecEnv(setup.benchmark.family, task, episodes=options.rows)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,20 @@ def refuse_policy(who: str, config: Config) -> None:
     if contender(who).own_network and config.policy != "mlp":
         raise InputError(
             f"{who} has its own network: expected --policy mlp, got {config.policy}; leave out either {who} or --policy"
+        )
+
+
+def refuse_inner_loss(who: str, config: Config, alike: Collection[str]) -> None:
+    """Check that what steps by a plain policy gradient continues a learner that adapts by the same.
+
+    Raises:
+        InputError: the inner loss is not one of ``alike``, whose gradients are, or has an action baseline.
+    """
+    if config.inner_loss not in alike or config.action_baseline:
+        told, more = (" with an action baseline", " --no-action-baseline") if config.action_baseline else ("", "")
+        raise InputError(
+            f"expected an inner loss with the gradient of {who}, {' or '.join(alike)}, got "
+            f"{config.inner_loss}{told}; pass --inner-loss lvc{more}"
         )
 
 
